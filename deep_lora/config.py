@@ -1,0 +1,168 @@
+"""`DeepLoraConfig`: what a user chooses, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from peft.config import PeftConfig
+
+from deep_lora.registration import claim_peft_type
+
+PEFT_TYPE = claim_peft_type("deep_lora")
+VARIANTS = ("compressed", "narrow", "wide")
+FORMAT_VERSION = 1  # of the saved parameters; raised when their meaning changes
+
+
+@dataclass
+class DeepLoraConfig(PeftConfig):
+    """Configuration of Deep LoRA: `dW = U W_L ... W_1 V^T`, a compressed deep factorization. There is no alpha.
+
+    Each adapted weight (out x in) holds `deep_lora_U` (out, r), `deep_lora_core` (n, r, r) and `deep_lora_V` (in, r):
+    `dW = kappa^n U core[n-1] ... core[0] V^T`, minus its value at the start if `subtract_start`.
+
+    Source: Yaras et al., ICML 2024, section 3. The paper's own rates are `core_scale=1.0, gamma=1e-2` with rate 1e-2.
+
+    Raises:
+        ValueError: for a value outside of its range; the message names the field, what came and what is needed.
+
+    >>> DeepLoraConfig(r=8, target_modules=["q_proj", "v_proj"]).depth
+    3
+    """
+
+    r: int = field(default=8, metadata={"help": "Rank. Even, if the subspace is to be set from gradients."})
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Names of the modules to adapt, a regex, or 'all-linear'; None takes the architecture's."},
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names or a regex of modules that are not adapted even if targeted."}
+    )
+    variant: Literal["compressed", "narrow", "wide"] = field(
+        default="compressed",
+        metadata={
+            "help": "'compressed': cores eps*I between orthonormal U, V; 'narrow': all depth factors eps*orthogonal, "
+            "width r; 'wide': the same with width max(out, in), research only."
+        },
+    )
+    depth: int = field(default=3, metadata={"help": "Number of factors L of the paper."})
+    init_scale: float = field(default=1e-3, metadata={"help": "eps: scale of every factor at the start."})
+    core_scale: float | str = field(
+        default="auto",
+        metadata={
+            "help": "kappa: stored cores are multiplied by it. 'auto' is 80/r for 'compressed' (one AdamW rate suits "
+            "all ranks; see `deep_lora.functional.auto_core_scale`) and 1 otherwise; 1.0 is the paper's."
+        },
+    )
+    gamma: float = field(
+        default=1.0,
+        metadata={"help": "Rate of U, V relative to the cores, used by parameter_groups; 0 freezes U and V."},
+    )
+    subtract_start: bool = field(
+        default=True,
+        metadata={"help": "Subtract the start of a 'compressed' update, so that a fresh adapter is an exact identity."},
+    )
+    deep_lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter, in [0, 1)."})
+    fan_in_fan_out: bool = field(
+        default=False, metadata={"help": "True if the base weights are stored (in, out), as GPT-2's Conv1D does."}
+    )
+    bias: str = field(default="none", metadata={"help": "Biases to train: 'none', 'all' or 'deep_lora_only'."})
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules that are trained and saved whole, such as a classifier head."}
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "False starts from a random, non-zero update (for tests)."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Indices of the layers to adapt; needs target_modules as a list."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Name of the layer list if it is not a usual one; needs layers_to_transform."}
+    )
+    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Rank by module name or regex."})
+    depth_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Depth by module name or regex."})
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None, metadata={"help": "Rows of the embedding to train, or a dict of module name to rows."}
+    )
+    target_parameters: list[str] | None = field(
+        default=None, metadata={"help": "Names of nn.Parameters to adapt directly, such as MoE experts."}
+    )
+    ensure_weight_tying: bool = field(
+        default=False, metadata={"help": "Share the adapter of tied weights (input embedding and output head)."}
+    )
+    deep_lora_version: int = field(
+        default=FORMAT_VERSION, metadata={"help": "Format of the saved adapter; written for later versions."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PEFT_TYPE
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)  # type: ignore[assignment]
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)  # type: ignore[assignment]
+        self._check_shape()
+        self._check_rates()
+        self._check_targets()
+
+    def _check_shape(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"`variant` must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        _check_positive_integers("r", [self.r])
+        _check_positive_integers("rank_pattern", self.rank_pattern.values())
+        least = 1 if self.variant == "compressed" else 2
+        for name, depths in (("depth", [self.depth]), ("depth_pattern", self.depth_pattern.values())):
+            _check_positive_integers(name, depths)
+            if any(depth < least for depth in depths):
+                raise ValueError(
+                    f"`{name}` must be at least {least} for variant {self.variant!r}, got {list(depths)}; "
+                    "the narrow and wide variants count U and V among their factors"
+                )
+
+    def _check_rates(self) -> None:
+        _check_number("init_scale", self.init_scale, low=0.0, low_open=True)
+        if self.core_scale != "auto":
+            if isinstance(self.core_scale, str):
+                raise ValueError(f"`core_scale` must be a positive number or 'auto', got {self.core_scale!r}")
+            _check_number("core_scale", self.core_scale, low=0.0, low_open=True)
+        _check_number("gamma", self.gamma, low=0.0)
+        if self.variant != "compressed" and self.gamma != 1.0:
+            raise ValueError(
+                f"`gamma` must be 1 for variant {self.variant!r}, whose factors share one rate, got {self.gamma}"
+            )
+        _check_number("deep_lora_dropout", self.deep_lora_dropout, low=0.0, high=1.0)
+        if self.bias not in ("none", "all", "deep_lora_only"):
+            raise ValueError(f"`bias` must be 'none', 'all' or 'deep_lora_only', got {self.bias!r}")
+
+    def _check_targets(self) -> None:
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
+        if isinstance(self.target_modules, str) and self.layers_pattern is not None:
+            raise ValueError("`layers_pattern` cannot be used when `target_modules` is a str.")
+        if self.layers_pattern is not None and self.layers_to_transform is None:
+            raise ValueError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
+        if self.deep_lora_version > FORMAT_VERSION:
+            raise ValueError(
+                f"the adapter was saved in format {self.deep_lora_version}, this version of deep_lora reads formats up "
+                f"to {FORMAT_VERSION}; upgrade it with `pip install -U deep-lora`"
+            )
+
+    def num_cores(self, depth: int) -> int:
+        """Number n of r x r cores: all factors of a compressed chain, the inner ones of the others."""
+        return depth if self.variant == "compressed" else depth - 2
+
+
+def _check_positive_integers(name: str, values: Iterable[int]) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise ValueError(f"`{name}` should be a positive integer value but the value passed is {value}")
+
+
+def _check_number(name: str, value: float, *, low: float, high: float = math.inf, low_open: bool = False) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    inside = is_number and math.isfinite(value) and low <= value < high and not (low_open and value == low)
+    if not inside:
+        bounds = f"{'(' if low_open else '['}{low:g}, {high:g})"
+        raise ValueError(f"`{name}` must be a number in {bounds}, got {value!r}")

@@ -1,0 +1,184 @@
+"""Leave as a plain LoRA adapter: exact, cheap, and readable by every server that knows LoRA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from deep_lora.config import DeepLoraConfig
+from deep_lora.conv import Conv2d
+from deep_lora.embedding import Embedding
+from deep_lora.layer import DeepLoraLayer
+from deep_lora.parameter import ParamWrapper
+from dmf import FactorSVD, factor_svd
+
+_PREFIX = "base_model.model."
+_COPIED_FIELDS = (
+    "task_type", "base_model_name_or_path", "revision", "inference_mode", "target_modules", "exclude_modules",
+    "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern", "trainable_token_indices",
+    "target_parameters", "ensure_weight_tying",
+)  # fmt: skip
+
+
+def to_lora(
+    model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0
+) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """The adapter as a plain LoRA adapter with the same update in every module.
+
+    With `dW = U M V^T`, QR of U = Q_u R_u and V = Q_v R_v, and the SVD `R_u M R_v^T = P S Q^T` of an r x r matrix:
+    `B = Q_u P S^(1/2)`, `A = S^(1/2) Q^T Q_v^T`. No matrix of the size of the weight is decomposed.
+
+    Args:
+        model: a PEFT model (or a model with injected adapters).
+        adapter_name: the adapter to export.
+        tolerance: singular values below this fraction of a module's largest are dropped, in [0, 1); 0 is exact.
+
+    Returns:
+        A `LoraConfig` with one uniform rank r (the largest one kept; smaller ones are padded with zeros, so every
+        loader reads the same update) and `lora_alpha = r`, and the state dict in PEFT's format. Saved modules, trained
+        biases and token rows are copied.
+
+    Raises:
+        ValueError: for an unknown adapter, a tolerance out of range, or an update that LoRA cannot hold (grouped
+            convolutions) or that is not finite.
+
+    >>> from peft import get_peft_model
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
+    >>> config, state_dict = to_lora(model)
+    >>> config.r, sorted(state_dict)
+    (2, ['base_model.model.0.lora_A.weight', 'base_model.model.0.lora_B.weight'])
+    """
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"`tolerance` is a fraction of the largest singular value in [0, 1), got {tolerance}")
+    decompositions = _decompose(model, adapter_name)
+    ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
+    rank = max([1, *ranks.values()])
+    state_dict = {
+        key: tensor
+        for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
+        if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.adapter_layer_names)
+    }
+    for name, (layer, svd) in decompositions.items():
+        dtype = layer.deep_lora_U[adapter_name].dtype
+        B, A = _padded_factors(svd, ranks[name], rank)
+        state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
+    return _lora_config(model.peft_config[adapter_name], rank), state_dict
+
+
+def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0) -> dict[str, int]:
+    """The rank of each module's update: singular values above `tolerance` times the module's largest (0 if all are 0).
+
+    >>> from peft import get_peft_model
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
+    >>> kept_ranks(model)
+    {'base_model.model.0': 0}
+    """
+    return {name: _kept(svd, tolerance) for name, (_, svd) in _decompose(model, adapter_name).items()}
+
+
+def save_as_lora(
+    path: str | os.PathLike[str], model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0
+) -> dict[str, int]:
+    """Write `to_lora` as a directory that `PeftModel.from_pretrained` loads without this package.
+
+    Files appear under their final names only when complete; existing ones are replaced.
+
+    Returns:
+        The rank kept in each module.
+
+    Raises:
+        ValueError: as `to_lora`.
+        NotADirectoryError: if `path` is a file.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; save_as_lora needs the name of a directory")
+    config, state_dict = to_lora(model, adapter_name, tolerance)
+    state_dict = {key if key.startswith(_PREFIX) else _PREFIX + key: tensor for key, tensor in state_dict.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{SAFETENSORS_WEIGHTS_NAME}.partial"
+    try:
+        save_file({key: t.detach().cpu().clone() for key, t in state_dict.items()}, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / SAFETENSORS_WEIGHTS_NAME)
+    finally:
+        partial.unlink(missing_ok=True)
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    if not (folder / CONFIG_NAME).is_file():
+        raise OSError(f"could not write {CONFIG_NAME} to {folder}")
+    return kept_ranks(model, adapter_name, tolerance)
+
+
+@torch.no_grad()
+def _decompose(model: nn.Module, adapter_name: str) -> dict[str, tuple[DeepLoraLayer, FactorSVD]]:
+    """Singular value decomposition of every module's update, in float64."""
+    found: dict[str, tuple[DeepLoraLayer, FactorSVD]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deep_lora_U:
+            _check_exportable(name, layer)
+            svd = _layer_svd(layer, adapter_name)
+            if not torch.isfinite(svd.values).all():
+                raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
+            found[name] = (layer, svd)
+    if not found:
+        present = sorted(getattr(model, "peft_config", {}))
+        raise ValueError(f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {present})")
+    return found
+
+
+def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
+    if isinstance(layer, Conv2d) and layer.get_base_layer().groups > 1:
+        raise ValueError(
+            f"module {name} is a convolution with {layer.get_base_layer().groups} groups, whose update PEFT's LoRA "
+            "cannot hold; merge the adapter with `merge_and_unload`, or do not target this module"
+        )
+
+
+def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
+    U, folded, V = (tensor.double() for tensor in layer.factors(adapter_name))
+    if not torch.isfinite(U).all() or not torch.isfinite(folded).all() or not torch.isfinite(V).all():
+        nan = torch.full((1,), float("nan"))
+        return FactorSVD(nan, nan, nan)
+    if layer.core_transposed[adapter_name]:  # the arithmetic of the embedding it is tied to, so that both agree exactly
+        svd = factor_svd(V @ folded.mT, U)
+        return FactorSVD(svd.right, svd.values, svd.left)
+    return factor_svd(U @ folded, V)
+
+
+def _kept(svd: FactorSVD, tolerance: float) -> int:
+    """Number of singular values above the tolerance (for experts the largest over them)."""
+    values = svd.values
+    threshold = values.amax(dim=-1, keepdim=True) * tolerance
+    return int(((values > threshold) | ((values == threshold) & (threshold > 0))).sum(-1).amax())
+
+
+def _padded_factors(svd: FactorSVD, kept: int, rank: int) -> tuple[Tensor, Tensor]:
+    """`B` (..., out, rank) and `A` (..., rank, in) with `B A` the truncated update; padding is zero."""
+    root = svd.values[..., :kept].sqrt()
+    B = svd.left[..., :kept] * root[..., None, :]
+    A = svd.right[..., :kept].mT * root[..., :, None]
+    missing = rank - kept
+    return nn.functional.pad(B, (0, missing)), nn.functional.pad(A, (0, 0, 0, missing))
+
+
+def _lora_tensors(layer: DeepLoraLayer, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+    """The names and layouts that PEFT's LoRA layers expect."""
+    if isinstance(layer, Embedding):
+        return {"lora_embedding_A": A, "lora_embedding_B": B}
+    if isinstance(layer, Conv2d):
+        A, B = A.reshape(A.shape[0], *layer._kernel_shape), B[:, :, None, None]
+    elif isinstance(layer, ParamWrapper) and layer.num_experts is not None:
+        A, B = A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
+    return {"lora_A.weight": A, "lora_B.weight": B}
+
+
+def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
+    bias = {"deep_lora_only": "lora_only"}.get(config.bias, config.bias)
+    fields = {name: getattr(config, name) for name in _COPIED_FIELDS}
+    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, bias=bias, **fields)

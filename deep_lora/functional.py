@@ -1,0 +1,96 @@
+"""The update of one weight as pure functions of its tensors; forward, merge, export and tests all call these."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dmf import chain_product
+
+
+def auto_core_scale(rank: int, init_scale: float) -> float:
+    """kappa of a compressed adapter on a linear layer: `min(80 / r, 1 / (2 eps^2))`.
+
+    An Adam step on an r x r core has spectral norm up to r times the rate, hence 1/r; 80/r turns LoRA's usual rate 1e-3
+    into steps of 0.08 in spectral norm. The second term acts for large starts only (eps > 0.07 at r = 8): plain gradient
+    descent moves dW by `kappa^2 eps^4` times the gradient, and the bound keeps that below what it is for LoRA.
+
+    >>> auto_core_scale(8, 1e-3), auto_core_scale(8, 0.5)
+    (10.0, 2.0)
+    """
+    return min(80.0 / rank, 0.5 / init_scale**2)
+
+
+def fold_cores(
+    core: Float[Tensor, "n *batch r r"], core_scale: float, start: float = 0.0, *, transposed: bool = False
+) -> Float[Tensor, "*batch r r"]:
+    """The r x r middle of the update: `kappa^n core[n-1] ... core[0] - start I`.
+
+    Half precision is multiplied in float32 and autocast is off: eps^n leaves the range of half precision, and r x r
+    products cost nothing.
+
+    Args:
+        core: stored cores in order of action; n = 0 stands for the identity.
+        core_scale: kappa.
+        start: value of the scaled product at the start, 0 to keep it.
+        transposed: fold the transposed chain (for a tied output head, which acts in the other direction).
+
+    Source: Yaras et al., ICML 2024, section 3; kappa and the subtraction are ours.
+
+    >>> fold_cores(2 * torch.eye(2).expand(3, 2, 2), 0.5, start=1.0)
+    tensor([[0., 0.],
+            [0., 0.]])
+    """
+    with torch.autocast(core.device.type, enabled=False):
+        if core.shape[0] == 0:
+            product = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device).expand(core.shape[1:])
+        else:
+            wide = core if core.dtype == torch.float64 else core.float()
+            product = chain_product(wide * core_scale)
+        if start:
+            product = product - start * torch.eye(core.shape[-1], dtype=product.dtype, device=product.device)
+        return (product.mT if transposed else product).to(core.dtype)
+
+
+def start_value(init_scale: float, core_scale: float, num_cores: int, dtype: torch.dtype) -> float:
+    """The diagonal of `fold_cores` at the start, with the rounding of a stored core `eps / kappa I` of that dtype.
+
+    Subtracting it makes a fresh adapter an exact identity, whatever eps.
+
+    >>> start_value(0.5, 10.0, 3, torch.float32)
+    0.125
+    """
+    stored = torch.full((num_cores, 1, 1), init_scale / core_scale, dtype=dtype, device="cpu")
+    product = chain_product((stored if dtype == torch.float64 else stored.float()) * core_scale)
+    return product.item()
+
+
+def delta_weight(
+    U: Float[Tensor, "*batch out r"], folded: Float[Tensor, "*batch r r"], V: Float[Tensor, "*batch in r"]
+) -> Float[Tensor, "*batch out in"]:
+    """`dW = U folded V^T`, dense. Half precision on the CPU is multiplied in float32 (slow and inexact otherwise)."""
+    if U.device.type == "cpu" and U.dtype in (torch.float16, torch.bfloat16):
+        return (U.float() @ folded.float() @ V.float().mT).to(U.dtype)
+    return U @ folded @ V.mT
+
+
+def low_rank_update(
+    projected: Float[Tensor, "*batch r"], folded: Float[Tensor, "r r"], U: Float[Tensor, "out r"]
+) -> Float[Tensor, "*batch out"]:
+    """`(x V) folded^T U^T`: the update applied to rows that were already projected on V."""
+    return (projected @ folded.mT) @ U.mT
+
+
+def add_low_rank_update(
+    result: Float[Tensor, "*batch out"],
+    projected: Float[Tensor, "*batch r"],
+    folded: Float[Tensor, "r r"],
+    U: Float[Tensor, "out r"],
+) -> Float[Tensor, "*batch out"]:
+    """`result + (x V) folded^T U^T` with `result` as the accumulator of one matrix product, if dtypes allow it."""
+    middle = projected @ folded.mT
+    if result.dtype != middle.dtype:
+        return result + middle @ U.mT
+    flat = torch.addmm(result.reshape(-1, result.shape[-1]), middle.reshape(-1, middle.shape[-1]), U.mT)
+    return flat.reshape(result.shape)

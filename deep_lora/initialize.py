@@ -1,0 +1,238 @@
+"""`initialize_subspaces_`: set U and V of a compressed adapter from the gradient of the user's own loss."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from deep_lora.distributed import sum_over_ranks
+from deep_lora.gradients import GradientProbe, GradientSketch
+from deep_lora.layer import DeepLoraLayer
+from dmf import OrthogonalMap, compressed_bases
+
+OVERSAMPLING = 16
+ITERATIONS = 4
+
+
+@dataclass(frozen=True)
+class InitializationReport:
+    """Names of the modules whose subspace was set, and of those that kept their random start."""
+
+    initialized: list[str] = field(default_factory=list)
+    kept_random: list[str] = field(default_factory=list)
+
+
+def initialize_subspaces_(
+    model: nn.Module,
+    closure: Callable[[], Any],
+    adapter_name: str = "default",
+    seed: int = 0,
+    *,
+    oversampling: int = OVERSAMPLING,
+    iterations: int = ITERATIONS,
+) -> InitializationReport:
+    """Set U and V of every compressed layer from the gradient that `closure` produces, in place.
+
+    With `G = dL/d(dW)` summed over all calls in the closure, and A, B its top r/2 singular vectors:
+    `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`, with a seeded implicit
+    orthogonal Q. G is never formed unless it is smaller than its factors: extra memory is O(r (in + out)) a layer.
+
+    Args:
+        model: a PEFT model, or any module that holds Deep LoRA layers.
+        closure: runs forward and `backward()` on one or more micro-batches (no optimizer step). It runs once, with
+            dropout off. Under torch.distributed every rank runs it on its own share; all ranks end with the same U, V.
+        adapter_name: the adapter to initialise.
+        seed: of Q and of the random test vectors.
+        oversampling, iterations: accuracy of the leading singular vectors (see `dmf.subspace_iteration`).
+
+    Returns:
+        Which modules were initialised. A layer that saw no gradient keeps its random start and is named in a warning.
+
+    Raises:
+        ValueError: if no compressed adapter of that name exists, for an odd rank, or for gradients that are not finite.
+        RuntimeError: if the closure never reached the layers with a backward pass.
+
+    Everything changed on the way (training flags, hooks, `.grad`) is restored even after an error; after an error U
+    and V are untouched. Source: Yaras et al., ICML 2024, section 3; the sketched route is ours.
+
+    >>> from peft import get_peft_model
+    >>> from deep_lora import DeepLoraConfig
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(6, 6)), DeepLoraConfig(r=2, target_modules=["0"]))
+    >>> initialize_subspaces_(model, lambda: model(torch.ones(3, 6)).square().sum().backward()).initialized
+    ['base_model.model.0']
+    """
+    layers = _layers_to_initialize(model, adapter_name)
+    sketches = {
+        name: _make_sketch(layer, adapter_name, seed + index, oversampling, iterations)
+        for index, (name, layer) in enumerate(layers.items())
+        if _has_room(layer, adapter_name)
+    }
+    calls = dict.fromkeys(sketches, 0)
+    with ExitStack() as stack:
+        stack.enter_context(_gradients_put_aside(model))
+        stack.enter_context(_dropout_off(model))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_probes(layers, sketches, calls))
+        with torch.enable_grad():
+            closure()
+    sum_over_ranks(list(sketches.values()))
+    _check_gradients(sketches, calls)
+    report = InitializationReport()
+    for index, (name, layer) in enumerate(layers.items()):
+        seen = name in sketches and sketches[name].norm() > 0
+        if seen:
+            _write_bases(layer, adapter_name, sketches[name], seed + index)
+        (report.initialized if seen else report.kept_random).append(name)
+    if report.kept_random:
+        warnings.warn(
+            f"no gradient reached {len(report.kept_random)} of {len(layers)} adapted modules (or they are too small for "
+            f"their rank); they keep their random subspace: {', '.join(report.kept_random)}",
+            stacklevel=2,
+        )
+    return report
+
+
+def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, DeepLoraLayer]:
+    layers: dict[str, DeepLoraLayer] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, DeepLoraLayer) and adapter_name in module.deep_lora_U:
+            borrowed = module.core_transposed[adapter_name]  # a tied head is set through the embedding it borrows from
+            if module.variant[adapter_name] == "compressed" and not borrowed:
+                layers[name] = module
+    if not layers:
+        present = sorted({n for m in model.modules() if isinstance(m, DeepLoraLayer) for n in m.deep_lora_U})
+        raise ValueError(
+            f"the model has no compressed Deep LoRA adapter called {adapter_name!r} (adapters: {present}); "
+            "make one with `get_peft_model(model, DeepLoraConfig(variant='compressed'))`"
+        )
+    odd = sorted({layer.r[adapter_name] for layer in layers.values() if layer.r[adapter_name] % 2})
+    if odd:
+        raise ValueError(
+            f"subspaces from gradients take r/2 left and r/2 right singular vectors, so `r` must be even, got {odd}; "
+            "use an even rank, or keep the random subspace by not calling this function"
+        )
+    on_meta = [name for name, layer in layers.items() if layer.deep_lora_U[adapter_name].is_meta]
+    if on_meta:
+        raise ValueError(f"these adapters are on the meta device: {', '.join(on_meta)}; load or materialise them first")
+    return layers
+
+
+def _has_room(layer: DeepLoraLayer, adapter_name: str) -> bool:
+    """Whether r columns fit the larger side and r/2 the smaller one; and whether the layer shows its gradient."""
+    small, large = sorted((layer.in_features, layer.out_features))
+    rank = layer.r[adapter_name]
+    shows_gradient = type(layer).gradient_operator is not DeepLoraLayer.gradient_operator
+    return shows_gradient and rank <= large and rank // 2 <= small
+
+
+def _make_sketch(
+    layer: DeepLoraLayer, adapter_name: str, seed: int, oversampling: int, iterations: int
+) -> GradientSketch:
+    U = layer.deep_lora_U[adapter_name]
+    return GradientSketch(
+        rows=layer.out_features,
+        columns=layer.in_features,
+        width=2 * layer.r[adapter_name],
+        oversampling=oversampling,
+        iterations=iterations,
+        seed=seed,
+        dtype=torch.promote_types(U.dtype, torch.float32),
+        device=U.device,
+    )
+
+
+@contextmanager
+def _probes(
+    layers: dict[str, DeepLoraLayer], sketches: dict[str, GradientSketch], calls: dict[str, int]
+) -> Iterator[None]:
+    """Show every layer's input and output gradient to its sketch; `calls` counts forward passes."""
+    handles: list[RemovableHandle] = []
+
+    def watch(name: str, layer: DeepLoraLayer) -> None:
+        sketch = sketches[name]
+        anchor = torch.zeros((), device=sketch.device, requires_grad=True)
+
+        def record(x: Tensor, grad_output: Tensor) -> None:
+            sketch.finite = sketch.finite and bool(torch.isfinite(grad_output).all() and torch.isfinite(x).all())
+            if sketch.finite:
+                sketch.update(layer.gradient_operator(x, grad_output))
+
+        def after_forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            calls[name] += 1
+            return GradientProbe.apply(output, anchor, args[0], record) if torch.is_grad_enabled() else output
+
+        handles.append(layer.register_forward_hook(after_forward))  # type: ignore[attr-defined]
+
+    try:
+        for name in sketches:
+            watch(name, layers[name])
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _gradients_put_aside(model: nn.Module) -> Iterator[None]:
+    """Give every parameter back the `.grad` it had before."""
+    before = {parameter: parameter.grad for parameter in model.parameters()}
+    for parameter in before:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in before.items():
+            parameter.grad = gradient
+
+
+@contextmanager
+def _dropout_off(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for everything, but activation checkpointing stays on (transformers ties it to training mode)."""
+    training = {module: module.training for module in model.modules()}
+    checkpointed = [m for m in training if m.training and getattr(m, "gradient_checkpointing", False)]
+    handles: list[RemovableHandle] = []
+    try:
+        model.eval()
+        for module in checkpointed:  # training while it decides to checkpoint, evaluating while it computes
+            module.training = True
+            handles.append(module.register_forward_pre_hook(lambda m, args: setattr(m, "training", False)))
+            handles.append(
+                module.register_forward_hook(lambda m, args, out: setattr(m, "training", True), always_call=True)
+            )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, was_training in training.items():
+            module.training = was_training
+
+
+def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int]) -> None:
+    broken = [name for name, sketch in sketches.items() if not sketch.finite]
+    if broken:
+        raise ValueError(
+            f"the closure produced inputs or gradients that are not finite (NaN or inf) at {', '.join(broken)}; check "
+            "the batch and the loss, lower a loss scale, or run the closure in float32. U and V are unchanged"
+        )
+    if sketches and not any(sketch.calls for sketch in sketches.values()):
+        what = "ran forward passes but never called backward() on a loss" if any(calls.values()) else "never ran"
+        raise RuntimeError(
+            f"the closure {what} through the adapted modules, so there is no gradient to take subspaces from; it must "
+            "do both, for example `lambda: model(**batch).loss.backward()`, and not under torch.no_grad()"
+        )
+
+
+@torch.no_grad()
+def _write_bases(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int) -> None:
+    svd = sketch.leading(layer.r[adapter_name] // 2)
+    start = OrthogonalMap(layer.out_features, layer.in_features, seed)
+    U, V = compressed_bases(svd.left, svd.right, start, start.transpose)
+    layer.deep_lora_U[adapter_name].copy_(U)
+    layer.deep_lora_V[adapter_name].copy_(V)

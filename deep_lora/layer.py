@@ -1,0 +1,255 @@
+"""`DeepLoraLayer`: what every adapted layer holds and how it starts, merges and scales.
+
+The concrete layers (linear, embedding, convolution, parameter) say how the update acts on their input.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.utils import resolve_quantization_backend
+from torch import Tensor, nn
+
+from deep_lora.functional import auto_core_scale, delta_weight, fold_cores, start_value
+from dmf import identity_chain, orthogonal
+
+if TYPE_CHECKING:
+    from deep_lora.config import DeepLoraConfig
+    from deep_lora.gradients import GradientOperator
+
+BASES = ("deep_lora_U", "deep_lora_V")
+_STORAGE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class DeepLoraLayer(BaseTunerLayer):
+    """State and behaviour shared by all adapted layers; mixed into an `nn.Module`.
+
+    Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
+    Everything in `other_param_names` follows from the config and is not saved.
+    """
+
+    adapter_layer_names = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
+    other_param_names = (
+        "r", "depth", "variant", "core_scale", "start", "scaling", "gamma", "core_transposed", "deep_lora_dropout",
+    )  # fmt: skip
+    supports_dropout = True
+
+    def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
+        self.base_layer = base_layer
+        self.quantization_backend = resolve_quantization_backend(
+            self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
+        )
+        self.deep_lora_U = nn.ParameterDict({})
+        self.deep_lora_core = nn.ParameterDict({})
+        self.deep_lora_V = nn.ParameterDict({})
+        self.deep_lora_dropout = nn.ModuleDict({})
+        self.r: dict[str, int] = {}
+        self.depth: dict[str, int] = {}
+        self.variant: dict[str, str] = {}
+        self.core_scale: dict[str, float] = {}
+        self.start: dict[str, dict[torch.dtype, float]] = {}
+        self.scaling: dict[str, float] = {}
+        self.gamma: dict[str, float] = {}
+        self.core_transposed: dict[str, bool] = {}
+        self._disable_adapters = False
+        self.merged_adapters = []
+        self.cast_input_dtype_enabled = True
+        self.kwargs = kwargs
+        self.in_features, self.out_features = self._features()
+
+    def _features(self) -> tuple[int, int]:
+        """(in, out) of the update; ZeRO-3 and quantised layers keep their true shape elsewhere, PEFT knows where."""
+        in_features, out_features = _get_in_out_features(self.get_base_layer())
+        if in_features is None or out_features is None:
+            raise TypeError(f"deep_lora cannot read the shape of a {type(self.get_base_layer()).__name__}")
+        return in_features, out_features
+
+    # ---- making an adapter -------------------------------------------------------------------------------------------
+
+    def update_layer(
+        self,
+        adapter_name: str,
+        r: int,
+        depth: int,
+        config: DeepLoraConfig,
+        tied_layer: DeepLoraLayer | None = None,
+    ) -> None:
+        """Add (or replace) the adapter of that name; `tied_layer` lends its parameters to a tied output head."""
+        if r <= 0:
+            raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
+        if config.deep_lora_dropout > 0 and not self.supports_dropout:
+            raise ValueError(
+                f"deep_lora.{type(self).__name__} does not support `deep_lora_dropout`, got {config.deep_lora_dropout}; "
+                "set it to 0 or do not target this module"
+            )
+        r = max(self.in_features, self.out_features) if config.variant == "wide" else r
+        num_cores = config.num_cores(depth)
+        scale = self._core_scale(config, r, num_cores)
+        self.r[adapter_name], self.depth[adapter_name] = r, depth
+        self.variant[adapter_name] = config.variant
+        self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
+        self.gamma[adapter_name] = config.gamma
+        self.core_transposed[adapter_name] = tied_layer is not None
+        subtracts = config.subtract_start and config.variant == "compressed"
+        self.start[adapter_name] = {
+            dtype: start_value(config.init_scale, scale, num_cores, dtype) if subtracts else 0.0
+            for dtype in _STORAGE_DTYPES
+        }
+        self.deep_lora_dropout[adapter_name] = (
+            nn.Dropout(config.deep_lora_dropout) if config.deep_lora_dropout > 0 else nn.Identity()
+        )
+        if tied_layer is not None:
+            self._borrow_parameters(adapter_name, tied_layer)
+        else:
+            self._create_parameters(adapter_name, r, num_cores)
+            self.reset_parameters(adapter_name, config)
+            self._move_adapter_to_device_of_base_layer(adapter_name)
+        if config.gamma == 0:
+            self.freeze_bases(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _core_scale(self, config: DeepLoraConfig, r: int, num_cores: int) -> float:
+        if config.core_scale != "auto":
+            return float(config.core_scale)
+        if config.variant != "compressed":
+            return 1.0
+        return self._auto_core_scale(r, config.init_scale, num_cores)
+
+    def _auto_core_scale(self, r: int, init_scale: float, num_cores: int) -> float:
+        return auto_core_scale(r, init_scale)
+
+    def _create_parameters(self, adapter_name: str, r: int, num_cores: int) -> None:
+        self.deep_lora_U[adapter_name] = nn.Parameter(torch.empty(self.out_features, r))
+        self.deep_lora_core[adapter_name] = nn.Parameter(torch.empty(num_cores, r, r))
+        self.deep_lora_V[adapter_name] = nn.Parameter(torch.empty(self.in_features, r))
+
+    def _borrow_parameters(self, adapter_name: str, source: DeepLoraLayer) -> None:
+        """A tied head has the transposed weight: it shares the very parameters with U and V exchanged."""
+        self.deep_lora_U[adapter_name] = source.deep_lora_V[adapter_name]
+        self.deep_lora_core[adapter_name] = source.deep_lora_core[adapter_name]
+        self.deep_lora_V[adapter_name] = source.deep_lora_U[adapter_name]
+
+    @torch.no_grad()
+    def reset_parameters(self, adapter_name: str, config: DeepLoraConfig) -> None:
+        """Draw the start: see the table of variants in `DeepLoraConfig`. Parameters on the meta device are left alone."""
+        U, core, V = (getattr(self, name)[adapter_name] for name in self.adapter_layer_names)
+        if U.is_meta or core.is_meta or V.is_meta:
+            return
+        outer = 1.0 if config.variant == "compressed" else config.init_scale
+        for basis in (U, V):
+            basis.copy_(_stacked_orthogonal(basis) * outer)
+        scale = self.core_scale[adapter_name]
+        if not config.init_weights:
+            for basis in (U, V):  # a random start of LoRA's order of magnitude, not an identity
+                basis.div_(outer)
+            core.normal_().div_(2 * scale * max(1.0, core.shape[-1] ** 0.5))
+        elif config.variant == "compressed":
+            eye = identity_chain(core.shape[0], core.shape[-1], config.init_scale / scale)
+            core.copy_(eye.reshape(core.shape[0], *(1,) * (core.ndim - 3), *core.shape[-2:]).expand_as(core))
+        elif core.numel():
+            core.copy_(_stacked_orthogonal(core) * (config.init_scale / scale))
+
+    def freeze_bases(self, adapter_name: str) -> None:
+        """Keep U and V of that adapter fixed (they are saved all the same); survives switching adapters."""
+        self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: BASES}
+        self._freeze_non_trainable_peft_weights(adapter_name)
+
+    # ---- the update --------------------------------------------------------------------------------------------------
+
+    def folded_core(self, adapter_name: str) -> Tensor:
+        """The r x r middle of the update, scaling included (see `deep_lora.functional.fold_cores`)."""
+        core = self.deep_lora_core[adapter_name]
+        folded = fold_cores(
+            core,
+            self.core_scale[adapter_name],
+            self.start[adapter_name].get(core.dtype, 0.0),
+            transposed=self.core_transposed[adapter_name],
+        )
+        scaling = self.scaling[adapter_name]
+        return folded if scaling == 1.0 else folded * scaling
+
+    def factors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """`(U, folded, V)` with `dW = U folded V^T`."""
+        return self.deep_lora_U[adapter_name], self.folded_core(adapter_name), self.deep_lora_V[adapter_name]
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """The dense update in the layout of the base weight."""
+        return self._base_layout(delta_weight(*self.factors(adapter_name)))
+
+    def _get_additive_delta(self, adapter_name: str) -> Tensor:
+        return self.get_delta_weight(adapter_name)
+
+    def _base_layout(self, delta: Tensor) -> Tensor:
+        return delta
+
+    def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
+        """How `G = dL/dW` of one call acts on blocks of columns; concrete layers that can be initialised have it."""
+        raise NotImplementedError(f"deep_lora.{type(self).__name__} has no gradient operator")
+
+    # ---- merging -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates of the active (or given) adapters to the base weight.
+
+        Args:
+            safe_merge: work on a copy and refuse a result that is not finite, leaving the weight untouched.
+            adapter_names: adapters to merge; None merges the active ones.
+        """
+        for adapter_name in check_adapters_to_merge(self, adapter_names):
+            if adapter_name not in self._get_available_adapters():
+                continue
+            weight = self.get_base_weight()
+            weight = weight.clone() if safe_merge else weight
+            weight += self.get_delta_weight(adapter_name).to(weight.device)
+            if safe_merge and not torch.isfinite(weight).all():
+                raise ValueError(
+                    f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken"
+                )
+            self.set_base_weight(weight)
+            self.merged_adapters.append(adapter_name)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Subtract all merged updates again."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        while self.merged_adapters:
+            adapter_name = self.merged_adapters.pop()
+            weight = self.get_base_weight()
+            weight -= self.get_delta_weight(adapter_name).to(weight.device)
+            self.set_base_weight(weight)
+
+    # ---- scaling -----------------------------------------------------------------------------------------------------
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Multiply the update of that adapter by `scale` (1 is the trained one)."""
+        if adapter in self.scaling:
+            self.scaling[adapter] = float(scale)
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the current scale of all active adapters."""
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.scaling:
+                self.scaling[adapter_name] *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the current scale of all active adapters; None resets it to 1."""
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.scaling:
+                self.scaling[adapter_name] = 1.0 if scale is None else self.scaling[adapter_name] / scale
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return True
+
+
+def _stacked_orthogonal(like: Tensor) -> Tensor:
+    """Independent random (semi-)orthogonal matrices for every leading index of `like`."""
+    rows, columns = like.shape[-2:]
+    count = like.numel() // (rows * columns)
+    blocks = [orthogonal(rows, columns, dtype=like.dtype, device=like.device) for _ in range(count)]
+    return torch.stack(blocks).reshape(like.shape)

@@ -1,0 +1,105 @@
+"""Parameter groups with the discrepant rate of U and V, and an optimizer made of them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from deep_lora.layer import DeepLoraLayer
+
+ADAM_EPS = 1e-6  # factor gradients start near init_scale^2 = 1e-6 times the gradient of dW: the paper's setting
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, gamma: float | None = None, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Optimizer groups: cores at `lr`, U and V at `gamma * lr`, everything else trainable at `lr`.
+
+    Parameters are found by visiting the layers, never by name; shared ones appear once, frozen ones not at all.
+
+    Args:
+        model: a PEFT model, or any module that holds Deep LoRA layers.
+        lr: rate of the cores, positive.
+        gamma: rate of U and V relative to `lr`; None takes each adapter's `DeepLoraConfig.gamma`. 0 freezes them (they
+            are saved all the same).
+        weight_decay: for matrices; vectors (biases, norms) get none.
+
+    Raises:
+        ValueError: if a number is out of range, or the model has no trainable Deep LoRA parameter.
+
+    Source: discrepant learning rates of Yaras et al., ICML 2024, section 3.2.
+
+    >>> from peft import get_peft_model
+    >>> from deep_lora import DeepLoraConfig
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
+    >>> [(group["name"], group["lr"]) for group in parameter_groups(model, lr=1e-2, gamma=0.1)]
+    [('deep_lora_core', 0.01), ('deep_lora_bases', 0.001)]
+    """
+    if not lr > 0:
+        raise ValueError(f"`lr` must be positive, got {lr}")
+    if gamma is not None and not gamma >= 0:
+        raise ValueError(f"`gamma` must be 0 (freeze U and V) or positive, got {gamma}")
+    if not weight_decay >= 0:
+        raise ValueError(f"`weight_decay` must not be negative, got {weight_decay}")
+    cores: dict[nn.Parameter, float] = {}
+    bases: dict[nn.Parameter, float] = {}
+    for layer in model.modules():
+        if isinstance(layer, DeepLoraLayer):
+            _collect(layer, cores, bases, gamma)
+    if not cores and not bases:
+        raise ValueError(
+            "the model has no trainable Deep LoRA parameter; make it with `get_peft_model(model, DeepLoraConfig(...))` "
+            "and check that the adapter is active and not in inference mode"
+        )
+    others = [p for p in model.parameters() if p.requires_grad and p not in cores and p not in bases]
+    groups = [_group("deep_lora_core", list(cores), lr, weight_decay)]
+    for ratio in sorted(set(bases.values()), reverse=True):
+        members = [parameter for parameter, own in bases.items() if own == ratio]
+        groups.append(_group("deep_lora_bases", members, ratio * lr, weight_decay))
+    groups.append(_group("other", [p for p in others if p.ndim > 1], lr, weight_decay))
+    groups.append(_group("other_no_decay", [p for p in others if p.ndim <= 1], lr, 0.0))
+    return [group for group in groups if group["params"]]
+
+
+def create_optimizer(
+    model: nn.Module,
+    optimizer_cls: type[Optimizer] = torch.optim.AdamW,
+    *,
+    lr: float,
+    gamma: float | None = None,
+    weight_decay: float = 0.0,
+    **kwargs: Any,
+) -> Optimizer:
+    """An optimizer over `parameter_groups`, for `Trainer(optimizers=(optimizer, None))`.
+
+    Args:
+        optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included. If it takes `eps` and none is given, it gets
+            1e-6, the paper's setting: the gradients of the factors start small.
+        kwargs: handed to `optimizer_cls`.
+    """
+    if "eps" in inspect.signature(optimizer_cls).parameters:
+        kwargs.setdefault("eps", ADAM_EPS)
+    return optimizer_cls(parameter_groups(model, lr, gamma, weight_decay), lr=lr, **kwargs)  # type: ignore[call-arg]
+
+
+def _collect(
+    layer: DeepLoraLayer, cores: dict[nn.Parameter, float], bases: dict[nn.Parameter, float], gamma: float | None
+) -> None:
+    for name, core in layer.deep_lora_core.items():
+        ratio = layer.gamma[name] if gamma is None else gamma
+        one_rate = layer.variant[name] != "compressed"
+        if core.requires_grad:
+            cores.setdefault(core, 1.0)
+            if ratio == 0 and not one_rate:
+                layer.freeze_bases(name)
+        for basis in (layer.deep_lora_U[name], layer.deep_lora_V[name]):
+            if basis.requires_grad:
+                bases.setdefault(basis, 1.0 if one_rate else ratio)
+
+
+def _group(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> dict[str, Any]:
+    return {"name": name, "params": parameters, "lr": lr, "weight_decay": weight_decay}
