@@ -3,9 +3,10 @@
 Importing this package registers the method, so import it before loading an adapter.
 """
 
+from deep_lora import card
 from deep_lora.callback import SubspaceInitializationCallback
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
-from deep_lora.convert import save_as_lora, to_lora
+from deep_lora.convert import kept_ranks, save_as_lora, to_lora
 from deep_lora.initialize import InitializationReport, initialize_subspaces_
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.model import DeepLoraModel, rescale_adapter_scale
@@ -13,6 +14,7 @@ from deep_lora.optimizer import create_optimizer, parameter_groups
 from deep_lora.registration import register
 
 register(PEFT_TYPE, DeepLoraConfig, DeepLoraModel)
+card.install()
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "SubspaceInitializationCallback",
     "create_optimizer",
     "initialize_subspaces_",
+    "kept_ranks",
     "parameter_groups",
     "rescale_adapter_scale",
     "save_as_lora",

@@ -54,7 +54,9 @@ class SubspaceInitializationCallback(TrainerCallback):
         if state.global_step > 0:
             return
         if model is None or train_dataloader is None:
-            raise ValueError("the callback needs the model and the dataloader of a Trainer; add it to `Trainer(callbacks=)`")
+            raise ValueError(
+                "the callback needs the model and the dataloader of a Trainer; add it to `Trainer(callbacks=)`"
+            )
 
         def closure() -> None:
             for batch in _first_batches(train_dataloader, self.num_batches):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from peft.config import PeftConfig
 
+from deep_lora.files import check_adapter_folder
 from deep_lora.registration import claim_peft_type
 
 PEFT_TYPE = claim_peft_type("deep_lora")
@@ -106,6 +108,19 @@ class DeepLoraConfig(PeftConfig):
         self._check_shape()
         self._check_rates()
         self._check_targets()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> DeepLoraConfig:
+        """Load a saved configuration, as every `PeftConfig` does; a local adapter file beside it is checked first.
+
+        Raises:
+            ValueError: if the adapter file is corrupt, truncated or inconsistent (see `deep_lora.files`).
+        """
+        config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        check_adapter_folder(Path(pretrained_model_name_or_path, subfolder or ""))
+        return config
 
     def _check_shape(self) -> None:
         if self.variant not in VARIANTS:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from deep_lora.forward import AdaptedModule
 from deep_lora.functional import auto_core_scale
@@ -33,9 +34,9 @@ class Conv2d(AdaptedModule):
         groups = self.get_base_layer().groups
         if r % groups:
             raise ValueError(
-                f"Targeting a {type(self.get_base_layer()).__name__} with groups={groups} and rank {r}. Currently, support "
-                "is limited to conv layers where the rank is divisible by groups. Either choose a different rank or do "
-                "not target this specific layer."
+                f"Targeting a {type(self.get_base_layer()).__name__} with groups={groups} and rank {r}. Currently, "
+                "support is limited to conv layers where the rank is divisible by groups. Either choose a different "
+                "rank or do not target this specific layer."
             )
         super().update_layer(adapter_name, r, *args, **kwargs)
 
@@ -72,7 +73,7 @@ class Conv2d(AdaptedModule):
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
         """`G` through convolutions with k kernels; the patches are never unfolded."""
-        base: nn.Conv2d = self.get_base_layer()  # type: ignore[assignment]
+        base = self.get_base_layer()
         groups = base.groups
         padded, delta = self._pad(x.reshape(-1, *x.shape[-3:])).float(), grad_output.float()
         delta = delta.reshape(-1, groups, self.out_features // groups, *delta.shape[-2:])
@@ -86,7 +87,7 @@ class Conv2d(AdaptedModule):
             per_group = block.float().reshape(groups, -1, block.shape[1])
             signal = torch.einsum("bgohw,gok->bgkhw", delta, per_group).flatten(1, 2)
             shape: Any = (groups * block.shape[1], *self._kernel_shape)
-            kernels = torch.nn.grad.conv2d_weight(padded, shape, signal, base.stride, 0, base.dilation, groups)
+            kernels = conv2d_weight(padded, shape, signal, base.stride, 0, base.dilation, groups)
             summed = kernels.reshape(groups, block.shape[1], -1).sum(0)
             return summed.mT.to(block.dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -68,7 +69,8 @@ def to_lora(
         dtype = layer.deep_lora_U[adapter_name].dtype
         B, A = _padded_factors(svd, ranks[name], rank)
         state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
-    return _lora_config(model.peft_config[adapter_name], rank), state_dict
+    configs: Any = model.peft_config
+    return _lora_config(configs[adapter_name], rank), state_dict
 
 
 def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0) -> dict[str, int]:
@@ -127,7 +129,8 @@ def _decompose(model: nn.Module, adapter_name: str) -> dict[str, tuple[DeepLoraL
                 raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
             found[name] = (layer, svd)
     if not found:
-        present = sorted(getattr(model, "peft_config", {}))
+        configs: Any = getattr(model, "peft_config", {})
+        present = sorted(configs)
         raise ValueError(f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {present})")
     return found
 

@@ -48,6 +48,4 @@ def _gather(buffer: Tensor) -> list[Tensor]:
 def _unpack(buffer: Tensor, sketches: list[GradientSketch]) -> list[tuple[Tensor, ...]]:
     shapes = [tensor.shape for sketch in sketches for tensor in sketch.state]
     pieces = iter(buffer.split([shape.numel() for shape in shapes]))
-    return [
-        tuple(next(pieces).reshape(tensor.shape).to(tensor) for tensor in sketch.state) for sketch in sketches
-    ]
+    return [tuple(next(pieces).reshape(tensor.shape).to(tensor) for tensor in sketch.state) for sketch in sketches]

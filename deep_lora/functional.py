@@ -12,9 +12,9 @@ from dmf import chain_product
 def auto_core_scale(rank: int, init_scale: float) -> float:
     """kappa of a compressed adapter on a linear layer: `min(80 / r, 1 / (2 eps^2))`.
 
-    An Adam step on an r x r core has spectral norm up to r times the rate, hence 1/r; 80/r turns LoRA's usual rate 1e-3
-    into steps of 0.08 in spectral norm. The second term acts for large starts only (eps > 0.07 at r = 8): plain gradient
-    descent moves dW by `kappa^2 eps^4` times the gradient, and the bound keeps that below what it is for LoRA.
+    An Adam step on an r x r core has spectral norm up to r times the rate, hence 1/r; 80/r turns LoRA's usual rate
+    1e-3 into steps of 0.08 in spectral norm. The second term acts for large starts only (eps > 0.22 at r = 8): plain
+    gradient descent moves dW by about `kappa^2 eps^4` times the gradient, which it keeps below 1/4.
 
     >>> auto_core_scale(8, 1e-3), auto_core_scale(8, 0.5)
     (10.0, 2.0)

@@ -106,9 +106,7 @@ class GradientSketch:
         left, right = self.state
         known = right if self.calls > 1 else right[:, :0]
         fresh = min(self.width + self.oversampling, self.rows, self.columns) - known.shape[1]
-        block = orthogonal(
-            self.columns, max(fresh, 1), generator=self._generator, dtype=self.dtype, device=self.device
-        )
+        block = orthogonal(self.columns, max(fresh, 1), generator=self._generator, dtype=self.dtype, device=self.device)
         svd = subspace_iteration(
             lambda m: operator.apply(m).to(self.dtype) + left @ (right.mT @ m),
             lambda m: operator.apply_transpose(m).to(self.dtype) + right @ (left.mT @ m),
@@ -146,8 +144,8 @@ class GradientSketch:
 class GradientProbe(torch.autograd.Function):
     """Identity on a layer's output that shows the layer's input and the output's gradient to `record` in backward.
 
-    The input is kept by `save_for_backward`, so activation checkpointing frees and recomputes it as usual. `anchor` is a
-    scalar that requires grad: the output then does too, even if nothing else in the model is trainable yet.
+    The input is kept by `save_for_backward`, so activation checkpointing frees and recomputes it as usual. `anchor`
+    is a scalar that requires grad: the output then does too, even if nothing else in the model is trainable yet.
     """
 
     @staticmethod
@@ -159,7 +157,7 @@ class GradientProbe(torch.autograd.Function):
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         with torch.no_grad(), torch.autocast(grad_output.device.type, enabled=False):
             ctx.record(ctx.saved_tensors[0], grad_output)
         return grad_output, None, None, None

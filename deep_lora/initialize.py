@@ -92,8 +92,8 @@ def initialize_subspaces_(
         (report.initialized if seen else report.kept_random).append(name)
     if report.kept_random:
         warnings.warn(
-            f"no gradient reached {len(report.kept_random)} of {len(layers)} adapted modules (or they are too small for "
-            f"their rank); they keep their random subspace: {', '.join(report.kept_random)}",
+            f"no gradient reached {len(report.kept_random)} of {len(layers)} adapted modules (or they are too small "
+            f"for their rank); they keep their random subspace: {', '.join(report.kept_random)}",
             stacklevel=2,
         )
     return report
@@ -168,7 +168,7 @@ def _probes(
             calls[name] += 1
             return GradientProbe.apply(output, anchor, args[0], record) if torch.is_grad_enabled() else output
 
-        handles.append(layer.register_forward_hook(after_forward))  # type: ignore[attr-defined]
+        handles.append(layer.register_forward_hook(after_forward))
 
     try:
         for name in sketches:

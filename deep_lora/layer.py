@@ -6,6 +6,7 @@ The concrete layers (linear, embedding, convolution, parameter) say how the upda
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from deep_lora.functional import auto_core_scale, delta_weight, fold_cores, start_value
-from dmf import identity_chain, orthogonal
+from deep_lora.start import draw_start_
 
 if TYPE_CHECKING:
     from deep_lora.config import DeepLoraConfig
@@ -36,6 +37,18 @@ class DeepLoraLayer(BaseTunerLayer):
         "r", "depth", "variant", "core_scale", "start", "scaling", "gamma", "core_transposed", "deep_lora_dropout",
     )  # fmt: skip
     supports_dropout = True
+
+    if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
+        get_base_layer: Callable[[], Any]
+        get_base_weight: Callable[[], Tensor]
+        set_base_weight: Callable[[Tensor], None]
+        active_adapters: list[str]
+        disable_adapters: bool
+        merged: bool
+        merged_adapters: list[str]
+        frozen_peft_weight_names: dict[str, tuple[str, ...]]
+        _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
+        _get_embed_scale: Callable[[], Tensor | None]
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
@@ -82,8 +95,8 @@ class DeepLoraLayer(BaseTunerLayer):
             raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
         if config.deep_lora_dropout > 0 and not self.supports_dropout:
             raise ValueError(
-                f"deep_lora.{type(self).__name__} does not support `deep_lora_dropout`, got {config.deep_lora_dropout}; "
-                "set it to 0 or do not target this module"
+                f"deep_lora.{type(self).__name__} does not support `deep_lora_dropout`, got "
+                f"{config.deep_lora_dropout}; set it to 0 or do not target this module"
             )
         r = max(self.in_features, self.out_features) if config.variant == "wide" else r
         num_cores = config.num_cores(depth)
@@ -132,25 +145,10 @@ class DeepLoraLayer(BaseTunerLayer):
         self.deep_lora_core[adapter_name] = source.deep_lora_core[adapter_name]
         self.deep_lora_V[adapter_name] = source.deep_lora_U[adapter_name]
 
-    @torch.no_grad()
     def reset_parameters(self, adapter_name: str, config: DeepLoraConfig) -> None:
-        """Draw the start: see the table of variants in `DeepLoraConfig`. Parameters on the meta device are left alone."""
+        """Draw the start of that adapter (see `deep_lora.start.draw_start_`)."""
         U, core, V = (getattr(self, name)[adapter_name] for name in self.adapter_layer_names)
-        if U.is_meta or core.is_meta or V.is_meta:
-            return
-        outer = 1.0 if config.variant == "compressed" else config.init_scale
-        for basis in (U, V):
-            basis.copy_(_stacked_orthogonal(basis) * outer)
-        scale = self.core_scale[adapter_name]
-        if not config.init_weights:
-            for basis in (U, V):  # a random start of LoRA's order of magnitude, not an identity
-                basis.div_(outer)
-            core.normal_().div_(2 * scale * max(1.0, core.shape[-1] ** 0.5))
-        elif config.variant == "compressed":
-            eye = identity_chain(core.shape[0], core.shape[-1], config.init_scale / scale)
-            core.copy_(eye.reshape(core.shape[0], *(1,) * (core.ndim - 3), *core.shape[-2:]).expand_as(core))
-        elif core.numel():
-            core.copy_(_stacked_orthogonal(core) * (config.init_scale / scale))
+        draw_start_(U, core, V, config, self.core_scale[adapter_name])
 
     def freeze_bases(self, adapter_name: str) -> None:
         """Keep U and V of that adapter fixed (they are saved all the same); survives switching adapters."""
@@ -206,9 +204,7 @@ class DeepLoraLayer(BaseTunerLayer):
             weight = weight.clone() if safe_merge else weight
             weight += self.get_delta_weight(adapter_name).to(weight.device)
             if safe_merge and not torch.isfinite(weight).all():
-                raise ValueError(
-                    f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken"
-                )
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken")
             self.set_base_weight(weight)
             self.merged_adapters.append(adapter_name)
 
@@ -245,11 +241,3 @@ class DeepLoraLayer(BaseTunerLayer):
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
-
-
-def _stacked_orthogonal(like: Tensor) -> Tensor:
-    """Independent random (semi-)orthogonal matrices for every leading index of `like`."""
-    rows, columns = like.shape[-2:]
-    count = like.numel() // (rows * columns)
-    blocks = [orthogonal(rows, columns, dtype=like.dtype, device=like.device) for _ in range(count)]
-    return torch.stack(blocks).reshape(like.shape)

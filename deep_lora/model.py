@@ -58,7 +58,9 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                     f"for adapter '{name}'."
                 )
 
-    def _check_target_module_compatiblity(self, peft_config: DeepLoraConfig, model: nn.Module, target_name: str) -> None:
+    def _check_target_module_compatiblity(
+        self, peft_config: DeepLoraConfig, model: nn.Module, target_name: str
+    ) -> None:
         super()._check_target_module_compatiblity(peft_config, model, target_name)
         model_type = getattr(getattr(model, "config", None), "model_type", None)
         if model_type in _MAMBA_LIKE and target_name in _READ_AS_RAW_WEIGHTS:
@@ -72,7 +74,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         self,
         peft_config: DeepLoraConfig,
         adapter_name: str,
-        target: nn.Module,
+        target: Any,
         target_name: str,
         parent: nn.Module,
         current_key: str,
@@ -101,7 +103,12 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     @staticmethod
     def _create_new_module(
-        adapter_name: str, target: nn.Module, *, parameter_name: str | None = None, config: DeepLoraConfig, **kwargs: Any
+        adapter_name: str,
+        target: Any,
+        *,
+        parameter_name: str | None = None,
+        config: DeepLoraConfig,
+        **kwargs: Any,
     ) -> AdaptedModule:
         if parameter_name is not None:
             return ParamWrapper(target, adapter_name, parameter_name=parameter_name, config=config, **kwargs)

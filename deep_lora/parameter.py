@@ -142,7 +142,7 @@ class ParamWrapper(AdaptedModule):
         return f"{text[:inside]}\n  parameter_name='{self.parameter_name}',{text[inside:]}"
 
 
-def _remove_parametrization(base: nn.Module, name: str, parametrization: nn.Module) -> None:
+def _remove_parametrization(base: Any, name: str, parametrization: nn.Module) -> None:
     """Remove ours only: the parameter may carry parametrizations of its owner, and nested wrappers add their own."""
     stack = base.parametrizations[name]
     if len(stack) == 1:

@@ -60,14 +60,14 @@ def claim_peft_type(name: str) -> PeftType:
             return claim_peft_type(f"{name}_plugin")
         member = str.__new__(PeftType, upper)
         member._name_ = member._value_ = upper
-        member.__objclass__ = PeftType  # type: ignore[attr-defined]
+        member.__objclass__ = PeftType
         member._sort_order_ = len(PeftType._member_names_)
         setattr(member, _OWNER_ATTRIBUTE, _OWNER)
         # The attribute goes first: the metaclass refuses to rebind what is already in the member map.
         type.__setattr__(PeftType, upper, member)
         PeftType._member_map_[upper] = PeftType._value2member_map_[upper] = member
         PeftType._member_names_.append(upper)
-        copyreg.pickle(PeftType, _reduce)  # type: ignore[arg-type]
+        copyreg.pickle(PeftType, _reduce)
         return member
 
 

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_lora.layer import DeepLoraLayer
 from dmf import FactorSVD, factor_svd, leading_subspaces
 
-if TYPE_CHECKING:
-    from peft.tuners.tuners_utils import BaseTuner
-
-    _Base = BaseTuner
-else:
-    _Base = object
-
 _FACTORED = ("svd", "linear", "cat")
 
 
-class WeightedAdapters(_Base):
-    """The part of the tuner that combines adapters."""
+class WeightedAdapters:
+    """The part of the tuner that combines adapters; mixed into a `BaseTuner`."""
+
+    peft_config: dict[str, Any]
+    model: nn.Module
+    inject_adapter: Callable[..., None]
+    set_requires_grad: Callable[..., None]
+    _check_add_weighted_adapter: Callable[..., tuple[str, int, Any]]
 
     @torch.no_grad()
     def add_weighted_adapter(
@@ -62,7 +61,7 @@ class WeightedAdapters(_Base):
             return
         if len(weights) != len(adapters):
             raise ValueError(f"one weight is needed for each adapter, got {len(weights)} for {len(adapters)} adapters")
-        kind, rank, targets = self._check_add_weighted_adapter(  # type: ignore[attr-defined]
+        kind, rank, targets = self._check_add_weighted_adapter(
             adapters=adapters, combination_type=combination_type, svd_rank=svd_rank
         )
         method = kind.removesuffix("_svd")
@@ -136,4 +135,3 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     V[:, :rank] = svd.right[:, :rank].to(V)
     roots = (values / layer.scaling[adapter_name] + layer.start[adapter_name][core.dtype]) ** (1.0 / core.shape[0])
     core.copy_(torch.diag(roots / layer.core_scale[adapter_name]).to(core).expand_as(core))
-

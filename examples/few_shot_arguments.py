@@ -61,7 +61,7 @@ class FewShotArguments:
     learning_rate: float = field(
         default=1e-3, metadata={"help": "Rate of AdamW for every method; falls linearly to 0."}
     )
-    max_steps: int = field(default=150, metadata={"help": "Optimizer steps of each run."})
+    max_steps: int = field(default=120, metadata={"help": "Optimizer steps of each run."})
     batch_size: int = field(default=16, metadata={"help": "Training sentences in a step."})
     eval_batch_size: int = field(default=64, metadata={"help": "Sentences in a forward pass of evaluation."})
     eval_steps: int = field(default=30, metadata={"help": "Steps between two evaluations on the validation sentences."})
@@ -94,7 +94,7 @@ class FewShotArguments:
         self.max_steps = min(self.max_steps, 10)
         self.eval_steps = min(self.eval_steps, 5)
         self.num_validation_samples = min(self.num_validation_samples, 50)
-        self.num_test_samples = min(self.num_test_samples, 200)
+        self.num_test_samples = min(self.num_test_samples, 100)
 
 
 def parse_arguments(argv: list[str] | None = None) -> FewShotArguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -10,20 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from transformers import AutoTokenizer
 
 from deep_lora import save_as_lora
 from few_shot_arguments import FewShotArguments
 from few_shot_data import LabelledSentences
 from few_shot_training import Trained
+from predict_with_peft import compute_logits
 
-# Two float32 routes through the same network: rounding (relative 6e-8 for each operation) grows with its depth, whereas
-# a wrong factor, rank or scale in the export would change the logits by far more than this.
+# Both sides compute in float64, so what is left is that the exported factors are stored in float32: relative 6e-8 for
+# each entry, which a sentence close to the decision boundary multiplies by tens. A wrong factor, rank or scale would
+# change the logits by orders of magnitude more.
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """How the exported adapter's logits, relative to the largest one, differ from those of the trained model."""
+    """How the exported adapter's logits differ from the trained model's, relative to the largest of them."""
 
     seed: int
     max_relative_logit_difference: float
@@ -51,23 +55,30 @@ def save_and_check(
     trained.model.save_pretrained(str(output / "deep_lora_adapter"))
     save_as_lora(output / "lora_export", trained.model)
     exported = predict_in_second_process(base_model, output / "lora_export", test, arguments)
-    return compare_logits(trained.run.seed, trained.test_logits, exported)
+    expected = compute_logits(
+        copy.deepcopy(trained.model).double(),
+        AutoTokenizer.from_pretrained(base_model),
+        test.texts,
+        arguments.max_length,
+        arguments.eval_batch_size,
+    )
+    return compare_logits(trained.run.seed, expected, exported)
 
 
-def compare_logits(seed: int, trained: np.ndarray, exported: np.ndarray) -> ExportCheck:
+def compare_logits(seed: int, expected: np.ndarray, exported: np.ndarray) -> ExportCheck:
     """Two sets of logits (sentences x classes) for the same sentences."""
     return ExportCheck(
         seed=seed,
-        max_relative_logit_difference=float(np.abs(exported - trained).max() / np.abs(trained).max()),
-        sentences=len(trained),
-        same_class=int((exported.argmax(-1) == trained.argmax(-1)).sum()),
+        max_relative_logit_difference=float(np.abs(exported - expected).max() / np.abs(expected).max()),
+        sentences=len(expected),
+        same_class=int((exported.argmax(-1) == expected.argmax(-1)).sum()),
     )
 
 
 def predict_in_second_process(
     base_model: str, adapter: Path, test: LabelledSentences, arguments: FewShotArguments
 ) -> np.ndarray:
-    """Logits (sentences x classes) of `predict_with_peft.py`, with the batches of the evaluation here."""
+    """Logits (sentences x classes) of `predict_with_peft.py`, which never imports `deep_lora`."""
     with tempfile.TemporaryDirectory() as folder:
         texts, logits = Path(folder, "texts.json"), Path(folder, "logits.npy")
         texts.write_text(json.dumps(test.texts), encoding="utf-8")
@@ -80,7 +91,7 @@ def predict_in_second_process(
             "max_length": arguments.max_length,
             "batch_size": arguments.eval_batch_size,
         }
-        command = [sys.executable, str(Path(__file__).with_name("predict_with_peft.py"))]
+        command = [sys.executable, str(Path(__file__).with_name("predict_with_peft.py")), "--double"]
         for name, value in options.items():
             command += [f"--{name}", str(value)]
         subprocess.run(command, check=True)

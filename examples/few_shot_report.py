@@ -48,20 +48,28 @@ def print_table(runs: Sequence[Run], arguments: FewShotArguments) -> None:
     table = Table(
         title=f"{arguments.num_train_samples} training sentences, {arguments.num_test_samples} test sentences, "
         f"rank {arguments.rank}, {arguments.max_steps} steps",
-        caption="mean (± standard deviation) over the seeds; accuracies in %; seconds of training, evaluation left out",
+        caption=f"means over seeds {', '.join(map(str, arguments.seeds))} (± standard deviation); accuracies in %; "
+        "wall seconds of training without evaluation; median milliseconds of a step",
     )
     table.add_column("method")
-    for name in ("seeds", "test\naccuracy", "validation\naccuracy", "final\ntraining\nloss", "trainable", "seconds"):
+    for name in (
+        "test\naccuracy",
+        "validation\naccuracy",
+        "final\ntraining\nloss",
+        "trainable",
+        "seconds",
+        "ms /\nstep",
+    ):
         table.add_column(name, justify="right")
     for method, group in group_by_method(runs).items():
         table.add_row(
             LABELS[method],
-            " ".join(str(run.seed) for run in group),
             mean_and_deviation([100 * run.test_accuracy for run in group]),
             mean_and_deviation([100 * run.validation_accuracy for run in group]),
             f"{fmean(run.final_training_loss for run in group):.4f}",
             f"{group[0].trainable_parameters:,}",
             f"{fmean(run.seconds for run in group):.0f}",
+            f"{1000 * fmean(run.median_step_seconds for run in group):.0f}",
         )
     Console().print(table)
 

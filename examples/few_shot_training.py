@@ -7,8 +7,8 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
@@ -33,7 +33,7 @@ LOGGING_STEPS = 5
 
 @dataclass(frozen=True)
 class Run:
-    """What one method did on one seed. Losses are means over `LOGGING_STEPS` steps, seconds leave out evaluation."""
+    """What one method did on one seed. Losses are means over `LOGGING_STEPS` steps; seconds leave out evaluation."""
 
     method: str
     seed: int
@@ -42,17 +42,33 @@ class Run:
     final_training_loss: float
     trainable_parameters: int
     seconds: float
+    median_step_seconds: float
     loss_curve: list[tuple[int, float]] = field(repr=False)
     validation_curve: list[tuple[int, float]] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's numbers, with the model it left and that model's logits on the test sentences."""
+    """A run's numbers, and the model it left."""
 
     run: Run
     model: PeftModel
-    test_logits: np.ndarray
+
+
+class StepTimer(TrainerCallback):
+    """Wall seconds of every optimizer step; their median says more on a busy machine than their sum."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.start = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self.start)
 
 
 class PostfixProgress(ProgressCallback):
@@ -178,6 +194,8 @@ def train(
         callbacks=method_callbacks(method, arguments),
     )
     trainer.remove_callback(ProgressCallback)
+    timer = StepTimer()
+    trainer.add_callback(timer)
     trainer.add_callback(PostfixProgress())
     start = time.perf_counter()
     trainer.train()
@@ -193,10 +211,11 @@ def train(
         final_training_loss=losses[-1][1],
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         seconds=elapsed - sum(seconds for _, seconds in curve(trainer.state.log_history, "eval_runtime")),
+        median_step_seconds=median(timer.seconds),
         loss_curve=losses,
         validation_curve=validation,
     )
-    return Trained(run, model, tested.predictions)
+    return Trained(run, model)
 
 
 def curve(log_history: list[dict[str, float]], name: str) -> list[tuple[int, float]]:

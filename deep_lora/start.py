@@ -1,0 +1,52 @@
+"""How the tensors of an adapter start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dmf import identity_chain, orthogonal
+
+if TYPE_CHECKING:
+    from deep_lora.config import DeepLoraConfig
+
+
+@torch.no_grad()
+def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core_scale: float) -> None:
+    """Fill U (..., out, r), core (n, ..., r, r) and V (..., in, r) with the start of the variant, in place.
+
+    | variant | U, V | cores |
+    |---|---|---|
+    | compressed | random orthonormal | `eps I / kappa` |
+    | narrow, wide | `eps` times random orthogonal | `eps / kappa` times random orthogonal |
+
+    With `init_weights=False` the update is random and of LoRA's order of magnitude, not an identity. Tensors on the
+    meta device are left alone.
+
+    Source: Yaras et al., ICML 2024, section 3 and appendix on the narrow network.
+    """
+    if any(tensor.is_meta for tensor in (U, core, V)):
+        return
+    compressed = config.variant == "compressed"
+    outer = 1.0 if compressed or not config.init_weights else config.init_scale
+    for basis in (U, V):
+        basis.copy_(_stacked_orthogonal(basis) * outer)
+    if core.numel() == 0:
+        return
+    if not config.init_weights:
+        core.normal_().div_(2 * core_scale * core.shape[-1] ** 0.5)
+    elif compressed:
+        eye = identity_chain(core.shape[0], core.shape[-1], config.init_scale / core_scale, device=core.device)
+        core.copy_(eye.reshape(core.shape[0], *(1,) * (core.ndim - 3), *core.shape[-2:]).expand_as(core))
+    else:
+        core.copy_(_stacked_orthogonal(core) * (config.init_scale / core_scale))
+
+
+def _stacked_orthogonal(like: Tensor) -> Tensor:
+    """Independent random (semi-)orthogonal matrices for every leading index of `like`."""
+    rows, columns = like.shape[-2:]
+    count = like.numel() // (rows * columns)
+    blocks = [orthogonal(rows, columns, dtype=like.dtype, device=like.device) for _ in range(count)]
+    return torch.stack(blocks).reshape(like.shape)

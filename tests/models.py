@@ -1,0 +1,154 @@
+"""Tiny models for the tests, and the few lines that adapt, disturb and train them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from deep_lora import DeepLoraConfig, DeepLoraLayer
+
+VOCABULARY = 41
+
+
+class Experts(nn.Module):
+    """A matrix and stacked expert matrices held as bare parameters: `y = sum_e x E_e^T M^T`, or with E_e stored transposed."""
+
+    def __init__(self, is_transposed: bool = False) -> None:
+        super().__init__()
+        self.is_transposed = is_transposed
+        self.matrix = nn.Parameter(torch.randn(5, 6) / 3)
+        self.experts = nn.Parameter(torch.randn(3, 8, 6) / 3 if is_transposed else torch.randn(3, 6, 8) / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = "bi,eio->beo" if self.is_transposed else "bi,eoi->beo"
+        return torch.einsum(kernel, x, self.experts).sum(1) @ self.matrix.T
+
+
+class Nest(nn.Module):
+    """Something that holds an `Experts`, so that its parameters have a dotted name."""
+
+    def __init__(self, is_transposed: bool = False) -> None:
+        super().__init__()
+        self.moe = Experts(is_transposed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.moe(x)
+
+
+class Mixed(nn.Module):
+    """Embedding, square and rectangular linear layers, a norm and a head; ids (batch, tokens) -> (batch, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 8, padding_idx=0)
+        self.square = nn.Linear(8, 8)
+        self.tall = nn.Linear(8, 12)
+        self.wide = nn.Linear(12, 6, bias=False)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = torch.tanh(self.square(self.embedding(ids)))
+        return self.head(self.norm(self.wide(torch.tanh(self.tall(hidden)))).mean(1))
+
+
+class Pixels(nn.Module):
+    """Two convolutions, the second one grouped, with stride, padding and dilation; (batch, 4, 9, 9) -> (batch, 5)."""
+
+    def __init__(self, groups: int = 2, padding_mode: str = "zeros") -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 6, 3, padding=1, padding_mode=padding_mode)
+        self.grouped = nn.Conv2d(6, 8, (3, 2), stride=2, dilation=(1, 2), groups=groups)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.grouped(torch.relu(self.first(x))).mean((2, 3)))
+
+
+def llama(**settings: Any) -> LlamaForCausalLM:
+    """A two-layer Llama with random weights."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=32, pad_token_id=0, **(sizes | settings))
+    return LlamaForCausalLM(config).eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    """A two-layer GPT-2: Conv1D layers, embedding and head tied."""
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=32, n_embd=16, n_layer=2, n_head=2, pad_token_id=0)
+    return GPT2LMHeadModel(config).eval()
+
+
+def bert_classifier(layers: int = 2, width: int = 32, labels: int = 2) -> BertForSequenceClassification:
+    """A small BERT with a classification head and no dropout."""
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=2 * width, max_position_embeddings=32, num_labels=labels,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return BertForSequenceClassification(config).eval()
+
+
+def ids(batch: int = 4, tokens: int = 7, seed: int = 1) -> Tensor:
+    """Random token ids without the padding id 0."""
+    return torch.randint(1, VOCABULARY, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def adapt(model: nn.Module, adapter_name: str = "default", **settings: Any) -> PeftModel:
+    """`get_peft_model` with a `DeepLoraConfig`, in evaluation mode."""
+    autocast = settings.pop("autocast_adapter_dtype", True)
+    config = DeepLoraConfig(**settings)
+    return get_peft_model(model, config, adapter_name, autocast_adapter_dtype=autocast).eval()
+
+
+def layers_of(model: nn.Module) -> list[DeepLoraLayer]:
+    """All adapted layers; there must be some."""
+    found = [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
+    assert found, "the model has no adapted layer"
+    return found
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every adapter tensor by its name in the model; there must be some."""
+    found = {name: p for name, p in model.named_parameters() if "deep_lora_" in name}
+    assert found, "the model has no adapter tensor"
+    return found
+
+
+@torch.no_grad()
+def disturb_(model: nn.Module, scale: float = 0.3, seed: int = 5) -> None:
+    """Random, non-zero updates of moderate size: every kappa * core becomes `scale` times a random matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers_of(model):
+        for name, core in layer.deep_lora_core.items():
+            if not layer.core_transposed[name]:
+                noise = torch.randn(core.shape, generator=generator) * scale / layer.core_scale[name]
+                core.copy_(noise.to(core))
+
+
+def train(model: nn.Module, batches: Iterator[tuple[Any, Tensor]] | list, steps: int = 3, lr: float = 1e-2) -> list[float]:
+    """Plain AdamW on everything trainable with the squared error; the losses."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    batch = list(batches)
+    for step in range(steps):
+        x, y = batch[step % len(batch)]
+        output = model(x)
+        output = getattr(output, "logits", output)
+        loss = (output.float() - y.float()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
