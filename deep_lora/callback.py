@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora.initialize import InitializationReport, initialize_subspaces_
+from deep_lora.restoring import random_states_kept
 
 
 class SubspaceInitializationCallback(TrainerCallback):
@@ -62,7 +60,7 @@ class SubspaceInitializationCallback(TrainerCallback):
             for batch in _first_batches(train_dataloader, self.num_batches):
                 _loss(model, batch, args.device).backward()
 
-        with _random_states_kept():
+        with random_states_kept():
             self.report = initialize_subspaces_(model, closure, self.adapter_name, self.seed)
 
 
@@ -88,15 +86,3 @@ def _loss(model: nn.Module, batch: Any, device: torch.device) -> Tensor:
             "`initialize_subspaces_(model, closure)` yourself with the loss that you train"
         )
     return loss.mean()
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

@@ -34,6 +34,10 @@ class GradientOperator:
     apply: Callable[[Tensor], Tensor]
     apply_transpose: Callable[[Tensor], Tensor]
 
+    def transpose(self) -> GradientOperator:
+        """The same gradient seen from a tied layer whose weight is the transpose."""
+        return GradientOperator(self.columns, self.rows, self.apply_transpose, self.apply)
+
     @classmethod
     def from_rows(cls, x: Float[Tensor, "tokens in"], delta: Float[Tensor, "tokens out"]) -> GradientOperator:
         """`G = delta^T x`, in float32 or better.

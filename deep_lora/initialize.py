@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from deep_lora.distributed import sum_over_ranks
 from deep_lora.gradients import GradientProbe, GradientSketch
 from deep_lora.layer import DeepLoraLayer
+from deep_lora.restoring import dropout_off, gradients_put_aside
 from dmf import OrthogonalMap, compressed_bases
 
 OVERSAMPLING = 16
@@ -76,10 +77,10 @@ def initialize_subspaces_(
     }
     calls = dict.fromkeys(sketches, 0)
     with ExitStack() as stack:
-        stack.enter_context(_gradients_put_aside(model))
-        stack.enter_context(_dropout_off(model))
+        stack.enter_context(gradients_put_aside(model))
+        stack.enter_context(dropout_off(model))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_probes(layers, sketches, calls))
+        stack.enter_context(_probes(_watched(model, layers, sketches, adapter_name), sketches, calls))
         with torch.enable_grad():
             closure()
     sum_over_ranks(list(sketches.values()))
@@ -148,21 +149,39 @@ def _make_sketch(
     )
 
 
+def _watched(
+    model: nn.Module, layers: dict[str, DeepLoraLayer], sketches: dict[str, GradientSketch], adapter_name: str
+) -> list[tuple[str, DeepLoraLayer, bool]]:
+    """The layers to probe, each with the name of its sketch.
+
+    A tied head (True) adds its transposed gradient to the sketch of the embedding that it borrows from.
+    """
+    watched = [(name, layers[name], False) for name in sketches]
+    owner = {id(layers[name].deep_lora_core[adapter_name]): name for name in sketches}
+    for module in model.modules():
+        if isinstance(module, DeepLoraLayer) and module.core_transposed.get(adapter_name, False):
+            name = owner.get(id(module.deep_lora_core[adapter_name]))
+            if name is not None:
+                watched.append((name, module, True))
+    return watched
+
+
 @contextmanager
 def _probes(
-    layers: dict[str, DeepLoraLayer], sketches: dict[str, GradientSketch], calls: dict[str, int]
+    watched: list[tuple[str, DeepLoraLayer, bool]], sketches: dict[str, GradientSketch], calls: dict[str, int]
 ) -> Iterator[None]:
     """Show every layer's input and output gradient to its sketch; `calls` counts forward passes."""
     handles: list[RemovableHandle] = []
 
-    def watch(name: str, layer: DeepLoraLayer) -> None:
+    def watch(name: str, layer: DeepLoraLayer, borrowed: bool) -> None:
         sketch = sketches[name]
         anchor = torch.zeros((), device=sketch.device, requires_grad=True)
 
         def record(x: Tensor, grad_output: Tensor) -> None:
             sketch.finite = sketch.finite and bool(torch.isfinite(grad_output).all() and torch.isfinite(x).all())
             if sketch.finite:
-                sketch.update(layer.gradient_operator(x, grad_output))
+                operator = layer.gradient_operator(x, grad_output)
+                sketch.update(operator.transpose() if borrowed else operator)
 
         def after_forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             calls[name] += 1
@@ -171,47 +190,12 @@ def _probes(
         handles.append(layer.register_forward_hook(after_forward))
 
     try:
-        for name in sketches:
-            watch(name, layers[name])
+        for name, layer, borrowed in watched:
+            watch(name, layer, borrowed)
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _gradients_put_aside(model: nn.Module) -> Iterator[None]:
-    """Give every parameter back the `.grad` it had before."""
-    before = {parameter: parameter.grad for parameter in model.parameters()}
-    for parameter in before:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in before.items():
-            parameter.grad = gradient
-
-
-@contextmanager
-def _dropout_off(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for everything, but activation checkpointing stays on (transformers ties it to training mode)."""
-    training = {module: module.training for module in model.modules()}
-    checkpointed = [m for m in training if m.training and getattr(m, "gradient_checkpointing", False)]
-    handles: list[RemovableHandle] = []
-    try:
-        model.eval()
-        for module in checkpointed:  # training while it decides to checkpoint, evaluating while it computes
-            module.training = True
-            handles.append(module.register_forward_pre_hook(lambda m, args: setattr(m, "training", False)))
-            handles.append(
-                module.register_forward_hook(lambda m, args, out: setattr(m, "training", True), always_call=True)
-            )
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, was_training in training.items():
-            module.training = was_training
 
 
 def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
-from torch import Tensor, nn
+from torch import Tensor
 
 from deep_lora.layer import DeepLoraLayer
 from dmf import FactorSVD, factor_svd, leading_subspaces
@@ -25,7 +25,7 @@ class WeightedAdapters:
     """The part of the tuner that combines adapters; mixed into a `BaseTuner`."""
 
     peft_config: dict[str, Any]
-    model: nn.Module
+    model: Any
     inject_adapter: Callable[..., None]
     set_requires_grad: Callable[..., None]
     _check_add_weighted_adapter: Callable[..., tuple[str, int, Any]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ VOCABULARY = 41
 
 
 class Experts(nn.Module):
-    """A matrix and stacked expert matrices held as bare parameters: `y = sum_e x E_e^T M^T`, or with E_e stored transposed."""
+    """Bare parameters: `y = sum_e x E_e^T M^T` with stacked experts E_e, stored transposed if asked, and a matrix M."""
 
     def __init__(self, is_transposed: bool = False) -> None:
         super().__init__()
@@ -67,10 +66,10 @@ class Mixed(nn.Module):
 class Pixels(nn.Module):
     """Two convolutions, the second one grouped, with stride, padding and dilation; (batch, 4, 9, 9) -> (batch, 5)."""
 
-    def __init__(self, groups: int = 2, padding_mode: str = "zeros") -> None:
+    def __init__(self, groups: int = 2, padding_mode: str = "zeros", dilation: int = 2) -> None:
         super().__init__()
         self.first = nn.Conv2d(4, 6, 3, padding=1, padding_mode=padding_mode)
-        self.grouped = nn.Conv2d(6, 8, (3, 2), stride=2, dilation=(1, 2), groups=groups)
+        self.grouped = nn.Conv2d(6, 8, (3, 2), stride=2, dilation=(1, dilation), groups=groups)
         self.head = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,13 +136,12 @@ def disturb_(model: nn.Module, scale: float = 0.3, seed: int = 5) -> None:
                 core.copy_(noise.to(core))
 
 
-def train(model: nn.Module, batches: Iterator[tuple[Any, Tensor]] | list, steps: int = 3, lr: float = 1e-2) -> list[float]:
+def train(model: nn.Module, batches: list[tuple[Tensor, Tensor]], steps: int = 3, lr: float = 1e-2) -> list[float]:
     """Plain AdamW on everything trainable with the squared error; the losses."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     losses = []
-    batch = list(batches)
     for step in range(steps):
-        x, y = batch[step % len(batch)]
+        x, y = batches[step % len(batches)]
         output = model(x)
         output = getattr(output, "logits", output)
         loss = (output.float() - y.float()).square().mean()

@@ -163,7 +163,7 @@ def test_an_adapter_of_a_newer_format_is_refused_and_says_to_upgrade(tmp_path) -
     adapt(model, r=2, target_modules=["square"]).save_pretrained(str(tmp_path))
     _edit(tmp_path, deep_lora_version=FORMAT_VERSION + 1)
     fresh = Mixed()
-    with pytest.raises(ValueError, match="saved in format 2.*pip install -U deep-lora"):
+    with pytest.raises(ValueError, match=f"saved in format {FORMAT_VERSION + 1}.*pip install -U deep-lora"):
         PeftModel.from_pretrained(fresh, str(tmp_path))
     assert not any("deep_lora" in name for name, _ in fresh.named_parameters())
 

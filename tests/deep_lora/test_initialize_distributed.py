@@ -1,0 +1,82 @@
+"""Two gloo processes: each sees its share of the batch, both end with the same subspaces."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from deep_lora import initialize_subspaces_
+from tests.models import adapt, layers_of
+
+
+def small():
+    """The exact route: U and V of width 2 r hold as much as the gradient."""
+    torch.manual_seed(0)
+    return adapt(nn.Sequential(nn.Linear(10, 12), nn.Tanh(), nn.Linear(12, 7)), target_modules=["0", "2"], r=4)
+
+
+def large():
+    """The sketched route, with a gradient whose rank (16 tokens) is no larger than a sketch."""
+    torch.manual_seed(0)
+    return adapt(nn.Sequential(nn.Linear(50, 60)), target_modules=["0"], r=8)
+
+
+def batch(width):
+    return torch.randn(16, width, generator=torch.Generator().manual_seed(1))
+
+
+def loss(output):
+    return (output * torch.linspace(-1, 2, output.shape[-1])).sin().sum()
+
+
+def initialized(model, inputs):
+    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=3)
+    layers = layers_of(model)
+    return [(layer.deep_lora_U["default"].detach().clone(), layer.deep_lora_V["default"].detach()) for layer in layers]
+
+
+def work(rank, folder):
+    """One process: initialise on its half, then meet a NaN that only rank 1 sees."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    results = {
+        "small": initialized(small(), batch(10).chunk(2)[rank]),
+        "large": initialized(large(), batch(50).chunk(2)[rank]),
+    }
+    model, inputs = small(), batch(10)
+    try:
+        initialize_subspaces_(model, lambda: loss(model(inputs * (float("nan") if rank else 1.0))).backward())
+        results["error"] = "none"
+    except ValueError as error:
+        results["error"] = str(error)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("route", ["small", "large"])
+def test_both_ranks_end_with_the_same_bits(ranks, route):
+    assert len(ranks[0][route]) > 0
+    for mine, theirs in zip(ranks[0][route], ranks[1][route], strict=True):
+        assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
+
+
+@pytest.mark.parametrize(("route", "make", "width"), [("small", small, 10), ("large", large, 50)])
+def test_two_halves_give_what_one_process_finds_on_the_whole_batch(ranks, route, make, width):
+    alone = initialized(make(), batch(width))
+    for (u, v), (u2, v2) in zip(alone, ranks[0][route], strict=True):
+        # The same subspaces, column by column up to a rotation. 100 terms of float32 over a gap above a tenth.
+        assert (u @ v.mT - u2 @ v2.mT).norm().item() <= 100 * torch.finfo(torch.float32).eps / 0.1
+
+
+def test_a_nan_on_one_rank_is_an_error_on_all(ranks):
+    assert all("not finite (NaN or inf) at base_model.model.0" in results["error"] for results in ranks)
