@@ -55,22 +55,8 @@ def to_lora(
     >>> config.r, sorted(state_dict)
     (2, ['base_model.model.0.lora_A.weight', 'base_model.model.0.lora_B.weight'])
     """
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"`tolerance` is a fraction of the largest singular value in [0, 1), got {tolerance}")
-    decompositions = _decompose(model, adapter_name)
-    ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
-    rank = max([1, *ranks.values()])
-    state_dict = {
-        key: tensor
-        for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
-        if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.adapter_layer_names)
-    }
-    for name, (layer, svd) in decompositions.items():
-        dtype = layer.deep_lora_U[adapter_name].dtype
-        B, A = _padded_factors(svd, ranks[name], rank)
-        state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
-    configs: Any = model.peft_config
-    return _lora_config(configs[adapter_name], rank), state_dict
+    config, state_dict, _ = _export(model, adapter_name, tolerance)
+    return config, state_dict
 
 
 def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0) -> dict[str, int]:
@@ -81,7 +67,7 @@ def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float
     >>> kept_ranks(model)
     {'base_model.model.0': 0}
     """
-    return {name: _kept(svd, tolerance) for name, (_, svd) in _decompose(model, adapter_name).items()}
+    return {name: _kept(svd, tolerance) for name, (_, svd) in _decompose(model, adapter_name, tolerance).items()}
 
 
 def save_as_lora(
@@ -101,7 +87,7 @@ def save_as_lora(
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_as_lora needs the name of a directory")
-    config, state_dict = to_lora(model, adapter_name, tolerance)
+    config, state_dict, ranks = _export(model, adapter_name, tolerance)
     state_dict = {key if key.startswith(_PREFIX) else _PREFIX + key: tensor for key, tensor in state_dict.items()}
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{SAFETENSORS_WEIGHTS_NAME}.partial"
@@ -114,12 +100,34 @@ def save_as_lora(
     config.save_pretrained(str(folder))
     if not (folder / CONFIG_NAME).is_file():
         raise OSError(f"could not write {CONFIG_NAME} to {folder}")
-    return kept_ranks(model, adapter_name, tolerance)
+    return ranks
 
 
 @torch.no_grad()
-def _decompose(model: nn.Module, adapter_name: str) -> dict[str, tuple[DeepLoraLayer, FactorSVD]]:
+def _export(
+    model: nn.Module, adapter_name: str, tolerance: float
+) -> tuple[LoraConfig, dict[str, Tensor], dict[str, int]]:
+    """What `to_lora` returns, and the rank kept in each module."""
+    decompositions = _decompose(model, adapter_name, tolerance)
+    ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
+    rank = max([1, *ranks.values()])
+    state_dict = {
+        key: tensor
+        for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
+        if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.adapter_layer_names)
+    }
+    for name, (layer, svd) in decompositions.items():
+        dtype = layer.deep_lora_U[adapter_name].dtype
+        B, A = _padded_factors(svd, ranks[name], rank)
+        state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
+    configs: Any = model.peft_config
+    return _lora_config(configs[adapter_name], rank), state_dict, ranks
+
+
+def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[str, tuple[DeepLoraLayer, FactorSVD]]:
     """Singular value decomposition of every module's update, in float64."""
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"`tolerance` is a fraction of the largest singular value in [0, 1), got {tolerance}")
     found: dict[str, tuple[DeepLoraLayer, FactorSVD]] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deep_lora_U:
@@ -143,6 +151,7 @@ def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
         )
 
 
+@torch.no_grad()
 def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
     U, folded, V = (tensor.double() for tensor in layer.factors(adapter_name))
     if not torch.isfinite(U).all() or not torch.isfinite(folded).all() or not torch.isfinite(V).all():

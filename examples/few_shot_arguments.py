@@ -84,6 +84,10 @@ class FewShotArguments:
             self._shorten()
         if min(*self.seeds, self.split_seed) < 0:
             raise UsageError(f"--seeds {self.seeds} and --split_seed {self.split_seed} must not be negative")
+        if "deep_lora" in self.methods and self.rank % 2:
+            raise UsageError(
+                f"--rank got {self.rank}; Deep LoRA needs an even rank, half of it for each side of the gradient"
+            )
         for name, value in vars(self).items():
             if isinstance(value, (int, float)) and name not in ("split_seed", "short") and not value > 0:
                 raise UsageError(f"--{name} got {value}; it must be greater than 0")

@@ -192,6 +192,17 @@ def test_a_module_that_is_used_twice_gets_the_sum_of_both_gradients():
     assert (product - expected).norm().item() <= tolerance
 
 
+def test_the_output_of_an_adapted_module_may_be_overwritten_in_place():
+    bases = []
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(inplace=inplace), nn.Flatten(), nn.Linear(8 * 16, 3))
+        model = adapt(base, target_modules=["0"], r=4)
+        initialize_subspaces_(model, lambda model=model: backward(model, torch.ones(2, 2, 6, 6)))
+        bases.append(adapter_tensors(model))
+    assert all(torch.equal(tensor, bases[1][name]) for name, tensor in bases[0].items())
+
+
 def test_a_module_that_is_never_reached_keeps_its_start_and_is_named():
     model = adapt(Twice(), target_modules=["shared", "unused"], r=4)
     unused = model.base_model.model.unused
