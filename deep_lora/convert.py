@@ -52,8 +52,8 @@ def to_lora(
     >>> from peft import get_peft_model
     >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
     >>> config, state_dict = to_lora(model)
-    >>> config.r, sorted(state_dict)
-    (2, ['base_model.model.0.lora_A.weight', 'base_model.model.0.lora_B.weight'])
+    >>> config.r, sorted(state_dict)  # a fresh update is zero and needs no rank; LoRA wants at least 1
+    (1, ['base_model.model.0.lora_A.weight', 'base_model.model.0.lora_B.weight'])
     """
     config, state_dict, _ = _export(model, adapter_name, tolerance)
     return config, state_dict
@@ -114,7 +114,7 @@ def _export(
     state_dict = {
         key: tensor
         for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
-        if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.adapter_layer_names)
+        if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
     }
     for name, (layer, svd) in decompositions.items():
         dtype = layer.deep_lora_U[adapter_name].dtype
@@ -144,10 +144,19 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
 
 
 def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
-    if isinstance(layer, Conv2d) and layer.get_base_layer().groups > 1:
+    if not isinstance(layer, Conv2d):
+        return
+    base = layer.get_base_layer()
+    obstacles = {
+        f"{base.groups} groups": base.groups > 1,
+        f"dilation {base.dilation}": any(step != 1 for step in base.dilation),
+        f"padding mode {base.padding_mode}": base.padding_mode != "zeros",
+    }
+    found = [obstacle for obstacle, present in obstacles.items() if present]
+    if found:
         raise ValueError(
-            f"module {name} is a convolution with {layer.get_base_layer().groups} groups, whose update PEFT's LoRA "
-            "cannot hold; merge the adapter with `merge_and_unload`, or do not target this module"
+            f"module {name} is a convolution with {' and '.join(found)}, which PEFT's LoRA computes otherwise, so the "
+            "update cannot be exported; merge the adapter with `merge_and_unload`, or do not target this module"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,9 +25,13 @@ def auto_core_scale(rank: int, init_scale: float) -> float:
 
 
 def fold_cores(
-    core: Float[Tensor, "n *batch r r"], core_scale: float, start: float = 0.0, *, transposed: bool = False
+    core: Float[Tensor, "n *batch r r"],
+    core_scale: float,
+    start: Float[Tensor, ""] | None = None,
+    *,
+    transposed: bool = False,
 ) -> Float[Tensor, "*batch r r"]:
-    """The r x r middle of the update: `kappa^n core[n-1] ... core[0] - start I`.
+    """The r x r middle of the update: `kappa^n (core[n-1] ... core[0] - start^n I)`.
 
     Half precision is multiplied in float32 and autocast is off: eps^n leaves the range of half precision, and r x r
     products cost nothing.
@@ -33,12 +39,13 @@ def fold_cores(
     Args:
         core: stored cores in order of action; n = 0 stands for the identity.
         core_scale: kappa.
-        start: value of the scaled product at the start, 0 to keep it.
+        start: what every core's diagonal held at the start, in the cores' own rounding; the difference is then exactly
+            zero for a fresh adapter. None subtracts nothing.
         transposed: fold the transposed chain (for a tied output head, which acts in the other direction).
 
     Source: Yaras et al., ICML 2024, section 3; kappa and the subtraction are ours.
 
-    >>> fold_cores(2 * torch.eye(2).expand(3, 2, 2), 0.5, start=1.0)
+    >>> fold_cores(2 * torch.eye(2).expand(3, 2, 2), 0.5, start=torch.tensor(2.0))
     tensor([[0., 0.],
             [0., 0.]])
     """
@@ -46,24 +53,24 @@ def fold_cores(
         if core.shape[0] == 0:
             product = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device).expand(core.shape[1:])
         else:
-            wide = core if core.dtype == torch.float64 else core.float()
-            product = chain_product(wide * core_scale)
-        if start:
-            product = product - start * torch.eye(core.shape[-1], dtype=product.dtype, device=product.device)
+            product = chain_product(_scaled(core, core_scale))
+        if start is not None:
+            eye = torch.eye(core.shape[-1], dtype=product.dtype, device=product.device)
+            product = product - start_product(start, core_scale, core.shape[0]) * eye
         return (product.mT if transposed else product).to(core.dtype)
 
 
-def start_value(init_scale: float, core_scale: float, num_cores: int, dtype: torch.dtype) -> float:
-    """The diagonal of `fold_cores` at the start, with the rounding of a stored core `eps / kappa I` of that dtype.
+def start_product(start: Float[Tensor, ""], core_scale: float, num_cores: int) -> Float[Tensor, ""]:
+    """`(kappa start)^n`, with the roundings of `fold_cores` on the cores `start I`.
 
-    Subtracting it makes a fresh adapter an exact identity, whatever eps.
-
-    >>> start_value(0.5, 10.0, 3, torch.float32)
-    0.125
+    >>> start_product(torch.tensor(0.05), 10.0, 3)
+    tensor(0.1250)
     """
-    stored = torch.full((num_cores, 1, 1), init_scale / core_scale, dtype=dtype, device="cpu")
-    product = chain_product((stored if dtype == torch.float64 else stored.float()) * core_scale)
-    return product.item()
+    return reduce(torch.mul, [_scaled(start, core_scale)] * num_cores)
+
+
+def _scaled(stored: Tensor, core_scale: float) -> Tensor:
+    return (stored if stored.dtype == torch.float64 else stored.float()) * core_scale
 
 
 def delta_weight(

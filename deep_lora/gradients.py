@@ -104,8 +104,9 @@ class GradientSketch:
         """Add the gradient of one call."""
         self.calls += 1
         if self.exact:
-            eye = torch.eye(self.columns, dtype=self.dtype, device=self.device)
-            self.state = (self.state[0] + operator.apply(eye).to(self.dtype),)
+            eye = torch.eye(min(self.rows, self.columns), dtype=self.dtype, device=self.device)
+            dense = operator.apply(eye) if self.columns <= self.rows else operator.apply_transpose(eye).mT
+            self.state = (self.state[0] + dense.to(self.dtype),)
             return
         left, right = self.state
         known = right if self.calls > 1 else right[:, :0]
@@ -119,9 +120,9 @@ class GradientSketch:
         )
         self._keep(svd)
 
-    def norm(self) -> float:
-        """Frobenius norm of the gradient kept so far; 0 if there was none."""
-        return self.state[0].norm().item()
+    def size(self) -> float:
+        """Largest entry of what is kept of the gradient so far; 0 if there was none."""
+        return self.state[0].abs().max().item()
 
     def merge(self, states: list[tuple[Tensor, ...]]) -> None:
         """Replace the state by the sum of the given ones (those of all ranks)."""
@@ -158,7 +159,7 @@ class GradientProbe(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x)
         ctx.record = record
-        return output.view_as(output)
+        return output.clone()  # not a view: the caller may overwrite it in place, as ReLU(inplace=True) does
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:

@@ -87,7 +87,7 @@ def initialize_subspaces_(
     _check_gradients(sketches, calls)
     report = InitializationReport()
     for index, (name, layer) in enumerate(layers.items()):
-        seen = name in sketches and sketches[name].norm() > 0
+        seen = name in sketches and sketches[name].size() > 0
         if seen:
             _write_bases(layer, adapter_name, sketches[name], seed + index)
         (report.initialized if seen else report.kept_random).append(name)

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
-from deep_lora.functional import auto_core_scale, delta_weight, fold_cores, start_value
+from deep_lora.functional import auto_core_scale, delta_weight, fold_cores
 from deep_lora.start import draw_start_
 
 if TYPE_CHECKING:
@@ -22,20 +23,22 @@ if TYPE_CHECKING:
     from deep_lora.gradients import GradientOperator
 
 BASES = ("deep_lora_U", "deep_lora_V")
-_STORAGE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class DeepLoraLayer(BaseTunerLayer):
     """State and behaviour shared by all adapted layers; mixed into an `nn.Module`.
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
-    Everything in `other_param_names` follows from the config and is not saved.
+    `deep_lora_start` is what the diagonals of the cores held at the start; a buffer, so that it is rounded, moved and
+    saved just as they are. The rest of `other_param_names` follows from the config and is not saved.
     """
 
     adapter_layer_names = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
     other_param_names = (
-        "r", "depth", "variant", "core_scale", "start", "scaling", "gamma", "core_transposed", "deep_lora_dropout",
+        "r", "depth", "variant", "core_scale", "scaling", "gamma", "core_transposed", "deep_lora_dropout",
+        "deep_lora_start",
     )  # fmt: skip
+    saved_names = (*adapter_layer_names, "deep_lora_start")
     supports_dropout = True
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
@@ -63,7 +66,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.depth: dict[str, int] = {}
         self.variant: dict[str, str] = {}
         self.core_scale: dict[str, float] = {}
-        self.start: dict[str, dict[torch.dtype, float]] = {}
+        self.deep_lora_start = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
         self.gamma: dict[str, float] = {}
         self.core_transposed: dict[str, bool] = {}
@@ -100,17 +103,17 @@ class DeepLoraLayer(BaseTunerLayer):
             )
         r = max(self.in_features, self.out_features) if config.variant == "wide" else r
         num_cores = config.num_cores(depth)
-        scale = self._core_scale(config, r, num_cores)
+        # A tied head multiplies the very same cores, so it needs the same kappa.
+        scale = self._core_scale(config, r, num_cores) if tied_layer is None else tied_layer.core_scale[adapter_name]
         self.r[adapter_name], self.depth[adapter_name] = r, depth
         self.variant[adapter_name] = config.variant
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
         self.gamma[adapter_name] = config.gamma
         self.core_transposed[adapter_name] = tied_layer is not None
-        subtracts = config.subtract_start and config.variant == "compressed"
-        self.start[adapter_name] = {
-            dtype: start_value(config.init_scale, scale, num_cores, dtype) if subtracts else 0.0
-            for dtype in _STORAGE_DTYPES
-        }
+        if config.subtract_start and config.variant == "compressed":
+            self.deep_lora_start[adapter_name] = torch.tensor(config.init_scale / scale)
+        elif adapter_name in self.deep_lora_start:
+            del self.deep_lora_start[adapter_name]
         self.deep_lora_dropout[adapter_name] = (
             nn.Dropout(config.deep_lora_dropout) if config.deep_lora_dropout > 0 else nn.Identity()
         )
@@ -163,7 +166,7 @@ class DeepLoraLayer(BaseTunerLayer):
         folded = fold_cores(
             core,
             self.core_scale[adapter_name],
-            self.start[adapter_name].get(core.dtype, 0.0),
+            self.deep_lora_start[adapter_name] if adapter_name in self.deep_lora_start else None,
             transposed=self.core_transposed[adapter_name],
         )
         scaling = self.scaling[adapter_name]

@@ -82,7 +82,7 @@ class ParamWrapper(AdaptedModule):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         parameter = self.get_param()
         dtype = parameter.dtype if parameter.is_floating_point() and parameter.dtype.itemsize > 1 else None
-        for name in self.adapter_layer_names:
+        for name in self.saved_names:
             tensors = getattr(self, name)
             if adapter_name in tensors and not tensors[adapter_name].is_meta:
                 tensors[adapter_name] = tensors[adapter_name].to(device or parameter.device, dtype=dtype)

