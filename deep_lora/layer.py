@@ -1,21 +1,21 @@
-"""`DeepLoraLayer`: what every adapted layer holds and how it starts, merges and scales.
+"""`DeepLoraLayer`: what every adapted layer holds and how it starts (merging and scaling: `deep_lora.merging`).
 
 The concrete layers (linear, embedding, convolution, parameter) say how the update acts on their input.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from deep_lora.functional import auto_core_scale, delta_weight, fold_cores
+from deep_lora.merging import MergeableLayer
 from deep_lora.start import draw_start_
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BASES = ("deep_lora_U", "deep_lora_V")
 
 
-class DeepLoraLayer(BaseTunerLayer):
+class DeepLoraLayer(MergeableLayer):
     """State and behaviour shared by all adapted layers; mixed into an `nn.Module`.
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
@@ -35,8 +35,8 @@ class DeepLoraLayer(BaseTunerLayer):
 
     adapter_layer_names = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
     other_param_names = (
-        "r", "depth", "variant", "core_scale", "scaling", "gamma", "core_transposed", "deep_lora_dropout",
-        "deep_lora_start",
+        "r", "depth", "variant", "core_scale", "scaling", "gamma", "core_transposed", "shares_weight",
+        "deep_lora_dropout", "deep_lora_start",
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start")
     supports_dropout = True
@@ -70,6 +70,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.scaling: dict[str, float] = {}
         self.gamma: dict[str, float] = {}
         self.core_transposed: dict[str, bool] = {}
+        self.shares_weight: dict[str, bool] = {}
         self._disable_adapters = False
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
@@ -102,26 +103,24 @@ class DeepLoraLayer(BaseTunerLayer):
                 f"{config.deep_lora_dropout}; set it to 0 or do not target this module"
             )
         r = max(self.in_features, self.out_features) if config.variant == "wide" else r
-        num_cores = config.num_cores(depth)
-        # A tied head multiplies the very same cores, so it needs the same kappa.
-        scale = self._core_scale(config, r, num_cores) if tied_layer is None else tied_layer.core_scale[adapter_name]
+        scale = self._core_scale(config, r, config.num_cores(depth))
+        if tied_layer is not None:  # the very same cores, so patterns and rules for this module's own name do not count
+            r, depth, scale = (getattr(tied_layer, name)[adapter_name] for name in ("r", "depth", "core_scale"))
+            self.shares_weight[adapter_name] = self.get_base_layer().weight is tied_layer.get_base_layer().weight
         self.r[adapter_name], self.depth[adapter_name] = r, depth
         self.variant[adapter_name] = config.variant
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
         self.gamma[adapter_name] = config.gamma
         self.core_transposed[adapter_name] = tied_layer is not None
-        if config.subtract_start and config.variant == "compressed":
-            self.deep_lora_start[adapter_name] = torch.tensor(config.init_scale / scale)
-        elif adapter_name in self.deep_lora_start:
-            del self.deep_lora_start[adapter_name]
         self.deep_lora_dropout[adapter_name] = (
             nn.Dropout(config.deep_lora_dropout) if config.deep_lora_dropout > 0 else nn.Identity()
         )
         if tied_layer is not None:
             self._borrow_parameters(adapter_name, tied_layer)
         else:
-            self._create_parameters(adapter_name, r, num_cores)
+            self._create_parameters(adapter_name, r, config.num_cores(depth))
             self.reset_parameters(adapter_name, config)
+            self._set_start(adapter_name, config, scale)
             self._move_adapter_to_device_of_base_layer(adapter_name)
         if config.gamma == 0:
             self.freeze_bases(adapter_name)
@@ -142,11 +141,24 @@ class DeepLoraLayer(BaseTunerLayer):
         self.deep_lora_core[adapter_name] = nn.Parameter(torch.empty(num_cores, r, r))
         self.deep_lora_V[adapter_name] = nn.Parameter(torch.empty(self.in_features, r))
 
+    def _set_start(self, adapter_name: str, config: DeepLoraConfig, core_scale: float) -> None:
+        if config.subtract_start and config.variant == "compressed":
+            stored = torch.tensor(config.init_scale / core_scale)
+            self.deep_lora_start[adapter_name] = stored.to(self.deep_lora_core[adapter_name].device)
+        elif adapter_name in self.deep_lora_start:
+            del self.deep_lora_start[adapter_name]
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        if not self.deep_lora_core[adapter_name].is_meta:  # PEFT looks for meta parameters only, not for buffers
+            super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+
     def _borrow_parameters(self, adapter_name: str, source: DeepLoraLayer) -> None:
         """A tied head has the transposed weight: it shares the very parameters with U and V exchanged."""
         self.deep_lora_U[adapter_name] = source.deep_lora_V[adapter_name]
         self.deep_lora_core[adapter_name] = source.deep_lora_core[adapter_name]
         self.deep_lora_V[adapter_name] = source.deep_lora_U[adapter_name]
+        if adapter_name in source.deep_lora_start:
+            self.deep_lora_start[adapter_name] = source.deep_lora_start[adapter_name].clone()
 
     def reset_parameters(self, adapter_name: str, config: DeepLoraConfig) -> None:
         """Draw the start of that adapter (see `deep_lora.start.draw_start_`)."""
@@ -189,58 +201,6 @@ class DeepLoraLayer(BaseTunerLayer):
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
         """How `G = dL/dW` of one call acts on blocks of columns; concrete layers that can be initialised have it."""
         raise NotImplementedError(f"deep_lora.{type(self).__name__} has no gradient operator")
-
-    # ---- merging -----------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of the active (or given) adapters to the base weight.
-
-        Args:
-            safe_merge: work on a copy and refuse a result that is not finite, leaving the weight untouched.
-            adapter_names: adapters to merge; None merges the active ones.
-        """
-        for adapter_name in check_adapters_to_merge(self, adapter_names):
-            if adapter_name not in self._get_available_adapters():
-                continue
-            weight = self.get_base_weight()
-            weight = weight.clone() if safe_merge else weight
-            weight += self.get_delta_weight(adapter_name).to(weight.device)
-            if safe_merge and not torch.isfinite(weight).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken")
-            self.set_base_weight(weight)
-            self.merged_adapters.append(adapter_name)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Subtract all merged updates again."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        while self.merged_adapters:
-            adapter_name = self.merged_adapters.pop()
-            weight = self.get_base_weight()
-            weight -= self.get_delta_weight(adapter_name).to(weight.device)
-            self.set_base_weight(weight)
-
-    # ---- scaling -----------------------------------------------------------------------------------------------------
-
-    def set_scale(self, adapter: str, scale: float) -> None:
-        """Multiply the update of that adapter by `scale` (1 is the trained one)."""
-        if adapter in self.scaling:
-            self.scaling[adapter] = float(scale)
-
-    def scale_layer(self, scale: float) -> None:
-        """Multiply the current scale of all active adapters."""
-        for adapter_name in self.active_adapters:
-            if adapter_name in self.scaling:
-                self.scaling[adapter_name] *= scale
-
-    def unscale_layer(self, scale: float | None = None) -> None:
-        """Divide the current scale of all active adapters; None resets it to 1."""
-        for adapter_name in self.active_adapters:
-            if adapter_name in self.scaling:
-                self.scaling[adapter_name] = 1.0 if scale is None else self.scaling[adapter_name] / scale
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True

@@ -1,0 +1,46 @@
+"""A tied embedding and output head share one weight and one adapter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PeftModel
+
+from tests.models import adapt, ids, llama
+
+TARGETS = ["embed_tokens", "lm_head"]
+
+
+def tied_model(**settings) -> PeftModel:
+    torch.manual_seed(0)
+    options = {"r": 4, "target_modules": TARGETS, "ensure_weight_tying": True, "init_weights": False, **settings}
+    return adapt(llama(tie_word_embeddings=True), **options).eval()
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=ids()).logits
+
+
+@pytest.mark.parametrize("safe_merge", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_merging_adds_the_common_update_once_and_unmerging_takes_it_back(safe_merge: bool) -> None:
+    model = tied_model()
+    wanted, weight = logits(model), model.get_output_embeddings().weight.clone()
+    # float32 rounding of one addition to the weight, through two layers: well under a thousand eps of the output
+    tolerance = {"rtol": 0, "atol": 1e3 * torch.finfo(torch.float32).eps * wanted.abs().max().item()}
+    model.merge_adapter(safe_merge=safe_merge)
+    assert torch.allclose(logits(model), wanted, **tolerance)
+    assert (model.get_output_embeddings().weight - weight).abs().max() > 1e-3
+    model.unmerge_adapter()
+    assert torch.allclose(model.get_output_embeddings().weight, weight, rtol=0, atol=1e-6)
+    assert torch.allclose(logits(model.merge_and_unload()), wanted, **tolerance)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pattern_for_the_head_does_not_part_it_from_the_embedding() -> None:
+    model = tied_model(rank_pattern={"embed_tokens": 6, "lm_head": 2}, depth_pattern={"lm_head": 5})
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    for name in ("r", "depth", "core_scale"):
+        assert getattr(head, name) == getattr(embedding, name)
+    assert torch.allclose(head.get_delta_weight("default"), embedding.get_delta_weight("default"), rtol=0, atol=1e-6)
