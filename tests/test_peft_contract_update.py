@@ -13,6 +13,7 @@ from tests.reference.update import dense_expert_updates, dense_update
 
 EPS = torch.finfo(torch.float64).eps
 
+
 def _cases() -> dict[str, tuple[nn.Module, Tensor, dict]]:
     torch.manual_seed(3)
     pixels = torch.randn(2, 4, 9, 9)

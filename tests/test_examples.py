@@ -1,0 +1,91 @@
+"""The main job's own errors teach, and its data never leaks from training into testing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+pytest.importorskip("pandas")
+pytest.importorskip("datasets")
+
+from few_shot_arguments import FewShotArguments, UsageError, parse_arguments  # noqa: E402
+from few_shot_data import load_sentences, split_sentences  # noqa: E402
+from few_shot_training import adapter_config, check_targets  # noqa: E402
+
+
+def csv(tmp_path: Path, rows: int = 40, **columns) -> str:
+    table = {"text": [f"sentence number {i}" for i in range(rows)], "label": [i % 2 for i in range(rows)], **columns}
+    lines = [",".join(table)] + [",".join(str(values[i]) for values in table.values()) for i in range(rows)]
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf8")
+    return str(path)
+
+
+def small(dataset: str, **settings) -> FewShotArguments:
+    sizes = {"num_train_samples": 8, "num_validation_samples": 8, "num_test_samples": 8}
+    return FewShotArguments(dataset=dataset, **{**sizes, **settings})
+
+
+def test_training_validation_and_test_sentences_never_overlap_and_training_is_balanced(tmp_path) -> None:
+    arguments = small(csv(tmp_path), seeds=[0, 1])
+    splits = split_sentences(load_sentences(arguments), arguments)
+    parts = [set(splits.validation.texts), set(splits.test.texts)]
+    assert not parts[0] & parts[1] and [len(part) for part in parts] == [8, 8]
+    for sentences in splits.train.values():
+        assert not set(sentences.texts) & (parts[0] | parts[1])
+        assert np.bincount(sentences.labels).tolist() == [4, 4]
+
+
+def test_repeated_and_empty_sentences_are_dropped(tmp_path) -> None:
+    texts = ["same", "same", " "] + [f"sentence {i}" for i in range(37)]
+    assert len(load_sentences(small(csv(tmp_path, text=texts))).texts) == 38
+
+
+@pytest.mark.parametrize(
+    "settings,columns,message",
+    [
+        ({"text_column": "review"}, {}, "has no column.*review.*--text_column"),
+        ({"text_column": "label", "label_column": "text"}, {}, "every entry must be a string"),
+        ({"num_test_samples": 500}, {}, "40 distinct sentences; 516 are needed"),
+        ({}, {"label": [0.5] * 40}, "holds real numbers; classes must be integers or strings"),
+        ({}, {"label": ["one"] * 40}, "holds 1 class; at least 2 are needed"),
+        ({"num_train_samples": 1}, {}, "cannot cover 2 classes"),
+    ],
+)
+def test_unusable_data_is_refused_with_a_way_out(settings, columns, message, tmp_path) -> None:
+    with pytest.raises(UsageError, match=message):
+        arguments = small(csv(tmp_path, **columns), **settings)
+        split_sentences(load_sentences(arguments), arguments)
+
+
+def test_a_missing_file_and_an_unknown_method_are_named(tmp_path) -> None:
+    with pytest.raises(UsageError, match="there is no such file"):
+        load_sentences(small(str(tmp_path / "none.csv")))
+    with pytest.raises(UsageError, match=r"\['dora'\]; choose one or more of: deep_lora, lora"):
+        FewShotArguments(methods=["dora"])
+    with pytest.raises(UsageError, match="--rank got 0"):
+        parse_arguments(["--rank", "0"])
+
+
+def test_a_pattern_without_a_match_and_a_bad_rank_are_explained() -> None:
+    import torch
+
+    with pytest.raises(UsageError, match="matches no linear layer.*pass a pattern"):
+        check_targets(torch.nn.Sequential(torch.nn.Linear(2, 2)), "nothing")
+    arguments = FewShotArguments()
+    arguments.rank = 0
+    with pytest.raises(UsageError, match="deep_lora cannot be set up"):
+        adapter_config("deep_lora", arguments)
+
+
+def test_a_settings_file_is_read_and_the_command_line_wins(tmp_path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("rank: 4\nmax_steps: 7\n", encoding="utf8")
+    arguments = parse_arguments([str(path), "--rank", "6"])
+    assert (arguments.rank, arguments.max_steps) == (6, 7)
