@@ -61,10 +61,10 @@ class FewShotArguments:
     learning_rate: float = field(
         default=1e-3, metadata={"help": "Rate of AdamW for every method; falls linearly to 0."}
     )
-    max_steps: int = field(default=120, metadata={"help": "Optimizer steps of each run."})
+    max_steps: int = field(default=100, metadata={"help": "Optimizer steps of each run."})
     batch_size: int = field(default=16, metadata={"help": "Training sentences in a step."})
     eval_batch_size: int = field(default=64, metadata={"help": "Sentences in a forward pass of evaluation."})
-    eval_steps: int = field(default=30, metadata={"help": "Steps between two evaluations on the validation sentences."})
+    eval_steps: int = field(default=25, metadata={"help": "Steps between two evaluations on the validation sentences."})
     max_length: int = field(default=48, metadata={"help": "Tokens after which a sentence is cut off."})
     init_batches: int = field(
         default=4, metadata={"help": "Training batches whose gradient sets the subspaces of Deep LoRA."}
