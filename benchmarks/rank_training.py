@@ -73,8 +73,8 @@ def summary(curve: list[float]) -> dict[str, Any]:
     """Means over one epoch of four batches, so that a single batch decides nothing."""
     epochs = [sum(curve[i : i + 4]) / 4 for i in range(0, len(curve) - 3, 4)]
     return {
-        "start": epochs[0],
-        "end": epochs[-1],
+        "first_epoch_loss": epochs[0],
+        "last_epoch_loss": epochs[-1],
         "end_over_start": epochs[-1] / epochs[0],
         "lowest_over_start": min(epochs) / epochs[0],
         "highest_over_start": max(epochs) / epochs[0],
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--output", default="benchmarks/results/rank_training.json")
     settings = parser.parse_args()
     runs = [
-        {"rank": rank, "start": start, "seed": seed, **summary(losses(rank, start, seed, settings))}
+        {"rank": rank, "subspace": start, "seed": seed, **summary(losses(rank, start, seed, settings))}
         for rank in settings.ranks
         for start in settings.starts
         for seed in settings.seeds
@@ -106,7 +106,7 @@ def main() -> None:
     Path(settings.output).parent.mkdir(parents=True, exist_ok=True)
     Path(settings.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
     for run in runs:
-        print(f"r={run['rank']:<3} {run['start']:9} seed {run['seed']}  end/start {run['end_over_start']:.3f}")
+        print(f"r={run['rank']:<3} {run['subspace']:9} seed {run['seed']}  end/start {run['end_over_start']:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The README's table of measured figures, made from `benchmarks/results` alone.
 
-    python benchmarks/readme_figures.py            # print the table
-    python benchmarks/readme_figures.py --write    # put it between the markers in README.md
+python benchmarks/readme_figures.py            # print the table
+python benchmarks/readme_figures.py --write    # put it between the markers in README.md
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rank_rows() -> list[tuple[str, str]]:
     steps = runs["settings"]["steps"]
     rows = []
     for start, label in (("random", "random subspace"), ("gradient", "subspace from gradients")):
-        ends = [f"r={r['rank']}: {100 * r['end_over_start']:.1f} %" for r in runs["runs"] if r["start"] == start]
+        ends = [f"r={r['rank']}: {100 * r['end_over_start']:.1f} %" for r in runs["runs"] if r["subspace"] == start]
         rows.append(
             (f"training loss after {steps} steps of plain AdamW(lr=1e-3), of its start, {label}", "; ".join(ends))
         )

@@ -66,6 +66,8 @@ class SubspaceInitializationCallback(TrainerCallback):
 
 def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:
     """The first batches, leaving an accelerate dataloader as if it had not been iterated."""
+    generators = _own_generators(dataloader)
+    states = [generator.get_state() for generator in generators]
     iterator = iter(dataloader)
     try:
         yield from itertools.islice(iterator, count)
@@ -74,6 +76,16 @@ def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:
             iterator.close()
         if hasattr(dataloader, "end") and hasattr(dataloader, "gradient_state"):
             dataloader.end()
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def _own_generators(dataloader: Any) -> list[torch.Generator]:
+    """Generators that the loader or its samplers hold (the global ones are kept elsewhere)."""
+    sampler = getattr(dataloader, "sampler", None)
+    inner = getattr(getattr(dataloader, "batch_sampler", None), "sampler", None)
+    found = (getattr(holder, "generator", None) for holder in (dataloader, sampler, inner))
+    return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
 
 
 def _loss(model: nn.Module, batch: Any, device: torch.device) -> Tensor:

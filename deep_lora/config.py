@@ -54,8 +54,8 @@ class DeepLoraConfig(PeftConfig):
     core_scale: float | str = field(
         default="auto",
         metadata={
-            "help": "kappa: stored cores are multiplied by it. 'auto' is 80/r for 'compressed' (one AdamW rate suits "
-            "all ranks; see `deep_lora.functional.auto_core_scale`) and 1 otherwise; 1.0 is the paper's."
+            "help": "kappa: stored cores are multiplied by it. 'auto' is 80/r on linear layers (one AdamW rate suits "
+            "all ranks; see `deep_lora.functional.auto_core_scale`) and 1 for 'narrow' and 'wide'; 1.0 is the paper's."
         },
     )
     gamma: float = field(
@@ -101,6 +101,7 @@ class DeepLoraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
+        self.rank_pattern, self.depth_pattern = self.rank_pattern or {}, self.depth_pattern or {}
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]
         if isinstance(self.exclude_modules, list):

@@ -32,7 +32,7 @@ class Conv2d(AdaptedModule):
 
     def update_layer(self, adapter_name: str, r: int, *args: Any, **kwargs: Any) -> None:
         groups = self.get_base_layer().groups
-        if r % groups:
+        if r % groups:  # needed by PEFT's LoRA only; kept, so that a config means the same for both
             raise ValueError(
                 f"Targeting a {type(self.get_base_layer()).__name__} with groups={groups} and rank {r}. Currently, "
                 "support is limited to conv layers where the rank is divisible by groups. Either choose a different "
@@ -75,16 +75,17 @@ class Conv2d(AdaptedModule):
         """`G` through convolutions with k kernels; the patches are never unfolded."""
         base = self.get_base_layer()
         groups = base.groups
-        padded, delta = self._pad(x.reshape(-1, *x.shape[-3:])).float(), grad_output.float()
+        wide = torch.promote_types(torch.promote_types(x.dtype, grad_output.dtype), torch.float32)
+        padded, delta = self._pad(x.reshape(-1, *x.shape[-3:])).to(wide), grad_output.to(wide)
         delta = delta.reshape(-1, groups, self.out_features // groups, *delta.shape[-2:])
 
         def apply(block: Tensor) -> Tensor:
-            responses = self._convolve(padded, self._kernels(block).float())
+            responses = self._convolve(padded, self._kernels(block).to(wide))
             responses = responses.reshape(-1, groups, block.shape[1], *responses.shape[-2:])
             return torch.einsum("bgohw,bgkhw->gok", delta, responses).reshape(-1, block.shape[1]).to(block.dtype)
 
         def apply_transpose(block: Tensor) -> Tensor:
-            per_group = block.float().reshape(groups, -1, block.shape[1])
+            per_group = block.to(wide).reshape(groups, -1, block.shape[1])
             signal = torch.einsum("bgohw,gok->bgkhw", delta, per_group).flatten(1, 2)
             shape: Any = (groups * block.shape[1], *self._kernel_shape)
             kernels = conv2d_weight(padded, shape, signal, base.stride, 0, base.dilation, groups)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ def save_as_lora(
 ) -> dict[str, int]:
     """Write `to_lora` as a directory that `PeftModel.from_pretrained` loads without this package.
 
-    Files appear under their final names only when complete; existing ones are replaced.
+    The weights appear under their final name only when complete; existing files are replaced.
 
     Returns:
         The rank kept in each module.
@@ -98,8 +99,6 @@ def save_as_lora(
         partial.unlink(missing_ok=True)
     config.inference_mode = True
     config.save_pretrained(str(folder))
-    if not (folder / CONFIG_NAME).is_file():
-        raise OSError(f"could not write {CONFIG_NAME} to {folder}")
     return ranks
 
 
@@ -117,7 +116,8 @@ def _export(
         if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
     }
     for name, (layer, svd) in decompositions.items():
-        dtype = layer.deep_lora_U[adapter_name].dtype
+        # rounding A and B to half precision would change the update, and LoRA is trained in float32 anyway
+        dtype = torch.promote_types(layer.deep_lora_U[adapter_name].dtype, torch.float32)
         B, A = _padded_factors(svd, ranks[name], rank)
         state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
     configs: Any = model.peft_config
@@ -162,11 +162,11 @@ def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
 
 @torch.no_grad()
 def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
-    U, folded, V = (tensor.double() for tensor in layer.factors(adapter_name))
+    U, folded, V = (tensor.cpu().double() for tensor in layer.factors(adapter_name))
     if not torch.isfinite(U).all() or not torch.isfinite(folded).all() or not torch.isfinite(V).all():
         nan = torch.full((1,), float("nan"))
         return FactorSVD(nan, nan, nan)
-    if layer.core_transposed[adapter_name]:  # the arithmetic of the embedding it is tied to, so that both agree exactly
+    if adapter_name in layer.lenders:  # the arithmetic of the embedding it is tied to, so that both agree exactly
         svd = factor_svd(V @ folded.mT, U)
         return FactorSVD(svd.right, svd.values, svd.left)
     return factor_svd(U @ folded, V)
@@ -201,5 +201,5 @@ def _lora_tensors(layer: DeepLoraLayer, B: Tensor, A: Tensor) -> dict[str, Tenso
 
 def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
     bias = {"deep_lora_only": "lora_only"}.get(config.bias, config.bias)
-    fields = {name: getattr(config, name) for name in _COPIED_FIELDS}
+    fields = {name: copy.deepcopy(getattr(config, name)) for name in _COPIED_FIELDS}
     return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, bias=bias, **fields)

@@ -23,29 +23,28 @@ class Embedding(AdaptedModule):
 
     def _auto_core_scale(self, r: int, init_scale: float, num_cores: int) -> float:
         # A one-hot input meets one of N rows of V, so its features are sqrt(N) smaller than those of a hidden state;
-        # kappa^n makes up for it.
+        # kappa^n makes up for it. No cap for a large eps: one-hot inputs do not make gradient descent explode.
         return 80.0 / r * self.in_features ** (0.5 / num_cores)
 
     def _look_up(self, ids: Tensor, table: Tensor) -> Tensor:
         base = self.get_base_layer()
         return F.embedding(ids, table, base.padding_idx, None, 2.0, base.scale_grad_by_freq, base.sparse)
 
-    def _embed_factor(self) -> Tensor | float:
+    def _embed_factor(self, like: Tensor) -> Tensor | float:
         scale = self._get_embed_scale()
-        return 1.0 if scale is None else scale
+        return 1.0 if scale is None else scale.to(like.dtype)
 
     def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
         U, folded, V = self.factors(adapter_name)
         row = self.deep_lora_dropout[adapter_name](self._look_up(x, V))
-        scale = self._get_embed_scale()
-        if scale is not None:
-            row = row * scale.to(row.dtype)
-        return add_low_rank_update(result, row, folded, U)
+        return add_low_rank_update(result, row * self._embed_factor(row), folded, U)
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
         """`G = delta^T onehot(t)`; products look rows up and scatter them, nothing of vocabulary x tokens is formed."""
         ids = x.reshape(-1)
-        delta = grad_output.reshape(-1, grad_output.shape[-1]).float() * self._embed_factor()
+        delta = grad_output.reshape(-1, grad_output.shape[-1])
+        delta = delta.to(torch.promote_types(delta.dtype, torch.float32))
+        delta = delta * self._embed_factor(delta)
         padding = self.get_base_layer().padding_idx
         if padding is not None:
             delta = delta * (ids != padding)[:, None]

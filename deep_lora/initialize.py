@@ -104,7 +104,7 @@ def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, Deep
     layers: dict[str, DeepLoraLayer] = {}
     for name, module in model.named_modules():
         if isinstance(module, DeepLoraLayer) and adapter_name in module.deep_lora_U:
-            borrowed = module.core_transposed[adapter_name]  # a tied head is set through the embedding it borrows from
+            borrowed = adapter_name in module.lenders  # a tied head is set through the embedding it borrows from
             if module.variant[adapter_name] == "compressed" and not borrowed:
                 layers[name] = module
     if not layers:
@@ -118,6 +118,12 @@ def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, Deep
         raise ValueError(
             f"subspaces from gradients take r/2 left and r/2 right singular vectors, so `r` must be even, got {odd}; "
             "use an even rank, or keep the random subspace by not calling this function"
+        )
+    merged = [name for name, layer in layers.items() if adapter_name in layer.merged_adapters]
+    if merged:
+        raise ValueError(
+            f"adapter {adapter_name!r} is merged in {', '.join(merged)}; call `unmerge_adapter()` before its U and V "
+            "are set"
         )
     on_meta = [name for name, layer in layers.items() if layer.deep_lora_U[adapter_name].is_meta]
     if on_meta:
@@ -159,7 +165,7 @@ def _watched(
     watched = [(name, layers[name], False) for name in sketches]
     owner = {id(layers[name].deep_lora_core[adapter_name]): name for name in sketches}
     for module in model.modules():
-        if isinstance(module, DeepLoraLayer) and module.core_transposed.get(adapter_name, False):
+        if isinstance(module, DeepLoraLayer) and adapter_name in module.lenders:
             name = owner.get(id(module.deep_lora_core[adapter_name]))
             if name is not None:
                 watched.append((name, module, True))
@@ -183,11 +189,12 @@ def _probes(
                 operator = layer.gradient_operator(x, grad_output)
                 sketch.update(operator.transpose() if borrowed else operator)
 
-        def after_forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        def after_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             calls[name] += 1
-            return GradientProbe.apply(output, anchor, args[0], record) if torch.is_grad_enabled() else output
+            x = args[0] if args else kwargs["x"]
+            return GradientProbe.apply(output, anchor, x, record) if torch.is_grad_enabled() else output
 
-        handles.append(layer.register_forward_hook(after_forward))
+        handles.append(layer.register_forward_hook(after_forward, with_kwargs=True))
 
     try:
         for name, layer, borrowed in watched:

@@ -35,7 +35,7 @@ class DeepLoraLayer(MergeableLayer):
 
     adapter_layer_names = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
     other_param_names = (
-        "r", "depth", "variant", "core_scale", "scaling", "gamma", "core_transposed", "shares_weight",
+        "r", "depth", "variant", "core_scale", "scaling", "gamma", "lenders",
         "deep_lora_dropout", "deep_lora_start",
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start")
@@ -69,8 +69,7 @@ class DeepLoraLayer(MergeableLayer):
         self.deep_lora_start = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
         self.gamma: dict[str, float] = {}
-        self.core_transposed: dict[str, bool] = {}
-        self.shares_weight: dict[str, bool] = {}
+        self.lenders: dict[str, DeepLoraLayer] = {}  # of a tied head: the embedding whose parameters it uses
         self._disable_adapters = False
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
@@ -106,17 +105,16 @@ class DeepLoraLayer(MergeableLayer):
         scale = self._core_scale(config, r, config.num_cores(depth))
         if tied_layer is not None:  # the very same cores, so patterns and rules for this module's own name do not count
             r, depth, scale = (getattr(tied_layer, name)[adapter_name] for name in ("r", "depth", "core_scale"))
-            self.shares_weight[adapter_name] = self.get_base_layer().weight is tied_layer.get_base_layer().weight
+            self.lenders[adapter_name] = tied_layer
         self.r[adapter_name], self.depth[adapter_name] = r, depth
         self.variant[adapter_name] = config.variant
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
         self.gamma[adapter_name] = config.gamma
-        self.core_transposed[adapter_name] = tied_layer is not None
         self.deep_lora_dropout[adapter_name] = (
             nn.Dropout(config.deep_lora_dropout) if config.deep_lora_dropout > 0 else nn.Identity()
         )
         if tied_layer is not None:
-            self._borrow_parameters(adapter_name, tied_layer)
+            self._borrow_parameters(adapter_name)
         else:
             self._create_parameters(adapter_name, r, config.num_cores(depth))
             self.reset_parameters(adapter_name, config)
@@ -149,11 +147,16 @@ class DeepLoraLayer(MergeableLayer):
             del self.deep_lora_start[adapter_name]
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        if not self.deep_lora_core[adapter_name].is_meta:  # PEFT looks for meta parameters only, not for buffers
+        if (
+            adapter_name in self.lenders
+        ):  # PEFT calls this after loading onto the meta device, which parts shared tensors
+            self._borrow_parameters(adapter_name)
+        elif adapter_name in self.deep_lora_core and not self.deep_lora_core[adapter_name].is_meta:
             super()._move_adapter_to_device_of_base_layer(adapter_name, device)
 
-    def _borrow_parameters(self, adapter_name: str, source: DeepLoraLayer) -> None:
+    def _borrow_parameters(self, adapter_name: str) -> None:
         """A tied head has the transposed weight: it shares the very parameters with U and V exchanged."""
+        source = self.lenders[adapter_name]
         self.deep_lora_U[adapter_name] = source.deep_lora_V[adapter_name]
         self.deep_lora_core[adapter_name] = source.deep_lora_core[adapter_name]
         self.deep_lora_V[adapter_name] = source.deep_lora_U[adapter_name]
@@ -170,6 +173,14 @@ class DeepLoraLayer(MergeableLayer):
         self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: BASES}
         self._freeze_non_trainable_peft_weights(adapter_name)
 
+    def unfreeze_bases(self, adapter_name: str) -> None:
+        """Undo `freeze_bases`."""
+        if adapter_name in self.frozen_peft_weight_names:
+            kept = {name: frozen for name, frozen in self.frozen_peft_weight_names.items() if name != adapter_name}
+            self.frozen_peft_weight_names = kept
+            for basis in (self.deep_lora_U[adapter_name], self.deep_lora_V[adapter_name]):
+                basis.requires_grad_(True)
+
     # ---- the update --------------------------------------------------------------------------------------------------
 
     def folded_core(self, adapter_name: str) -> Tensor:
@@ -179,7 +190,7 @@ class DeepLoraLayer(MergeableLayer):
             core,
             self.core_scale[adapter_name],
             self.deep_lora_start[adapter_name] if adapter_name in self.deep_lora_start else None,
-            transposed=self.core_transposed[adapter_name],
+            transposed=adapter_name in self.lenders,
         )
         scaling = self.scaling[adapter_name]
         return folded if scaling == 1.0 else folded * scaling
@@ -197,6 +208,10 @@ class DeepLoraLayer(MergeableLayer):
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta
+
+    def _weight_is_lent(self, adapter_name: str) -> bool:
+        lender = self.lenders.get(adapter_name)
+        return lender is not None and lender.get_base_layer().weight is self.get_base_layer().weight
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
         """How `G = dL/dW` of one call acts on blocks of columns; concrete layers that can be initialised have it."""

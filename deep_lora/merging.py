@@ -10,12 +10,13 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor
 
+from deep_lora.functional import add_to_weight
+
 
 class MergeableLayer(BaseTunerLayer):
     """The part of an adapted layer that changes its base weight; `get_delta_weight` says by what."""
 
     scaling: dict[str, float]
-    shares_weight: dict[str, bool]
 
     if TYPE_CHECKING:  # given by the layer or inherited from PEFT, whose releases annotate differently
         get_base_weight: Callable[[], Tensor]
@@ -35,12 +36,12 @@ class MergeableLayer(BaseTunerLayer):
         for adapter_name in check_adapters_to_merge(self, adapter_names):
             if adapter_name not in self._get_available_adapters():
                 continue
-            if self.shares_weight.get(adapter_name, False):  # the embedding it is tied to changes the common weight
+            if self._weight_is_lent(adapter_name):  # the embedding it is tied to changes the common weight
                 self.merged_adapters.append(adapter_name)
                 continue
             weight = self.get_base_weight()
             weight = weight.clone() if safe_merge else weight
-            weight += self.get_delta_weight(adapter_name).to(weight.device)
+            weight = self._added(weight, self.get_delta_weight(adapter_name))
             if safe_merge and not torch.isfinite(weight).all():
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken")
             self.set_base_weight(weight)
@@ -54,11 +55,21 @@ class MergeableLayer(BaseTunerLayer):
             return
         while self.merged_adapters:
             adapter_name = self.merged_adapters.pop()
-            if self.shares_weight.get(adapter_name, False):
+            if self._weight_is_lent(adapter_name):
                 continue
             weight = self.get_base_weight()
-            weight -= self.get_delta_weight(adapter_name).to(weight.device)
+            weight = self._added(weight, -self.get_delta_weight(adapter_name))
             self.set_base_weight(weight)
+
+    def _weight_is_lent(self, adapter_name: str) -> bool:
+        """Whether another layer, to which this one is tied, merges that adapter into the same weight."""
+        return False
+
+    @staticmethod
+    def _added(weight: Tensor, update: Tensor) -> Tensor:
+        """`weight + update`, in place where the dtype of the weight can add."""
+        update = update.to(weight.device)
+        return weight.add_(update) if weight.dtype.itemsize > 1 else add_to_weight(weight, update)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Multiply the update of that adapter by `scale` (1 is the trained one)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -114,6 +115,11 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
             return ParamWrapper(target, adapter_name, parameter_name=parameter_name, config=config, **kwargs)
         base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
         backend = resolve_quantization_backend(base, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass"))
+        if isinstance(base, nn.Linear) and config.fan_in_fan_out:
+            warnings.warn(
+                "`fan_in_fan_out=True` is ignored for torch.nn.Linear, whose weight is (out, in); unset it",
+                stacklevel=2,
+            )
         if isinstance(base, nn.Linear) or (backend is not None and backend.layer_type == "linear"):
             return Linear(target, adapter_name, config=config, **kwargs)
         if isinstance(base, Conv1D):

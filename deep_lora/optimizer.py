@@ -96,6 +96,8 @@ def _collect(
             cores.setdefault(core, 1.0)
             if ratio == 0 and not one_rate:
                 layer.freeze_bases(name)
+            elif gamma and not one_rate:
+                layer.unfreeze_bases(name)
         for basis in (layer.deep_lora_U[name], layer.deep_lora_V[name]):
             if basis.requires_grad:
                 bases.setdefault(basis, 1.0 if one_rate else ratio)

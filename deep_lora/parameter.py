@@ -12,20 +12,18 @@ from torch.nn.utils import parametrize
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.forward import AdaptedModule
+from deep_lora.functional import add_to_weight, full_precision
 
 
 class _AddedUpdate(nn.Module):
-    """Parametrization `W -> W + dW`; 8-bit floats are added in the precision of dW and clamped to their range."""
+    """Parametrization `W -> W + dW`."""
 
     def __init__(self, update: Tensor) -> None:
         super().__init__()
         self.update = update
 
     def forward(self, weight: Tensor) -> Tensor:
-        if weight.dtype.itemsize > 1:
-            return weight + self.update.to(weight.dtype)
-        limits = torch.finfo(weight.dtype)
-        return (weight.to(self.update.dtype) + self.update).clamp(limits.min, limits.max).to(weight.dtype)
+        return add_to_weight(weight, self.update)
 
 
 class ParamWrapper(AdaptedModule):
@@ -113,7 +111,7 @@ class ParamWrapper(AdaptedModule):
             yield
             return
         base, name = self.get_base_layer(), self.parameter_name
-        with torch.autocast(self.get_param().device.type, enabled=False):
+        with full_precision(self.get_param()):
             update = torch.stack([self.get_delta_weight(adapter) for adapter in adapters]).sum(0)
         trainable = self.get_param().requires_grad
         parametrization = _AddedUpdate(update)

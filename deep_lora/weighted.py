@@ -15,7 +15,7 @@ import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
 from torch import Tensor
 
-from deep_lora.functional import start_product
+from deep_lora.functional import delta_weight, start_product
 from deep_lora.layer import DeepLoraLayer
 from dmf import FactorSVD, factor_svd, leading_subspaces
 
@@ -29,6 +29,7 @@ class WeightedAdapters:
     model: Any
     inject_adapter: Callable[..., None]
     set_requires_grad: Callable[..., None]
+    delete_adapter: Callable[[str], None]
     _check_add_weighted_adapter: Callable[..., tuple[str, int, Any]]
 
     @torch.no_grad()
@@ -55,8 +56,8 @@ class WeightedAdapters:
             majority_sign_method: "total" or "frequency", for the ties methods.
 
         Raises:
-            ValueError: for unknown adapters or types, different ranks where one is needed, different variants, shared
-                `modules_to_save`, or a missing density.
+            ValueError: for unknown adapters or types, different ranks where one is needed, wide adapters without an
+                `svd_rank`, shared `modules_to_save`, or a density out of range. The model is then as it was.
         """
         if adapter_name in self.peft_config:
             return
@@ -66,19 +67,37 @@ class WeightedAdapters:
             adapters=adapters, combination_type=combination_type, svd_rank=svd_rank
         )
         method = kind.removesuffix("_svd")
-        if method not in _FACTORED and density is None:
-            raise ValueError(f"combination_type {combination_type!r} needs a `density` in [0, 1], got None")
+        self._check_combination(adapters, method, svd_rank, density, majority_sign_method)
         first = self.peft_config[adapters[0]]
         self.peft_config[adapter_name] = replace(
             first, r=rank, target_modules=targets, variant="compressed", rank_pattern={}
         )
-        self.inject_adapter(self.model, adapter_name)
-        combine = _combination(method, density, majority_sign_method)
-        for layer in self.model.modules():
-            if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deep_lora_U:
-                present = [(name, w) for name, w in zip(adapters, weights, strict=True) if name in layer.deep_lora_U]
-                write_update(layer, adapter_name, combine(layer, present))
+        try:
+            self.inject_adapter(self.model, adapter_name)
+            combine = _combination(method, density, majority_sign_method)
+            for layer in self.model.modules():
+                if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deep_lora_U:
+                    present = [
+                        (name, w) for name, w in zip(adapters, weights, strict=True) if name in layer.deep_lora_U
+                    ]
+                    write_update(layer, adapter_name, combine(layer, present))
+        except Exception:
+            self.delete_adapter(adapter_name)
+            raise
         self.set_requires_grad(adapter_name, requires_grad=False)
+
+    def _check_combination(
+        self, adapters: list[str], method: str, svd_rank: int | None, density: float | None, majority_sign_method: str
+    ) -> None:
+        if method not in _FACTORED and (density is None or not 0 <= density <= 1):
+            raise ValueError(f"combination_type {method!r} needs a `density` in [0, 1], got {density}")
+        if majority_sign_method not in ("total", "frequency"):
+            raise ValueError(f"`majority_sign_method` must be 'total' or 'frequency', got {majority_sign_method!r}")
+        if svd_rank is None and any(self.peft_config[name].variant == "wide" for name in adapters):
+            raise ValueError(
+                f"adapters of variant 'wide' have full rank, so the default rank of {method!r} cannot hold "
+                "their sum; use combination_type='svd' with an `svd_rank`"
+            )
 
 
 def _combination(method: str, density: float | None, majority_sign_method: str) -> Callable[..., FactorSVD]:
@@ -92,10 +111,7 @@ def _combination(method: str, density: float | None, majority_sign_method: str) 
     }
 
     def combine(layer: DeepLoraLayer, present: Sequence[tuple[str, float]]) -> FactorSVD:
-        deltas = []
-        for name, _ in present:
-            U, folded, V = layer.factors(name)
-            deltas.append((U @ folded @ V.mT).float())
+        deltas = [delta_weight(*layer.factors(name)).float() for name, _ in present]
         weights = torch.tensor([weight for _, weight in present], device=deltas[0].device)
         dense = functions[method](deltas, weights)
         return leading_subspaces(dense, min(dense.shape))
@@ -107,8 +123,8 @@ def _combine_factors(layer: DeepLoraLayer, present: Sequence[tuple[str, float]])
     lefts, rights = [], []
     for name, weight in present:
         U, folded, V = layer.factors(name)
-        lefts.append((U @ folded).double() * weight)
-        rights.append(V.double())
+        lefts.append((U @ folded).cpu().double() * weight)  # not every accelerator has float64
+        rights.append(V.cpu().double())
     return factor_svd(torch.cat(lefts, dim=1), torch.cat(rights, dim=1))
 
 
@@ -128,14 +144,14 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
             f"{tuple(U.shape)} and {core.shape[0]} cores"
         )
     rank = min(layer.r[adapter_name], svd.values.numel())
-    values = torch.zeros(layer.r[adapter_name], dtype=torch.float64, device=U.device)
-    values[:rank] = svd.values[:rank]
+    values = torch.zeros(layer.r[adapter_name], dtype=torch.float64)
+    values[:rank] = svd.values[:rank].cpu()
     U.zero_()
     V.zero_()
     U[:, :rank] = svd.left[:, :rank].to(U)
     V[:, :rank] = svd.right[:, :rank].to(V)
     kappa, values = layer.core_scale[adapter_name], values / layer.scaling[adapter_name]
     if adapter_name in layer.deep_lora_start:
-        values = values + start_product(layer.deep_lora_start[adapter_name], kappa, core.shape[0])
+        values = values + start_product(layer.deep_lora_start[adapter_name].cpu(), kappa, core.shape[0])
     roots = values ** (1.0 / core.shape[0])
     core.copy_(torch.diag(roots / kappa).to(core).expand_as(core))

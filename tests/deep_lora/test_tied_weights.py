@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from peft import PeftModel
@@ -44,3 +46,16 @@ def test_a_pattern_for_the_head_does_not_part_it_from_the_embedding() -> None:
     for name in ("r", "depth", "core_scale"):
         assert getattr(head, name) == getattr(embedding, name)
     assert torch.allclose(head.get_delta_weight("default"), embedding.get_delta_weight("default"), rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tied_adapter_stays_tied_when_it_is_loaded_with_low_memory_or_copied(tmp_path) -> None:
+    model = tied_model()
+    model.save_pretrained(str(tmp_path))
+    base = tied_model().unload()
+    loaded = PeftModel.from_pretrained(base, str(tmp_path), low_cpu_mem_usage=True, is_trainable=True).eval()
+    for candidate in (loaded, copy.deepcopy(model)):
+        embedding, head = candidate.get_input_embeddings(), candidate.get_output_embeddings()
+        assert head.deep_lora_core["default"] is embedding.deep_lora_core["default"]
+        assert head.deep_lora_U["default"] is embedding.deep_lora_V["default"]
+        assert torch.equal(logits(candidate), logits(model))
