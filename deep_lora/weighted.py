@@ -67,7 +67,7 @@ class WeightedAdapters:
             adapters=adapters, combination_type=combination_type, svd_rank=svd_rank
         )
         method = kind.removesuffix("_svd")
-        self._check_combination(adapters, method, svd_rank, density, majority_sign_method)
+        self._check_combination(adapters, kind, svd_rank, density, majority_sign_method)
         first = self.peft_config[adapters[0]]
         self.peft_config[adapter_name] = replace(
             first, r=rank, target_modules=targets, variant="compressed", rank_pattern={}
@@ -87,15 +87,15 @@ class WeightedAdapters:
         self.set_requires_grad(adapter_name, requires_grad=False)
 
     def _check_combination(
-        self, adapters: list[str], method: str, svd_rank: int | None, density: float | None, majority_sign_method: str
+        self, adapters: list[str], kind: str, svd_rank: int | None, density: float | None, majority_sign_method: str
     ) -> None:
-        if method not in _FACTORED and (density is None or not 0 <= density <= 1):
-            raise ValueError(f"combination_type {method!r} needs a `density` in [0, 1], got {density}")
+        if kind.removesuffix("_svd") not in _FACTORED and (density is None or not 0 <= density <= 1):
+            raise ValueError(f"combination_type {kind!r} needs a `density` in [0, 1], got {density}")
         if majority_sign_method not in ("total", "frequency"):
             raise ValueError(f"`majority_sign_method` must be 'total' or 'frequency', got {majority_sign_method!r}")
         if svd_rank is None and any(self.peft_config[name].variant == "wide" for name in adapters):
             raise ValueError(
-                f"adapters of variant 'wide' have full rank, so the default rank of {method!r} cannot hold "
+                f"adapters of variant 'wide' have full rank, so the default rank of {kind!r} cannot hold "
                 "their sum; use combination_type='svd' with an `svd_rank`"
             )
 
