@@ -80,6 +80,7 @@ def _with_card_before_upload(original: Callable[..., Any]) -> Callable[..., Any]
     def _upload_modified_files(self: PeftModel, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers' push_to_hub replaces the card that save_pretrained wrote by a fresh one just before uploading
         if _is_deep_lora(self):
+            add_loading_section(working_dir, source=repo_id)
             self.create_or_update_model_card(str(working_dir))
         return original(self, working_dir, repo_id, *args, **kwargs)
 
