@@ -75,14 +75,7 @@ def initialize_subspaces_(
         for index, (name, layer) in enumerate(layers.items())
         if _has_room(layer, adapter_name)
     }
-    calls = dict.fromkeys(sketches, 0)
-    with ExitStack() as stack:
-        stack.enter_context(gradients_put_aside(model))
-        stack.enter_context(dropout_off(model))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_probes(_watched(model, layers, sketches, adapter_name), sketches, calls))
-        with torch.enable_grad():
-            closure()
+    calls = _watch_closure(model, closure, _watched(model, layers, sketches, adapter_name), sketches)
     sum_over_ranks(list(sketches.values()))
     _check_gradients(sketches, calls)
     report = InitializationReport()
@@ -98,6 +91,24 @@ def initialize_subspaces_(
             stacklevel=2,
         )
     return report
+
+
+def _watch_closure(
+    model: nn.Module,
+    closure: Callable[[], Any],
+    watched: list[tuple[str, DeepLoraLayer, bool]],
+    sketches: dict[str, GradientSketch],
+) -> dict[str, int]:
+    """Run the closure, let the sketches see its gradients, and count the forward passes of every module."""
+    calls = dict.fromkeys(sketches, 0)
+    with ExitStack() as stack:
+        stack.enter_context(gradients_put_aside(model))
+        stack.enter_context(dropout_off(model))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_probes(watched, sketches, calls))
+        with torch.enable_grad():
+            closure()
+    return calls
 
 
 def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, DeepLoraLayer]:
