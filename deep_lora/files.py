@@ -9,7 +9,7 @@ from pathlib import Path
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
-_NAMES = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
+FACTOR_NAMES = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
 
 
 def check_adapter_folder(folder: str | os.PathLike[str]) -> None:
@@ -35,14 +35,14 @@ def check_adapter_folder(folder: str | os.PathLike[str]) -> None:
     modules: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
     for key, shape in shapes.items():
         module, _, name = key.rpartition(".")
-        if name in _NAMES:
+        if name in FACTOR_NAMES:
             modules[module][name] = shape
     for module, found in modules.items():
         _check_module(path, module, found)
 
 
 def _check_module(path: Path, module: str, found: dict[str, tuple[int, ...]]) -> None:
-    missing = [name for name in _NAMES if name not in found]
+    missing = [name for name in FACTOR_NAMES if name not in found]
     if missing:
         raise ValueError(
             f"{path} has no {', '.join(missing)} for module {module}: the adapter is incomplete. Save it again with "

@@ -23,7 +23,16 @@ def auto_core_scale(rank: int, init_scale: float) -> float:
     >>> auto_core_scale(8, 1e-3), auto_core_scale(8, 0.5)
     (10.0, 2.0)
     """
-    return min(80.0 / rank, 0.5 / init_scale**2)
+    return min(rate_matching_scale(rank), 0.5 / init_scale**2)
+
+
+def rate_matching_scale(rank: int) -> float:
+    """`80 / r`: with it, one AdamW rate suits all ranks (see `auto_core_scale`).
+
+    >>> rate_matching_scale(8)
+    10.0
+    """
+    return 80.0 / rank
 
 
 def fold_cores(

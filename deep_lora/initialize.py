@@ -43,14 +43,14 @@ def initialize_subspaces_(
 
     With `G = dL/d(dW)` summed over all calls in the closure, and A, B its top r/2 singular vectors:
     `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`, with a seeded implicit
-    orthogonal Q. G is never formed unless it is smaller than its factors: extra memory is O(r (in + out)) a layer.
+    orthogonal Q. Extra memory is O(r (in + out)) a layer: G is formed only if smaller than that, otherwise the sum over
+    several micro-batches is truncated after each, hence approximate.
 
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
-        closure: runs forward and `backward()` on one or more micro-batches (no optimizer step). It runs once, with
-            dropout off. Under torch.distributed every rank runs it on its own share; all ranks end with the same U, V.
-        adapter_name: the adapter to initialise.
-        seed: of Q and of the random test vectors.
+        closure: runs forward and `backward()` on micro-batches (no optimizer step); called once, dropout off. Under
+            torch.distributed every rank runs it on its own share; all ranks end with the same U, V.
+        adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
         oversampling, iterations: accuracy of the leading singular vectors (see `dmf.subspace_iteration`).
 
     Returns:

@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
+from deep_lora.files import FACTOR_NAMES
 from deep_lora.functional import auto_core_scale, delta_weight, fold_cores
 from deep_lora.merging import MergeableLayer
 from deep_lora.start import draw_start_
@@ -33,7 +34,7 @@ class DeepLoraLayer(MergeableLayer):
     saved just as they are. The rest of `other_param_names` follows from the config and is not saved.
     """
 
-    adapter_layer_names = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
+    adapter_layer_names = FACTOR_NAMES
     other_param_names = (
         "r", "depth", "variant", "core_scale", "scaling", "gamma", "lenders",
         "deep_lora_dropout", "deep_lora_start",
