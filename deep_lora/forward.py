@@ -46,13 +46,15 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
             return self._mixed_batch_forward(x, *args, adapter_names=adapter_names, **kwargs)
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
+        adapters = [name for name in self.active_adapters if name in self.deep_lora_U]
+        return self._adapted_forward(x, adapters, *args, **kwargs)
+
+    def _adapted_forward(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer, whatever it is, plus the updates of these adapters."""
         result = self.base_layer(x, *args, **kwargs)
         dtype = result.dtype
-        if self.quantization_backend is not None:
-            result = self.quantization_backend.maybe_clone_base_result(result)
-        for adapter_name in self.active_adapters:
-            if adapter_name in self.deep_lora_U:
-                result = self._add_update(result, x, adapter_name)
+        for adapter_name in adapters:
+            result = self._add_update(result, x, adapter_name)
         return result.to(dtype)
 
     def _check_forward_args(self, x: Tensor, adapter_names: list[str] | None) -> None:

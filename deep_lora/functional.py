@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -68,7 +70,7 @@ def fold_cores(
             product = chain_product(_scaled(core, core_scale))
         if start is not None:
             eye = torch.eye(core.shape[-1], dtype=product.dtype, device=product.device)
-            product = product - start_product(start, core_scale, core.shape[0]) * eye
+            product = torch.addcmul(product, eye, start_product(start, core_scale, core.shape[0]), value=-1)
         return (product.mT if transposed else product).to(core.dtype)
 
 
@@ -94,6 +96,15 @@ def delta_weight(
     return U @ folded @ V.mT
 
 
+def low_rank_input(x: Float[Tensor, "*batch in"], V: Float[Tensor, "in r"]) -> Float[Tensor, "*batch r"]:
+    """`x V`, the input in the coordinates of the subspace.
+
+    >>> low_rank_input(torch.ones(1, 2), torch.eye(2)[:, :1])
+    tensor([[1.]])
+    """
+    return F.linear(x, transposed_factor(V))
+
+
 def add_low_rank_update(
     result: Float[Tensor, "*batch out"],
     projected: Float[Tensor, "*batch r"],
@@ -103,9 +114,38 @@ def add_low_rank_update(
     """`result + (x V) folded^T U^T` with `result` as the accumulator of one matrix product, if dtypes allow it."""
     middle = projected @ folded.mT
     if result.dtype != middle.dtype:
-        return result + middle @ U.mT
-    flat = torch.addmm(result.reshape(-1, result.shape[-1]), middle.reshape(-1, middle.shape[-1]), U.mT)
-    return flat.reshape(result.shape)
+        return result + F.linear(middle, transposed_factor(U).mT)
+    return torch.addmm(rows_of(result), rows_of(middle), transposed_factor(U)).reshape(result.shape)
+
+
+Factors = tuple[Tensor, Tensor, Tensor]
+
+
+def side_by_side(factors: Sequence[Factors]) -> Factors:
+    """Several updates `(U, folded, V)` of one weight as a single one, whose rank is the sum of theirs.
+
+    >>> U, folded, V = torch.ones(2, 1), torch.ones(1, 1), torch.ones(3, 1)
+    >>> torch.equal(delta_weight(*side_by_side([(U, folded, V)] * 2)), 2 * delta_weight(U, folded, V))
+    True
+    """
+    if len(factors) == 1:
+        return factors[0]
+    U, folded, V = zip(*factors, strict=True)
+    return torch.cat(U, dim=-1), torch.block_diag(*folded), torch.cat(V, dim=-1)
+
+
+def transposed_factor(factor: Float[Tensor, "features r"]) -> Float[Tensor, "r features"]:
+    """The transpose of a tall factor, laid out row by row on the CPU.
+
+    The copy is small. It makes the products with (tokens x features) matrices, and autograd's products for the
+    gradient of the factor, run in the order of operands in which CPU libraries are fast at small r.
+    """
+    return factor.mT.contiguous() if factor.device.type == "cpu" else factor.mT
+
+
+def rows_of(x: Float[Tensor, "*batch features"]) -> Float[Tensor, "rows features"]:
+    """All leading dimensions as one."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def add_to_weight(weight: Float[Tensor, "*shape"], update: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -121,5 +161,13 @@ def add_to_weight(weight: Float[Tensor, "*shape"], update: Float[Tensor, "*shape
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off for the device of `like` (the meta device has none)."""
-    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
+    """Autocast off for the device of `like`, if it is on."""
+    return nullcontext() if autocast_dtype(like) is None else torch.autocast(like.device.type, enabled=False)
+
+
+def autocast_dtype(like: Tensor) -> torch.dtype | None:
+    """What autocast computes in on the device of `like`; None if it is off, or unknown to the device (meta)."""
+    device = like.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None

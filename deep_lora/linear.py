@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.forward import AdaptedModule
-from deep_lora.functional import add_low_rank_update
+from deep_lora.functional import add_low_rank_update, low_rank_input, side_by_side
+from deep_lora.fused import frozen_linear, fused_linear, in_plain_eager_mode
 from deep_lora.gradients import GradientOperator
 
 
@@ -35,10 +36,26 @@ class Linear(AdaptedModule):
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta.mT if self.fan_in_fan_out else delta
 
+    def _adapted_forward(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
+        base = None if args or kwargs or not adapters else frozen_linear(self.base_layer)
+        if base is None or not self._can_fuse(x, adapters):
+            return super()._adapted_forward(x, adapters, *args, **kwargs)
+        U, folded, V = side_by_side([self.factors(name) for name in adapters])
+        return fused_linear(x, *base, V, folded, U)
+
+    def _can_fuse(self, x: Tensor, adapters: list[str]) -> bool:
+        """Whether these adapters see the same input as the base layer, and all in one dtype."""
+        if any(isinstance(self.deep_lora_dropout[name], nn.Dropout) and self.training for name in adapters):
+            return False
+        factors = [tensors[name] for name in adapters for tensors in (self.deep_lora_V, self.deep_lora_U)]
+        dtypes = {factor.dtype for factor in factors}
+        casts = self.cast_input_dtype_enabled or x.dtype in dtypes
+        return len(dtypes) == 1 and casts and in_plain_eager_mode(x, *factors)
+
     def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
         U, folded, V = self.factors(adapter_name)
         x = self.deep_lora_dropout[adapter_name](self._cast_input_dtype(x, V.dtype))
-        return add_low_rank_update(result, x @ V, folded, U)
+        return add_low_rank_update(result, low_rank_input(x, V), folded, U)
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
         """`G = delta^T x` over all tokens of one call."""

@@ -139,6 +139,15 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         # moved its adapter to the device of the base layer when it made it, so there is nothing else to do.
         setattr(parent, child_name, new_module)
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        # PEFT makes new, trainable parameters of those that it casts, which unfreezes bases and parts tied tensors.
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
+        for module in self.model.modules():
+            if isinstance(module, DeepLoraLayer) and adapter_name in module.deep_lora_U:
+                if adapter_name in module.lenders:
+                    module._borrow_parameters(adapter_name)
+                module._freeze_non_trainable_peft_weights(adapter_name)
+
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         adapter_names = kwargs.pop("adapter_names", None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tests.models import adapt, ids, llama
+from tests.models import adapt, ids, layers_of, llama
 
 TARGETS = ["embed_tokens", "lm_head"]
 
@@ -59,3 +59,12 @@ def test_a_tied_adapter_stays_tied_when_it_is_loaded_with_low_memory_or_copied(t
         assert head.deep_lora_core["default"] is embedding.deep_lora_core["default"]
         assert head.deep_lora_U["default"] is embedding.deep_lora_V["default"]
         assert torch.equal(logits(candidate), logits(model))
+
+
+def test_a_tied_head_of_a_half_precision_model_shares_its_parameters_too() -> None:
+    torch.manual_seed(0)
+    model = adapt(llama(tie_word_embeddings=True).bfloat16(), r=4, target_modules=TARGETS, ensure_weight_tying=True)
+    embedding, head = layers_of(model)
+    assert embedding.deep_lora_U["default"].dtype == torch.float32
+    assert head.deep_lora_V["default"] is embedding.deep_lora_U["default"]
+    assert head.deep_lora_core["default"] is embedding.deep_lora_core["default"]

@@ -1,0 +1,146 @@
+"""A frozen linear layer and its update in one differentiable step, with one accumulator in each direction.
+
+Autograd would form the update and the gradient of its input apart from those of the base layer and then add them: four
+more passes over (tokens x features) than needed. Here both are accumulated onto the base layer's own products.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from transformers.pytorch_utils import Conv1D
+
+from deep_lora.functional import autocast_dtype, rows_of, transposed_factor
+
+_PLAIN_TENSORS = (Tensor, nn.Parameter)
+
+
+class FusedLinear(torch.autograd.Function):
+    """`y = W x + b + U folded V^T x` for frozen W and b; returns y and `x V`.
+
+    Kept for the backward pass: `x V` (tokens x r), and x if V is trained. `x V` is an output only so that second
+    derivatives flow through it; with `create_graph=True` the backward pass is made of differentiable operations.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "tokens in"],
+        weight: Float[Tensor, "out in"],
+        bias: Float[Tensor, " out"] | None,
+        V: Float[Tensor, "in r"],
+        folded: Float[Tensor, "r r"],
+        U: Float[Tensor, "out r"],
+    ) -> tuple[Float[Tensor, "tokens out"], Float[Tensor, "tokens r"]]:
+        y = F.linear(x, weight, bias)
+        projected = F.linear(x.to(V.dtype), transposed_factor(V))
+        _accumulate_(y, projected @ folded.mT, U)
+        ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, V, folded, U, projected)
+        ctx.set_materialize_grads(False)
+        return y, projected
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, grad_projected: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, V, folded, U, projected = ctx.saved_tensors
+        grad_x = grad_V = grad_folded = grad_U = None
+        if grad_y is not None:
+            wide = grad_y.to(U.dtype)
+            grad_middle = F.linear(wide, transposed_factor(U))
+            # skinny factor on the left: the other order is up to seven times slower on a CPU
+            if ctx.needs_input_grad[5]:
+                grad_U = ((projected @ folded.mT).mT @ wide).mT
+            if ctx.needs_input_grad[4]:
+                grad_folded = grad_middle.mT @ projected
+            del wide
+            through_y = grad_middle @ folded
+            grad_projected = through_y if grad_projected is None else grad_projected + through_y
+        if grad_projected is None:
+            return (None,) * 6
+        if ctx.needs_input_grad[3]:
+            grad_V = (grad_projected.mT @ x.to(V.dtype)).mT
+        if ctx.needs_input_grad[0]:
+            base = weight.new_zeros(len(grad_projected), weight.shape[1]) if grad_y is None else grad_y @ weight
+            grad_x = _accumulated(base, grad_projected, V)
+        return grad_x, None, None, grad_V, grad_folded, grad_U
+
+
+def _accumulate_(accumulator: Tensor, rows: Tensor, factor: Tensor) -> Tensor:
+    """`accumulator += rows factor^T`, in place."""
+    if accumulator.dtype == rows.dtype:
+        return accumulator.addmm_(rows, transposed_factor(factor))
+    return accumulator.add_(rows @ factor.mT)
+
+
+def _accumulated(base: Tensor, rows: Tensor, factor: Tensor) -> Tensor:
+    """`base + rows factor^T`; a base of our own is overwritten unless the backward pass is itself being recorded."""
+    if not torch.is_grad_enabled():
+        return _accumulate_(base, rows, factor)
+    return base + (rows @ factor.mT).to(base.dtype)
+
+
+def fused_linear(
+    x: Float[Tensor, "*batch in"],
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None,
+    V: Float[Tensor, "in r"],
+    folded: Float[Tensor, "r r"],
+    U: Float[Tensor, "out r"],
+) -> Float[Tensor, "*batch out"]:
+    """`W x + b + U folded V^T x` for frozen W and b, in the dtype of the base layer (of autocast, if that is on).
+
+    Factors may be of another dtype than x and W: the update is then computed in theirs.
+
+    >>> eye = torch.eye(2)
+    >>> fused_linear(torch.ones(1, 2), eye, None, eye[:, :1], torch.ones(1, 1), 2 * eye[:, 1:])
+    tensor([[1., 3.]])
+    """
+    dtype = autocast_dtype(x)
+    if dtype is not None:
+        x, weight, V, folded, U = (tensor.to(dtype) for tensor in (x, weight, V, folded, U))
+        bias = None if bias is None else bias.to(dtype)
+    y, _ = FusedLinear.apply(rows_of(x), weight, bias, V, folded, U)
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def frozen_linear(base_layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Weight (out, in) and bias of a base layer that is nothing but a frozen matrix product; None for any other.
+
+    A subclass, a hook, a replaced `forward`, a trained weight or bias, or a special tensor (quantised, sharded, ...)
+    means that calling the layer may do something else.
+    """
+    if type(base_layer) not in (nn.Linear, Conv1D) or "forward" in vars(base_layer) or _has_hooks(base_layer):
+        return None
+    layer: Any = base_layer
+    weight, bias = layer.weight, layer.bias
+    for tensor in (weight, bias):
+        if tensor is not None and (type(tensor) not in _PLAIN_TENSORS or tensor.requires_grad):
+            return None
+    return (weight.mT if type(base_layer) is Conv1D else weight), bias
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(
+        (
+            module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
+            torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks,
+            torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks,
+        )
+    )  # fmt: skip
+
+
+def in_plain_eager_mode(*tensors: Tensor) -> bool:
+    """Whether these are ordinary floating tensors outside of every transform.
+
+    Compilers, tracers and functional transforms fuse or rewrite ordinary operations better than ours. Autocast leaves
+    double precision alone, which is easiest left to it.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    if any(type(tensor) not in _PLAIN_TENSORS or not tensor.is_floating_point() for tensor in tensors):
+        return False
+    return autocast_dtype(tensors[0]) is None or all(tensor.dtype != torch.float64 for tensor in tensors)
