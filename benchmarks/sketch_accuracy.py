@@ -4,7 +4,7 @@ For every linear layer of the MiniLM encoder, on the first batches of labelled f
 between the exact top-r/2 singular subspaces of the summed gradient (float64) and those found by
 
 - a linear sketch in one pass (`G Omega`, `Psi G`, twice as many rows in Psi), which sums exactly over batches, and
-- the probe of this package (block power iteration inside every backward call, leading triplets kept between calls).
+- the probe of this package (a block Krylov space inside every backward call, leading triplets kept between calls).
 
     python benchmarks/sketch_accuracy.py
 
@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from deep_lora.gradients import GradientOperator, GradientSketch
-from deep_lora.initialize import ITERATIONS, OVERSAMPLING
+from deep_lora.initialize import ITERATIONS, OVERSAMPLING, kept_width
 from dmf import orthonormalize, principal_angles
 from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_MODEL, load_sentences, packaged_file
@@ -73,13 +73,16 @@ def linear_sketch(gradient: Tensor, half_rank: int, width: int, seed: int) -> tu
     return basis @ u[:, :half_rank], vh[:half_rank].mT
 
 
-def probe(calls: Calls, half_rank: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+def probe(calls: Calls, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     """Leading subspaces from the sketch of this package."""
     rows, columns = calls[0][1].shape[1], calls[0][0].shape[1]
-    sketch = GradientSketch(rows, columns, width, OVERSAMPLING, ITERATIONS, seed, torch.float32, torch.device("cpu"))
+    sketch = GradientSketch(
+        rows=rows, columns=columns, width=kept_width(rank), block=rank + OVERSAMPLING, iterations=ITERATIONS,
+        seed=seed, dtype=torch.float32, device=torch.device("cpu"),
+    )  # fmt: skip
     for x, delta in calls:
         sketch.update(GradientOperator.from_rows(x, delta))
-    svd = sketch.leading(half_rank)
+    svd = sketch.leading(rank // 2)
     return svd.left.double(), svd.right.double()
 
 
@@ -98,7 +101,7 @@ def measure(calls: dict[str, Calls], rank: int, seed: int) -> dict[str, dict[str
             continue
         exact = u[:, :half], vh[:half].mT
         found = {f"linear sketch, width {w}": linear_sketch(gradient, half, w, seed) for w in (2 * rank, 4 * rank, 96)}
-        found[f"probe, width {2 * rank}"] = probe(layer_calls, half, 2 * rank, seed)
+        found[f"probe, width {kept_width(rank)}"] = probe(layer_calls, rank, seed)
         for name, pair in found.items():
             largest = max(principal_angles(a, b)[0].item() for a, b in zip(exact, pair, strict=True))
             angles.setdefault(name, []).append(largest)

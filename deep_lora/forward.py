@@ -73,13 +73,12 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
     def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
         """Inference with one adapter name for each sample; "__base__" stands for no adapter."""
         result = self.base_layer(x, *args, **kwargs)
-        for adapter_name in sorted(set(adapter_names)):
-            if adapter_name not in self.deep_lora_U:
-                continue
-            rows = torch.tensor([i for i, name in enumerate(adapter_names) if name == adapter_name], device=x.device)
-            part = self._add_update(result[rows], x[rows], adapter_name)
-            result = result.index_copy(0, rows, part.to(result.dtype))
-        return result
+        rows, parts = [], []
+        for adapter_name in sorted(set(adapter_names) & self.deep_lora_U.keys()):
+            own = torch.tensor([i for i, name in enumerate(adapter_names) if name == adapter_name], device=x.device)
+            parts.append(self._add_update(result[own], x[own], adapter_name).to(result.dtype))
+            rows.append(own)
+        return result.index_copy(0, torch.cat(rows), torch.cat(parts)) if rows else result
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)

@@ -2,12 +2,13 @@
 
 A probe on the output of a layer meets the layer's input and the gradient of its output in the backward pass, where
 their products with G are cheap: `G M = delta^T (x M)`. One-pass linear sketches of G turn out useless here (the leading
-singular values of real gradients lie within percents of each other: benchmarks/README.md), so the probe runs a block
-power iteration on the spot and keeps the few leading singular triplets of the sum of all calls so far.
+singular values of real gradients lie within percents of each other: benchmarks/README.md), so the probe builds a block
+Krylov space on the spot and keeps the few leading singular triplets of the sum of all calls so far.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dmf import FactorSVD, factor_svd, leading_subspaces, orthogonal, subspace_iteration
+from dmf import FactorSVD, block_krylov_svd, factor_svd, leading_subspaces, orthogonal
 
 
 @dataclass
@@ -66,8 +67,8 @@ class GradientSketch:
     Args:
         rows, columns: shape of G.
         width: columns kept between calls; memory is `width (rows + columns)` numbers.
-        oversampling: extra columns while a call is digested.
-        iterations: power iterations for each call.
+        block: random columns that a call adds to the known ones to start its Krylov space.
+        iterations: blocks added to that space for each call.
         seed: of the random test vectors; drawn on the CPU, so the same everywhere.
         dtype, device: of the state.
     """
@@ -75,7 +76,7 @@ class GradientSketch:
     rows: int
     columns: int
     width: int
-    oversampling: int
+    block: int
     iterations: int
     seed: int
     dtype: torch.dtype
@@ -97,8 +98,8 @@ class GradientSketch:
 
     @property
     def exact(self) -> bool:
-        """Whether G itself is kept, because it is no larger than two factors."""
-        return self.rows * self.columns <= self.width * (self.rows + self.columns)
+        """Whether G itself is kept, because it is no larger than two factors with as many columns as a block."""
+        return self.rows * self.columns <= self.block * (self.rows + self.columns)
 
     def update(self, operator: GradientOperator) -> None:
         """Add the gradient of one call."""
@@ -110,9 +111,9 @@ class GradientSketch:
             return
         left, right = self.state
         known = right if self.calls > 1 else right[:, :0]
-        fresh = min(self.width + self.oversampling, self.rows, self.columns) - known.shape[1]
-        block = orthogonal(self.columns, max(fresh, 1), generator=self._generator, dtype=self.dtype, device=self.device)
-        svd = subspace_iteration(
+        fresh = max(1, min(self.block, self.rows - known.shape[1], self.columns - known.shape[1]))
+        block = orthogonal(self.columns, fresh, generator=self._generator, dtype=self.dtype, device=self.device)
+        svd = block_krylov_svd(
             lambda m: operator.apply(m).to(self.dtype) + left @ (right.mT @ m),
             lambda m: operator.apply_transpose(m).to(self.dtype) + right @ (left.mT @ m),
             torch.cat([known, block], dim=1),
@@ -166,3 +167,9 @@ class GradientProbe(torch.autograd.Function):
         with torch.no_grad(), torch.autocast(grad_output.device.type, enabled=False):
             ctx.record(ctx.saved_tensors[0], grad_output)
         return grad_output, None, None, None
+
+
+def all_finite(*tensors: Tensor) -> bool:
+    """Whether there is no NaN and no inf, without large temporaries: a sum carries them on (in float32 or better)."""
+    wide = torch.promote_types(torch.float32, functools.reduce(torch.promote_types, [t.dtype for t in tensors]))
+    return bool(torch.isfinite(torch.stack([tensor.sum(dtype=wide) for tensor in tensors])).all())

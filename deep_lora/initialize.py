@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from deep_lora.distributed import sum_over_ranks
-from deep_lora.gradients import GradientProbe, GradientSketch
+from deep_lora.gradients import GradientProbe, GradientSketch, all_finite
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.restoring import dropout_off, gradients_put_aside
 from dmf import OrthogonalMap, compressed_bases
 
-OVERSAMPLING = 16
+OVERSAMPLING = 8
 ITERATIONS = 4
 
 
@@ -51,7 +51,8 @@ def initialize_subspaces_(
         closure: runs forward and `backward()` on micro-batches (no optimizer step); called once, dropout off. Under
             torch.distributed every rank runs it on its own share; all ranks end with the same U, V.
         adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
-        oversampling, iterations: accuracy of the leading singular vectors (see `dmf.subspace_iteration`).
+        oversampling, iterations: accuracy of the leading singular vectors: every call starts a Krylov space from
+            r + oversampling random columns (see `dmf.block_krylov_svd`).
 
     Returns:
         Which modules were initialised. A layer that saw no gradient keeps its random start and is named in a warning.
@@ -153,17 +154,22 @@ def _has_room(layer: DeepLoraLayer, adapter_name: str) -> bool:
 def _make_sketch(
     layer: DeepLoraLayer, adapter_name: str, seed: int, oversampling: int, iterations: int
 ) -> GradientSketch:
-    U = layer.deep_lora_U[adapter_name]
+    U, r = layer.deep_lora_U[adapter_name], layer.r[adapter_name]
     return GradientSketch(
         rows=layer.out_features,
         columns=layer.in_features,
-        width=2 * layer.r[adapter_name],
-        oversampling=oversampling,
+        width=kept_width(r),
+        block=r + oversampling,
         iterations=iterations,
         seed=seed,
         dtype=torch.promote_types(U.dtype, torch.float32),
         device=U.device,
     )
+
+
+def kept_width(r: int) -> int:
+    """Singular triplets kept between calls for r/2 wanted ones: the rest make sums over several calls more accurate."""
+    return r + r // 2
 
 
 def _watched(
@@ -195,7 +201,7 @@ def _probes(
         anchor = torch.zeros((), device=sketch.device, requires_grad=True)
 
         def record(x: Tensor, grad_output: Tensor) -> None:
-            sketch.finite = sketch.finite and bool(torch.isfinite(grad_output).all() and torch.isfinite(x).all())
+            sketch.finite = sketch.finite and all_finite(x, grad_output)
             if sketch.finite:
                 operator = layer.gradient_operator(x, grad_output)
                 sketch.update(operator.transpose() if borrowed else operator)

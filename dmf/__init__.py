@@ -8,17 +8,18 @@ from dmf.functional import chain_apply, chain_product, identity_chain, orthogona
 from dmf.subspace import (
     FactorSVD,
     OrthogonalMap,
+    block_krylov_svd,
     compressed_bases,
     factor_svd,
     leading_subspaces,
     orthonormalize,
     principal_angles,
-    subspace_iteration,
 )
 
 __all__ = [
     "FactorSVD",
     "OrthogonalMap",
+    "block_krylov_svd",
     "chain_apply",
     "chain_product",
     "compressed_bases",
@@ -29,5 +30,4 @@ __all__ = [
     "orthogonal_chain",
     "orthonormalize",
     "principal_angles",
-    "subspace_iteration",
 ]

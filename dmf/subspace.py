@@ -70,37 +70,44 @@ def leading_subspaces(matrix: Float[Tensor, "out in"], rank: int) -> FactorSVD:
     return FactorSVD(u[:, :rank], s[:rank], vh[:rank].mT)
 
 
-def subspace_iteration(
+def block_krylov_svd(
     apply: LinearMap, apply_transpose: LinearMap, start: Float[Tensor, "in k"], iterations: int
 ) -> FactorSVD:
-    """Leading singular triplets of a linear map that is known by its action only (randomised block power iteration).
+    """Leading singular triplets of a linear map that is known by its action only, from a block Krylov space.
 
-    The error in the leading directions falls like `(s_{k+1} / s_i)^(2 iterations + 1)`: columns of `start` beyond the
-    wanted ones (oversampling) and iterations buy accuracy; every iteration is one product with the map and one with
-    its transpose.
+    The space is spanned by `start, (G^T G) start, ..., (G^T G)^iterations start` and kept orthonormal; what is returned
+    is the singular value decomposition of G restricted to it. It needs `iterations + 1` products with the map and
+    `iterations` with its transpose, and is never less accurate than as many block power iterations, whose error in the
+    i-th direction is of order `(s_{k+1} / s_i)^(2 iterations + 1)`.
 
     Args:
         apply: `M -> G M` for M (in, k).
         apply_transpose: `M -> G^T M` for M (out, k).
         start: a block of k random columns.
-        iterations: number of power iterations, at least 0.
+        iterations: number of blocks added to the first, at least 0.
 
     Returns:
-        k approximate triplets.
+        `k (iterations + 1)` approximate triplets, or as many as the smaller side of the map has.
 
-    Source: Halko, Martinsson and Tropp, SIAM Review 2011, algorithms 4.4 and 5.1.
+    Source: Musco and Musco, NeurIPS 2015, algorithm 2 (here for `G^T G`, orthonormalised block by block).
 
     >>> g = torch.diag(torch.tensor([5.0, 1.0, 0.1]))
     >>> torch.manual_seed(0) and None
-    >>> subspace_iteration(lambda m: g @ m, lambda m: g.T @ m, torch.randn(3, 2), 4).values[0]
+    >>> block_krylov_svd(lambda m: g @ m, lambda m: g.T @ m, torch.randn(3, 2), 4).values[0]
     tensor(5.)
     """
-    basis = orthonormalize(apply(start))
+    block = orthonormalize(start)
+    image = apply(block)
+    basis, images = block, image
     for _ in range(iterations):
-        basis = orthonormalize(apply(orthonormalize(apply_transpose(basis))))
-    projected = apply_transpose(basis)  # (in, k) = G^T basis, so G is about basis projected^T
-    u, s, vh = torch.linalg.svd(projected, full_matrices=False)
-    return FactorSVD(basis @ vh.mT, s, u)
+        block = apply_transpose(image)[:, : basis.shape[0] - basis.shape[1]]
+        if block.shape[1] == 0:
+            break
+        # Householder reflections give new orthonormal columns even where the block holds nothing but rounding errors.
+        block = orthonormalize(torch.cat([basis, block], dim=1))[:, basis.shape[1] :]
+        image = apply(block)
+        basis, images = torch.cat([basis, block], dim=1), torch.cat([images, image], dim=1)
+    return factor_svd(images, basis)
 
 
 class OrthogonalMap:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from deep_lora.gradients import GradientSketch
-from deep_lora.initialize import ITERATIONS, OVERSAMPLING, initialize_subspaces_
+from deep_lora.initialize import ITERATIONS, OVERSAMPLING, initialize_subspaces_, kept_width
 from dmf import leading_subspaces, principal_angles
 from tests.models import adapt, layers_of
 
@@ -68,7 +68,9 @@ def angles(adapted, batch):
 def compare(layer, x, grad):
     operator = layer.gradient_operator(x, grad)
     options = {"seed": 0, "dtype": torch.float32, "device": x.device}
-    sketch = GradientSketch(operator.rows, operator.columns, 2 * RANK, OVERSAMPLING, ITERATIONS, **options)
+    sketch = GradientSketch(
+        operator.rows, operator.columns, kept_width(RANK), RANK + OVERSAMPLING, ITERATIONS, **options
+    )
     assert not sketch.exact, "the point is the sketched route"
     sketch.update(operator)
     dense = grad.flatten(0, -2).double().mT @ x.flatten(0, -2).double()

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from dmf import (
     OrthogonalMap,
+    block_krylov_svd,
     compressed_bases,
     factor_svd,
     leading_subspaces,
     orthogonal,
     orthonormalize,
     principal_angles,
-    subspace_iteration,
 )
 from tests.measure import LargestTensor
 
@@ -97,7 +97,7 @@ def test_small_principal_angles_keep_their_digits(angle):
 
 @pytest.mark.parametrize("ratio", [0.9, 0.6])
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40)])
-def test_subspace_iteration_converges_at_the_stated_rate(shape, ratio):
+def test_the_krylov_space_converges_at_least_at_the_stated_rate(shape, ratio):
     k, wanted = 8, 3
     values = ratio ** torch.arange(min(shape), dtype=torch.float64)
     left, right = (orthogonalized(n, min(shape)) for n in shape)
@@ -107,7 +107,7 @@ def test_subspace_iteration_converges_at_the_stated_rate(shape, ratio):
     seen = right.mT @ start
     constant = (torch.linalg.matrix_norm(seen[k:], 2) * torch.linalg.matrix_norm(torch.linalg.inv(seen[:k]), 2)).item()
     for iterations in range(6):
-        svd = subspace_iteration(lambda m: matrix @ m, lambda m: matrix.mT @ m, start, iterations)
+        svd = block_krylov_svd(lambda m: matrix @ m, lambda m: matrix.mT @ m, start, iterations)
         residual = left[:, :wanted] - svd.left @ (svd.left.mT @ left[:, :wanted])
         bound = constant * (values[k] / values[wanted - 1]).item() ** (2 * iterations + 1) * wanted**0.5
         assert torch.linalg.matrix_norm(residual, 2).item() <= bound + 100 * EPS
@@ -117,11 +117,26 @@ def orthogonalized(rows: int, columns: int) -> torch.Tensor:
     return orthogonal(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(rows))
 
 
-def test_subspace_iteration_finds_a_map_of_low_rank_exactly_at_once():
+def test_one_block_more_finds_a_map_of_low_rank_exactly():
     matrix = gaussian(20, 3, seed=0) @ gaussian(3, 15, seed=1)
-    svd = subspace_iteration(lambda m: matrix @ m, lambda m: matrix.mT @ m, gaussian(15, 6, seed=2), 0)
+    svd = block_krylov_svd(lambda m: matrix @ m, lambda m: matrix.mT @ m, gaussian(15, 4, seed=2), 1)
     assert ((svd.left * svd.values) @ svd.right.mT - matrix).norm().item() <= 1e3 * EPS * matrix.norm().item()
-    assert svd.left.shape == (20, 6) and bool((svd.values.diff() <= 0).all())
+    assert svd.left.shape == (20, 8) and bool((svd.values.diff() <= 0).all())
+
+
+def test_the_krylov_space_stops_growing_when_it_is_the_whole_space():
+    matrix = gaussian(9, 7, seed=0)
+    svd = block_krylov_svd(lambda m: matrix @ m, lambda m: matrix.mT @ m, gaussian(7, 3, seed=1), 10)
+    assert svd.values.shape == (7,)
+    assert torch.allclose(svd.values, torch.linalg.svdvals(matrix), rtol=1e-12)
+    assert ((svd.left * svd.values) @ svd.right.mT - matrix).norm().item() <= 1e3 * EPS * matrix.norm().item()
+
+
+def test_the_basis_stays_orthonormal_when_the_map_runs_out_of_directions():
+    matrix = gaussian(40, 2, seed=0) @ gaussian(2, 30, seed=1)  # blocks after the first one hold only rounding errors
+    svd = block_krylov_svd(lambda m: matrix @ m, lambda m: matrix.mT @ m, gaussian(30, 4, seed=2), 4)
+    assert (svd.right.mT @ svd.right - torch.eye(20)).abs().max().item() <= 100 * EPS
+    assert ((svd.left * svd.values) @ svd.right.mT - matrix).norm().item() <= 1e3 * EPS * matrix.norm().item()
 
 
 # ---- the implicit orthogonal map -------------------------------------------------------------------------------------

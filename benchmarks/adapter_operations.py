@@ -1,0 +1,90 @@
+"""Merge, unmerge, save, load, export and inference, against PEFT's LoRA on the same model."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+import deep_lora
+from deep_lora import DeepLoraConfig
+from measuring import compared, interleaved_seconds
+from workloads import Workload
+
+Functions = dict[str, Callable[[], Any]]
+
+
+def measure(settings: dict[str, Any]) -> dict[str, Any]:
+    """Every operation interleaved for both methods; the export also against PEFT's own and against saving a LoRA."""
+    workload = Workload(**settings["workload"])
+    rank, seed = settings["rank"], settings["seed"]
+    base = workload.model(seed)
+    configs = {
+        "deep_lora": DeepLoraConfig(r=rank, target_modules=workload.targets, init_weights=False),
+        "lora": LoraConfig(r=rank, lora_alpha=rank, target_modules=workload.targets, init_lora_weights=False),
+    }
+    models = {name: get_peft_model(copy.deepcopy(base), config).eval() for name, config in configs.items()}
+
+    def timed(functions: Functions, peer: str = "lora") -> dict[str, Any]:
+        return compared(interleaved_seconds(functions, settings["repeats"], settings["warmup"], seed), peer)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        result = {
+            # merging and unmerging are timed as a pair, so that every call leaves the model as it found it
+            "merge_and_unmerge": timed({name: _merge_and_unmerge(model) for name, model in models.items()}),
+            "save": timed({name: _save(model, folder / name) for name, model in models.items()}),
+            "load": timed({name: _load(base, folder / name) for name in models}),
+            "inference": timed({name: _inference(workload, model, seed) for name, model in models.items()}),
+            "export_against_saving_a_lora": timed(
+                {
+                    "deep_lora": lambda: deep_lora.save_as_lora(folder / "plain", models["deep_lora"]),
+                    "lora": _save(models["lora"], folder / "lora"),
+                }
+            ),
+        }
+        exports: Functions = {
+            "deep_lora": lambda: deep_lora.save_as_lora(folder / "plain", models["deep_lora"]),
+            "peft.save_as_lora": lambda: peft.save_as_lora(folder / "converted", models["deep_lora"], rank=rank),
+        }
+        seconds = interleaved_seconds(exports, settings["export_repeats"], 0, seed)
+        result["export_against_peft"] = compared(seconds, "peft.save_as_lora")
+    return {"operations": result}
+
+
+def _merge_and_unmerge(model: PeftModel) -> Callable[[], None]:
+    def run() -> None:
+        model.merge_adapter()
+        model.unmerge_adapter()
+
+    return run
+
+
+def _save(model: PeftModel, folder: Path) -> Callable[[], None]:
+    return lambda: model.save_pretrained(str(folder))
+
+
+def _load(base: nn.Module, folder: Path) -> Callable[[], None]:
+    """Put the saved adapter on the base model, and take it off again."""
+
+    def run() -> None:
+        PeftModel.from_pretrained(base, str(folder)).unload()
+
+    return run
+
+
+def _inference(workload: Workload, model: PeftModel, seed: int) -> Callable[[], None]:
+    loss = workload.loss(model, seed)
+
+    def run() -> None:
+        with torch.no_grad():
+            loss()
+
+    return run

@@ -1,0 +1,74 @@
+"""Draw the measured ratios, from `benchmarks/results` alone.
+
+python benchmarks/figures.py --output_dir runs/figures
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SHAPES = {
+    "384": "MiniLM shape\n384, 16 x 128",
+    "768": "BERT-base shape\n768, 16 x 128",
+    "2048": "Llama-1B block\n2048, 1 x 2048",
+    "smollm2_135m": "SmolLM2-135M\n576, 4 x 256",
+}
+METHODS = {
+    "frozen": "no adapter (limit)",
+    "lora": "PEFT LoRA",
+    "deep_lora": "Deep LoRA",
+    "deep_lora_gamma_0": "Deep LoRA, gamma = 0",
+}
+
+
+def result(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf8"))
+
+
+def draw(benchmark: str, value: str, label: str, path: Path) -> None:
+    """Grouped bars of a ratio to LoRA for all shapes; whiskers are quartiles where there are repeats."""
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    positions = np.arange(len(SHAPES))
+    measured = [result(f"{benchmark}_{shape}")["methods"] for shape in SHAPES]
+    for index, (method, name) in enumerate(METHODS.items()):
+        cells = [methods[method][value] for methods in measured]
+        spreads = [cell if isinstance(cell, dict) else None for cell in cells]
+        heights = np.array([cell["median"] if isinstance(cell, dict) else cell for cell in cells])
+        errors = None
+        if all(spreads):
+            lower = heights - [cell["lower_quartile"] for cell in cells]
+            errors = np.array([lower, [cell["upper_quartile"] for cell in cells] - heights])
+        axes.bar(positions + 0.2 * (index - 1.5), heights, 0.18, yerr=errors, capsize=2, label=name)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(positions, list(SHAPES.values()))
+    axes.set_ylabel(label)
+    axes.legend(ncols=4, fontsize="small", loc="lower center")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    print(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/figures"), help="default runs/figures")
+    folder = parser.parse_args().output_dir
+    draw("training_step", "ratio_to_lora", "training step, time relative to PEFT LoRA", folder / "training_step.png")
+    draw(
+        "training_memory", "ratio_of_step_bytes_to_lora", "peak of a step, relative to PEFT LoRA",
+        folder / "training_memory.png",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

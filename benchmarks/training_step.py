@@ -1,0 +1,80 @@
+"""Time and memory of one training step: forward, backward, AdamW."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from measuring import compared, interleaved_seconds, peak_allocated_bytes, peak_resident_bytes
+from peers import adapted
+from workloads import Workload
+
+PEER = "lora"
+
+
+def step_function(workload: Workload, method: str, rank: int, seed: int) -> tuple[nn.Module, Callable[[], None]]:
+    """A model with that method's adapter, and a function that makes one training step."""
+    model = adapted(workload.model(seed), method, workload.targets, rank)
+    loss = workload.loss(model, seed)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4) if parameters else None
+
+    def step() -> None:
+        loss().backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return model, step
+
+
+def measure_time(settings: dict[str, Any]) -> dict[str, Any]:
+    """Interleaved steps of all methods in one process, and the overhead over the frozen model against LoRA's."""
+    workload = Workload(**settings["workload"])
+    steps = {
+        method: step_function(workload, method, settings["rank"], settings["seed"])[1] for method in settings["methods"]
+    }
+    seconds = interleaved_seconds(steps, settings["repeats"], settings["warmup"], settings["seed"])
+    methods = compared(seconds, settings.get("peer", PEER))
+    medians = {name: result["seconds"]["median"] for name, result in methods.items()}
+    result: dict[str, Any] = {"methods": methods}
+    if {"frozen", PEER} <= medians.keys():
+        allowance = medians[PEER] - medians["frozen"]
+        result["overhead_over_frozen_relative_to_lora"] = {
+            name: (median - medians["frozen"]) / allowance for name, median in medians.items() if name != "frozen"
+        }
+    return result
+
+
+def measure_memory(settings: dict[str, Any]) -> dict[str, Any]:
+    """Peak memory of training in a fresh process for every method."""
+    methods: dict[str, Any] = {}
+    for method in settings["methods"]:
+        command = [sys.executable, __file__, json.dumps({**settings, "method": method})]
+        lines = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
+        methods[method] = json.loads(lines.splitlines()[-1])
+    for measured in methods.values():
+        for name in ("step_bytes", "resident_bytes"):
+            measured[f"ratio_of_{name}_to_{PEER}"] = measured[name] / methods[PEER][name]
+    return {"methods": methods}
+
+
+def memory_of_one_method(settings: dict[str, Any]) -> dict[str, int]:
+    """Resident peak after three steps, and the peak of tensors alive in one more step on top of model and optimizer."""
+    torch.set_num_threads(settings["threads"])
+    _, step = step_function(Workload(**settings["workload"]), settings["method"], settings["rank"], settings["seed"])
+    for _ in range(3):
+        step()
+    resident = peak_resident_bytes()
+    return {"step_bytes": peak_allocated_bytes(step), "resident_bytes": resident}
+
+
+if __name__ == "__main__":
+    print(json.dumps(memory_of_one_method(json.loads(sys.argv[1]))))
