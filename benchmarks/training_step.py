@@ -43,12 +43,13 @@ def measure_time(settings: dict[str, Any]) -> dict[str, Any]:
     }
     seconds = interleaved_seconds(steps, settings["repeats"], settings["warmup"], settings["seed"])
     methods = compared(seconds, settings.get("peer", PEER))
-    medians = {name: result["seconds"]["median"] for name, result in methods.items()}
+    ratios = {name: measured.get(f"ratio_to_{PEER}", {}).get("median") for name, measured in methods.items()}
     result: dict[str, Any] = {"methods": methods}
-    if {"frozen", PEER} <= medians.keys():
-        allowance = medians[PEER] - medians["frozen"]
+    if {"frozen", PEER} <= ratios.keys():
         result["overhead_over_frozen_relative_to_lora"] = {
-            name: (median - medians["frozen"]) / allowance for name, median in medians.items() if name != "frozen"
+            name: (ratio - ratios["frozen"]) / (1 - ratios["frozen"])
+            for name, ratio in ratios.items()
+            if name != "frozen"
         }
     return result
 

@@ -58,7 +58,7 @@ class MergeableLayer(BaseTunerLayer):
             if self._weight_is_lent(adapter_name):
                 continue
             weight = self.get_base_weight()
-            weight = self._added(weight, -self.get_delta_weight(adapter_name))
+            weight = self._added(weight, self.get_delta_weight(adapter_name), sign=-1)
             self.set_base_weight(weight)
 
     def _weight_is_lent(self, adapter_name: str) -> bool:
@@ -66,10 +66,12 @@ class MergeableLayer(BaseTunerLayer):
         return False
 
     @staticmethod
-    def _added(weight: Tensor, update: Tensor) -> Tensor:
-        """`weight + update`, in place where the dtype of the weight can add."""
+    def _added(weight: Tensor, update: Tensor, sign: int = 1) -> Tensor:
+        """`weight + sign update`, in place where the dtype of the weight can add."""
         update = update.to(weight.device)
-        return weight.add_(update) if weight.dtype.itemsize > 1 else add_to_weight(weight, update)
+        if weight.dtype.itemsize > 1:
+            return weight.add_(update, alpha=sign)
+        return add_to_weight(weight, sign * update)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Multiply the update of that adapter by `scale` (1 is the trained one)."""
