@@ -32,8 +32,8 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     }
     models = {name: get_peft_model(copy.deepcopy(base), config).eval() for name, config in configs.items()}
 
-    def timed(functions: Functions, peer: str = "lora") -> dict[str, Any]:
-        return compared(interleaved_seconds(functions, settings["repeats"], settings["warmup"], seed), peer)
+    def timed(functions: Functions, repeats: int = settings["repeats"]) -> dict[str, Any]:
+        return compared(interleaved_seconds(functions, repeats, settings["warmup"], seed), "lora")
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -42,7 +42,10 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
             "merge_and_unmerge": timed({name: _merge_and_unmerge(model) for name, model in models.items()}),
             "save": timed({name: _save(model, folder / name) for name, model in models.items()}),
             "load": timed({name: _load(base, folder / name) for name in models}),
-            "inference": timed({name: _inference(workload, model, seed) for name, model in models.items()}),
+            "inference": timed(
+                {name: _inference(workload, model, seed) for name, model in models.items()},
+                settings["inference_repeats"],
+            ),
             "export_against_saving_a_lora": timed(
                 {
                     "deep_lora": lambda: deep_lora.save_as_lora(folder / "plain", models["deep_lora"]),

@@ -21,9 +21,9 @@ from tests.models import adapt, disturb_, layers_of
 IN, OUT, RANK = 6, 5, 2
 
 
-def _arguments(dtype: torch.dtype = torch.float64, tokens: int = 7) -> tuple[Tensor, ...]:
+def _arguments(dtype: torch.dtype = torch.float64, tokens: int = 7, rank: int = RANK) -> tuple[Tensor, ...]:
     torch.manual_seed(0)
-    shapes = ((tokens, IN), (OUT, IN), (OUT,), (IN, RANK), (RANK, RANK), (OUT, RANK))
+    shapes = ((tokens, IN), (OUT, IN), (OUT,), (IN, rank), (rank, rank), (OUT, rank))
     x, weight, bias, V, folded, U = (torch.randn(*shape, dtype=dtype) for shape in shapes)
     for tensor in (x, V, folded, U):
         tensor.requires_grad_(True)
@@ -68,11 +68,12 @@ def test_first_and_second_derivatives_are_exact(frozen: tuple[int, ...]) -> None
     assert torch.autograd.gradgradcheck(FusedLinear.apply, arguments)
 
 
+@pytest.mark.parametrize("rank", [RANK, 20])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_the_fused_step_equals_plain_autograd(with_bias: bool) -> None:
+def test_the_fused_step_equals_plain_autograd(with_bias: bool, rank: int) -> None:
     results = []
     for function in (fused_linear, _plain):
-        x, weight, bias, V, folded, U = _arguments()
+        x, weight, bias, V, folded, U = _arguments(rank=rank)
         y = function(x, weight, bias if with_bias else None, V, folded, U)
         y.square().sum().backward()
         results.append([y.detach(), *(tensor.grad for tensor in (x, V, folded, U))])
