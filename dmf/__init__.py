@@ -1,10 +1,17 @@
 """Deep matrix factorization: products of many factors, and the small subspace in which their training happens.
 
 Only torch is imported here. `functional` multiplies and initialises chains of factors; `subspace` finds the
-low-dimensional subspaces that the first gradient reveals.
+low-dimensional subspaces that the first gradient reveals. `DeepMatrixFactorization` and `CompressedDMF` are modules;
+`dense_loss`, `masked_loss` and `observed_loss` train them, the last one through sampled sparse products.
 """
 
+from dmf.compressed import CompressedDMF
 from dmf.functional import chain_apply, chain_product, identity_chain, orthogonal, orthogonal_chain
+from dmf.losses import dense_loss, masked_loss, observed_loss
+from dmf.observed import ObservedEntries
+from dmf.optimizer import parameter_groups
+from dmf.sparse import SparsityPattern, entry_products, sampled_product, sparse_product
+from dmf.starts import matched_normal, matched_uniform
 from dmf.subspace import (
     FactorSVD,
     OrthogonalMap,
@@ -15,19 +22,33 @@ from dmf.subspace import (
     principal_angles,
     subspace_iteration,
 )
+from dmf.wide import DeepMatrixFactorization
 
 __all__ = [
+    "CompressedDMF",
+    "DeepMatrixFactorization",
     "FactorSVD",
+    "ObservedEntries",
     "OrthogonalMap",
+    "SparsityPattern",
     "chain_apply",
     "chain_product",
     "compressed_bases",
+    "dense_loss",
+    "entry_products",
     "factor_svd",
     "identity_chain",
     "leading_subspaces",
+    "masked_loss",
+    "matched_normal",
+    "matched_uniform",
+    "observed_loss",
     "orthogonal",
     "orthogonal_chain",
     "orthonormalize",
+    "parameter_groups",
     "principal_angles",
+    "sampled_product",
+    "sparse_product",
     "subspace_iteration",
 ]
