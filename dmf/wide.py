@@ -58,8 +58,8 @@ class DeepMatrixFactorization(MatrixFactorization):
         self.width = max(n_out, n_in) if width is None else width
         if self.width < 1 or depth < 2:
             raise ValueError(
-                f"a deep factorization needs a width of at least 1 and a depth of at least 2, got width {width} and "
-                f"depth {depth}"
+                "a deep factorization needs a width of at least 1 and a depth of at least 2, got width "
+                f"{self.width} and depth {depth}"
             )
         if start not in STARTS:
             raise ValueError(f"start must be one of {', '.join(map(repr, STARTS))}, got {start!r}")
