@@ -3,7 +3,12 @@
 Only torch is imported here. `functional` multiplies and initialises chains of factors; `subspace` finds the
 low-dimensional subspaces that the first gradient reveals. `DeepMatrixFactorization` and `CompressedDMF` are modules;
 `dense_loss`, `masked_loss` and `observed_loss` train them, the last one through sampled sparse products.
+
+`MatrixCompletion` is an estimator in the style of scikit-learn; it is imported when it is first asked for, and needs
+the extra `deep-lora[completion]`.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from dmf.compressed import CompressedDMF
 from dmf.functional import chain_apply, chain_product, identity_chain, orthogonal, orthogonal_chain
@@ -23,6 +28,9 @@ from dmf.subspace import (
     subspace_iteration,
 )
 from dmf.wide import DeepMatrixFactorization
+
+if TYPE_CHECKING:
+    from dmf.completion import MatrixCompletion as MatrixCompletion
 
 __all__ = [
     "CompressedDMF",
@@ -52,3 +60,17 @@ __all__ = [
     "sparse_product",
     "subspace_iteration",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`MatrixCompletion` on demand, so that everything else needs torch alone."""
+    if name != "MatrixCompletion":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from dmf.completion import MatrixCompletion
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"MatrixCompletion needs the package {error.name}, which is not installed: "
+            'pip install "deep-lora[completion]"'
+        ) from error
+    return MatrixCompletion
