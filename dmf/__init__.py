@@ -2,7 +2,8 @@
 
 Only torch is imported here. `functional` multiplies and initialises chains of factors; `subspace` finds the
 low-dimensional subspaces that the first gradient reveals. `DeepMatrixFactorization` and `CompressedDMF` are modules;
-`dense_loss`, `masked_loss` and `observed_loss` train them, the last one through sampled sparse products.
+`dense_loss`, `masked_loss` and `observed_loss` train them, the last one through sampled sparse products. `theory`,
+`layerwise` and `linear_networks` hold what is proved and observed about their training, as functions.
 
 `MatrixCompletion` is an estimator in the style of scikit-learn; it is imported when it is first asked for, and needs
 the extra `deep-lora[completion]`.
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dmf.compressed import CompressedDMF
 from dmf.functional import chain_apply, chain_product, identity_chain, orthogonal, orthogonal_chain
+from dmf.layerwise import LogLinearFit, class_separation, layerwise_collapse, log_linear_fit
+from dmf.linear_networks import DeepLinearNetwork, descend, whiten
 from dmf.losses import dense_loss, masked_loss, observed_loss
 from dmf.observed import ObservedEntries
 from dmf.optimizer import parameter_groups
@@ -27,6 +30,7 @@ from dmf.subspace import (
     principal_angles,
     subspace_iteration,
 )
+from dmf.theory import InvarianceResidual, compression_error, effective_rank, invariance_residual, rho_recursion
 from dmf.wide import DeepMatrixFactorization
 
 if TYPE_CHECKING:
@@ -34,19 +38,29 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompressedDMF",
+    "DeepLinearNetwork",
     "DeepMatrixFactorization",
     "FactorSVD",
+    "InvarianceResidual",
+    "LogLinearFit",
     "ObservedEntries",
     "OrthogonalMap",
     "SparsityPattern",
     "chain_apply",
     "chain_product",
+    "class_separation",
     "compressed_bases",
+    "compression_error",
     "dense_loss",
+    "descend",
+    "effective_rank",
     "entry_products",
     "factor_svd",
     "identity_chain",
+    "invariance_residual",
+    "layerwise_collapse",
     "leading_subspaces",
+    "log_linear_fit",
     "masked_loss",
     "matched_normal",
     "matched_uniform",
@@ -56,9 +70,11 @@ __all__ = [
     "orthonormalize",
     "parameter_groups",
     "principal_angles",
+    "rho_recursion",
     "sampled_product",
     "sparse_product",
     "subspace_iteration",
+    "whiten",
 ]
 
 

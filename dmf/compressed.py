@@ -74,6 +74,7 @@ class CompressedDMF(MatrixFactorization):
             wide: at its orthogonal start, of width at least max(n_out, n_in); its depth and init_scale are taken over.
             weight_gradient: `G = dL/df` at that start, (n_out, n_in): the gradient of the loss with respect to the
                 product (for `dmf.masked_loss` it is `mask * (f - target) / numel`). A positive factor does not matter.
+                Its part from f is of size eps^L; at a large eps the theorem's exact subspace is that of `-target`.
             rank: r, even; r/2 leading singular vectors of each side of G are used.
 
         Raises:

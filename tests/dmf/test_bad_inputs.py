@@ -11,12 +11,19 @@ from dmf import (
     DeepMatrixFactorization,
     ObservedEntries,
     SparsityPattern,
+    class_separation,
     dense_loss,
+    descend,
+    effective_rank,
+    invariance_residual,
+    log_linear_fit,
     masked_loss,
     observed_loss,
     parameter_groups,
+    rho_recursion,
     sampled_product,
     sparse_product,
+    whiten,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -49,6 +56,11 @@ def from_gradient(gradient=None, rank: int = 2, change=None, **settings) -> Comp
 
 def pattern() -> SparsityPattern:
     return entries().pattern
+
+
+def descent(num_steps: int = 2, every: int = 1, lr: float = 1.0) -> None:
+    weight = nn.Parameter(torch.tensor(1.0))
+    list(descend(lambda: weight.pow(4), torch.optim.SGD([weight], lr=lr), num_steps, every=every))
 
 
 WRONG_DATA = {
@@ -184,7 +196,37 @@ WRONG_MODELS = {
 }
 
 
-WRONG = WRONG_DATA | WRONG_MODELS
+WRONG_THEORY = {
+    "no scales": (lambda: rho_recursion([], 0.1, 3), "needs the init_scale of every factor"),
+    "steps back in time": (lambda: rho_recursion([1.0], 0.1, -1), r"at least 0 steps, got \[1.0\] and -1"),
+    "a start that is missing": (
+        lambda: invariance_residual([torch.eye(3)], [], torch.eye(3)[:, :1]),
+        r"got 0 starts and factors of shapes \[\(3, 3\)\]",
+    ),
+    "a last layer that is not square": (
+        lambda: invariance_residual([torch.ones(2, 3)], [torch.ones(2, 3)], torch.eye(3)[:, :1]),
+        "leave out layers that are not square",
+    ),
+    "negative singular values": (lambda: effective_rank(torch.tensor([-1.0])), "must be finite and not negative"),
+    "singular values with NaN": (lambda: effective_rank(torch.tensor([NAN])), "must be finite and not negative"),
+    "labels for other features": (
+        lambda: class_separation(torch.ones(3, 2), torch.tensor([0, 1])),
+        r"features \(n, d\) and n labels, got shapes \(3, 2\) and \(2,\)",
+    ),
+    "one class": (lambda: class_separation(torch.ones(2, 2), torch.tensor([0, 0])), r"two classes .* counts \[2\]"),
+    "a class without samples": (
+        lambda: class_separation(torch.ones(2, 2), torch.tensor([0, 2])),
+        r"a sample of each, got counts \[1, 0, 1\]",
+    ),
+    "a line through one point": (lambda: log_linear_fit(torch.tensor([1.0])), "at least two positive finite values"),
+    "the logarithm of zero": (lambda: log_linear_fit(torch.tensor([1.0, 0.0])), "at least two positive finite values"),
+    "dependent columns": (lambda: whiten(torch.ones(4, 2)), "linearly dependent columns and cannot be whitened"),
+    "fewer samples than columns": (lambda: whiten(torch.randn(2, 3)), "or take more samples"),
+    "no stops": (lambda: descent(every=0), "every at least 1, got 2 steps and every 0 steps"),
+    "a negative number of steps": (lambda: descent(num_steps=-1), "num_steps must be at least 0"),
+}
+
+WRONG = WRONG_DATA | WRONG_MODELS | WRONG_THEORY
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -192,3 +234,8 @@ def test_a_wrong_input_gets_an_error_that_says_what_to_do(case):
     call, text = WRONG[case]
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_a_run_that_diverges_says_so():
+    with pytest.raises(FloatingPointError, match="after 2 steps; use a smaller rate"):
+        descent(num_steps=2, lr=1e3)
