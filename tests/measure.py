@@ -24,6 +24,8 @@ class LargestTensor(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in self._ignored:
-                self.numel = max(self.numel, leaf.numel())
+            if isinstance(leaf, torch.Tensor):
+                stored = leaf if leaf.layout == torch.strided else leaf.values()  # a sparse tensor is what it stores
+                if stored.untyped_storage().data_ptr() not in self._ignored:
+                    self.numel = max(self.numel, stored.numel())
         return result

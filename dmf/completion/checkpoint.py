@@ -1,0 +1,84 @@
+"""Keeping a training on disk, so that a fit that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dmf.completion.files import read_file, write_file
+from dmf.completion.model import CompletionModel
+from dmf.completion.training import Progress
+from dmf.observed import ObservedEntries
+
+KIND = "dmf.MatrixCompletion checkpoint"
+NOT_DECISIVE = ("checkpoint", "checkpoint_every", "verbose", "device")
+
+
+def fingerprint(settings: Mapping[str, Any], entries: ObservedEntries, start: CompletionModel | None) -> str:
+    """A digest of settings, data and, for a warm start, the parameters to start from: equal for the same training."""
+    decisive = {name: repr(value) for name, value in settings.items() if name not in NOT_DECISIVE}
+    digest = hashlib.sha256(json.dumps([decisive, entries.shape], sort_keys=True).encode())
+    tensors = [entries.pattern.row_pointers, entries.pattern.columns, entries.values]
+    for tensor in [*tensors, *(start.state_dict().values() if start else ())]:
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def checkpoint_seed(path: str, digest: str) -> int | None:
+    """The seed of the training in the checkpoint, or None if there is none to go on with.
+
+    Raises:
+        ValueError: if the checkpoint belongs to other settings or data.
+    """
+    if not Path(path).exists():
+        return None
+    _, content = read_file(path, KIND)
+    if content["fingerprint"] != digest:
+        raise ValueError(
+            f"the checkpoint {path} belongs to a fit with other settings or other data; delete it to start anew, or "
+            "pass another path"
+        )
+    return content["seed"]
+
+
+def write_checkpoint(
+    path: str, digest: str, seed: int, model: CompletionModel, optimizer: Optimizer, progress: Progress
+) -> None:
+    """Everything that decides how the training goes on, in one file."""
+    tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in progress.best_state.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+    content = {
+        "fingerprint": digest,
+        "seed": seed,
+        "epoch": progress.epoch,
+        "history": progress.history,
+        "best": [progress.best_epoch, progress.best_rmse],
+    }
+    write_file(path, KIND, tensors, content)
+
+
+def read_checkpoint(path: str, model: CompletionModel, optimizer: Optimizer) -> Progress:
+    """Put model and optimizer into the state of the checkpoint, and return how far it was."""
+    tensors, content = read_file(path, KIND)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, key = name.split(".")
+        moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    device = model.row_bias.device
+    best_state = {name: tensor.to(device) for name, tensor in part("best.").items()}
+    best_epoch, best_rmse = content["best"]
+    return Progress(content["epoch"], content["history"], best_epoch, best_rmse, best_state)

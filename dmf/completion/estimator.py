@@ -1,0 +1,220 @@
+"""The scikit-learn style estimator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from dmf.completion.data import entries_from_matrix, entries_from_triplets, index_vector
+from dmf.completion.fitting import fit_model
+from dmf.completion.model import CompletionModel
+from dmf.completion.prediction import CompletedMatrix, completed_matrix
+from dmf.completion.saving import load_fitted, save_fitted
+from dmf.completion.settings import check_settings
+from dmf.observed import ObservedEntries
+
+
+class MatrixCompletion(BaseEstimator):
+    """Completes a matrix from some of its entries by a compressed deep factorization:
+
+        x_ij = mean + b_i + c_j + <l_i, r_j>,   l r^T = left core[L-1] ... core[0] right^T.
+
+    Starts in the subspace of the first gradient (Yaras et al., ICML 2024, section 3) and minimises the squared error on
+    the observed entries with Adam. Decay acts on l and r, a nuclear-norm penalty. Values are standardised, so settings
+    hold for any unit. Missing rows and columns: factor and bias 0, so predictions fall back on what is known.
+
+    Args:
+        rank: width of the cores, even.
+        depth, init_scale: number of cores L, and their start `init_scale * I`.
+        gamma: rate of left and right relative to `learning_rate`; 0 freezes them.
+        biases: True or "both"; "global", "rows" or "columns"; False or "none".
+        bias_decay: ridge penalty of b and c, a number of observations.
+        weight_decay: penalty of l and r relative to the noise level; about 1 for noisy data, 0 for exact data.
+        implicit_feedback: also learn from *which* entries are observed (SVD++ for rows and columns): for ratings.
+        feedback_decay: its penalty, in the same unit as weight_decay.
+        learning_rate, max_epochs: of Adam; the rate falls to 0 along a cosine.
+        batch_size: entries in a step; None takes all.
+        validation_fraction, patience: share of the entries to watch, and epochs without improvement before stopping;
+            the best state is restored. 0 trains on all entries for max_epochs.
+        clip: True keeps predictions in the range of the observed values; or a pair of bounds.
+        warm_start: another `fit` goes on from the present parameters.
+        checkpoint, checkpoint_every: file to go on from after a kill, written every so many epochs, removed at the end.
+        random_state, dtype, device, verbose: as elsewhere; "float32" or "float64"; verbose=1 shows a progress bar.
+
+    Attributes:
+        left_, right_: l (n_out, rank) and r (n_in, rank), in the unit of the data.
+        mean_, row_bias_, column_bias_: mean, b and c.
+        history_, n_iter_: errors after each epoch, and their number.
+        best_epoch_, validation_score_: with validation; the score is that of `score`.
+
+    >>> import numpy as np
+    >>> X = np.outer(np.arange(1.0, 9.0), np.arange(1.0, 7.0))
+    >>> X[2, 3] = np.nan
+    >>> model = MatrixCompletion(rank=2, biases=False, weight_decay=0, max_epochs=500, random_state=0).fit(X)
+    >>> round(model.predict(2, 3).item(), 1)
+    12.0
+    """
+
+    def __init__(
+        self,
+        rank: int = 20,
+        *,
+        depth: int = 3,
+        init_scale: float = 1.0,
+        gamma: float = 1.0,
+        biases: bool | str = True,
+        bias_decay: float = 5.0,
+        weight_decay: float = 1.0,
+        implicit_feedback: bool = False,
+        feedback_decay: float = 2.0,
+        learning_rate: float = 1e-2,
+        max_epochs: int = 100,
+        batch_size: int | None = None,
+        validation_fraction: float = 0.0,
+        patience: int = 20,
+        clip: bool | tuple[float, float] = False,
+        warm_start: bool = False,
+        checkpoint: str | None = None,
+        checkpoint_every: int = 10,
+        random_state: Any = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+        verbose: int = 0,
+    ) -> None:
+        self.rank = rank
+        self.depth = depth
+        self.init_scale = init_scale
+        self.gamma = gamma
+        self.biases = biases
+        self.bias_decay = bias_decay
+        self.weight_decay = weight_decay
+        self.implicit_feedback = implicit_feedback
+        self.feedback_decay = feedback_decay
+        self.learning_rate = learning_rate
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.clip = clip
+        self.warm_start = warm_start
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
+        self.random_state = random_state
+        self.dtype = dtype
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None, values: ArrayLike | None = None, *, shape: Sequence[int] | None = None) -> Any:
+        """Fit to `fit(rows, cols, values)`, to `fit(X)` with NaN where X is missing, or to a scipy sparse X.
+
+        Args:
+            X: rows of the observed entries, from 0; or the matrix: a sparse one lacks what it does not store.
+            y: columns of the entries; ignored if `values` is None.
+            values: of the entries, each of which comes once.
+            shape: of the matrix, for triplets; by default up to the largest indices.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: for settings out of range, or data that are empty, repeated, out of range or not finite.
+        """
+        check_settings(self.get_params())
+        entries = self._entries(X, y, values, shape, reset=True)
+        if values is not None:
+            self.n_features_in_ = entries.shape[1]
+        fit = fit_model(entries, self.get_params(), self._previous(entries.shape))
+        self.model_: CompletionModel = fit.model
+        completed = completed_matrix(fit.model, fit.training)
+        self.mean_, self.row_bias_, self.column_bias_ = completed.mean, completed.row_bias, completed.column_bias
+        self.left_, self.right_ = completed.left, completed.right
+        self.observed_range_ = (entries.values.min().item(), entries.values.max().item())
+        self.history_, self.n_iter_ = fit.progress.history, fit.progress.epoch
+        self.best_epoch_ = fit.progress.best_epoch if self.validation_fraction else fit.progress.epoch
+        self.validation_score_ = -fit.progress.best_rmse if self.validation_fraction else None
+        return self
+
+    def predict(self, rows: ArrayLike, cols: ArrayLike) -> Float[ndarray, "*n"]:
+        """The entries (rows, cols), whose shapes are broadcast: `predict(3, range(5))` is the start of row 3.
+
+        Raises:
+            ValueError: if they are no integers, do not broadcast, or point outside of the matrix.
+        """
+        check_is_fitted(self)
+        return self._clipped(self._completed().entries(index_vector(rows, "rows"), index_vector(cols, "cols")))
+
+    def complete(self) -> Float[ndarray, "out in"]:
+        """The whole matrix; `np.where(np.isnan(X), model.complete(), X)` keeps what was observed."""
+        check_is_fitted(self)
+        return self._clipped(self._completed().dense())
+
+    def score(self, X: Any, y: Any = None, values: ArrayLike | None = None) -> float:
+        """Minus the root mean squared error on other entries, given as in `fit`: higher is better, 0 is perfect."""
+        check_is_fitted(self)
+        shape = None if values is None else (len(self.row_bias_), len(self.column_bias_))
+        entries = self._entries(X, y, values, shape, reset=False)
+        error = self.predict(entries.rows.numpy(), entries.cols.numpy()) - entries.values.numpy()
+        return -float(np.sqrt(np.mean(error**2)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write settings and fitted state to one safetensors file, complete or not at all.
+
+        Raises:
+            ValueError: if random_state is a generator, which has no place in a file.
+        """
+        check_is_fitted(self)
+        save_fitted(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MatrixCompletion:
+        """The estimator that `save` wrote; predictions are the same to the bit, and `fit` with warm_start goes on.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is no such file, or it is damaged or something else.
+        """
+        return load_fitted(path, cls)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
+        tags.target_tags.required = False
+        return tags
+
+    def _entries(self, X: Any, y: Any, values: Any, shape: Sequence[int] | None, *, reset: bool) -> ObservedEntries:
+        if values is not None:
+            return entries_from_triplets(X, y, values, shape)
+        if shape is not None:
+            raise ValueError(f"shape={tuple(shape)} goes with triplets only; a matrix X has a shape of its own")
+        options = {"accept_sparse": ("csr", "csc", "coo"), "dtype": np.float64, "ensure_all_finite": "allow-nan"}
+        return entries_from_matrix(validate_data(self, X, reset=reset, **options))
+
+    def _previous(self, shape: tuple[int, int]) -> CompletionModel | None:
+        """The model to go on from, if this is a warm start."""
+        if not (self.warm_start and hasattr(self, "model_")):
+            return None
+        model = self.model_.factorization
+        found = (model.n_out, model.n_in, model.rank, model.depth, self.model_.row_feedback is not None)
+        asked = (*shape, self.rank, self.depth, bool(self.implicit_feedback))
+        if found != asked:
+            raise ValueError(
+                "warm_start goes on with the present model, of (rows, columns, rank, depth, implicit feedback) = "
+                f"{found}, but {asked} is asked for; pass shape=, or set warm_start=False to start anew"
+            )
+        return self.model_
+
+    def _completed(self) -> CompletedMatrix:
+        return CompletedMatrix(self.mean_, self.row_bias_, self.column_bias_, self.left_, self.right_)
+
+    def _clipped(self, predictions: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
+        if self.clip is False:
+            return predictions
+        return np.clip(predictions, *(self.observed_range_ if self.clip is True else self.clip))

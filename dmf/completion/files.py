@@ -1,0 +1,61 @@
+"""One file of tensors and settings, written in one piece: safetensors with JSON in its header."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_file(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], content: Any) -> None:
+    """Write tensors and JSON content to one file.
+
+    The file appears complete or not at all, also when the process is killed: it is written under another name in the
+    same folder, flushed to disk and renamed.
+
+    Args:
+        kind: what the file is, checked by `read_file`.
+        tensors: by name; they may share memory.
+        content: what `json.dumps` takes.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    separate = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(separate, temporary, metadata={"kind": kind, "content": json.dumps(content)})
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_file(path: str | os.PathLike[str], kind: str, device: str = "cpu") -> tuple[dict[str, Tensor], Any]:
+    """The tensors and the content that `write_file` wrote; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}; pass the path that it was saved to")
+    try:
+        with safe_open(path, framework="pt", device=str(torch.device(device))) as opened:
+            header = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or it is damaged ({error}); save it again") from error
+    if header.get("kind") != kind:
+        raise ValueError(f"{path} holds {header.get('kind', 'something else')!r}, but {kind!r} is needed")
+    return tensors, json.loads(header["content"])

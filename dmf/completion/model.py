@@ -1,0 +1,122 @@
+"""The model behind `MatrixCompletion`: biases, a compressed deep factorization, and implicit feedback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dmf.completion.biases import has_columns, has_rows
+from dmf.compressed import CompressedDMF
+from dmf.observed import ObservedEntries
+from dmf.sparse import SparsityPattern, sparse_product
+
+
+class Factors(NamedTuple):
+    """`left right^T`, shapes (out, r) and (in, r)."""
+
+    left: Float[Tensor, "out r"]
+    right: Float[Tensor, "in r"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which entries were observed, as two normalised sparse matrices: N_ij = 1 / sqrt(n_i) and M_ij = 1 / sqrt(m_j).
+
+    n_i and m_j are the numbers of observed entries in row i and in column j.
+    """
+
+    pattern: SparsityPattern
+    by_row: Float[Tensor, " nnz"]
+    by_column: Float[Tensor, " nnz"]
+
+    @classmethod
+    def of(cls, entries: ObservedEntries) -> Seen:
+        pattern = entries.pattern
+        in_row, in_column = pattern.row_pointers.diff(), pattern.column_pointers.diff()
+        return cls(
+            pattern,
+            in_row.to(entries.values.dtype).rsqrt()[entries.rows],
+            in_column.to(entries.values.dtype).rsqrt()[entries.cols],
+        )
+
+
+class CompletionModel(nn.Module):
+    """Standardised entries `b_i + c_j + <l_i, r_j>` with
+
+        l = left core[L-1] ... core[0] + N Y,    r = right + M^T Z;
+
+    Y and Z are there with implicit feedback only, and N, M say which entries were observed (`Seen`).
+
+    Args:
+        factorization: left, core and right.
+        row_bias, column_bias: b and c at the start.
+        biases: which of them are trained, as in `MatrixCompletion`.
+        mean, scale: the data are `mean + scale * standardised`.
+        feedback: whether Y (in, r) and Z (out, r) exist; they start at zero.
+
+    Source: the factorization is Yaras et al., ICML 2024, section 3; the feedback is that of SVD++ (Koren, KDD 2008), on
+    both sides.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        factorization: CompressedDMF,
+        row_bias: Float[Tensor, " out"],
+        column_bias: Float[Tensor, " in"],
+        *,
+        biases: bool | str,
+        mean: float,
+        scale: float,
+        feedback: bool,
+    ) -> None:
+        super().__init__()
+        self.factorization = factorization
+        self.row_bias = nn.Parameter(row_bias.to(factorization.left), requires_grad=has_rows(biases))
+        self.column_bias = nn.Parameter(column_bias.to(factorization.left), requires_grad=has_columns(biases))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.row_feedback: nn.Parameter | None = None
+        self.column_feedback: nn.Parameter | None = None
+        if feedback:
+            self.row_feedback = nn.Parameter(torch.zeros_like(factorization.right))
+            self.column_feedback = nn.Parameter(torch.zeros_like(factorization.left))
+
+    def explicit_factors(self) -> Factors:
+        """The factors without the feedback."""
+        return Factors(*self.factorization.two_factors())
+
+    def predicting_factors(self, explicit: Factors, seen: Seen) -> Factors:
+        """All of the model as one product of r + 2 columns, `[l, b, 1] [r, 1, c]^T`, from its explicit factors."""
+        left, right = explicit
+        if self.row_feedback is not None and self.column_feedback is not None:
+            left = left + sparse_product(seen.by_row, self.row_feedback, seen.pattern)
+            right = right + sparse_product(seen.by_column, self.column_feedback, seen.pattern, transposed=True)
+        b, c = self.row_bias[:, None], self.column_bias[:, None]
+        return Factors(torch.cat([left, b, torch.ones_like(b)], 1), torch.cat([right, torch.ones_like(c), c], 1))
+
+    def penalty(
+        self, explicit: Factors, weight_decay: float, bias_decay: float, feedback_decay: float
+    ) -> Float[Tensor, ""]:
+        """`w/2 (|l|^2 + |r|^2) + b/2 (|b|^2 + |c|^2) + f/2 (|Y|^2 + |Z|^2)`, squared Frobenius norms.
+
+        Decay acts on the end-to-end factors l and r, not on each core: its minimum over all l r^T = W is the nuclear
+        norm, `w |W|_*`, a convex penalty of W. Decay on every factor of a chain of length n would penalise the singular
+        values to the power 2/n, which for n = 5 keeps a few of them unshrunk and loses the others.
+
+        Source: Srebro, Rennie and Jaakkola, NeurIPS 2004, lemma 1, for the nuclear norm.
+        """
+        total = weight_decay * _squares(*explicit) + bias_decay * _squares(self.row_bias, self.column_bias)
+        if self.row_feedback is not None and self.column_feedback is not None:
+            total = total + feedback_decay * _squares(self.row_feedback, self.column_feedback)
+        return 0.5 * total
+
+
+def _squares(first: Tensor, second: Tensor) -> Float[Tensor, ""]:
+    return first.square().sum() + second.square().sum()

@@ -1,0 +1,157 @@
+"""The observed entries of a matrix, checked and sorted once, ready for sparse products."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dmf.sparse import SparsityPattern
+
+
+class ObservedEntries:
+    """Observed entries `(rows[k], cols[k]) -> values[k]` of a matrix of a given shape.
+
+    They are sorted by row, then by column; `order` says where each came from: `values == given_values[order]`. Whatever
+    is computed from them (residuals, predictions) is in the sorted order.
+
+    Args:
+        rows, cols: integer indices, each pair once.
+        values: float32 or float64, finite.
+        shape: (n_out, n_in) of the matrix.
+
+    Raises:
+        ValueError: for unequal lengths, no entries, indices out of range, the same entry twice, values that are not
+            finite or not float32/float64, or a shape without room.
+
+    >>> entries = ObservedEntries(torch.tensor([1, 0]), torch.tensor([0, 2]), torch.tensor([5.0, 7.0]), (2, 3))
+    >>> entries.values, entries.order, len(entries)
+    (tensor([7., 5.]), tensor([1, 0]), 2)
+    """
+
+    def __init__(
+        self,
+        rows: Int[Tensor, " nnz"],
+        cols: Int[Tensor, " nnz"],
+        values: Float[Tensor, " nnz"],
+        shape: tuple[int, int],
+    ) -> None:
+        _check_shape(shape)
+        _check_triplets(rows, cols, values)
+        check_indices(rows, cols, shape)
+        keys, order = torch.sort(rows.long() * shape[1] + cols)
+        _check_distinct(keys, shape)
+        self.order: Int[Tensor, " nnz"] = order
+        self.values: Float[Tensor, " nnz"] = values[order]
+        sorted_rows = keys // shape[1]
+        self.pattern = SparsityPattern.from_sorted(sorted_rows, keys - sorted_rows * shape[1], shape)
+
+    @classmethod
+    def from_dense(cls, matrix: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"] | None = None) -> ObservedEntries:
+        """The entries of a dense matrix where `mask` is true (or not zero); without a mask, where it is not NaN.
+
+        >>> ObservedEntries.from_dense(torch.tensor([[1.0, float("nan")], [2.0, 3.0]])).values
+        tensor([1., 2., 3.])
+        """
+        if matrix.ndim != 2 or (mask is not None and mask.shape != matrix.shape):
+            found = None if mask is None else tuple(mask.shape)
+            raise ValueError(
+                f"need a matrix (out, in) and a mask of the same shape, got {tuple(matrix.shape)} and {found}"
+            )
+        seen = ~torch.isnan(matrix) if mask is None else mask != 0
+        rows, cols = seen.nonzero(as_tuple=True)
+        return cls(rows, cols, matrix[rows, cols], (matrix.shape[0], matrix.shape[1]))
+
+    @classmethod
+    def from_sparse(cls, matrix: Tensor) -> ObservedEntries:
+        """The stored entries of a torch sparse matrix (COO, CSR or any other layout); stored zeros are observations.
+
+        Repeated entries of an uncoalesced COO tensor are summed, as everywhere in torch.
+
+        >>> ObservedEntries.from_sparse(torch.eye(2).to_sparse_csr()).values
+        tensor([1., 1.])
+        """
+        if matrix.layout == torch.strided or matrix.ndim != 2:
+            raise ValueError(
+                f"need a sparse matrix with two dimensions, got {matrix.ndim} and layout {matrix.layout}; "
+                "for dense data use `ObservedEntries.from_dense`"
+            )
+        coo = (matrix if matrix.layout == torch.sparse_coo else matrix.to_sparse_coo()).coalesce()
+        rows, cols = coo.indices()
+        return cls(rows, cols, coo.values(), (matrix.shape[0], matrix.shape[1]))
+
+    def __len__(self) -> int:
+        return self.values.numel()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_out, n_in) of the matrix."""
+        return self.pattern.shape
+
+    @property
+    def rows(self) -> Int[Tensor, " nnz"]:
+        """Row of each entry, in the sorted order."""
+        counts = self.pattern.row_pointers.diff()
+        index = torch.arange(self.shape[0], device=counts.device)
+        return torch.repeat_interleave(index, counts, output_size=len(self))
+
+    @property
+    def cols(self) -> Int[Tensor, " nnz"]:
+        """Column of each entry, in the sorted order."""
+        return self.pattern.columns.long()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ObservedEntries:
+        """The same entries on another device or in the other precision."""
+        moved = object.__new__(ObservedEntries)
+        moved.values = self.values.to(device=device, dtype=dtype)
+        moved.order = self.order.to(moved.values.device)
+        moved.pattern = self.pattern.to(moved.values.device)
+        return moved
+
+
+def check_indices(rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> None:
+    """Refuse row or column indices outside of a matrix of this shape."""
+    for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
+        if index.numel() == 0:
+            continue
+        low, high = (int(bound) for bound in index.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"{name} run from {low} to {high}, but a matrix of shape {shape[0]} x {shape[1]} has {name} 0 to "
+                f"{size - 1}; number them from 0, or pass a larger shape"
+            )
+
+
+def _check_shape(shape: tuple[int, int]) -> None:
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"shape must be (n_out, n_in), both at least 1, got {tuple(shape)}")
+
+
+def _check_triplets(rows: Tensor, cols: Tensor, values: Tensor) -> None:
+    if rows.ndim != 1 or not rows.shape == cols.shape == values.shape:
+        raise ValueError(
+            f"rows, cols and values must be vectors of one length, got shapes {tuple(rows.shape)}, {tuple(cols.shape)} "
+            f"and {tuple(values.shape)}"
+        )
+    if len(rows) == 0:
+        raise ValueError("there are no observed entries; at least one is needed")
+    if any(index.is_floating_point() or index.dtype == torch.bool for index in (rows, cols)):
+        raise ValueError(f"rows and cols must be integer indices, got {rows.dtype} and {cols.dtype}; use `.long()`")
+    if values.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"values must be float32 or float64, got {values.dtype}; use `.float()` or `.double()`")
+    infinite = int((~torch.isfinite(values)).sum())
+    if infinite:
+        raise ValueError(
+            f"{infinite} of {len(values)} values are NaN or infinite; an entry that is not observed is left out of the "
+            "triplets"
+        )
+
+
+def _check_distinct(sorted_keys: Tensor, shape: tuple[int, int]) -> None:
+    repeated = sorted_keys[1:][sorted_keys.diff() == 0]
+    if repeated.numel():
+        row, col = divmod(int(repeated[0]), shape[1])
+        raise ValueError(
+            f"{repeated.numel()} entries come more than once, the first is ({row}, {col}); keep one of each or average "
+            "them before"
+        )

@@ -1,0 +1,55 @@
+"""Parameter groups with the discrepant rates of cores and outer factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dmf.compressed import CompressedDMF
+
+
+def parameter_groups(model: nn.Module, lr: float, gamma: float = 0.01) -> list[dict[str, Any]]:
+    """Optimizer groups: cores at `lr`, outer factors at `gamma * lr`, everything else trainable at `lr`.
+
+    `CompressedDMF` modules are found anywhere inside the model by their type; a wide factorization has one rate. The
+    factor multiplies the rate, so it acts the same way under gradient descent, momentum and Adam.
+
+    Args:
+        model: a factorization, or a module that holds some.
+        lr: rate of the cores (of all factors of a wide factorization), positive.
+        gamma: rate of `left` and `right` relative to `lr`. 0 freezes them (`requires_grad` is switched off), a positive
+            one trains them (and switches it on).
+
+    Returns:
+        Groups called "core", "outer" and "other"; empty ones are left out.
+
+    Raises:
+        ValueError: if a number is out of range or nothing is trainable.
+
+    Source: discrepant learning rates of Yaras et al., ICML 2024, section 3.2 (gamma = 0.01).
+
+    >>> groups = parameter_groups(CompressedDMF(4, 3, rank=2), lr=10.0)
+    >>> [(group["name"], group["lr"]) for group in groups]
+    [('core', 10.0), ('outer', 0.1)]
+    """
+    if not lr > 0:
+        raise ValueError(f"lr must be positive, got {lr}")
+    if not gamma >= 0:
+        raise ValueError(f"gamma must be 0 (outer factors are frozen) or positive, got {gamma}")
+    compressed = [module for module in model.modules() if isinstance(module, CompressedDMF)]
+    outer = [factor for module in compressed for factor in (module.left, module.right)]
+    for factor in outer:
+        factor.requires_grad_(gamma > 0)
+    cores = [module.core for module in compressed if module.core.requires_grad]
+    placed = {id(parameter) for parameter in [*outer, *cores]}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in placed]
+    groups: list[dict[str, Any]] = [
+        {"name": "core", "params": cores, "lr": lr},
+        {"name": "outer", "params": outer if gamma > 0 else [], "lr": gamma * lr},
+        {"name": "other", "params": others, "lr": lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError("the model has no trainable parameter; check `requires_grad` and that it is not empty")
+    return groups
