@@ -160,6 +160,22 @@ def add_to_weight(weight: Float[Tensor, "*shape"], update: Float[Tensor, "*shape
     return (weight.to(update.dtype) + update).clamp(limits.min, limits.max).to(weight.dtype)
 
 
+def add_delta_weight_(
+    weight: Float[Tensor, "out in"],
+    U: Float[Tensor, "out r"],
+    folded: Float[Tensor, "r r"],
+    V: Float[Tensor, "in r"],
+    sign: int = 1,
+) -> Float[Tensor, "out in"]:
+    """`weight += sign U folded V^T` in place, without forming the dense update; all in one dtype.
+
+    >>> add_delta_weight_(torch.zeros(2, 2), torch.eye(2), 3 * torch.eye(2), torch.eye(2), sign=-1)
+    tensor([[-3., 0.],
+            [0., -3.]])
+    """
+    return weight.addmm_(U @ folded, V.mT, alpha=sign)
+
+
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
     """Autocast off for the device of `like`, if it is on."""
     return nullcontext() if autocast_dtype(like) is None else torch.autocast(like.device.type, enabled=False)

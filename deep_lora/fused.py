@@ -124,7 +124,7 @@ def frozen_linear(base_layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     layer: Any = base_layer
     weight, bias = layer.weight, layer.bias
     for tensor in (weight, bias):
-        if tensor is not None and (type(tensor) not in _PLAIN_TENSORS or tensor.requires_grad):
+        if tensor is not None and (not is_plain(tensor) or tensor.requires_grad):
             return None
     return (weight.mT if type(base_layer) is Conv1D else weight), bias
 
@@ -139,6 +139,11 @@ def _has_hooks(module: nn.Module) -> bool:
     )  # fmt: skip
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is an ordinary tensor or parameter: not quantised, sharded, fake or otherwise special."""
+    return type(tensor) in _PLAIN_TENSORS
+
+
 def in_plain_eager_mode(*tensors: Tensor) -> bool:
     """Whether these are ordinary floating tensors outside of every transform.
 
@@ -147,6 +152,6 @@ def in_plain_eager_mode(*tensors: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False
-    if any(type(tensor) not in _PLAIN_TENSORS or not tensor.is_floating_point() for tensor in tensors):
+    if not all(is_plain(tensor) and tensor.is_floating_point() for tensor in tensors):
         return False
     return autocast_dtype(tensors[0]) is None or all(tensor.dtype != torch.float64 for tensor in tensors)

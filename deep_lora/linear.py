@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.forward import AdaptedModule
-from deep_lora.functional import add_low_rank_update, low_rank_input, side_by_side
-from deep_lora.fused import frozen_linear, fused_linear, in_plain_eager_mode
+from deep_lora.functional import add_delta_weight_, add_low_rank_update, low_rank_input, side_by_side
+from deep_lora.fused import frozen_linear, fused_linear, in_plain_eager_mode, is_plain
 from deep_lora.gradients import GradientOperator
 
 
@@ -35,6 +35,17 @@ class Linear(AdaptedModule):
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta.mT if self.fan_in_fan_out else delta
+
+    def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
+        factors = self.factors(adapter_name)
+        low_on_cpu = (
+            weight.device.type == "cpu" and weight.dtype.itemsize < 4
+        )  # multiplied in float32, see delta_weight
+        same = all((factor.dtype, factor.device) == (weight.dtype, weight.device) for factor in factors)
+        if low_on_cpu or not same or not is_plain(weight):
+            return super()._with_update(weight, adapter_name, sign)
+        add_delta_weight_(weight.mT if self.fan_in_fan_out else weight, *factors, sign=sign)
+        return weight
 
     def _adapted_forward(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
         base = None if args or kwargs or not adapters else frozen_linear(self.base_layer)

@@ -41,7 +41,7 @@ class MergeableLayer(BaseTunerLayer):
                 continue
             weight = self.get_base_weight()
             weight = weight.clone() if safe_merge else weight
-            weight = self._added(weight, self.get_delta_weight(adapter_name))
+            weight = self._with_update(weight, adapter_name)
             if safe_merge and not torch.isfinite(weight).all():
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken")
             self.set_base_weight(weight)
@@ -58,17 +58,16 @@ class MergeableLayer(BaseTunerLayer):
             if self._weight_is_lent(adapter_name):
                 continue
             weight = self.get_base_weight()
-            weight = self._added(weight, self.get_delta_weight(adapter_name), sign=-1)
+            weight = self._with_update(weight, adapter_name, sign=-1)
             self.set_base_weight(weight)
 
     def _weight_is_lent(self, adapter_name: str) -> bool:
         """Whether another layer, to which this one is tied, merges that adapter into the same weight."""
         return False
 
-    @staticmethod
-    def _added(weight: Tensor, update: Tensor, sign: int = 1) -> Tensor:
-        """`weight + sign update`, in place where the dtype of the weight can add."""
-        update = update.to(weight.device)
+    def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
+        """`weight + sign dW`, in place where the dtype of the weight can add."""
+        update = self.get_delta_weight(adapter_name).to(weight.device)
         if weight.dtype.itemsize > 1:
             return weight.add_(update, alpha=sign)
         return add_to_weight(weight, sign * update)

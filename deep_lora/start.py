@@ -32,7 +32,9 @@ def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core
     compressed = config.variant == "compressed"
     outer = 1.0 if compressed or not config.init_weights else config.init_scale
     for basis in (U, V):
-        basis.copy_(_stacked_orthogonal(basis) * outer)
+        basis.copy_(_stacked_orthogonal(basis))
+        if outer != 1.0:
+            basis.mul_(outer)
     if core.numel() == 0:
         return
     if not config.init_weights:
@@ -47,6 +49,8 @@ def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core
 def _stacked_orthogonal(like: Tensor) -> Tensor:
     """Independent random (semi-)orthogonal matrices for every leading index of `like`."""
     rows, columns = like.shape[-2:]
+    if like.ndim == 2:
+        return orthogonal(rows, columns, dtype=like.dtype, device=like.device)
     count = like.numel() // (rows * columns)
     blocks = [orthogonal(rows, columns, dtype=like.dtype, device=like.device) for _ in range(count)]
     return torch.stack(blocks).reshape(like.shape)

@@ -75,7 +75,7 @@ def orthogonal(
     gaussian_device = generator.device if generator is not None else device
     gaussian = torch.randn(tall, generator=generator, dtype=working, device=gaussian_device)
     q, r = torch.linalg.qr(gaussian)
-    q = q * torch.sign(torch.diagonal(r))  # makes the distribution Haar: QR alone prefers one sign
+    q *= torch.sign(torch.diagonal(r))  # makes the distribution Haar: QR alone prefers one sign
     return (q if rows >= columns else q.T).to(device=device, dtype=dtype).contiguous()
 
 
