@@ -26,6 +26,10 @@ BENCHMARKS = {
     "training_memory": ("training_step", "measure_memory"),
     "initialization": ("initialization", "measure"),
     "adapter_operations": ("adapter_operations", "measure"),
+    "completion_step": ("completion_speed", "measure_steps"),
+    "completion_scale": ("completion_speed", "measure_scale"),
+    "completion_steps": ("completion_recovery", "measure_steps_to_recover"),
+    "completion_recovery": ("completion_recovery", "measure_table"),
 }
 
 
