@@ -57,8 +57,8 @@ def bases_from_wide(
 def bases_from_entries(entries: ObservedEntries, rank: int, seed: int) -> Bases:
     """U and V for the squared error on observed entries, from products with a sparse matrix only.
 
-    At a start of size eps^L the residual is minus the data up to eps^L, so the sparse data matrix has the singular
-    vectors of the gradient. The wide start is a seeded implicit orthogonal map.
+    At a start of size eps^L the residual is minus the data up to eps^L, so the sparse data matrix spans what the
+    gradient spans (the sign changes no subspace). The wide start is a seeded implicit orthogonal map.
 
     Args:
         entries: the data.
@@ -76,8 +76,8 @@ def bases_from_entries(entries: ObservedEntries, rank: int, seed: int) -> Bases:
     generator = torch.Generator().manual_seed(seed)
     block = torch.randn(entries.shape[1], width, dtype=entries.values.dtype, generator=generator)
     svd = block_krylov_svd(
-        lambda m: sparse_product(-entries.values, m, entries.pattern),
-        lambda m: sparse_product(-entries.values, m, entries.pattern, transposed=True),
+        lambda m: sparse_product(entries.values, m, entries.pattern),
+        lambda m: sparse_product(entries.values, m, entries.pattern, transposed=True),
         block.to(entries.values.device),
         ITERATIONS,
     )

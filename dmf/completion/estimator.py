@@ -59,8 +59,8 @@ class MatrixCompletion(BaseEstimator):
     >>> X = np.outer(np.arange(1.0, 9.0), np.arange(1.0, 7.0))
     >>> X[2, 3] = np.nan
     >>> model = MatrixCompletion(rank=2, biases=False, weight_decay=0, max_epochs=500, random_state=0).fit(X)
-    >>> round(model.predict(2, 3).item(), 1)
-    12.0
+    >>> round(model.predict(2, 3).item())
+    12
     """
 
     def __init__(

@@ -24,7 +24,7 @@ def write_file(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Te
     Args:
         kind: what the file is, checked by `read_file`.
         tensors: by name; they may share memory.
-        content: what `json.dumps` takes.
+        content: what `json.dumps` takes, or numpy numbers.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def write_file(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Te
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
     try:
-        save_file(separate, temporary, metadata={"kind": kind, "content": json.dumps(content)})
+        save_file(separate, temporary, metadata={"kind": kind, "content": json.dumps(content, default=_plain)})
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, target)
@@ -59,3 +59,12 @@ def read_file(path: str | os.PathLike[str], kind: str, device: str = "cpu") -> t
     if header.get("kind") != kind:
         raise ValueError(f"{path} holds {header.get('kind', 'something else')!r}, but {kind!r} is needed")
     return tensors, json.loads(header["content"])
+
+
+def _plain(number: Any) -> Any:
+    """A numpy number as one of Python's; numpy's have `item`, and everything else is refused as json would."""
+    if not hasattr(number, "item"):
+        raise TypeError(
+            f"{type(number).__name__} cannot be written as JSON; pass numbers, strings, lists or dictionaries"
+        )
+    return number.item()

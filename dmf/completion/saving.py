@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -31,11 +32,13 @@ def save_fitted(path: str | os.PathLike[str], estimator: MatrixCompletion) -> No
     """
     parameters = estimator.get_params()
     seed = parameters["random_state"]
-    if not (seed is None or isinstance(seed, int)):
+    if not (seed is None or isinstance(seed, Integral)):
         raise ValueError(
             f"random_state is a {type(seed).__name__}, which cannot be saved; set it to an integer or None with "
             "`set_params(random_state=0)`"
         )
+    if parameters["checkpoint"] is not None:
+        parameters["checkpoint"] = os.fspath(parameters["checkpoint"])
     tensors = {name: torch.from_numpy(getattr(estimator, name)) for name in ARRAYS}
     tensors |= {f"model.{name}": tensor for name, tensor in estimator.model_.state_dict().items()}
     content = {"parameters": parameters, "numbers": {name: getattr(estimator, name) for name in NUMBERS}}
@@ -69,7 +72,7 @@ def _model(state: dict[str, Tensor], parameters: dict[str, Any]) -> CompletionMo
     left, core = state["factorization.left"], state["factorization.core"]
     n_out, n_in = len(left), len(state["factorization.right"])
     model = CompletionModel(
-        CompressedDMF(n_out, n_in, core.shape[-1], depth=len(core), dtype=left.dtype),
+        CompressedDMF(n_out, n_in, core.shape[-1], depth=len(core), dtype=left.dtype, generator=torch.Generator()),
         torch.zeros(n_out),
         torch.zeros(n_in),
         biases=parameters["biases"],

@@ -71,7 +71,7 @@ def train(
         after_epoch: called after each epoch, for instance to keep a checkpoint.
 
     Raises:
-        FloatingPointError: if the loss is not finite any more.
+        FloatingPointError: if the loss or the factors are not finite any more.
     """
     seen = Seen.of(split.training)
     with tqdm(
@@ -89,12 +89,23 @@ def train(
             bar.update()
             bar.set_postfix({name: f"{value:.4g}" for name, value in record.items() if name != "epoch"})
             after_epoch(progress)
+    with torch.no_grad():
+        for factor in model.predicting_factors(model.explicit_factors(), seen):
+            _check_finite(factor, progress.epoch - 1, settings)
     if split.validation is not None:
         model.load_state_dict(progress.best_state)
 
 
 def _has_stopped(progress: Progress, split: Split, settings: TrainingSettings) -> bool:
     return split.validation is not None and progress.epoch - progress.best_epoch >= settings.patience
+
+
+def _check_finite(tensor: Tensor, epoch: int, settings: TrainingSettings) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise FloatingPointError(
+            f"training diverged in epoch {epoch + 1}: the loss or the factors are not finite any more; lower "
+            f"learning_rate (it is {settings.learning_rate:g})"
+        )
 
 
 def _set_rates(optimizer: Optimizer, fraction: float) -> None:
@@ -118,11 +129,7 @@ def _epoch(
         data_term = observed_loss(*factors, entries) if batch is None else _batch_loss(factors, batch)
         penalty = model.penalty(explicit, settings.weight_decay, settings.bias_decay, settings.feedback_decay)
         loss = data_term + penalty / len(entries)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}; lower learning_rate "
-                f"(it is {settings.learning_rate:g})"
-            )
+        _check_finite(loss, epoch, settings)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

