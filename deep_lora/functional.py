@@ -170,8 +170,8 @@ def add_delta_weight_(
     """`weight += sign U folded V^T` in place, without forming the dense update; all in one dtype.
 
     >>> add_delta_weight_(torch.zeros(2, 2), torch.eye(2), 3 * torch.eye(2), torch.eye(2), sign=-1)
-    tensor([[-3., 0.],
-            [0., -3.]])
+    tensor([[-3.,  0.],
+            [ 0., -3.]])
     """
     return weight.addmm_(U @ folded, V.mT, alpha=sign)
 

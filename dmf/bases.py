@@ -14,7 +14,7 @@ from dmf.sparse import sparse_product
 from dmf.subspace import FactorSVD, OrthogonalMap, block_krylov_svd, compressed_bases, leading_subspaces
 
 EXACT_SIDE = 1500  # below, a full SVD costs seconds at most
-OVERSAMPLING = 16
+OVERSAMPLING = 8
 ITERATIONS = 4
 
 Bases = tuple[Float[Tensor, "out rank"], Float[Tensor, "in rank"]]

@@ -98,7 +98,7 @@ class CompressedDMF(MatrixFactorization):
         """The compressed factorization for the squared error on observed entries; no n_out x n_in tensor is made.
 
         The gradient at the (nearly zero) start is minus the observed values, a sparse matrix; its singular vectors come
-        from block power iterations, and the wide start is an implicit orthogonal map.
+        from a block Krylov space, and the wide start is an implicit orthogonal map.
 
         Args:
             entries: the data; dtype and device are taken over.
