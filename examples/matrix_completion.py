@@ -48,7 +48,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     epochs, steps, seed = (5, 40, arguments.seed) if arguments.short else (100, arguments.steps, arguments.seed)
     jobs = {
         "ratings": lambda: complete_ratings(output, seed, epochs),
-        "photograph": lambda: complete_photograph(output, seed, arguments.missing, arguments.photograph_rank, 2 * epochs),
+        "photograph": lambda: complete_photograph(
+            output, seed, arguments.missing, arguments.photograph_rank, 2 * epochs
+        ),
         "trajectory": lambda: compare_trajectories(output, seed, arguments.size, steps),
     }
     results: dict[str, Any] = {
