@@ -27,6 +27,7 @@ from measuring import compared, interleaved_seconds, peak_resident_bytes, spread
 def measure_steps(settings: dict[str, Any]) -> dict[str, Any]:
     """Forward, backward and update of every method on one random low-rank matrix, interleaved in one process."""
     target, mask = _low_rank(settings["size"], settings["true_rank"], settings["observed"], settings["seed"])
+    target = target.to(getattr(torch, settings["dtype"]))
     steps = {name: _step(name, target, mask, settings) for name in settings["methods"]}
     seconds = interleaved_seconds(steps, settings["repeats"], settings["warmup"], settings["seed"])
     return {"methods": compared(seconds, settings["peer"])}
@@ -43,7 +44,8 @@ def _step(name: str, target: Tensor, mask: Tensor, settings: dict[str, Any]) -> 
     entries = ObservedEntries.from_dense(target, mask)
     depth, size = settings["depth"], settings["size"]
     if name == "wide":
-        model: Any = DeepMatrixFactorization(size, size, depth=depth, init_scale=settings["init_scale"])
+        start = {"init_scale": settings["init_scale"], "dtype": target.dtype}
+        model: Any = DeepMatrixFactorization(size, size, depth=depth, **start)
     else:
         model = CompressedDMF.from_entries(
             entries, 2 * settings["true_rank"], depth=depth, init_scale=settings["init_scale"]
