@@ -27,7 +27,7 @@ from measuring import compared, interleaved_seconds, peak_resident_bytes, spread
 def measure_steps(settings: dict[str, Any]) -> dict[str, Any]:
     """Forward, backward and update of every method on one random low-rank matrix, interleaved in one process."""
     target, mask = _low_rank(settings["size"], settings["true_rank"], settings["observed"], settings["seed"])
-    target = target.to(getattr(torch, settings["dtype"]))
+    target = target.to(getattr(torch, settings.get("dtype", "float32")))
     steps = {name: _step(name, target, mask, settings) for name in settings["methods"]}
     seconds = interleaved_seconds(steps, settings["repeats"], settings["warmup"], settings["seed"])
     return {"methods": compared(seconds, settings["peer"])}

@@ -106,8 +106,21 @@ def initialization_row() -> tuple[str, str]:
     )
 
 
+def completion_row() -> tuple[str, str]:
+    steps, large = (result(f"completion_step_{size}")["methods"] for size in (1000, 5000))
+    wide = 1 / steps["compressed"]["ratio_to_wide"]["median"], 1 / steps["observed"]["ratio_to_wide"]["median"]
+    dense = 1 / large["observed"]["ratio_to_compressed"]["median"]
+    return (
+        "step of matrix completion, depth 3, true rank 5",
+        f"1000 x 1000, 20 % observed: {wide[0]:.0f} times faster than the wide one, {wide[1]:.0f} times on observed "
+        f"entries; 5000 x 5000, 1 % observed: observed entries {dense:.0f} times faster than a dense residual",
+    )
+
+
 def table() -> str:
-    rows = [*step_rows(), initialization_row(), main_job_row(), *rank_rows(), sketch_row(), export_row()]
+    rows = [
+        *step_rows(), initialization_row(), main_job_row(), *rank_rows(), sketch_row(), export_row(), completion_row(),
+    ]  # fmt: skip
     lines = ["| what | measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]
     return "\n".join(lines)
 
