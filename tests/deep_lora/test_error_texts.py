@@ -10,7 +10,7 @@ LEAST = 12
 def _raised_texts() -> list[tuple[str, list[str]]]:
     """(place, constant parts of the message) of every `raise X("...")` in the packages."""
     found = []
-    for path in sorted([*(ROOT / "deep_lora").glob("*.py"), *(ROOT / "dmf").glob("*.py")]):
+    for path in sorted(path for name in ("collapse", "deep_lora", "dmf") for path in (ROOT / name).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 parts = [n.value for n in ast.walk(node.exc.args[0]) if isinstance(n, ast.Constant)]
