@@ -126,7 +126,8 @@ def normalize_classifier_(
 
 def base_model_of(model: nn.Module) -> nn.Module:
     """The transformers model inside a PEFT model; otherwise the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap: Any = getattr(model, "get_base_model", None)
+    return model if unwrap is None else unwrap()
 
 
 def _linear_layers(base: nn.Module) -> dict[str, dict[str, LinearHead]]:

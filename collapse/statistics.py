@@ -111,7 +111,7 @@ class ClassStatistics:
         merged = self._like()
         theirs = other.counts.to(self.counts.device)
         merged.counts = self.counts + theirs
-        share = theirs / merged.counts.clamp(min=1)
+        share = theirs.double() / merged.counts.clamp(min=1)
         shift = other.means.to(self.means.device) - self.means
         merged.means = self.means + share[:, None] * shift
         merged.squared_deviations = self.squared_deviations + other.squared_deviations.to(self.means.device)
@@ -147,7 +147,7 @@ class ClassStatistics:
         reduced.squared_deviations = self.squared_deviations.clone()
         if self.within_scatter is not None:
             reduced.within_scatter = self.within_scatter.clone()
-        reduced._add_between((self.means - reduced.means) * self.counts.sqrt()[:, None])
+        reduced._add_between((self.means - reduced.means) * self.counts.double().sqrt()[:, None])
         for name in ("norm_deviation", "squared_deviations", "within_scatter"):
             if (tensor := getattr(reduced, name)) is not None:
                 dist.all_reduce(tensor, group=group)
