@@ -150,6 +150,8 @@ class NeuralCollapseCallback(TrainerCallback):
         ):
             if count:
                 warnings.warn(f"neural collapse of {prefix!r}: {count} batches {reason}", stacklevel=2)
+        if statistics.num_samples == 0:
+            return {}
         try:
             found = neural_collapse(statistics, observer.class_vectors(), **self._options)
         except ValueError as error:

@@ -131,9 +131,13 @@ def base_model_of(model: nn.Module) -> nn.Module:
 
 
 def _linear_layers(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
-    """Every linear layer's name in the base model, in order, with the paths of its copies."""
+    """Every linear layer's name in the base model, in order, with the paths of its copies; no adapter's own layers."""
+    modules = dict(base.named_modules())
+    adapted = tuple(path.removesuffix("base_layer") for path in modules if path.endswith(".base_layer"))
     layers: dict[str, dict[str, LinearHead]] = {}
-    for path, module in base.named_modules():
+    for path, module in modules.items():
+        if path.startswith(adapted) and not path.endswith(".base_layer"):
+            continue
         if isinstance(module, (nn.Linear, NormalizedClassifier)):
             name = _WRAPPING.sub("", path).removesuffix(".base_layer")
             layers.setdefault(name, {})[path] = module
