@@ -93,13 +93,12 @@ class ClassStatistics:
         rows, classes = self._checked(features, labels, ignore_index)
         if len(rows) == 0:
             return
-        norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)
-        if not norms.isfinite().all():
+        if not torch.stack(torch.aminmax(rows)).isfinite().all():
             raise ValueError("the features hold NaN or inf; look at the batch and the model's precision before this")
-        norm_mean = norms.mean()
-        self._take_norms(norm_mean, (norms - norm_mean).square().sum(), self.num_samples, len(rows))
-        for tile, tile_classes in zip(rows.split(UPDATE_ROWS), classes.split(UPDATE_ROWS), strict=True):
-            self._update_tile(tile.double(), tile_classes)
+        before = self.num_samples
+        tiles = zip(rows.split(UPDATE_ROWS), classes.split(UPDATE_ROWS), strict=True)
+        norms = torch.cat([self._update_tile(tile.to(torch.float64, copy=True), labels) for tile, labels in tiles])
+        self._take_norms(norms.mean(), (norms - norms.mean()).square().sum(), before, len(rows))
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
         """The statistics of both sets of samples together, as a new object on this one's device.
@@ -153,21 +152,28 @@ class ClassStatistics:
                 dist.all_reduce(tensor, group=group)
         return reduced
 
-    def _update_tile(self, residuals: Float[Tensor, "n d"], classes: Int[Tensor, " n"]) -> None:
-        """Take up a few rows, a tensor of our own; only the classes that occur are touched."""
+    def _update_tile(self, residuals: Float[Tensor, "n d"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Take up a few rows, a tensor of our own, and return their norms; only classes that occur are touched.
+
+        Memory traffic is what this costs, so temporaries are reused.
+        """
+        norms = torch.linalg.vector_norm(residuals, dim=-1)
         present, inverse, added = classes.unique(return_inverse=True, return_counts=True)
         before = self.counts[present].double()
         total = before + added
-        residuals -= self.means.index_select(0, classes)
+        gathered = self.means.index_select(0, classes)
+        residuals -= gathered
         sums = residuals.new_zeros(len(present), self.num_features).index_add_(0, inverse, residuals)
         # Within a class the residuals from the mean of the new rows sum to zero, so adding sqrt(before / total) times
         # the shift between the two means to each adds exactly the scatter between them: one product, flat in K.
-        residuals -= (sums * ((1 - (before / total).sqrt()) / added)[:, None]).index_select(0, inverse)
+        factor = ((1 - (before / total).sqrt()) / added)[:, None]
+        residuals -= torch.index_select(sums.mul_(factor), 0, inverse, out=gathered)
         self.squared_deviations.index_add_(0, classes, torch.linalg.vector_norm(residuals, dim=-1).square_())
-        self.means.index_add_(0, present, sums / total[:, None])
+        self.means.index_add_(0, present, sums.div_(factor * total[:, None]))
         self.counts.index_add_(0, present, added)
         if self.within_scatter is not None:
             self.within_scatter.addmm_(residuals.mT, residuals)
+        return norms
 
     def _checked(self, features: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
         """Rows and their classes on the state's device, without ignored ones."""
