@@ -13,24 +13,20 @@ curve is in the result file, which is written after each run: started again with
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from paired import compare
+from kept_runs import KeptRuns
+from paired import BASELINE, compare
 
 from neural_collapse_model import DEFAULT_DATA, Images, SmallResNet, fashion_mnist
 from neural_collapse_training import METHODS, ON_THE_SPHERE, Settings, train_network
-
-BASELINE = "cross_entropy"
 
 
 def variants(methods: list[str], temperatures: list[float]) -> dict[str, tuple[str, float | None]]:
@@ -68,34 +64,10 @@ def curve_of(settings: Settings, arguments: argparse.Namespace, data: dict[str, 
     return {"settings": asdict(settings), "complete": complete, "curve": curve}
 
 
-class Results:
-    """A JSON file of finished runs, by key."""
-
-    def __init__(self, path: Path, settings: dict) -> None:
-        self.path, self.settings = path, settings
-        self.runs: dict[str, dict] = {}
-        if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf8"))
-            if stored["settings"] != settings:
-                raise SystemExit(f"{path} was made with other settings; name another --output, or remove it")
-            self.runs = stored["runs"]
-
-    def save(self, **more: object) -> None:
-        packages = ("torch", "numpy", "scipy")
-        content = {
-            "settings": self.settings,
-            "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-            "runs": self.runs,
-            **more,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-
-
 class Runner:
     """Runs what the result file does not hold yet."""
 
-    def __init__(self, arguments: argparse.Namespace, results: Results) -> None:
+    def __init__(self, arguments: argparse.Namespace, results: KeptRuns) -> None:
         self.arguments, self.results, self.data = arguments, results, splits(arguments)
         self.named = variants(arguments.methods, arguments.temperatures)
 
@@ -131,7 +103,7 @@ class Runner:
         return chosen
 
 
-def table(results: Results, chosen: dict[str, float], seeds: list[int]) -> dict[str, dict[str, object]]:
+def table(results: KeptRuns, chosen: dict[str, float], seeds: list[int]) -> dict[str, dict[str, object]]:
     """Methods against plain cross entropy; seeds that diverged are left out."""
     curves: dict[str, dict[int, dict[str, list[float]]]] = {}
     for name, rate in chosen.items():
@@ -172,7 +144,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     kept = {key: value for key, value in vars(arguments).items() if key not in ("output", "data", "threads")}
-    results = Results(Path(arguments.output), kept)
+    results = KeptRuns(Path(arguments.output), kept)
     chosen = Runner(arguments, results).run_all()
     summary = table(results, chosen, arguments.seeds)
     results.save(chosen_learning_rates=chosen, table=summary)

@@ -32,13 +32,13 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from paired import compare
+from kept_runs import KeptRuns
+from paired import BASELINE, compare
 
 from collapse import NeuralCollapseCallback, SphereRetractionCallback, normalize_classifier_
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
 from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_MODEL, load_sentences, packaged_file
-from neural_collapse import BASELINE, Results
 
 ModelInputs = dict[str, Dataset]
 
@@ -92,7 +92,7 @@ def accuracy(prediction: Any) -> dict[str, float]:
 
 def curve_from(history: list[dict[str, float]]) -> dict[str, list[float]]:
     """Lists over the evaluated steps, from the Trainer's log."""
-    names = {"nc1": "train_nc1", "nc2": "train_nc2", "nc3": "train_nc3", "test_nc1": "eval_nc1"}
+    names = {"nc1": "train_nc1", "nc2": "train_nc2", "nc3": "train_nc3", "cdnv": "train_cdnv", "test_nc1": "eval_nc1"}
     measured = [entry for entry in history if "train_nc1" in entry]
     evaluated = [entry for entry in history if "eval_accuracy" in entry]
     curve = {name: [entry[key] for entry in measured] for name, key in names.items()}
@@ -100,7 +100,7 @@ def curve_from(history: list[dict[str, float]]) -> dict[str, list[float]]:
     return {"step": steps, "test_accuracy": [entry["eval_accuracy"] for entry in evaluated], **curve}
 
 
-def run_all(arguments: argparse.Namespace, results: Results) -> dict[str, dict[int, dict[str, list[float]]]]:
+def run_all(arguments: argparse.Namespace, results: KeptRuns) -> dict[str, dict[int, dict[str, list[float]]]]:
     """Rates by validation, then the paired seeds; finished runs are kept in the file."""
     tokenizer = AutoTokenizer.from_pretrained(packaged_file(*DEFAULT_MODEL))
     data = encoded(arguments, tokenizer)
@@ -150,9 +150,9 @@ def main() -> None:
     logging.set_verbosity_error()
     torch.set_num_threads(arguments.threads)
     kept = {key: value for key, value in vars(arguments).items() if key not in ("output", "threads")}
-    results = Results(Path(arguments.output), kept)
+    results = KeptRuns(Path(arguments.output), kept)
     curves = run_all(arguments, results)
-    table = compare(curves, BASELINE, "nc1", ["test_accuracy", "nc1", "nc2", "nc3", "test_nc1"])
+    table = compare(curves, BASELINE, "nc1", ["test_accuracy", "nc1", "nc2", "nc3", "cdnv", "test_nc1"])
     results.save(table=table)
     for name, row in table.items():
         print(f"{name:24s} accuracy {row['test_accuracy']}  steps over baseline {row['mean_ratio']}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from scipy import stats
 
 Curve = Sequence[tuple[int, float]]
+BASELINE = "cross_entropy"
 
 
 def mean_with_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float]:

@@ -64,7 +64,6 @@ def test_every_method_lowers_its_loss_and_raises_accuracy(method, folder) -> Non
     first, *_, last = train_network(settings, lambda: SmallResNet(4, 16), data, data).points
     assert last.metrics["loss"] < first.metrics["loss"]
     assert last.metrics["train_accuracy"] > max(first.metrics["train_accuracy"], 0.3)
-    assert last.metrics["nc1"] < first.metrics["nc1"]
 
 
 def test_methods_of_a_seed_share_their_start_and_their_batches(folder) -> None:
