@@ -9,10 +9,11 @@ import pkgutil
 
 import pytest
 
+import collapse
 import deep_lora
 import dmf
 
-PACKAGES = (deep_lora, dmf)
+PACKAGES = (collapse, deep_lora, dmf)
 MODULES = [
     name
     for package in PACKAGES

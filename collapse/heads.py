@@ -1,0 +1,209 @@
+"""Swap the classification head of a transformers model for a normalised one, in place."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from collapse.classifier import NormalizedClassifier
+
+LinearHead = nn.Linear | NormalizedClassifier
+CONFIG_KEY = "normalized_classifier"
+# What PEFT puts between a module and the name that it had in the base model.
+_WRAPPING = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
+
+
+class Head(NamedTuple):
+    """The classifier of a model: its name there, and every copy of it (PEFT keeps one for each adapter)."""
+
+    name: str
+    copies: dict[str, LinearHead]
+
+
+def find_head(model: nn.Module, head: str | None = None) -> Head:
+    """The last linear layer of a classification model, by structure and not by name.
+
+    It is the one `nn.Linear` (or `NormalizedClassifier`) outside the base model whose output size is
+    `config.num_labels`; nested heads such as RoBERTa's `classifier.out_proj` are found, and models that PEFT wraps are
+    looked through.
+
+    Args:
+        model: a transformers model, a PEFT model around one, or any module if `head` is given.
+        head: its name in the base model, where the structure leaves a choice.
+
+    Raises:
+        ValueError: if there is no such layer, or more than one; the text lists the candidates.
+
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
+    >>> find_head(BertForSequenceClassification(config)).name
+    'classifier'
+    """
+    base = base_model_of(model)
+    if head is not None:
+        found = {name: copies for name, copies in _linear_layers(base).items() if name == head}
+        if not found:
+            raise ValueError(
+                f"the model has no linear layer called {head!r}; its last ones are {list(_linear_layers(base))[-3:]}"
+            )
+    else:
+        found = _candidates(base)
+    if len(found) != 1:
+        raise ValueError(
+            f"{type(base).__name__} has {len(found)} layers that could be its classifier: {list(found)}; "
+            "name the right one with `head=`"
+        )
+    ((name, copies),) = found.items()
+    for path in copies:
+        if path.endswith(".base_layer"):
+            raise ValueError(
+                f"the classifier {name!r} is itself the target of an adapter; leave it out of `target_modules` and "
+                "list it in `modules_to_save`"
+            )
+    return Head(name, copies)
+
+
+def normalize_classifier_(
+    model: nn.Module,
+    temperature: float | None = None,
+    learnable_temperature: bool = False,
+    head: str | None = None,
+) -> NormalizedClassifier:
+    """Replace the last linear layer of a classification model by a `NormalizedClassifier`, in place.
+
+    Everything before it (pooling, dropout, inner layers of the head) and after it (label mapping, loss) stays. The
+    directions of the old class vectors are kept and the bias is dropped. Call it before or after `get_peft_model`;
+    afterwards every adapter's copy in `modules_to_save` is replaced too. PEFT finds heads called `classifier` or
+    `score` itself; for another name pass `modules_to_save=[find_head(model).name]`.
+
+    The settings are kept in `model.config`, so a saved model comes back with `load_normalized_classifier(path)`. Under
+    PEFT, normalise the base model with the same settings before `PeftModel.from_pretrained`.
+
+    Args:
+        model: any `*ForSequenceClassification`, `*ForTokenClassification`, `*ForImageClassification`, ..., or a module
+            with `head` given.
+        temperature: tau; None takes what `model.config` has from before, or else `temperature_for_loss(num_labels)`.
+        learnable_temperature: see `NormalizedClassifier`.
+        head: the layer's name, where `find_head` needs it.
+
+    Returns:
+        The new head that is in use (of the active adapter).
+
+    Raises:
+        ValueError: for regression and multi-label models, a head that is normalised or quantised already, or none.
+
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
+    >>> model = BertForSequenceClassification(config)
+    >>> normalize_classifier_(model, temperature=6.0)
+    NormalizedClassifier(4, 3, temperature=6)
+    """
+    base = base_model_of(model)
+    config = getattr(base, "config", None)
+    _check_task(config)
+    found = find_head(model, head)
+    for old in found.copies.values():
+        _check_replaceable(found.name, old)
+    settings: dict[str, Any] = dict(getattr(config, CONFIG_KEY, None) or {})
+    if temperature is not None:
+        settings["temperature"] = temperature
+    if learnable_temperature:
+        settings["learnable_temperature"] = True
+    settings = {"temperature": None, "learnable_temperature": False} | settings | {"head": found.name}
+    heads = []
+    for path, old in found.copies.items():
+        new = _normalized(old, settings["temperature"], settings["learnable_temperature"])
+        parent, _, attribute = path.rpartition(".")
+        setattr(base.get_submodule(parent), attribute, new)
+        heads.append((path, new))
+    if config is not None:
+        setattr(config, CONFIG_KEY, settings | {"temperature": heads[0][1].initial_temperature})
+    return _in_use(base, heads)
+
+
+def base_model_of(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT model; otherwise the model itself."""
+    unwrap: Any = getattr(model, "get_base_model", None)
+    return model if unwrap is None else unwrap()
+
+
+def _linear_layers(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
+    """Every linear layer's name in the base model, in order, with the paths of its copies; no adapter's own layers."""
+    modules = dict(base.named_modules())
+    adapted = tuple(path.removesuffix("base_layer") for path in modules if path.endswith(".base_layer"))
+    layers: dict[str, dict[str, LinearHead]] = {}
+    for path, module in modules.items():
+        if path.startswith(adapted) and not path.endswith(".base_layer"):
+            continue
+        if isinstance(module, (nn.Linear, NormalizedClassifier)):
+            name = _WRAPPING.sub("", path).removesuffix(".base_layer")
+            layers.setdefault(name, {})[path] = module
+    return layers
+
+
+def _candidates(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
+    num_labels = getattr(getattr(base, "config", None), "num_labels", None)
+    if num_labels is None:
+        raise ValueError(
+            f"{type(base).__name__} has no `config.num_labels` to recognise its classifier by; name it with `head=`"
+        )
+    layers = {
+        name: copies
+        for name, copies in _linear_layers(base).items()
+        if all(copy.out_features == num_labels for copy in copies.values())
+    }
+    prefix = getattr(base, "base_model_prefix", "") or "\0"
+    outside = {name: copies for name, copies in layers.items() if not name.startswith(prefix + ".")}
+    if outside:
+        return outside
+    return dict(list(layers.items())[-1:])
+
+
+def _check_task(config: Any) -> None:
+    if config is None:
+        return
+    problem, num_labels = getattr(config, "problem_type", None), getattr(config, "num_labels", 2)
+    if problem == "regression" or num_labels == 1:
+        raise ValueError(
+            "a regression model has no classes to put on a sphere; set `num_labels` to the number of classes (2 for "
+            "yes or no)"
+        )
+    if problem == "multi_label_classification":
+        raise ValueError(
+            "cosines cannot say how likely each of several labels is: a normalised head needs one label for each "
+            "sample, got problem_type='multi_label_classification'"
+        )
+
+
+def _check_replaceable(name: str, old: LinearHead) -> None:
+    if isinstance(old, NormalizedClassifier):
+        raise ValueError(f"the classifier {name!r} is normalised already; set its `base_temperature` to change tau")
+    if not old.weight.is_floating_point() or old.weight.shape != (old.out_features, old.in_features):
+        raise ValueError(
+            f"the classifier {name!r} is a {type(old).__name__} with {old.weight.dtype} weights; keep the head out of "
+            "quantisation (for bitsandbytes: `llm_int8_skip_modules`)"
+        )
+
+
+@torch.no_grad()
+def _normalized(old: LinearHead, temperature: float | None, learnable: bool) -> NormalizedClassifier:
+    """A normalised head with the directions, dtype, device and training state of a linear layer."""
+    device, dtype = old.weight.device, old.weight.dtype
+    new = NormalizedClassifier(old.in_features, old.out_features, temperature, learnable, device=device, dtype=dtype)
+    kept = old.weight.norm(dim=1, keepdim=True) > 0  # a zero row has no direction: it keeps its random one
+    new.weight.copy_(torch.where(kept, old.weight, new.weight))
+    new.weight.copy_(new.class_vectors())
+    new.requires_grad_(old.weight.requires_grad)
+    return new.train(old.training)
+
+
+def _in_use(base: nn.Module, heads: list[tuple[str, NormalizedClassifier]]) -> NormalizedClassifier:
+    """The copy that the active adapter runs: the last one under an active name, else the first."""
+    for path, module in heads:
+        wrapper, _, rest = path.partition(".modules_to_save.")
+        if rest and rest.split(".")[0] in getattr(base.get_submodule(wrapper), "active_adapters", ()):
+            return module
+    return heads[0][1]

@@ -1,0 +1,192 @@
+"""Neural-collapse metrics of class statistics and classifier weights, as the authors' code defines them.
+
+    NC1  (1/K) tr(S_W S_B^+)               samples collapse to their class mean
+    NC2  | W W^T / |W W^T|_F - T |_F       class vectors form a simplex ETF
+    NC3  | W H^T / |W H^T|_F - T |_F       class vectors and class means align
+    NC4  share of samples whose prediction is the nearest class mean
+
+with `S_W = (1/N) sum (h - h_k)(h - h_k)^T`, `S_B = (1/K) sum (h_k - h_G)(h_k - h_G)^T`, h_G the mean of all samples and
+H the class means, not centred (Yaras et al., NeurIPS 2022; definitions of Papyan, Han and Donoho, PNAS 2020). Smaller
+is more collapsed, except for NC4. Classes without samples are left out of NC1, NC3, NC4 and CDNV.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from collapse.centres import check_observed, class_distance_normalized_variance
+from collapse.simplex import simplex_distance
+from collapse.statistics import TILE_ROWS, ClassStatistics
+
+GlobalMean = Literal["samples", "classes"]
+
+
+def neural_collapse(
+    statistics: ClassStatistics,
+    weight: Float[Tensor, "K d"] | None = None,
+    *,
+    centred_means: bool = False,
+    global_mean: GlobalMean = "samples",
+    rcond: float | None = None,
+    quotient: bool = False,
+    max_pair_classes: int = 2048,
+) -> dict[str, float]:
+    """All metrics that the statistics (and the classifier's weight) give, by name.
+
+    Args:
+        statistics: class statistics of the penultimate features; `reduce` them first under several processes.
+        weight: classifier rows; without it `nc2` and `nc3` are left out. For a `NormalizedClassifier` pass its
+            `class_vectors()`, and statistics of `unit_rows(features)`.
+        centred_means: take the global mean off the class means in NC3, as Papyan et al. do and the authors do not.
+        global_mean: h_G, the mean of all samples or of the class means; the same on balanced data.
+        rcond: relative cut-off of the pseudo-inverse in NC1; None for rounding alone.
+        quotient: `nc1` is `tr(S_W) / tr(S_B)` instead; always so for statistics with `within="trace"`.
+        max_pair_classes: CDNV runs over the pairs among at most this many evenly spaced classes.
+
+    Returns:
+        `nc1`, `cdnv`, `feature_norm_spread`, and with a weight `nc2`, `nc3`.
+
+    Raises:
+        ValueError: with fewer than two observed classes, or a weight that does not fit.
+
+    >>> statistics = ClassStatistics(2, 2)
+    >>> features = torch.tensor([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.1], [-1.0, -0.1]])
+    >>> statistics.update(features, torch.tensor([0, 0, 1, 1]))
+    >>> metrics = neural_collapse(statistics, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    >>> {name: round(value, 3) for name, value in metrics.items()}
+    {'nc1': 0.0, 'cdnv': 0.003, 'feature_norm_spread': 0.0, 'nc2': 0.0, 'nc3': 0.0}
+    """
+    if quotient or statistics.within == "trace":
+        first = separation_quotient(statistics, global_mean=global_mean)
+    else:
+        first = nc1(statistics, global_mean=global_mean, rcond=rcond)
+    metrics = {
+        "nc1": first,
+        "cdnv": class_distance_normalized_variance(statistics, max_pair_classes),
+        "feature_norm_spread": feature_norm_spread(statistics),
+    }
+    if weight is not None:
+        metrics["nc2"] = nc2(weight)
+        metrics["nc3"] = nc3(statistics, weight, centred_means=centred_means, global_mean=global_mean)
+    return metrics
+
+
+def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples", rcond: float | None = None) -> float:
+    """Within-class variability `(1/K) tr(S_W S_B^+)`: 0 when every sample sits on its class mean.
+
+    The pseudo-inverse keeps at most K - 1 eigenvalues, the rank that S_B can have, and of these only those above
+    `rcond` times the largest (the authors use 1e-15, which keeps rounding noise).
+
+    Raises:
+        ValueError: for statistics without the full scatter, or fewer than two classes with samples.
+
+    >>> statistics = ClassStatistics(2, 1)
+    >>> statistics.update(torch.tensor([[1.0], [3.0], [-1.0], [-3.0]]), torch.tensor([0, 0, 1, 1]))
+    >>> nc1(statistics)
+    0.125
+    """
+    if statistics.within_scatter is None:
+        raise ValueError(
+            "NC1 needs the full within-class scatter; make the statistics with `within='full'`, or ask for `quotient`"
+        )
+    centred = _centred_means(statistics, global_mean)
+    num_classes, dimension = centred.shape
+    values, vectors = _between_eigenpairs(centred)
+    cut = max(num_classes, dimension) * torch.finfo(torch.float64).eps if rcond is None else rcond
+    kept = (values > cut * values.max()) & (values > 0)
+    if not kept.any():
+        raise ValueError("all class means coincide, so NC1 has nothing to divide by; are the features constant?")
+    vectors = vectors[:, kept]
+    within = (vectors * (statistics.within_scatter @ vectors)).sum(0) / statistics.num_samples
+    return (within / values[kept]).sum().item() / num_classes
+
+
+def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples") -> float:
+    """`tr(S_W) / tr(S_B)`, NC1 without a matrix inverse; per layer it measures progressive collapse.
+
+    Source: Yaras et al., arXiv:2306.01154, where it falls geometrically from layer to layer.
+
+    >>> statistics = ClassStatistics(2, 1)
+    >>> statistics.update(torch.tensor([[1.0], [3.0], [-1.0], [-3.0]]), torch.tensor([0, 0, 1, 1]))
+    >>> separation_quotient(statistics)
+    0.25
+    """
+    centred = _centred_means(statistics, global_mean)
+    between = centred.square().sum().item() / len(centred)
+    within = statistics.squared_deviations.sum().item() / statistics.num_samples
+    return within / between if between > 0 else float("inf")
+
+
+def nc2(weight: Float[Tensor, "K d"]) -> float:
+    """Distance of the classifier's Gram matrix from the simplex ETF; see `simplex_distance`."""
+    return simplex_distance(weight)
+
+
+def nc3(
+    statistics: ClassStatistics,
+    weight: Float[Tensor, "K d"],
+    *,
+    centred_means: bool = False,
+    global_mean: GlobalMean = "samples",
+) -> float:
+    """Distance of `W H^T` from the simplex ETF, over the classes that have samples; see `simplex_distance`.
+
+    Raises:
+        ValueError: if the weight does not have one row of d entries for each class.
+    """
+    if weight.shape != statistics.means.shape:
+        raise ValueError(
+            f"`weight` must have one row for each class, {tuple(statistics.means.shape)}, got {tuple(weight.shape)}; "
+            "a Linear's weight fits as it is"
+        )
+    check_observed(statistics)
+    observed = statistics.observed
+    means, rows = statistics.means, weight.to(statistics.means.device)
+    if not observed.all():
+        means, rows = means[observed], rows[observed]
+    offset = _global_mean(statistics, global_mean) if centred_means else None
+    return simplex_distance(rows, means, offset)
+
+
+def feature_norm_spread(statistics: ClassStatistics) -> float:
+    """Standard deviation of the feature norms over their mean; 0 on a sphere.
+
+    >>> statistics = ClassStatistics(2, 1)
+    >>> statistics.update(torch.tensor([[1.0], [-3.0]]), torch.tensor([0, 1]))
+    >>> feature_norm_spread(statistics)
+    0.5
+    """
+    check_observed(statistics)
+    mean = statistics.norm_mean.item()
+    deviation = (statistics.norm_deviation.item() / statistics.num_samples) ** 0.5
+    return deviation / mean if mean > 0 else 0.0
+
+
+def _between_eigenpairs(centred: Float[Tensor, "K d"]) -> tuple[Tensor, Tensor]:
+    """The at most K - 1 leading eigenvalues and eigenvectors of `S_B`, by the smaller side of the means."""
+    num_classes, dimension = centred.shape
+    if num_classes <= dimension:
+        _, singular, right = torch.linalg.svd(centred, full_matrices=False)
+        return (singular.square() / num_classes)[: num_classes - 1], right[: num_classes - 1].mT
+    scatter = centred.new_zeros(dimension, dimension)
+    for rows in centred.split(TILE_ROWS):
+        scatter.addmm_(rows.mT, rows)
+    values, vectors = torch.linalg.eigh(scatter / num_classes)
+    return values[-(num_classes - 1) :], vectors[:, -(num_classes - 1) :]
+
+
+def _centred_means(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, "K d"]:
+    check_observed(statistics)
+    return statistics.means[statistics.observed] - _global_mean(statistics, global_mean)
+
+
+def _global_mean(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, " d"]:
+    if global_mean == "samples":
+        return statistics.counts.double() @ statistics.means / statistics.num_samples
+    if global_mean == "classes":
+        return statistics.observed.double() @ statistics.means / statistics.observed.sum()
+    raise ValueError(f"`global_mean` must be 'samples' or 'classes', got {global_mean!r}")

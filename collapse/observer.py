@@ -1,0 +1,207 @@
+"""What enters a classifier's head, with its labels, while a model runs: hooks, and nothing kept but statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from collapse.centres import nearest_centre_agreement
+from collapse.classifier import NormalizedClassifier
+from collapse.heads import LinearHead, base_model_of, find_head
+from collapse.sphere import unit_rows
+from collapse.statistics import ClassStatistics, Within
+
+RowCount = Callable[[int], int]
+
+
+class SystematicSample:
+    """At most `size` rows out of a stream: every s-th, where s doubles whenever the room is full.
+
+    >>> sample = SystematicSample(2)
+    >>> for row in torch.arange(5.0).split(1): sample.add(row)
+    >>> sample.rows()
+    tensor([0., 4.])
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self._stride, self._seen = size, 1, 0
+        self._kept: list[Tensor] = []
+
+    def add(self, rows: Tensor) -> None:
+        """Take what falls on the grid."""
+        first = -self._seen % self._stride
+        self._seen += len(rows)
+        if self.size == 0 or first >= len(rows):
+            return
+        self._kept.append(rows[first :: self._stride].clone())
+        while len(kept := self.rows()) > self.size:
+            self._kept, self._stride = [kept[::2].clone()], 2 * self._stride
+
+    def rows(self) -> Tensor:
+        """The kept rows in their order."""
+        return torch.cat(self._kept) if self._kept else torch.empty(0)
+
+
+class HeadObserver:
+    """Collects `ClassStatistics` of the features that enter a model's head, between `start` and `stop`.
+
+    Only batches in evaluation mode count: in training mode dropout is part of the features.
+
+    Features of a `NormalizedClassifier` are put on the sphere first, as the classifier sees them. A head that reads
+    every token of a sequence with one label (decoders) is observed at the last token that is no padding, which
+    transformers pools.
+
+    Args:
+        model: a classification model of transformers, under PEFT or not.
+        head: see `find_head`.
+        within: see `ClassStatistics`.
+        centre_samples: rows kept for NC4, spread evenly over the stream; 0 leaves it out.
+        valid_rows: how many of a batch's rows count (a distributed loader repeats samples in its last batch).
+
+    Attributes:
+        statistics: what was collected since `start`.
+        unlabelled, not_finite: batches left out because they came without labels, or had NaN or inf.
+
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
+    >>> model = BertForSequenceClassification(config).eval()
+    >>> observer = HeadObserver(model)
+    >>> with observer.watching():
+    ...     _ = model(input_ids=torch.tensor([[1, 2], [3, 4]]), labels=torch.tensor([0, 2]))
+    >>> observer.statistics.counts.tolist()
+    [1, 0, 1]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        head: str | None = None,
+        *,
+        within: Within = "full",
+        centre_samples: int = 4096,
+        valid_rows: RowCount = lambda rows: rows,
+    ) -> None:
+        if centre_samples < 0:
+            raise ValueError(f"`centre_samples` is a number of rows to keep for NC4, 0 for none, got {centre_samples}")
+        self._base = base_model_of(model)
+        found = find_head(self._base, head)
+        self._copies = list(found.copies.values())
+        self._last: LinearHead = self._copies[0]
+        self.within, self.centre_samples, self._valid_rows = within, centre_samples, valid_rows
+        self._handles: list[RemovableHandle] = []
+        self._features: Tensor | None = None
+        self.start()
+        self._watching = False
+
+    @property
+    def head(self) -> LinearHead:
+        """The copy of the head that ran last."""
+        return self._last
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are on the model."""
+        return bool(self._handles)
+
+    def start(self) -> None:
+        """Forget everything and take part in what the model runs from now on."""
+        weight = self._last.weight
+        device = weight.device if weight.device.type not in ("meta", "mps") else "cpu"
+        self.statistics = ClassStatistics(
+            self._last.out_features, self._last.in_features, within=self.within, device=device
+        )
+        self._sample, self._watching = SystematicSample(self.centre_samples), True
+        self.unlabelled = self.not_finite = 0
+
+    def stop(self) -> None:
+        """Take no part any more; what was collected stays."""
+        self._watching = False
+
+    def attach(self) -> None:
+        """Put the hooks on the model; `detach` takes them off."""
+        self.detach()
+        for copy in self._copies:
+            self._handles.append(copy.register_forward_pre_hook(self._keep_features))
+        self._handles.append(self._base.register_forward_hook(self._take_batch, with_kwargs=True))
+
+    def detach(self) -> None:
+        """Leave the model as it was."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on, from a fresh start, for the length of the block."""
+        self.attach()
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+            self.detach()
+
+    def class_vectors(self) -> Float[Tensor, "K d"]:
+        """The head's rows, on the sphere if it is normalised."""
+        weight = self.head.weight.detach()
+        return unit_rows(weight) if isinstance(self.head, NormalizedClassifier) else weight
+
+    @torch.no_grad()
+    def centre_agreement(self, statistics: ClassStatistics) -> tuple[float, int]:
+        """NC4 over the kept rows against the given statistics, and the number of rows."""
+        rows = self._sample.rows()
+        if len(rows) == 0:
+            return 0.0, 0
+        predictions = self.head(rows.to(self.head.weight)).argmax(-1)
+        return nearest_centre_agreement(rows, predictions, statistics), len(rows)
+
+    def _keep_features(self, module: Any, args: tuple[Any, ...]) -> None:
+        if self._watching:
+            self._features, self._last = args[0].detach(), module
+
+    def _take_batch(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        features, self._features = self._features, None
+        if not self._watching or features is None or module.training:
+            return
+        labels = kwargs.get("labels")
+        if labels is None:
+            self.unlabelled += 1
+            return
+        if features.ndim == labels.ndim + 2:
+            features = last_token_rows(features, kwargs.get("input_ids"), _pad_token_id(module))
+        valid = self._valid_rows(len(labels))
+        self._take(features[:valid], labels[:valid])
+
+    def _take(self, features: Tensor, labels: Int[Tensor, "*batch"]) -> None:
+        if not features.isfinite().all():
+            self.not_finite += 1
+            return
+        rows = unit_rows(features) if isinstance(self.head, NormalizedClassifier) else features
+        self.statistics.update(rows, labels)
+        self._sample.add(rows.reshape(-1, rows.shape[-1])[(labels != -100).reshape(-1)].float())
+
+
+def last_token_rows(
+    features: Float[Tensor, "batch tokens d"], input_ids: Int[Tensor, "batch tokens"] | None, pad_token_id: int | None
+) -> Float[Tensor, "batch d"]:
+    """The row of each sequence's last token that is not padding, which decoder classifiers of transformers pool.
+
+    >>> features = torch.arange(6.0).view(2, 3, 1)
+    >>> last_token_rows(features, torch.tensor([[5, 6, 0], [5, 6, 7]]), 0).flatten()
+    tensor([1., 5.])
+    """
+    if input_ids is None or pad_token_id is None:
+        return features[:, -1]
+    positions = torch.arange(features.shape[1], device=features.device)
+    last = (positions * (input_ids != pad_token_id).to(positions)).argmax(-1)
+    return features[torch.arange(len(features), device=features.device), last]
+
+
+def _pad_token_id(module: nn.Module) -> int | None:
+    config = getattr(module, "config", None)
+    return None if config is None else config.get_text_config().pad_token_id
