@@ -23,10 +23,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from kept_runs import KeptRuns
-from paired import BASELINE, compare
-
 from neural_collapse_model import DEFAULT_DATA, Images, SmallResNet, fashion_mnist
 from neural_collapse_training import METHODS, ON_THE_SPHERE, Settings, train_network
+from paired import BASELINE, compare
 
 
 def variants(methods: list[str], temperatures: list[float]) -> dict[str, tuple[str, float | None]]:

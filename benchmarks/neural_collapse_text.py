@@ -32,13 +32,12 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from kept_runs import KeptRuns
-from paired import BASELINE, compare
-
 from collapse import NeuralCollapseCallback, SphereRetractionCallback, normalize_classifier_
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
 from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_MODEL, load_sentences, packaged_file
+from kept_runs import KeptRuns
+from paired import BASELINE, compare
 
 ModelInputs = dict[str, Dataset]
 

@@ -17,11 +17,10 @@ sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
 pytest.importorskip("matplotlib")
 
-from paired import compare, mean_with_interval, steps_until  # noqa: E402
-
 import neural_collapse  # noqa: E402
 from neural_collapse_model import Images, SmallResNet, fashion_mnist  # noqa: E402
 from neural_collapse_training import METHODS, Settings, train_network  # noqa: E402
+from paired import compare, mean_with_interval, steps_until  # noqa: E402
 
 
 @pytest.fixture(scope="module")
