@@ -139,7 +139,7 @@ def depth_two(entries: ObservedEntries, rank: int, rate: float) -> np.ndarray:
     return scale * _adam(model, list(model.parameters()), scaled, rate)
 
 
-def _adam(model: Any, groups: Any, entries: ObservedEntries, rate: float, steps: int = 1500) -> np.ndarray:
+def _adam(model: Any, groups: Any, entries: ObservedEntries, rate: float, steps: int = 800) -> np.ndarray:
     optimizer = torch.optim.Adam(groups, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):

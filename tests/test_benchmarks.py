@@ -93,9 +93,9 @@ def test_the_limit_propagates_gradients_exactly_as_far_as_an_adapter_would() -> 
 def test_settings_are_complete_and_results_were_made_with_them(path: Path) -> None:
     settings = json.loads(path.read_text(encoding="utf8"))
     assert settings["benchmark"] in run.BENCHMARKS
-    if "workload" in settings:
+    if "workload" in settings:  # otherwise it is about matrices, not models
         Workload(**settings["workload"])
-    assert {method.partition("@")[0] for method in settings.get("methods", [])} <= METHODS.keys()
+        assert {method.partition("@")[0] for method in settings.get("methods", [])} <= METHODS.keys()
     result = json.loads((FOLDER / "results" / path.name).read_text(encoding="utf8"))
     assert result["settings"] == settings
     assert {"versions", "processor", "threads"} <= result["environment"].keys()
