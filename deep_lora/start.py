@@ -22,8 +22,9 @@ def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core
     | compressed | random orthonormal | `eps I / kappa` |
     | narrow, wide | `eps` times random orthogonal | `eps / kappa` times random orthogonal |
 
-    With `init_weights=False` the update is random and of LoRA's order of magnitude, not an identity. Tensors on the
-    meta device are left alone.
+    With `init_weights=False` the update is random and of LoRA's order of magnitude, not an identity. With
+    `inference_mode=True`, as when PEFT loads an adapter, U and V are columns of the identity: they are about to be
+    overwritten, and nothing needs to be drawn. Tensors on the meta device are left alone.
 
     Source: Yaras et al., ICML 2024, section 3 and appendix on the narrow network.
     """
@@ -31,8 +32,9 @@ def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core
         return
     compressed = config.variant == "compressed"
     outer = 1.0 if compressed or not config.init_weights else config.init_scale
+    drawn = not (config.inference_mode and config.init_weights)
     for basis in (U, V):
-        basis.copy_(_stacked_orthogonal(basis))
+        basis.copy_(_stacked_orthogonal(basis) if drawn else torch.eye(*basis.shape[-2:], device=basis.device))
         if outer != 1.0:
             basis.mul_(outer)
     if core.numel() == 0:

@@ -143,3 +143,16 @@ def test_an_8_bit_float_parameter_can_be_merged_and_unmerged() -> None:
     wanted = model(x)
     model.merge_adapter()
     assert torch.equal(model(x), wanted)
+
+
+def test_an_adapter_made_for_inference_draws_nothing_and_is_an_identity_with_orthonormal_bases() -> None:
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(6, 5))
+    x, state = torch.ones(2, 6), torch.get_rng_state()
+    wanted = base(x)
+    model = get_peft_model(base, DeepLoraConfig(target_modules=["0"], r=2, inference_mode=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model(x), wanted)
+    (layer,) = (module for module in model.modules() if isinstance(module, DeepLoraLayer))
+    for basis in (layer.deep_lora_U["default"], layer.deep_lora_V["default"]):
+        assert torch.equal(basis.mT @ basis, torch.eye(2))
