@@ -52,7 +52,7 @@ def compressed_implicit_configs() -> list[Config]:
 def cmfrec_configs() -> list[Config]:
     plain = [{"k": 40, "lambda_": value} for value in (8.0, 10.0, 12.0, 14.0, 17.0, 20.0)]
     wide = [{"k": 60, "lambda_": value} for value in (10.0, 12.0, 15.0)]
-    lighter_biases = [{"k": 40, "lambda_": [BIAS_PENALTY] * 2 + [value] * 4} for value in (10.0, 12.0, 15.0)]
+    lighter_biases = [{"k": 40, "lambda_": [BIAS_PENALTY] * 2 + [value] * 4} for value in (12.0, 15.0, 18.0)]
     return plain + wide + lighter_biases
 
 
@@ -129,10 +129,13 @@ def run_split(method: str, ratings: Ratings, split: int) -> dict[str, Any]:
     }
 
 
-def interval(values: np.ndarray) -> list[float]:
+def interval(values: np.ndarray) -> list[float | None]:
     """Mean and the half width of its 95 % t interval; the splits overlap, so it is a little narrow."""
-    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return [round(float(values.mean()), 5), round(float(half), 5)]
+    mean = round(float(values.mean()), 5)
+    if len(values) == 1:
+        return [mean, None]
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return [mean, round(float(half), 5)]
 
 
 def summary(runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

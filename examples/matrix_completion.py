@@ -33,7 +33,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--missing", type=float, default=0.7, help="share of the pixels to remove, between 0 and 1")
     parser.add_argument("--photograph_rank", type=int, default=80, help="width of the cores for the photograph")
     parser.add_argument("--size", type=int, default=200, help="rows and columns of the matrix of the trajectory")
-    parser.add_argument("--steps", type=int, default=2000, help="steps of the trajectory")
+    parser.add_argument("--steps", type=int, default=4000, help="steps of the trajectory")
     parser.add_argument("--short", action="store_true", help="few epochs and steps, to see that it works")
     arguments = parser.parse_args(argv)
     if not 0 < arguments.missing < 1:

@@ -62,8 +62,7 @@ def insteval() -> Ratings:
     """
     with tarfile.open(packaged_file(*INSTEVAL)) as archive:
         member = archive.extractfile(INSTEVAL_MEMBER)
-        if member is None:
-            raise FileNotFoundError(f"there is no {INSTEVAL_MEMBER} in {INSTEVAL[2]}; install pydataset=={INSTEVAL[1]}")
+        assert member is not None  # it is a plain file, and a missing one is a KeyError
         lines = list(csv.DictReader(io.TextIOWrapper(member, "utf8")))
     students, rows = np.unique([line["s"] for line in lines], return_inverse=True)
     lecturers, cols = np.unique([line["d"] for line in lines], return_inverse=True)
