@@ -25,11 +25,7 @@ def complete_photograph(output: Path, seed: int, missing: float, rank: int, epoc
     """Complete it, compare the missing pixels with the truth, and draw before, after and truth side by side."""
     whole, damaged = photograph(missing, seed)
     gone = np.isnan(damaged)
-<<<<<<< HEAD
-    settings: dict[str, Any] = {"rank": rank, "weight_decay": 0.3, "clip": (0.0, 1.0), "random_state": seed}
-=======
     settings: dict[str, Any] = {"rank": rank, "weight_decay": 0.25, "clip": (0.0, 1.0), "random_state": seed}
->>>>>>> dmf
     model = MatrixCompletion(max_epochs=epochs, validation_fraction=0.05, patience=epochs, verbose=1, **settings)
     began = time.perf_counter()
     completed = np.where(gone, model.fit(damaged).complete(), damaged)
