@@ -7,10 +7,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_DISABLED", "true")
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("reproducible", derandomize=True)  # the same examples in every run
+hypothesis.settings.load_profile("reproducible")
 
 
 @pytest.fixture(autouse=True)
