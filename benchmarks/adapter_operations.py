@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -22,15 +21,16 @@ Functions = dict[str, Callable[[], Any]]
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Every operation interleaved for both methods; the export also against PEFT's own and against saving a LoRA."""
+    """Every operation interleaved for both methods; leaving as a LoRA is set against saving one (`export_cost.py` sets
+    it against PEFT's conversion)."""
     workload = Workload(**settings["workload"])
     rank, seed = settings["rank"], settings["seed"]
     base = workload.model(seed)
     configs = {
-        "deep_lora": DeepLoraConfig(r=rank, target_modules=workload.targets, init_weights=False),
-        "lora": LoraConfig(r=rank, lora_alpha=rank, target_modules=workload.targets, init_lora_weights=False),
+        "deep_lora": DeepLoraConfig(r=rank, target_modules=workload.targets),
+        "lora": LoraConfig(r=rank, lora_alpha=rank, target_modules=workload.targets),
     }
-    models = {name: get_peft_model(copy.deepcopy(base), config).eval() for name, config in configs.items()}
+    models = {name: _as_if_trained(get_peft_model(copy.deepcopy(base), config)) for name, config in configs.items()}
 
     def timed(functions: Functions, repeats: int = settings["repeats"]) -> dict[str, Any]:
         return compared(interleaved_seconds(functions, repeats, settings["warmup"], seed), "lora")
@@ -53,13 +53,16 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
                 }
             ),
         }
-        exports: Functions = {
-            "deep_lora": lambda: deep_lora.save_as_lora(folder / "plain", models["deep_lora"]),
-            "peft.save_as_lora": lambda: peft.save_as_lora(folder / "converted", models["deep_lora"], rank=rank),
-        }
-        seconds = interleaved_seconds(exports, settings["export_repeats"], 0, seed)
-        result["export_against_peft"] = compared(seconds, "peft.save_as_lora")
     return {"operations": result}
+
+
+@torch.no_grad()
+def _as_if_trained(model: PeftModel) -> PeftModel:
+    """Every adapter parameter a little away from its start, so that no update is zero."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    return model.eval()
 
 
 def _merge_and_unmerge(model: PeftModel) -> Callable[[], None]:

@@ -18,12 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
-import resource
-import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -31,23 +27,12 @@ from torch import Tensor
 
 from collapse import ClassStatistics, nc2, nc3
 from collapse.simplex import moments_simplex_distance
+from measuring import environment, interleaved_seconds, peak_resident_bytes, spread
 
 
 def cpu_times(jobs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
     """CPU seconds of each job, the jobs taking turns after one unmeasured round."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for repetition in range(repetitions + 1):
-        for name, job in jobs.items():
-            start = time.process_time()
-            job()
-            if repetition > 0:
-                times[name].append(time.process_time() - start)
-    return times
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(values, n=4)
-    return {"median": median, "lower_quartile": low, "upper_quartile": high}
+    return interleaved_seconds(jobs, repetitions, warmup=1, seed=0, clock=time.process_time)
 
 
 def indicator(labels: Tensor, num_classes: int) -> Tensor:
@@ -90,10 +75,10 @@ def against_one_hot(arguments: argparse.Namespace, num_classes: int) -> dict[str
     everything = [a + b for a, b in zip(means_and_variances, times["one_hot_covariance"], strict=True)]
 
     def ratio(theirs: list[float], within: str) -> dict[str, float]:
-        return summary([a / b for a, b in zip(theirs, times[f"ours_{within}"], strict=True)])
+        return spread([a / b for a, b in zip(theirs, times[f"ours_{within}"], strict=True)])
 
     return {
-        "cpu_seconds": {name: summary(values) for name, values in times.items()},
+        "cpu_seconds": {name: spread(values) for name, values in times.items()},
         "ratio_means_alone_to_ours_trace": ratio(sums, "trace"),
         "ratio_means_and_variances_to_ours_trace": ratio(means_and_variances, "trace"),
         "ratio_with_covariance_to_ours_full": ratio(everything, "full"),
@@ -113,8 +98,8 @@ def over_classes(arguments: argparse.Namespace) -> dict[str, object]:
         first = times[str(arguments.classes[0])]
         result[within] = {
             name: {
-                "cpu_seconds": summary(values),
-                "ratio_to_fewest": summary([a / b for a, b in zip(values, first, strict=True)]),
+                "cpu_seconds": spread(values),
+                "ratio_to_fewest": spread([a / b for a, b in zip(values, first, strict=True)]),
             }
             for name, values in times.items()
         }
@@ -146,7 +131,7 @@ def collapsing(num_classes: int, dimension: int, noise: float) -> tuple[Tensor, 
 
 
 def peak_gibibytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_resident_bytes() / 2**30
 
 
 def many_classes_job(num_classes: int, dimension: int, connection: object) -> None:
@@ -194,7 +179,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     result = {
         "settings": {key: value for key, value in vars(arguments).items() if key != "output"} | {"threads": 1},
-        "versions": {"torch": version("torch"), "python": platform.python_version(), "machine": platform.machine()},
+        "environment": environment(),
         "against_one_hot": against_one_hot(arguments, arguments.classes[-1]),
         "over_classes": over_classes(arguments),
         "many_classes": many_classes(arguments),

@@ -90,7 +90,9 @@ def one_scale(settings: dict[str, Any]) -> dict[str, Any]:
     values = left[rows, 0] * right[cols, 0] + left[rows, 1] * right[cols, 1]
     entries = ObservedEntries(rows, cols, values, (size, size))
     del keys, rows, cols, values
-    model = CompressedDMF.from_entries(entries, settings["rank"], depth=settings["depth"], init_scale=0.1)
+    model = CompressedDMF.from_entries(
+        entries, settings["rank"], depth=settings["depth"], init_scale=settings["init_scale"]
+    )
     optimizer = torch.optim.Adam(parameter_groups(model, settings["rate"], gamma=1.0))
     losses = []
 

@@ -112,7 +112,7 @@ def completion_row() -> tuple[str, str]:
     dense = 1 / large["observed"]["ratio_to_compressed"]["median"]
     return (
         "step of matrix completion, depth 3, true rank 5",
-        f"1000 x 1000, 20 % observed: {wide[0]:.0f} times faster than the wide one, {wide[1]:.0f} times on observed "
+        f"1000 x 1000, 20 % observed: {wide[0]:.1f} times faster than the wide one, {wide[1]:.0f} times on observed "
         f"entries; 5000 x 5000, 1 % observed: observed entries {dense:.0f} times faster than a dense residual",
     )
 

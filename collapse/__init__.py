@@ -9,7 +9,7 @@ from collapse.callback import NeuralCollapseCallback
 from collapse.centres import class_distance_normalized_variance, nearest_centre_agreement
 from collapse.classifier import NormalizedClassifier, normalized_logits, subtract_margin
 from collapse.heads import find_head, normalize_classifier_
-from collapse.layerwise import collapse_rate, layerwise_collapse
+from collapse.layerwise import layerwise_collapse
 from collapse.loading import load_normalized_classifier, normalized_class
 from collapse.losses import nonl_loss, ntce_loss, regularized_cross_entropy
 from collapse.metrics import feature_norm_spread, nc1, nc2, nc3, neural_collapse, separation_quotient
@@ -39,7 +39,6 @@ __all__ = [
     "UnconstrainedFeatures",
     "attainable_loss",
     "class_distance_normalized_variance",
-    "collapse_rate",
     "collapsed_saddle",
     "feature_norm_spread",
     "find_head",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,8 @@ def layerwise_collapse(
     """`D_l = tr(S_W) / tr(S_B)` of the output of each named layer, in one pass over the batches.
 
     Outputs are flattened to one row for each sample. For trained deep linear networks D_l falls geometrically with
-    depth; `collapse_rate` fits the rate. The model is run as it is, so put it into evaluation mode first.
+    depth; `dmf.log_linear_fit` fits the factor, and `dmf.layerwise_collapse` takes features that are at hand. The model
+    is run as it is, so put it into evaluation mode first.
 
     Args:
         model: any module.
@@ -73,17 +73,3 @@ def _named(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
     if missing or not layers:
         raise ValueError(f"`layers` must name submodules of the model, got {list(layers)}; unknown: {missing}")
     return {name: modules[name] for name in layers}
-
-
-def collapse_rate(quotients: Sequence[float]) -> float:
-    """The factor by which D_l shrinks from one layer to the next: `exp` of the slope of `log D_l` (least squares).
-
-    >>> round(collapse_rate([8.0, 4.0, 2.0]), 6)
-    0.5
-    """
-    if len(quotients) < 2 or not all(0 < value < math.inf for value in quotients):
-        raise ValueError(f"a rate needs at least two positive, finite quotients, got {list(quotients)}")
-    logs = torch.tensor([math.log(value) for value in quotients], dtype=torch.float64)
-    depth = torch.arange(len(logs), dtype=torch.float64)
-    depth -= depth.mean()
-    return math.exp((depth @ logs / (depth @ depth)).item())

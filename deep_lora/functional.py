@@ -114,7 +114,7 @@ def add_low_rank_update(
     """`result + (x V) folded^T U^T` with `result` as the accumulator of one matrix product, if dtypes allow it."""
     middle = projected @ folded.mT
     if result.dtype != middle.dtype:
-        return result + F.linear(middle, transposed_factor(U).mT)
+        return result + F.linear(middle, U)
     return torch.addmm(rows_of(result), rows_of(middle), transposed_factor(U)).reshape(result.shape)
 
 

@@ -55,7 +55,7 @@ def initialize_subspaces_(
             r + oversampling random columns (see `dmf.block_krylov_svd`).
 
     Returns:
-        Which modules were initialised. A layer that saw no gradient keeps its random start and is named in a warning.
+        What was initialised; a layer without a gradient keeps its random start and is named in a warning.
 
     Raises:
         ValueError: if no compressed adapter of that name exists, for an odd rank, or for gradients that are not finite.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.forward import AdaptedModule
-from deep_lora.functional import add_delta_weight_, add_low_rank_update, low_rank_input, side_by_side
+from deep_lora.functional import add_delta_weight_, add_low_rank_update, low_rank_input, rows_of, side_by_side
 from deep_lora.fused import frozen_linear, fused_linear, in_plain_eager_mode, is_plain
 from deep_lora.gradients import GradientOperator
 
@@ -38,9 +38,8 @@ class Linear(AdaptedModule):
 
     def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
         factors = self.factors(adapter_name)
-        low_on_cpu = (
-            weight.device.type == "cpu" and weight.dtype.itemsize < 4
-        )  # multiplied in float32, see delta_weight
+        # half precision on a CPU is multiplied in float32, see `delta_weight`
+        low_on_cpu = weight.device.type == "cpu" and weight.dtype.itemsize < 4
         same = all((factor.dtype, factor.device) == (weight.dtype, weight.device) for factor in factors)
         if low_on_cpu or not same or not is_plain(weight):
             return super()._with_update(weight, adapter_name, sign)
@@ -70,6 +69,4 @@ class Linear(AdaptedModule):
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
         """`G = delta^T x` over all tokens of one call."""
-        rows = x.reshape(-1, x.shape[-1])
-        delta = grad_output.reshape(-1, grad_output.shape[-1])
-        return GradientOperator.from_rows(rows, delta)
+        return GradientOperator.from_rows(rows_of(x), rows_of(grad_output))

@@ -144,11 +144,11 @@ class CompressedDMF(MatrixFactorization):
     @classmethod
     def _from_bases(cls, bases: Bases, depth: int, init_scale: float) -> CompressedDMF:
         left, right = bases
+        # on the meta device nothing is drawn: the bases are known
+        model = cls(len(left), len(right), left.shape[1], depth=depth, init_scale=init_scale, device="meta")
         options: dict[str, Any] = {"dtype": left.dtype, "device": left.device}
-        model = cls(len(left), len(right), left.shape[1], depth=depth, init_scale=init_scale, **options)
-        with torch.no_grad():
-            model.left.copy_(left)
-            model.right.copy_(right)
+        model.left, model.right = nn.Parameter(left.contiguous()), nn.Parameter(right.contiguous())
+        model.core = nn.Parameter(identity_chain(depth, left.shape[1], init_scale, **options))
         return model
 
     @property

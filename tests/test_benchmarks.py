@@ -106,7 +106,7 @@ def test_a_run_writes_its_settings_and_surroundings_beside_the_figures(benchmark
     settings = {
         "benchmark": benchmark, "workload": ENCODER, "methods": ["frozen", "lora", "deep_lora"], "rank": 4,
         "repeats": 2, "warmup": 0, "threads": torch.get_num_threads(), "seed": 0, "construction_repeats": 2,
-        "export_repeats": 2, "inference_repeats": 2,
+        "inference_repeats": 2,
     }  # fmt: skip
     monkeypatch.setattr(run, "FOLDER", tmp_path)
     (tmp_path / "settings").mkdir()

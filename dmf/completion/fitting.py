@@ -77,8 +77,7 @@ def new_model(entries: ObservedEntries, parameters: Parameters, seed: int) -> Co
     options = {"depth": parameters["depth"], "init_scale": parameters["init_scale"]}
     if has_signal:
         standardised = _with_values(entries, residual / scale).to(dtype=dtype)
-        with torch.random.fork_rng(devices=[]):  # its parameters are made at random before the bases are put in
-            factorization = CompressedDMF.from_entries(standardised, parameters["rank"], **options, seed=seed)
+        factorization = CompressedDMF.from_entries(standardised, parameters["rank"], **options, seed=seed)
     else:  # nothing is left to factorise, and a zero gradient reveals no subspace
         generator = torch.Generator().manual_seed(seed)
         factorization = CompressedDMF(*entries.shape, parameters["rank"], **options, dtype=dtype, generator=generator)

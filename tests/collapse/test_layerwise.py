@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from collapse import collapse_rate, layerwise_collapse
+from collapse import layerwise_collapse
+from dmf import log_linear_fit
 from tests.reference import collapse_metrics as slow
 
 
@@ -46,7 +47,7 @@ def test_a_trained_deep_linear_network_collapses_by_a_constant_factor_for_each_l
     ratios = [after / before for before, after in zip(quotients[:-1], quotients[1:], strict=True)]
     assert max(ratios) < 0.5  # every layer separates
     assert max(ratios) / min(ratios) < 1.5  # by about the same factor
-    assert min(ratios) <= collapse_rate(quotients) <= max(ratios)
+    assert min(ratios) <= log_linear_fit(torch.tensor(quotients)).factor <= max(ratios)
 
 
 def test_mappings_are_passed_as_keywords_and_the_first_output_of_a_tuple_counts() -> None:

@@ -233,3 +233,11 @@ def test_cores_and_factors_are_found_by_name_in_print_and_in_the_state():
     assert model.core.shape == (3, 2, 2)
     assert repr(model) == "CompressedDMF(n_out=5, n_in=4, rank=2, depth=3, init_scale=0.001)"
     assert "width=5, depth=3, init_scale=0.001, start='orthogonal'" in repr(DeepMatrixFactorization(5, 4))
+
+
+def test_known_bases_leave_the_global_random_state_alone():
+    entries = ObservedEntries.from_dense(torch.randn(8, 6))
+    state = torch.get_rng_state()
+    model = CompressedDMF.from_entries(entries, rank=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.is_contiguous() and not p.is_meta for p in model.parameters())

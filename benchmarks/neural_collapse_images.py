@@ -1,8 +1,8 @@
 """How fast features collapse, and how well they classify, with each loss: Fashion-MNIST, small ResNet, paired seeds.
 
-    python benchmarks/neural_collapse.py
-    python benchmarks/neural_collapse.py --seeds 0 1 2 3 4 --steps 2000
-    python benchmarks/neural_collapse.py --smoke                 # a few steps, to see that it runs
+    python benchmarks/neural_collapse_images.py
+    python benchmarks/neural_collapse_images.py --seeds 0 1 2 3 4 --steps 2000
+    python benchmarks/neural_collapse_images.py --smoke                 # a few steps, to see that it runs
 
 Learning rates are swept for every method (and temperature) on seeds of their own, and chosen by accuracy on validation
 images that are neither trained on nor tested on. Then every method runs with its rate on the same seeds: the steps that
@@ -126,7 +126,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", default=DEFAULT_DATA)
-    parser.add_argument("--output", default="benchmarks/results/neural_collapse.json")
+    parser.add_argument("--output", default="benchmarks/results/neural_collapse_images.json")
     parser.add_argument("--smoke", action="store_true", help="a few steps on a few images")
     arguments = parser.parse_args()
     if BASELINE not in arguments.methods:
