@@ -6,7 +6,8 @@
   process. One-hot accumulation compares labels with all classes and multiplies the (K, B) indicator with the batch:
   once for the class sums, and again, in a second pass over the data, for the squared deviations from the final means;
   the d x d covariance comes from a product of its own. Ours gets both, or all three, in one pass.
-- `over_classes`: CPU time of one update from few to many classes, and its ratio to the fewest.
+- `over_classes`: CPU time of one update from few to many classes, and its ratio to the fewest; beside it the time of
+  merely reading and writing the class means that the batch touches.
 - `many_classes`: NC2 and NC3 at so many classes that the K x K matrix would take 80 GB, in a fresh process that reports
   its peak memory; and the largest difference from a float64 reference that walks over K x K tiles, where both run.
 
@@ -86,22 +87,29 @@ def against_one_hot(arguments: argparse.Namespace, num_classes: int) -> dict[str
 
 
 def over_classes(arguments: argparse.Namespace) -> dict[str, object]:
+    """Ours, and beside it the bare reading and writing of the class means that a batch touches: no method does less."""
     features = torch.randn(arguments.batch, arguments.features)
     result: dict[str, object] = {}
     for within in ("full", "trace"):
-        jobs = {}
+        jobs: dict[str, Callable[[], object]] = {}
         for num_classes in arguments.classes:
             ours = ClassStatistics(num_classes, arguments.features, within=within)
             labels = torch.randint(0, num_classes, (arguments.batch,))
             jobs[str(num_classes)] = lambda ours=ours, labels=labels: ours.update(features, labels)
+            touched = labels.unique()
+            jobs[f"bare means {num_classes}"] = lambda means=ours.means, touched=touched: means.index_copy_(
+                0, touched, means.index_select(0, touched)
+            )
         times = cpu_times(jobs, arguments.repetitions)
-        first = times[str(arguments.classes[0])]
         result[within] = {
-            name: {
-                "cpu_seconds": spread(values),
-                "ratio_to_fewest": spread([a / b for a, b in zip(values, first, strict=True)]),
+            str(count): {
+                "cpu_seconds": spread(times[str(count)]),
+                "bare_means_cpu_seconds": spread(times[f"bare means {count}"]),
+                "ratio_to_fewest": spread(
+                    [a / b for a, b in zip(times[str(count)], times[str(arguments.classes[0])], strict=True)]
+                ),
             }
-            for name, values in times.items()
+            for count in arguments.classes
         }
     return result
 

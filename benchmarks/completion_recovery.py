@@ -33,14 +33,16 @@ def _generator(seed: int) -> torch.Generator:
 def measure_steps_to_recover(settings: dict[str, Any]) -> dict[str, Any]:
     """Gradient steps of the wide and the compressed factorization until the training loss is below the stop."""
     runs = []
-    for rank_factor, noise, seed in itertools.product(settings["rank_factors"], settings["noise"], settings["seeds"]):
-        for method in ("wide", "compressed"):
+    for noise, seed in itertools.product(settings["noise"], settings["seeds"]):
+        # The wide network has no rank to over-specify: it runs once for all factors.
+        for method, rank_factor in [("wide", None), *(("compressed", factor) for factor in settings["rank_factors"])]:
             run = {"method": method, "rank_factor": rank_factor, "noise": noise, "seed": seed}
-            runs.append({**run, **_descend(method, rank_factor, noise, seed, settings)})
+            runs.append({**run, **_descend(rank_factor, noise, seed, settings)})
     return {"runs": runs}
 
 
-def _descend(method: str, rank_factor: int, noise: float, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+def _descend(rank_factor: int | None, noise: float, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """One run of the wide network (no rank factor) or of its compression."""
     size, depth, eps, rate = (settings[name] for name in ("size", "depth", "init_scale", "rate"))
     target = gaussian_target(size, settings["true_rank"], seed)
     seen = target + noise * target.std() * torch.randn(size, size, dtype=target.dtype, generator=_generator(seed + 1))
@@ -49,10 +51,10 @@ def _descend(method: str, rank_factor: int, noise: float, seed: int, settings: d
         size, size, depth=depth, init_scale=eps, generator=_generator(seed + 3), dtype=target.dtype
     )
     model: Any = wide
-    if method == "compressed":
+    if rank_factor is not None:
         gradient = torch.where(mask, wide().detach() - seen, 0.0) / mask.numel()
         model = CompressedDMF.from_gradient(wide, gradient, 2 * settings["true_rank"] * rank_factor)
-    groups: Any = model.parameters() if method == "wide" else parameter_groups(model, rate, settings["gamma"])
+    groups: Any = model.parameters() if rank_factor is None else parameter_groups(model, rate, settings["gamma"])
     optimizer = torch.optim.SGD(groups, lr=rate)
     # With noise the training error never vanishes: stop at the same multiple of the noise for both.
     floor = settings["stop"] + 0.5 * settings["observed"] * (noise * target.std().item()) ** 2
@@ -91,11 +93,13 @@ def measure_table(settings: dict[str, Any]) -> dict[str, Any]:
         entries = ObservedEntries.from_dense(noisy, training)
         for method, candidates in settings["candidates"].items():
             start = time.process_time()
-            tried = []
-            for candidate in candidates:
-                completed = torch.from_numpy(METHODS[method](entries, settings["true_rank"] * factor, candidate))
-                tried.append(((completed - noisy)[validation].square().mean().item(), candidate, completed))
-            _, chosen, best = min(tried, key=lambda item: item[0])
+            tried = [torch.from_numpy(METHODS[method](entries, settings["true_rank"] * factor, c)) for c in candidates]
+            # A fit that broke down (NaN) counts as the worst one.
+            errors = [
+                (completed - noisy)[validation].square().mean().nan_to_num(nan=float("inf")) for completed in tried
+            ]
+            index = int(torch.stack(errors).argmin())
+            chosen, best = candidates[index], tried[index]
             unseen = split >= observed
             error = ((best - target)[unseen].norm() / target[unseen].norm()).item()
             runs.append(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from dmf.half_squares import half_squares
 from dmf.observed import ObservedEntries
 from dmf.sparse import sampled_product
 
@@ -26,7 +28,7 @@ def dense_loss(matrix: Float[Tensor, "out in"], target: Float[Tensor, "out in"])
     tensor(0.5000)
     """
     _check_shapes(matrix, target)
-    return 0.5 * (matrix - target).square().mean()
+    return half_squares(matrix, target) / matrix.numel()
 
 
 def masked_loss(
@@ -59,8 +61,8 @@ def masked_loss(
     _check_shapes(matrix, target)
     _check_shapes(matrix, mask)
     seen = mask if mask.dtype == torch.bool else mask != 0
-    residual = torch.where(seen, matrix - target, 0.0)
-    return 0.5 * residual.square().sum() / _terms(average, seen.sum().clamp(min=1), matrix.numel())
+    terms = _terms(average, lambda: seen.sum().clamp(min=1), matrix.numel())
+    return half_squares(matrix, target, seen) / terms
 
 
 def observed_loss(
@@ -87,13 +89,14 @@ def observed_loss(
     tensor(4.5000)
     """
     residual = sampled_product(left, right, entries.pattern) - entries.values
-    return 0.5 * residual.square().sum() / _terms(average, len(entries), entries.shape[0] * entries.shape[1])
+    return 0.5 * residual.square().sum() / _terms(average, lambda: len(entries), entries.shape[0] * entries.shape[1])
 
 
-def _terms(average: str, observed: Tensor | int, total: int) -> Tensor | int:
+def _terms(average: str, observed: Callable[[], Tensor | int], total: int) -> Tensor | int:
+    """What the sum is divided by; the observed entries are counted only if they are asked for."""
     if average not in ("observed", "all"):
         raise ValueError(f"average must be 'observed' or 'all', got {average!r}")
-    return observed if average == "observed" else total
+    return observed() if average == "observed" else total
 
 
 def _check_shapes(matrix: Tensor, other: Tensor) -> None:

@@ -11,12 +11,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from readme_figures import with_table  # noqa: E402
+from tables import with_tables  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf8")
 
 
 def test_the_table_of_figures_is_what_the_results_files_say() -> None:
     assert with_table(README) == README, "run `python benchmarks/readme_figures.py --write`"
+
+
+def test_the_tables_of_the_benchmarks_page_are_what_the_results_files_say() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf8")
+    assert with_tables(page) == page, "run `python benchmarks/tables.py --write`"
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:

@@ -96,6 +96,26 @@ def test_derivatives_of_the_observed_loss_are_right():
     assert torch.autograd.gradgradcheck(lambda a, b: observed_loss(a, b, entries), factors)
 
 
+@pytest.mark.parametrize("mask", [None, random_mask((5, 4), 2)])
+def test_derivatives_of_the_dense_losses_are_right_in_both_arguments(mask):
+    matrices = gaussian(5, 4, seed=3).requires_grad_(), gaussian(5, 4, seed=4).requires_grad_()
+
+    def loss(matrix, target):
+        return dense_loss(matrix, target) if mask is None else masked_loss(matrix, target, mask)
+
+    assert torch.autograd.gradcheck(loss, matrices)
+    assert torch.autograd.gradgradcheck(loss, matrices)
+
+
+def test_the_masked_loss_works_under_functional_transforms():
+    matrices, target, mask = gaussian(3, 5, 4, seed=0), gaussian(5, 4, seed=1), random_mask((5, 4), 2)
+    gradients = torch.func.vmap(torch.func.grad(lambda matrix: masked_loss(matrix, target, mask, average="all")))(
+        matrices
+    )
+    expected = torch.where(mask, matrices - target, 0.0) / mask.numel()
+    assert torch.allclose(gradients, expected, rtol=4 * EPS, atol=0)
+
+
 def test_float32_loses_no_more_than_its_rounding():
     target, mask = gaussian(40, 30, seed=1), random_mask((40, 30), 2)
     entries = ObservedEntries.from_dense(target, mask)
