@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import re
 import sys
 from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+
+from deep_lora import DeepLoraConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -13,6 +20,13 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from readme_figures import with_table  # noqa: E402
 from tables import with_tables  # noqa: E402
 
+PACKAGES = ("collapse", "deep_lora", "dmf")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "examples" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+]
 README = (ROOT / "README.md").read_text(encoding="utf8")
 
 
@@ -25,20 +39,39 @@ def test_the_tables_of_the_benchmarks_page_are_what_the_results_files_say() -> N
     assert with_tables(page) == page, "run `python benchmarks/tables.py --write`"
 
 
-def test_every_link_to_a_file_leads_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    assert len(links) >= 3
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf8"))
+    files = [link.split("#")[0] for link in links if not link.startswith("http")]
+    assert [link for link in files if not (page.parent / link).exists()] == []
 
 
-def test_every_python_block_is_python_and_names_only_what_exists() -> None:
-    import deep_lora
-
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) >= 3
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_is_python_and_names_only_what_exists(page) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf8"), re.S)
     for block in blocks:
-        tree = ast.parse(block.replace("..., ", ""))
-        imported = [n for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "deep_lora"
-                    for n in node.names]  # fmt: skip
-        used = re.findall(r"deep_lora\.(\w+)", block)
-        assert all(hasattr(deep_lora, name) for name in [*used, *(alias.name for alias in imported)])
+        for node in ast.walk(ast.parse(block.replace("..., ", ""))):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in PACKAGES:
+                package = importlib.import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(package, alias.name)] == []
+        for package, name in re.findall(rf"\b({'|'.join(PACKAGES)})\.(\w+)", block):
+            assert hasattr(importlib.import_module(package), name), f"{package}.{name}"
+
+
+def test_there_are_pages_links_and_blocks_to_look_at() -> None:
+    text = "".join(page.read_text(encoding="utf8") for page in PAGES)
+    assert len(PAGES) >= 4 and text.count("```python") >= 5 and text.count("](") >= 10
+
+
+def test_the_migration_page_names_options_that_exist() -> None:
+    rows = (ROOT / "docs" / "migration.md").read_text(encoding="utf8").split("What becomes of each option")[1]
+    rows = [row.split("|")[1:4] for row in rows.split("##")[0].splitlines() if row.startswith("| `")][1:]
+    theirs, ours = ({entry.name for entry in dataclasses.fields(kind)} for kind in (LoraConfig, DeepLoraConfig))
+    assert len(rows) > 5
+    for left, right, same in rows:
+        options = re.findall(r"`(\w+)", left)
+        assert set(options) <= theirs
+        if same.strip() == "the same meaning":
+            assert set(options) <= ours
+        elif right.strip() not in ("none", "the same names") and "initialize" not in right:
+            assert set(re.findall(r"`(\w+)", right)) & ours
