@@ -59,7 +59,7 @@ def curve_of(settings: Settings, arguments: argparse.Namespace, data: dict[str, 
     complete = bool(run.points) and run.points[-1].step == settings.steps
     curve: dict[str, list[float]] = {"step": [float(point.step) for point in run.points]}
     for name in run.points[0].metrics if run.points else ():
-        curve[name] = [point.metrics[name] for point in run.points]
+        curve[name] = [float(f"{point.metrics[name]:.6g}") for point in run.points]
     return {"settings": asdict(settings), "complete": complete, "curve": curve}
 
 

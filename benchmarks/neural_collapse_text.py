@@ -95,8 +95,9 @@ def curve_from(history: list[dict[str, float]]) -> dict[str, list[float]]:
     measured = [entry for entry in history if "train_nc1" in entry]
     evaluated = [entry for entry in history if "eval_accuracy" in entry]
     curve = {name: [entry[key] for entry in measured] for name, key in names.items()}
-    steps = [float(entry["step"]) for entry in measured]
-    return {"step": steps, "test_accuracy": [entry["eval_accuracy"] for entry in evaluated], **curve}
+    curve["test_accuracy"] = [entry["eval_accuracy"] for entry in evaluated]
+    rounded = {name: [float(f"{value:.6g}") for value in values] for name, values in curve.items()}
+    return {"step": [float(entry["step"]) for entry in measured], **rounded}
 
 
 def run_all(arguments: argparse.Namespace, results: KeptRuns) -> dict[str, dict[int, dict[str, list[float]]]]:

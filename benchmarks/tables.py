@@ -121,6 +121,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recovery steps": recovery_steps,
     "recovery errors": recovery_errors,
     "ratings": ratings,
+    "neural collapse, images": lambda: neural_collapse("neural_collapse_images"),
 }
 
 
