@@ -5,6 +5,7 @@ from modality.chunks import encode_in_chunks
 from modality.collator import ModalitySwapCollator
 from modality.contrastive_model import ContrastiveModel
 from modality.dual_encoder import DualEncoder
+from modality.gap_callback import ModalityGapCallback
 from modality.gather import gather_features
 from modality.logit_scale import find_temperature, reparameterize_logit_scale_
 from modality.loss import contrastive_loss, duplicate_mask, sigmoid_loss
@@ -16,7 +17,15 @@ from modality.retrieval import margin, recall_at_k
 from modality.schedules import ConstantSchedule, CosineAlternation, LinearSchedule, PiecewiseSchedule
 from modality.statistics import PairStatistics
 from modality.swap import swap_features
+from modality.synthetic import SyntheticPoint, synthetic_training, two_clusters
 from modality.temperature import Temperature
+from modality.theory import (
+    FlowPoint,
+    inverse_temperature_on_flow,
+    linear_schedule_rate,
+    scheduled_flow,
+    temperature_flow,
+)
 
 __all__ = [
     "ConstantSchedule",
@@ -25,10 +34,13 @@ __all__ = [
     "ContrastiveOutput",
     "CosineAlternation",
     "DualEncoder",
+    "FlowPoint",
     "LinearSchedule",
+    "ModalityGapCallback",
     "ModalitySwapCollator",
     "PairStatistics",
     "PiecewiseSchedule",
+    "SyntheticPoint",
     "Temperature",
     "TemperatureScheduleCallback",
     "contrastive_loss",
@@ -36,14 +48,20 @@ __all__ = [
     "encode_in_chunks",
     "find_temperature",
     "gather_features",
+    "inverse_temperature_on_flow",
+    "linear_schedule_rate",
     "linear_separability",
     "margin",
     "mean_shift",
     "modality_gap",
     "recall_at_k",
     "reparameterize_logit_scale_",
+    "scheduled_flow",
     "sigmoid_loss",
     "swap_features",
+    "synthetic_training",
+    "temperature_flow",
     "temperature_parameter_groups",
+    "two_clusters",
     "uniformity",
 ]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import ModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ Projection = Literal["linear", "mlp", "none"]
 TowerInput = Tensor | Mapping[str, Any]
 
 
-class DualEncoder(SavedModel, ModelHubMixin, library_name="deep-lora", tags=["modality", "contrastive"]):
+class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contrastive"]):
     """Two towers, a projection for each, a temperature and a loss.
 
         x_embeds = unit_rows(x_projection(x_tower(x))),   y likewise
@@ -122,7 +121,7 @@ class DualEncoder(SavedModel, ModelHubMixin, library_name="deep-lora", tags=["mo
         }  # fmt: skip
 
     @classmethod
-    def rebuilt(cls, parts: dict[str, nn.Module], settings: dict[str, Any]) -> DualEncoder:
+    def rebuilt(cls, parts: dict[str, Any], settings: dict[str, Any]) -> DualEncoder:
         temperature = Temperature(**settings["temperature"])
         return cls(**parts, **(settings | {"temperature": temperature}))
 

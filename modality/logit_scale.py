@@ -33,7 +33,7 @@ class TemperatureHandle(NamedTuple):
             parameter.grad = None
 
 
-def base_model_of(model: nn.Module) -> nn.Module:
+def base_model_of(model: Any) -> Any:
     """The model inside DDP and PEFT wrappers.
 
     >>> linear = nn.Linear(2, 2)
@@ -65,7 +65,7 @@ def find_temperature(model: nn.Module, parameter: str | None = None) -> Temperat
     plain = {name: p for name, p in model.named_parameters() if p.numel() == 1 and _NAME.search(name.split(".")[-1])}
     handles = [_of_module(name, module) for name, module in modules.items()] if not parameter else []
     if not handles:
-        both = {**modules, **plain} if parameter else plain
+        both: dict[str, Any] = {**modules, **plain} if parameter else dict(plain)
         handles = [
             _of_module(name, found) if isinstance(found, Temperature) else _of_parameter(name, found)
             for name, found in both.items()

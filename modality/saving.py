@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
-from huggingface_hub import snapshot_download
+from huggingface_hub import ModelHubMixin, snapshot_download
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
-class SavedModel(nn.Module):
+class SavedModel(nn.Module, ModelHubMixin):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that is built of parts.
 
     A folder holds `config.json` (the settings, and how each part is built), `model.safetensors` (all weights: what was
@@ -35,7 +35,7 @@ class SavedModel(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def rebuilt(cls, parts: dict[str, nn.Module], settings: dict[str, Any]) -> SavedModel:
+    def rebuilt(cls, parts: dict[str, Any], settings: dict[str, Any]) -> SavedModel:
         """An object like the one that had these parts and settings."""
         raise NotImplementedError
 
