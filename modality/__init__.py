@@ -1,4 +1,26 @@
-"""Close the modality gap of contrastive models: losses, temperatures, swapping, metrics and models for Trainer."""
+"""Close the modality gap of contrastive models: losses, temperatures, swapping, metrics and models for Trainer.
+
+A CLIP model, fine-tuned with Deep LoRA, a temperature that rises and features that are swapped now and then:
+
+    from peft import get_peft_model
+    from transformers import CLIPModel, Trainer, TrainingArguments, default_data_collator
+    from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
+    from modality import (ContrastiveModel, LinearSchedule, ModalityGapCallback, ModalitySwapCollator, Temperature,
+                          TemperatureScheduleCallback)
+
+    clip = CLIPModel.from_pretrained("openai/clip-vit-base-patch32")
+    adapted = get_peft_model(clip, DeepLoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
+    model = ContrastiveModel(adapted, temperature=Temperature(0.01, mode="scheduled"))
+    trainer = Trainer(
+        model, TrainingArguments("clip-small-gap", num_train_epochs=3, learning_rate=1e-3, eval_strategy="epoch"),
+        data_collator=ModalitySwapCollator(default_data_collator, "hard", probability=1e-3),
+        train_dataset=train, eval_dataset=test,
+        callbacks=[TemperatureScheduleCallback(LinearSchedule(0.01, 0.05)), SubspaceInitializationCallback()],
+    )
+    trainer.add_callback(ModalityGapCallback(trainer))
+    trainer.train()
+    model.save_pretrained("clip-small-gap")
+"""
 
 from modality.callback import TemperatureScheduleCallback
 from modality.chunks import encode_in_chunks

@@ -129,10 +129,10 @@ def reparameterize_logit_scale_(
         raise ValueError(f"`mode` must be 'softplus' or 'exp', got {mode!r}; a logit_scale is learned as exp(nu) as is")
     mapping = temperature_map(mode, scale)
     name = find_temperature(model, parameter).name
+    if name not in dict(model.named_parameters()):
+        raise ValueError(f"{name!r} is a Temperature; make it with mode={mode!r} instead")
     path, _, attribute = name.rpartition(".")
     holder = model.get_submodule(path)
-    if isinstance(holder, Temperature):
-        raise ValueError(f"{name!r} is a Temperature; make it with mode={mode!r} instead")
     plain_class = type(holder)
     parametrize.register_parametrization(holder, attribute, _LogInverse(mapping))
     # The class of its own that torch has made is called as before: `save_pretrained` writes the name down.
