@@ -97,12 +97,13 @@ class ContrastiveModel(SavedModel, library_name="deep-lora", tags=["modality", "
             "pixel_attention_mask": pixel_attention_mask, "input_features": input_features,
         }  # fmt: skip
         given = {name: value for name, value in (named | inputs).items() if value is not None}
-        embeddings = encode_in_chunks(self._embeddings, given, self.chunk_size if self.training else None)
+        chunk_size = self.chunk_size if self.training else None
+        embeddings = encode_in_chunks(self._embeddings, given, chunk_size, self.model.parameters())
         x, y = embeddings.chunk(2, dim=1)
         return self.objective(
             x, y, self.inverse_temperature(), self._bias(),
             ids=ids, modality_swap=modality_swap, with_loss=return_loss,
-            with_logits=not (self.training and self.chunk_size),
+            with_logits=chunk_size is None,
         )  # fmt: skip
 
     def inverse_temperature(self) -> Tensor:

@@ -94,8 +94,11 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
         return_loss: bool = True,
     ) -> ContrastiveOutput:
         chunk_size = self.chunk_size if self.training else None
+        of_x = [*self.x_tower.parameters(), *self.x_projection.parameters()]
+        of_y = [*self.y_tower.parameters(), *self.y_projection.parameters()]
         return self.objective(
-            encode_in_chunks(self.encode_x, x, chunk_size), encode_in_chunks(self.encode_y, y, chunk_size),
+            encode_in_chunks(self.encode_x, x, chunk_size, of_x),
+            encode_in_chunks(self.encode_y, y, chunk_size, of_y),
             self.temperature(), 0.0 if self.logit_bias is None else self.logit_bias,
             ids=ids, modality_swap=modality_swap, with_loss=return_loss, with_logits=chunk_size is None,
         )  # fmt: skip

@@ -103,6 +103,8 @@ BAD = [
      "`chunk_size` must be a positive number of rows, or None, got True"),
     ("chunk rows", lambda _: encode_in_chunks(nn.Identity(), [X, X[:2]], 1), ValueError,
      r"on which all inputs must agree; got \[2, 3\] rows"),
+    ("chunk function", lambda _: encode_in_chunks(lambda x: x, X, 1), ValueError,
+     "which parameters does the function use.*pass `parameters=`"),
     ("tau", lambda _: Temperature(0.0), ValueError, "temperature must be positive and finite, got 0.0; 0.07 is CLIP's"),
     ("set tau", lambda _: Temperature().set_tau(float("inf")), ValueError, "positive and finite, got inf"),
     ("mode", lambda _: Temperature(mode="cosine"), ValueError, "`mode` must be one of .*'softplus'.*got 'cosine'"),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import BatchEncoding
 
 from modality import ContrastiveModel, DualEncoder, Temperature, contrastive_loss, encode_in_chunks
 from tests.modality.models import Pairs, bert, clip
@@ -88,21 +89,51 @@ def test_the_second_pass_draws_the_dropout_of_the_first() -> None:
     assert tower[0].weight.grad.norm() > 0.01
 
 
-def test_chunks_of_the_same_size_draw_different_dropout() -> None:
-    tower = nn.Dropout(0.5)
-    out = encode_in_chunks(tower, torch.ones(8, 50, requires_grad=True), 4)
+def test_chunks_of_the_same_size_draw_different_dropout_and_the_random_state_goes_on() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(8, 50, requires_grad=True)
+    out = encode_in_chunks(nn.Dropout(0.5), x, 4)
+    state = torch.get_rng_state()
     assert not torch.equal(out[:4], out[4:])
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())  # each entry is 0 or 2, and so is its slope
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_nested_inputs_are_cut_together_and_other_values_passed_on() -> None:
     def encode(inputs):
         assert inputs["flag"] is True and len(inputs["a"]) == len(inputs["b"][0]) <= 2
-        return inputs["a"] + inputs["b"][0]
+        return inputs["a"] * inputs["b"][0]
 
-    a, b = torch.randn(5, 3), torch.randn(5, 3)
-    assert torch.equal(encode_in_chunks(encode, {"a": a, "b": [b], "flag": True}, 2), a + b)
-    with torch.no_grad():
-        assert torch.equal(encode_in_chunks(encode, {"a": a, "b": [b], "flag": True}, 2), a + b)
+    a, b = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)
+    out = encode_in_chunks(encode, BatchEncoding({"a": a, "b": [b], "flag": True}), 2, [])
+    assert torch.equal(out, a * b)
+    out.sum().backward()
+    assert torch.equal(a.grad, b)
+
+
+def test_parameters_that_are_frozen_or_not_used_get_no_gradient() -> None:
+    used, frozen, idle = nn.Linear(3, 3), nn.Linear(3, 3).requires_grad_(False), nn.Linear(3, 3)
+    parameters = [p for module in (used, frozen, idle) for p in module.parameters()]
+    encode_in_chunks(lambda x: frozen(used(x)), torch.randn(5, 3), 2, parameters).sum().backward()
+    assert [p.grad is not None for p in parameters] == [True, True, False, False, False, False]
+
+
+def test_gradient_hooks_see_each_parameter_once() -> None:
+    layer, seen = nn.Linear(3, 3), []
+    for parameter in layer.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: seen.append(p))
+    encode_in_chunks(layer, torch.randn(9, 3), 2).square().sum().backward()
+    assert len(seen) == 2
+
+
+def test_the_second_pass_is_under_the_autocast_of_the_first() -> None:
+    layer, types = nn.Linear(3, 3), []
+    layer.register_forward_hook(lambda module, args, output: types.append(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = encode_in_chunks(layer, torch.randn(4, 3), 2)
+    out.float().sum().backward()
+    assert types == [torch.bfloat16] * 4 and layer.weight.grad.dtype == torch.float32
 
 
 def peak_of_a_step(count):
