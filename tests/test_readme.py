@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from readme_figures import with_table  # noqa: E402
 from tables import with_tables  # noqa: E402
 
-PACKAGES = ("collapse", "deep_lora", "dmf")
+PACKAGES = ("collapse", "deep_lora", "dmf", "modality")
 PAGES = [
     ROOT / "README.md",
     ROOT / "examples" / "README.md",
