@@ -40,6 +40,7 @@ from kept_runs import KeptRuns
 from paired import BASELINE, compare
 
 ModelInputs = dict[str, Dataset]
+Curves = dict[str, dict[int, dict[str, list[float]]]]  # head -> seed -> metric -> values over the measured steps
 
 
 def encoded(arguments: argparse.Namespace, tokenizer: Any) -> ModelInputs:
@@ -100,8 +101,8 @@ def curve_from(history: list[dict[str, float]]) -> dict[str, list[float]]:
     return {"step": [float(entry["step"]) for entry in measured], **rounded}
 
 
-def run_all(arguments: argparse.Namespace, results: KeptRuns) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """Rates by validation, then the paired seeds; finished runs are kept in the file."""
+def run_all(arguments: argparse.Namespace, results: KeptRuns) -> tuple[Curves, dict[str, float]]:
+    """Rates by validation, then the paired seeds: curves and chosen rates; finished runs are kept in the file."""
     tokenizer = AutoTokenizer.from_pretrained(packaged_file(*DEFAULT_MODEL))
     data = encoded(arguments, tokenizer)
     heads: dict[str, float | None] = {BASELINE: None}
@@ -115,7 +116,7 @@ def run_all(arguments: argparse.Namespace, results: KeptRuns) -> dict[str, dict[
             print(key, "done", flush=True)
         return results.runs[key]["curve"]
 
-    curves: dict[str, dict[int, dict[str, list[float]]]] = {}
+    curves: Curves = {}
     rates = {
         name: max(arguments.learning_rates, key=lambda r: once("validation", name, r, 100)["test_accuracy"][-1])
         for name in heads
@@ -123,8 +124,7 @@ def run_all(arguments: argparse.Namespace, results: KeptRuns) -> dict[str, dict[
     for seed in arguments.seeds:
         for name, rate in rates.items():
             curves.setdefault(name, {})[seed] = once("test", name, rate, seed)
-    results.save(chosen_learning_rates=rates)
-    return curves
+    return curves, rates
 
 
 def main() -> None:
@@ -151,9 +151,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     kept = {key: value for key, value in vars(arguments).items() if key not in ("output", "threads")}
     results = KeptRuns(Path(arguments.output), kept)
-    curves = run_all(arguments, results)
+    curves, rates = run_all(arguments, results)
     table = compare(curves, BASELINE, "nc1", ["test_accuracy", "nc1", "nc2", "nc3", "cdnv", "test_nc1"])
-    results.save(table=table)
+    results.save(chosen_learning_rates=rates, table=table)
     for name, row in table.items():
         print(f"{name:24s} accuracy {row['test_accuracy']}  steps over baseline {row['mean_ratio']}")
 

@@ -122,6 +122,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recovery errors": recovery_errors,
     "ratings": ratings,
     "neural collapse, images": lambda: neural_collapse("neural_collapse_images"),
+    "neural collapse, text": lambda: neural_collapse("neural_collapse_text"),
 }
 
 
