@@ -86,7 +86,7 @@ def require_columns(splits: Splits, columns: Sequence[str], hint: str) -> None:
         if missing:
             raise UsageError(f"the {name} data have no column {missing}; they have {split.column_names}: {hint}")
         for column in columns:
-            empty = split.data.column(column).null_count
+            empty = split.select_columns([column]).with_format("arrow")[:].column(column).null_count
             if empty:
                 raise UsageError(
                     f"column {column!r} of the {name} data is empty in {empty} of {len(split)} rows; fill or drop them"
