@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 2
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of missing kernels on import
     try:
         return importlib.import_module(find_command(words[0])).main(words[1:])
     except UsageError as error:
