@@ -45,7 +45,7 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
     try:
         config = _config(files.config, modules)
         with torch.device("meta"):
-            model = peft.get_peft_model(skeleton, config, low_cpu_mem_usage=True)  # type: ignore[arg-type]
+            model = peft.get_peft_model(skeleton, config, low_cpu_mem_usage=True)
         own = {f"{name}.default": tensor for name, tensor in files.tensors.items() if is_factor(name)}
         result = model.load_state_dict(own, strict=False, assign=True)
     except (

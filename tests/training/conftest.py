@@ -55,10 +55,12 @@ def reviews(tmp_path):
 
 
 @pytest.fixture
-def finetune(capsys, tmp_path):
+def finetune(capsys, tmp_path, monkeypatch):
     """Runs `deep-lora finetune` in this process with a few small steps: (exit status, what it printed)."""
 
-    def run(model, data, *words: object, output=tmp_path / "run", command: str = "finetune"):
+    def run(model, data, *words: object, output=tmp_path / "run", command: str = "finetune", picture: bool = False):
+        if not picture:  # drawing takes half of such a short run
+            monkeypatch.setattr("training.report.draw", lambda *_: None)
         options = ["--output_dir", output, *QUICK, *words]
         status = main([command, "--model", str(model), "--dataset", str(data), *map(str, options)])
         printed = capsys.readouterr()

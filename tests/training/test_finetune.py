@@ -22,7 +22,7 @@ def logits(base, adapter, text="the film was great"):
 
 
 def test_a_csv_becomes_an_adapter_and_an_export_that_predict_the_same(bert, reviews, finetune, tmp_path) -> None:
-    status, printed = finetune(bert, reviews, "--eval_strategy", "steps", "--eval_steps", "1")
+    status, printed = finetune(bert, reviews, "--eval_strategy", "steps", "--eval_steps", "1", picture=True)
     assert status == 0, printed
     run = tmp_path / "run"
     adapter, export = logits(bert, run / "adapter"), logits(bert, run / "lora_export")
