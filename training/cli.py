@@ -19,6 +19,7 @@ COMMANDS = {
     "complete": "complete a matrix from some of its entries, such as ratings",
     "convert": "write an adapter as a plain LoRA adapter",
     "inspect": "effective rank, sizes and spectra of an adapter, module by module",
+    "push": "upload a finished run to the Hub, with a model card",
     "configs": "print the folder of ready-made accelerate and DeepSpeed configurations",
 }
 _MODULES = {name: f"training.{name}" for name in COMMANDS} | {"inspect": "training.inspection"}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from training.arguments import parse
 from training.data import load_splits
 from training.errors import UsageError
 from training.glue import with_glue
-from training.job import Job, run_job
+from training.heads import HeadArguments
+from training.job import Job, run_job, take_hub_options
 from training.models import load_processor
-from training.settings import FEATURED, AdapterArguments, ModelArguments, RunArguments, option
+from training.settings import FEATURED, AdapterArguments, ModelArguments, RunArguments
 from training.tasks.base import Task
 from training.tasks.language import causal_lm, seq2seq
 from training.tasks.text_classification import classification, regression
@@ -35,16 +35,6 @@ BUILDERS: dict[str, Callable[..., Task]] = {
 }
 
 
-@dataclass
-class HeadArguments:
-    """The classifier head."""
-
-    _argument_group_name = "head"
-
-    normalized_head: bool = option(False, "Put features and class vectors of the classifier on the unit sphere.")
-    head_temperature: float | None = option(None, "Temperature of a normalised head; found from the classes if unset.")
-
-
 def main(words: Sequence[str]) -> int:
     """Runs the command; the exit status."""
     types = (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments)
@@ -63,10 +53,10 @@ def build_job(
         data = with_glue(data, data.glue)
     if head.normalized_head and data.task not in ("classification", "token_classification"):
         raise UsageError(f"--normalized_head needs classes to tell apart; --task {data.task} has none")
-    token, run.hub_token = run.hub_token, None
+    push, token = take_hub_options(run)
     processor = load_processor(model, token=token)
     task = BUILDERS[data.task](load_splits(data), data, run.metric_source)
     return Job(
         model=model, adapter=adapter, data=data, run=run, task=task, processor=processor, command="finetune",
-        normalized_head=head.normalized_head, head_temperature=head.head_temperature, token=token,
+        normalized_head=head.normalized_head, head_temperature=head.head_temperature, push=push, token=token,
     )  # fmt: skip

@@ -39,6 +39,7 @@ class Job:
     command: str
     normalized_head: bool = False
     head_temperature: float | None = None
+    push: bool = False
     token: str | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -81,10 +82,17 @@ def run_job(job: Job) -> int:
         report.write(folder, job, trainer, metrics, resume)
         print(report.summary(folder, metrics), flush=True)
     trainer.accelerator.wait_for_everyone()
-    if job.run.push_to_hub:
+    if job.push:
         _push(job, folder, main_process)
     trainer.accelerator.wait_for_everyone()
     return 0
+
+
+def take_hub_options(run: RunArguments) -> tuple[bool, str | None]:
+    """Whether to upload, and with which token. Both leave the arguments: Trainer is not to upload or keep tokens."""
+    options = (run.push_to_hub, run.hub_token)
+    run.push_to_hub, run.hub_token = False, None
+    return options
 
 
 def build_model(job: Job) -> PeftModel:
@@ -153,13 +161,19 @@ def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
 
 
 def _push(job: Job, folder: Path, main_process: bool) -> None:
+    """Uploads the run from the main process.
+
+    Raises:
+        RunError: the Hub cannot be reached or refuses; nothing that was trained is lost.
+    """
     if not main_process:
         return
     from training.hub import push
 
+    run = job.run
     try:
-        print(f"uploaded: {push(folder, job)}", flush=True)
+        address = push(folder, run.hub_model_id, private=run.hub_private_repo, license=run.license, token=job.token)
     except RunError as error:
-        raise RunError(
-            f"{error}. The training is complete and saved in {folder}; only the upload is missing"
-        ) from error
+        again = f"deep-lora push --run {folder}" + (f" --hub_model_id {run.hub_model_id}" if run.hub_model_id else "")
+        raise RunError(f"{error}. The training is complete and saved in {folder}; later: {again}") from error
+    print(f"{'uploaded':>14}  {address}", flush=True)

@@ -59,7 +59,7 @@ def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str,
         "metrics": metrics,
         "main_metric": job.task.main_metric,
         "resumed_from": None if resumed is None else resumed.name,
-        "files": {"adapter": ADAPTER} | ({"lora_export": EXPORT} if (folder / EXPORT).is_dir() else {}),
+        "files": [name for name in (ADAPTER, EXPORT) if (folder / name).is_dir()],
     }
     write_json(folder / RESULTS, results)
     draw(folder / FIGURE, results["log"], job.task.main_metric)

@@ -40,6 +40,8 @@ class AdapterTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.gamma, self.facts = gamma, facts or {}
         self._folder: Path | None = None
+        if self.model_accepts_loss_kwargs:
+            self.model_accepts_loss_kwargs = self._model_divides_by_items()
         self.guard = FiniteLossGuard()
         self.add_callback(self.guard)
 
@@ -58,6 +60,30 @@ class AdapterTrainer(Trainer):
                 self.model, kind, gamma=self.gamma, weight_decay=self.args.weight_decay, **settings
             )
         return super().create_optimizer(*args, **kwargs)
+
+    def _model_divides_by_items(self) -> bool:
+        """Whether the model's loss is a sum divided by `num_items_in_batch`, as Trainer takes for granted.
+
+        Many models take the argument and ignore it; their mean over each process's batch would be multiplied by the
+        number of processes and by the accumulated batches.
+        """
+        inputs = self._prepare_inputs(self.data_collator([self._probe_row()]))
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                first, second = (self.model(**inputs, num_items_in_batch=torch.tensor(n)) for n in (1, 2))
+        except TypeError:
+            return False
+        finally:
+            self.model.train(was_training)
+        return bool(torch.isclose(first["loss"].float(), 2 * second["loss"].float()).all())
+
+    def _probe_row(self) -> dict[str, Any]:
+        """The first training row, with the columns that the model takes."""
+        self._set_signature_columns_if_needed()
+        row = self.train_dataset[0]
+        return {name: value for name, value in row.items() if name in (self._signature_columns or ())}
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._folder is None else str(self._folder)
