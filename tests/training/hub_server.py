@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.connection.shutdown(socket.SHUT_RDWR)
         status = 409 if name in self.server.repositories else 200
         self.server.repositories.setdefault(name, {})
-        self.server.private.setdefault(name, bool(wanted.get("private")))
+        self.server.private.setdefault(name, bool(wanted.get("private")) or wanted.get("visibility") == "private")
         return self.answer(status, {"url": f"{self.server.address}/{name}", "name": name})
 
     def preupload(self, name: str, content: bytes) -> None:
