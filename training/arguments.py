@@ -16,6 +16,10 @@ from transformers import HfArgumentParser
 from training.errors import UsageError
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written, and the default of each option."""
+
+
 def parse(
     types: Sequence[type],
     words: Sequence[str],
@@ -61,7 +65,7 @@ def build_parser(types: Sequence[type], command: str, description: str) -> HfArg
         prog=f"deep-lora {command}",
         description=description,
         usage=f"deep-lora {command} [--config settings.yaml|settings.json] [--name value ...]",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
 

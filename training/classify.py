@@ -8,8 +8,9 @@ from training.arguments import parse
 from training.data import load_splits
 from training.heads import HeadArguments
 from training.images import ImageDataArguments
-from training.job import Job, run_job, take_hub_options
+from training.job import Job, take_hub_options
 from training.models import load_processor
+from training.runner import run_job
 from training.settings import FEATURED, AdapterArguments, ModelArguments, RunArguments
 from training.tasks.image_classification import image_classification
 

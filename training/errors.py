@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}")
-_SECRET_SETTINGS = ("token", "password", "secret", "api_key")
+_SECRET_SETTING = re.compile(r"(^|_)(token|password|secret|api_key)($|_)")
 HIDDEN = "<hidden>"
 
 
@@ -39,7 +39,7 @@ def public_settings(settings: dict[str, Any], *secrets: str | None) -> dict[str,
     """
     kept = {}
     for name, value in settings.items():
-        if any(word in name.lower().split("_") for word in _SECRET_SETTINGS):
+        if _SECRET_SETTING.search(name.lower()):
             continue
         kept[name] = _public_value(value, secrets)
     return kept

@@ -9,8 +9,9 @@ from training.data import load_splits
 from training.errors import UsageError
 from training.glue import with_glue
 from training.heads import HeadArguments
-from training.job import Job, run_job, take_hub_options
+from training.job import Job, take_hub_options
 from training.models import load_processor
+from training.runner import run_job
 from training.settings import FEATURED, AdapterArguments, ModelArguments, RunArguments
 from training.tasks.base import Task
 from training.tasks.language import causal_lm, seq2seq

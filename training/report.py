@@ -8,7 +8,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import Trainer
@@ -16,9 +16,7 @@ from transformers import Trainer
 from training.adapters import config_of
 from training.errors import public_settings
 from training.exporting import ADAPTER, EXPORT
-
-if TYPE_CHECKING:
-    from training.job import Job
+from training.job import Job
 
 RESULTS, FIGURE = "results.json", "training.png"
 PACKAGES = ("deep-lora", "torch", "transformers", "peft", "accelerate", "datasets")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from training import checkpoints
 from training.errors import UsageError, public_settings
+from training.job import Job
 from training.settings import RunArguments
-
-if TYPE_CHECKING:
-    from training.job import Job
 
 # What changes neither the data nor the steps, and may differ between the parts of one run.
 _FREE = {

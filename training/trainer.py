@@ -40,8 +40,8 @@ class AdapterTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.gamma, self.facts = gamma, facts or {}
         self._folder: Path | None = None
-        if self.model_accepts_loss_kwargs:
-            self.model_accepts_loss_kwargs = self._model_divides_by_items()
+        accepts: bool = getattr(self, "model_accepts_loss_kwargs", False)
+        self.model_accepts_loss_kwargs: bool = accepts and self._model_divides_by_items()
         self.guard = FiniteLossGuard()
         self.add_callback(self.guard)
 

@@ -19,7 +19,7 @@ from training.arguments import parse
 from training.cli import main
 from training.finetune import build_job
 from training.heads import HeadArguments
-from training.job import build_model, build_trainer, evaluate
+from training.runner import build_model, build_trainer, evaluate
 from training.settings import AdapterArguments, ModelArguments, RunArguments
 from training.text import TextDataArguments
 

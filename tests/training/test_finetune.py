@@ -157,3 +157,11 @@ def test_gamma_gives_the_outer_factors_a_rate_of_their_own(bert, reviews, finetu
     status, printed = finetune(bert, reviews, "--gamma", "0.01", "--init_batches", "0")
     assert status == 0, printed
     assert tiny.results(tmp_path / "run")["settings"]["gamma"] == 0.01
+
+
+def test_fsdp_on_a_cpu_is_said_to_be_ddp(bert, reviews, finetune, monkeypatch) -> None:
+    from training import runner
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.warns(UserWarning, match="accelerate has no FSDP on the CPU"):
+        runner._warn_of_ddp(runner.RunArguments(output_dir="x", use_cpu=True))
