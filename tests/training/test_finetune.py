@@ -165,3 +165,21 @@ def test_fsdp_on_a_cpu_is_said_to_be_ddp(bert, reviews, finetune, monkeypatch) -
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.warns(UserWarning, match="accelerate has no FSDP on the CPU"):
         runner._warn_of_ddp(runner.RunArguments(output_dir="x", use_cpu=True))
+
+
+@pytest.mark.parametrize("task", ["classification", "causal_lm"])
+def test_accumulated_batches_are_one_large_batch(task, finetune, tmp_path) -> None:
+    """Also for models that take `num_items_in_batch` and ignore it, whose loss Trainer would multiply."""
+    folder = (tiny.save_bert if task == "classification" else tiny.save_llama)(tmp_path / "model")
+    data = tiny.save_csv(tmp_path / "data.csv")
+    for path in folder.glob("config.json"):
+        path.write_text(path.read_text().replace('_dropout_prob": 0.1', '_dropout_prob": 0.0'))
+    losses = []
+    for batch, accumulated in ((8, 1), (2, 4)):
+        words = ["--per_device_train_batch_size", batch, "--gradient_accumulation_steps", accumulated]
+        words += ["--task", task, "--init_batches", 0]
+        status, printed = finetune(folder, data, *words, output=tmp_path / str(batch))
+        assert status == 0, printed
+        losses.append([entry["loss"] for entry in tiny.results(tmp_path / str(batch))["log"] if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0][0] < 5, "a mean, not a sum"
