@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 from deep_lora import save_as_lora
+from training.adapter_files import read_adapter
 from training.adapters import is_deep_lora
+from training.conversion import convert
 from training.trainer import AdapterTrainer
 
 ADAPTER, EXPORT = "adapter", "lora_export"
@@ -35,7 +37,10 @@ def save_adapter(trainer: AdapterTrainer, folder: Path) -> None:
     if is_deep_lora(model):
         export = folder / ".partial" / EXPORT
         shutil.rmtree(export, ignore_errors=True)
-        save_as_lora(export, model)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # the weights are spread over the processes
+            convert(read_adapter(folder / ADAPTER), export)
+        else:
+            save_as_lora(export, model)
         if trainer.processing_class is not None:
             trainer.processing_class.save_pretrained(str(export))
         _replace(export, folder / EXPORT)

@@ -14,7 +14,6 @@ from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
 from collapse import normalize_classifier_
-from deep_lora import SubspaceInitializationCallback
 from training import report
 from training.adapters import adapter_config, add_adapter, is_deep_lora
 from training.errors import RunError, UsageError
@@ -23,7 +22,7 @@ from training.job import Job
 from training.models import load_base, prepare_base, quantization_config
 from training.resuming import checkpoint_to_resume, decisive_settings
 from training.settings import RunArguments
-from training.trainer import AdapterTrainer, NonFiniteLoss
+from training.trainer import AdapterTrainer, InitializationCallback, NonFiniteLoss
 
 
 def run_job(job: Job) -> int:
@@ -133,7 +132,7 @@ def evaluate(job: Job, trainer: AdapterTrainer) -> dict[str, dict[str, float]]:
 def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
     if not job.adapter.init_batches or not is_deep_lora(model):
         return []
-    return [SubspaceInitializationCallback(num_batches=job.adapter.init_batches, seed=job.run.seed)]
+    return [InitializationCallback(num_batches=job.adapter.init_batches, seed=job.run.seed)]
 
 
 def _push(job: Job, folder: Path, main_process: bool) -> None:

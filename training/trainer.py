@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor.experimental import implicit_replication
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from deep_lora import create_optimizer
+from deep_lora import SubspaceInitializationCallback, create_optimizer
 from training import checkpoints
 from training.errors import RunError
 
@@ -123,6 +124,15 @@ class AdapterTrainer(Trainer):
 
     def _barrier(self) -> None:
         self.accelerator.wait_for_everyone()
+
+
+class InitializationCallback(SubspaceInitializationCallback):
+    """`SubspaceInitializationCallback`, also where FSDP has spread the parameters over the processes."""
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """The bases are the same on each process, so each writes its own part of them."""
+        with implicit_replication():
+            super().on_train_begin(*args, **kwargs)
 
 
 class FiniteLossGuard(TrainerCallback):
