@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import shutil
@@ -202,8 +201,3 @@ def _saving_error(error: Exception, folder: Path, name: str) -> Exception:
             ". Free some space and repeat the command, which goes on from there (--save_total_limit keeps fewer)"
         )
     return RunError(f"{name} could not be written: {text or type(error).__name__}; {good}")
-
-
-def history_of(checkpoint: Path) -> list[dict[str, float]]:
-    """The log of a checkpoint's run up to it."""
-    return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["log_history"]

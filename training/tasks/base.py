@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,6 @@ class Task:
     score: Callable[[EvalPrediction], dict[str, float]]
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     main_metric: str = "loss"
-    new_columns: tuple[str, ...] = field(default=("labels",))
 
     @property
     def label_names(self) -> list[str] | None:
