@@ -13,8 +13,9 @@ import collapse
 import deep_lora
 import dmf
 import modality
+import training
 
-PACKAGES = (collapse, deep_lora, dmf, modality)
+PACKAGES = (collapse, deep_lora, dmf, modality, training)
 MODULES = [
     name
     for package in PACKAGES

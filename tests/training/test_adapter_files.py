@@ -1,0 +1,106 @@
+"""`inspect` and `convert`: what they show and write is right."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from deep_lora import DeepLoraConfig, save_as_lora
+from tests.models import disturb_
+from training.adapter_files import CONFIG, WEIGHTS, read_adapter
+from training.cli import main
+from training.inspection import inspect_adapter
+
+
+def base(folder):
+    torch.manual_seed(3)
+    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+
+
+@pytest.fixture
+def saved(bert, tmp_path):
+    """A trained-looking adapter on linear layers and an embedding, and the model that holds it."""
+    targets = ["query", "dense", "word_embeddings"]
+    config = DeepLoraConfig(r=4, target_modules=targets, task_type="SEQ_CLS", rank_pattern={"query": 2}, init_scale=0.5)
+    model = get_peft_model(base(bert), config).eval()
+    disturb_(model)
+    model.save_pretrained(tmp_path / "adapter")
+    return model
+
+
+def update_of(model, name):
+    return model.base_model.model.get_submodule(name).get_delta_weight("default").detach().double()
+
+
+def test_convert_writes_what_the_library_exports_from_the_model(saved, tmp_path, capsys) -> None:
+    save_as_lora(tmp_path / "expected", saved)
+    assert main(["convert", "--adapter", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "lora")]) == 0
+    assert "largest rank 4" in capsys.readouterr().out
+    expected, found = (load_file(tmp_path / name / WEIGHTS) for name in ("expected", "lora"))
+    assert expected.keys() == found.keys() and len(found) > 10
+    assert all(torch.equal(expected[name], found[name]) for name in found)
+
+
+def test_a_converted_adapter_predicts_the_same_and_needs_no_plugin(saved, bert, tmp_path) -> None:
+    main(["convert", "--adapter", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "lora")])
+    lora = PeftModel.from_pretrained(base(bert), tmp_path / "lora").eval()
+    ids = torch.tensor([[2, 7, 9, 3]])
+    assert torch.allclose(saved(ids).logits, lora(ids).logits, atol=1e-5)
+    assert json.loads((tmp_path / "lora" / CONFIG).read_text())["peft_type"] == "LORA"
+
+
+def test_inspect_shows_the_spectra_of_the_dense_updates(saved, tmp_path) -> None:
+    reports = {one.module: one for one in inspect_adapter(read_adapter(tmp_path / "adapter"))}
+    assert len(reports) == 10, "in 2 layers query and 3 x dense, the pooler, the embedding"
+    for name, one in reports.items():
+        values = torch.linalg.svdvals(update_of(saved, name))[: one.rank]
+        assert torch.allclose(torch.tensor(one.singular_values, dtype=torch.float64), values, rtol=1e-4, atol=1e-7)
+        share = values / values.sum()
+        assert one.effective_rank == pytest.approx(float(torch.exp(-(share * share.log()).sum())), rel=1e-4)
+
+
+def test_inspect_reads_lora_with_its_scale(saved, tmp_path) -> None:
+    save_as_lora(tmp_path / "lora", saved)
+    deep = {one.module: one for one in inspect_adapter(read_adapter(tmp_path / "adapter"))}
+    plain = {one.module: one for one in inspect_adapter(read_adapter(tmp_path / "lora"))}
+    assert deep.keys() == plain.keys()
+    for name, one in plain.items():
+        kept = deep[name].singular_values
+        assert one.singular_values[: len(kept)] == pytest.approx(kept, rel=1e-4, abs=1e-7)
+    assert main(["inspect", "--adapter", str(tmp_path / "lora")]) == 0
+
+
+def test_inspect_writes_a_table_and_a_picture(saved, tmp_path, capsys) -> None:
+    assert main(["inspect", "--adapter", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "out")]) == 0
+    assert "10 modules, mean effective rank" in capsys.readouterr().out
+    assert (tmp_path / "out" / "spectra.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads((tmp_path / "out" / "inspection.json").read_text())["modules"]) == 10
+
+
+def test_convert_refuses_to_overwrite_and_dry_run_writes_nothing(saved, tmp_path, capsys) -> None:
+    words = ["convert", "--adapter", str(tmp_path / "adapter")]
+    assert main([*words, "--dry_run"]) == 0
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    assert main([*words, "--output_dir", str(tmp_path / "full")]) == 2
+    assert "is not empty; pass another --output_dir, or --overwrite" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "full") == ["mine.txt"]
+    assert main([*words, "--output_dir", str(tmp_path / "full"), "--overwrite"]) == 0
+    assert main(words) == 2 and "convert needs --adapter and --output_dir" in capsys.readouterr().err
+    assert main(["inspect"]) == 2 and "inspect needs --adapter" in capsys.readouterr().err
+
+
+def test_kinds_of_layers_are_not_guessed(saved, tmp_path, capsys) -> None:
+    path = tmp_path / "adapter" / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "gone/away"}))
+    words = ["convert", "--adapter", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "lora")]
+    assert main(words) == 2
+    assert "pass --model, or --assume_linear if all of them are linear" in capsys.readouterr().err
+    assert main([*words, "--model", "no/model"]) == 2
+    assert "the base model no/model cannot be built" in capsys.readouterr().err

@@ -1,0 +1,153 @@
+"""What cannot work is refused before anything is trained, with exit status 2 and a way out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.training import tiny
+from training.cli import main
+
+
+def csv(tmp_path, **columns):
+    return tiny.save_csv(tmp_path / "data.csv", **columns)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--text_column", "review"], r"have no column \['review'\]; they have \['text', 'label'\]"),
+        (["--label_column", "stars"], r"have no column \['stars'\]"),
+        (["--text_column", "label", "--label_column", "text"], "hardly classes; pass --task regression"),
+        (["--task", "regression"], "holds what is no finite number; regression needs one in each row"),
+        (["--task", "poetry"], "--task got 'poetry'; choose one of: classification"),
+        (["--task", "seq2seq"], "needs --target_column"),
+        (["--task", "causal_lm", "--text_column", "none"], r"no column \['none'\].*--text_column and --target_column"),
+        (["--glue", "boolq"], "--glue got 'boolq'; the tasks are cola"),
+        (["--adapter", "dora"], "--adapter got 'dora'; choose deep_lora or lora"),
+        (["--rank", "3"], "--rank got 3; deep_lora needs an even rank"),
+        (["--rank", "0"], "--rank got 0; it must be at least 1"),
+        (["--init_batches", "-1"], "--init_batches got -1"),
+        (["--validation_fraction", "1.5"], "--validation_fraction got 1.5; it must lie between 0 and 1"),
+        (["--num_train_samples", "0"], "--num_train_samples got 0; it must be at least 1"),
+        (["--max_length", "1"], "--max_length got 1; a text needs at least 2 tokens"),
+        (["--validation_split", "dev"], r"there is no split 'dev'; there are \['train'\]"),
+        (["--validation_data", "none.csv"], "there is no file none.csv"),
+        (["--load_in_4bit", "--load_in_8bit"], "exclude each other"),
+        (["--dtype", "int3"], "--dtype got 'int3'"),
+        (["--metrics", "beauty"], "there is no local metric 'beauty'; there are accuracy"),
+        (["--metrics", "beauty", "--metric_source", "evaluate"], "'beauty' cannot be loaded by evaluate"),
+        (["--target_modules", "nothing"], "the adapter does not fit the model.*its linear layers are called"),
+        (["--adapter_dropout", "2"], "the adapter cannot be set up.*deep_lora_dropout"),
+        (["--learning_rat", "1"], "there is no option --learning_rat; did you mean --learning_rate?"),
+        (["--normalized_head", "--task", "causal_lm"], "--normalized_head needs classes to tell apart"),
+        (["--normalized_head", "--head_temperature", "-1"], "--normalized_head: `temperature` must be positive"),
+        (["--config"], "--config needs the name of a YAML or JSON file"),
+        (["--config", "none.yaml"], "cannot read the settings in none.yaml"),
+        (["--adapter_config", "none.json"], "cannot read --adapter_config none.json"),
+        (["--resume_from_checkpoint", "nowhere"], "--resume_from_checkpoint nowhere cannot be used"),
+        (["--eval_strategy", "steps", "--eval_steps", "1.5"], "--eval_steps must be an integer"),
+    ],
+)
+def test_bad_arguments_end_with_status_2_and_a_way_out(words, message, bert, tmp_path, finetune) -> None:
+    status, printed = finetune(bert, csv(tmp_path), *words)
+    assert status == 2 and re.search(message, printed), printed
+    assert "Traceback" not in printed and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty; it needs a header and at least one row"),
+        ("text,label\n", "has no rows; at least one is needed"),
+        ("text,label\ngood,1\n", "1 sample cannot be split into training and validation"),
+        ("text,label\n" + "good film,1\n" * 9, r"holds 1 class \(\[1\]\); at least 2 are needed"),
+        ("text,label\n" + "good film,0.5\nbad film,0.25\n" * 9, "holds real numbers .*--task regression"),
+        ("text,label\n" + "good film,1\n,0\n" * 9, "column 'text' of the train data is empty in [789] of 16 rows"),
+        ("text,label\n" + "1,1\n2,0\n" * 9, "holds int64; every entry must be a text"),
+    ],
+)
+def test_bad_files_are_refused(content, message, bert, finetune, tmp_path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    status, printed = finetune(bert, path)
+    assert status == 2 and re.search(message, printed), printed
+
+
+def test_an_empty_split_is_named(bert, finetune, monkeypatch) -> None:
+    from datasets import Dataset, DatasetDict
+
+    full = Dataset.from_dict({"text": ["good", "bad"] * 4, "label": [1, 0] * 4})
+    empty = full.select([])
+    monkeypatch.setattr("training.data.load_dataset", lambda *_: DatasetDict(train=full, validation=empty))
+    status, printed = finetune(bert, "some/data")
+    assert status == 2 and "the validation data have no rows; at least one is needed" in printed
+
+
+def test_a_label_that_training_does_not_know_is_named(bert, reviews, finetune, tmp_path) -> None:
+    other = tiny.save_csv(tmp_path / "other.csv", label=["neutral"] * 40)
+    status, printed = finetune(bert, reviews, "--validation_data", other)
+    assert status == 2 and "labels that the training data do not have: ['neutral']" in printed
+
+
+def test_tags_and_words_must_be_as_many(bert, finetune, tmp_path) -> None:
+    data = tiny.save_csv(tmp_path / "tags.csv", header="text,tags")
+    status, printed = finetune(bert, data, "--task", "token_classification")
+    assert status == 2 and "row 0 of the train data has 7 words and 1 tags" in printed
+    one = tiny.save_csv(tmp_path / "one.csv", header="text,tags", tags=["O " * 7] * 40)
+    assert "holds 1 tag (['O']); at least 2 are needed" in finetune(bert, one, "--task", "token_classification")[1]
+    two = tiny.save_csv(tmp_path / "two.csv", header="text,tags", tags=["O " * 6 + "A"] * 40)
+    new = tiny.save_csv(tmp_path / "new.csv", header="text,tags", tags=["O " * 6 + "B"] * 40)
+    printed = finetune(bert, two, "--task", "token_classification", "--validation_data", new)[1]
+    assert "hold tags that the training data do not have: ['B']" in printed
+
+
+def test_models_that_cannot_be_had_are_named(reviews, finetune, tmp_path, capsys) -> None:
+    status, printed = finetune("no/such-model", reviews)
+    assert status == 2 and "the tokenizer of no/such-model cannot be loaded" in printed
+    assert main(["finetune", "--dataset", str(reviews)]) == 2
+    assert "there is no model to fine-tune; pass --model" in capsys.readouterr().err
+
+
+def test_a_model_without_a_head_of_this_kind_is_named(t5, bert, reviews, finetune, capsys) -> None:
+    status, printed = finetune(bert, reviews, "--task", "seq2seq", "--target_column", "label")
+    assert status == 2 and "cannot be loaded for --task seq2seq" in printed
+    assert main(["finetune", "--model", str(bert)]) == 2
+    assert "there is nothing to train on; pass --dataset" in capsys.readouterr().err
+
+
+def test_adapter_files_must_describe_a_method(bert, reviews, finetune, tmp_path) -> None:
+    path = tmp_path / "adapter.yaml"
+    path.write_text("peft_type: MAGIC\n")
+    status, printed = finetune(bert, reviews, "--adapter_config", path)
+    assert status == 2 and "must name a `peft_type`, one of" in printed and "DEEP_LORA" in printed
+
+
+def test_config_files_must_map_known_names(bert, reviews, finetune, tmp_path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"rnak": 4}')
+    assert "names unknown options ['rnak']; did you mean 'rank'?" in finetune(bert, reviews, "--config", path)[1]
+    path.write_text("[1]")
+    assert "holds a list; it must map names of options" in finetune(bert, reviews, "--config", path)[1]
+
+
+def test_a_data_set_of_an_unknown_kind_is_refused(bert, finetune, tmp_path) -> None:
+    path = tmp_path / "data.docx"
+    path.write_text("x")
+    assert "ends in '.docx'; readable are .csv" in finetune(bert, path)[1]
+    assert "the data set no/such-data cannot be loaded" in finetune(bert, "no/such-data")[1]
+
+
+def test_hidden_test_labels_are_left_out(bert, finetune, tmp_path) -> None:
+    train = tiny.save_csv(tmp_path / "train.csv", label=[i % 2 for i in range(40)])
+    test = tiny.save_csv(tmp_path / "test.csv", label=[-1] * 40)
+    with pytest.warns(UserWarning, match="labels of the test split are hidden"):
+        status, _ = finetune(bert, train, "--test_data", test)
+    assert status == 0 and "test" not in tiny.results(tmp_path / "run")["metrics"]
+
+
+def test_an_unknown_metric_falls_back_to_its_local_equal_offline(bert, reviews, finetune, tmp_path) -> None:
+    with pytest.warns(UserWarning, match="evaluate cannot load 'accuracy'"):
+        status, _ = finetune(bert, reviews, "--metrics", "accuracy", "--metric_source", "evaluate")
+    assert status == 0 and "accuracy" in tiny.results(tmp_path / "run")["metrics"]["validation"]

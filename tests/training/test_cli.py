@@ -1,0 +1,84 @@
+"""`deep-lora` itself: fast help, commands by name, exit statuses, no tokens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.fresh_process import run_python
+from training import cli
+from training.cli import COMMANDS, main
+from training.errors import HIDDEN, RunError, public_settings, redacted
+
+TOKEN = "hf_" + "x" * 20
+
+
+def test_the_first_help_imports_nothing_heavy() -> None:
+    code = """
+        import sys
+        from training.cli import main
+        assert main(["--help"]) == 0
+        assert not {"torch", "transformers", "peft", "datasets"} & set(sys.modules)
+    """
+    printed = run_python(code)
+    assert all(command in printed for command in COMMANDS)
+
+
+def test_an_unknown_command_is_corrected(capsys) -> None:
+    assert main(["fintune"]) == 2
+    assert "there is no command 'fintune'; did you mean 'finetune'?" in capsys.readouterr().err
+    assert main(["xyz"]) == 2
+    assert "choose one of: finetune" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (RunError(f"refused for {TOKEN}"), 1, f"refused for {HIDDEN}"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (ModuleNotFoundError("x", name="matplotlib"), 1, 'matplotlib is needed.*pip install "deep-lora\\[training\\]"'),
+    ],
+)
+def test_errors_become_a_sentence_and_a_status(error, status, message, monkeypatch, capsys) -> None:
+    import re
+
+    def fail(name):
+        raise error
+
+    monkeypatch.setattr(cli.importlib, "import_module", fail)
+    assert main(["finetune"]) == status
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_python_m_training_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "training", "configs"], capture_output=True, text=True)
+    assert done.returncode == 0 and "fsdp2.yaml" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["finetune", "classify", "complete", "convert", "inspect"])
+def test_every_command_has_a_help_that_shows_how(command, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0 and f"deep-lora {command}" in printed
+    assert printed.count("\n  deep-lora ") >= 1, "an example to copy"
+
+
+def test_help_all_shows_what_help_leaves_out(capsys) -> None:
+    printed = {}
+    for word in ("--help", "--help_all"):
+        with pytest.raises(SystemExit):
+            main(["finetune", word])
+        printed[word] = capsys.readouterr().out
+    assert "--neftune_noise_alpha" not in printed["--help"] and "--neftune_noise_alpha" in printed["--help_all"]
+    assert all(f"--{name}" in printed["--help"] for name in ("model", "dataset", "rank", "bf16", "push_to_hub"))
+
+
+def test_tokens_are_hidden_and_settings_hold_none(monkeypatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret-without-prefix")
+    assert redacted(f"{TOKEN} and secret-without-prefix and mine", "mine") == f"{HIDDEN} and {HIDDEN} and {HIDDEN}"
+    settings = {"hub_token": "x", "api_key": "x", "nested": {"token": "x", "path": "/home/me/data.csv"}, "ids": ["x"]}
+    assert public_settings(settings, "x") == {"nested": {"path": "data.csv"}, "ids": [HIDDEN]}

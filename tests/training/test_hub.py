@@ -1,0 +1,114 @@
+"""Upload, download, load and convert against a local stand-in for the Hub, through `huggingface_hub` itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from tests.training.hub_server import TOKEN, Hub
+from training.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """The stand-in after a whole session: what it holds, and how each command of the session ended."""
+    folder, server = tmp_path_factory.mktemp("hub"), Hub()
+    environment = os.environ | {
+        "HF_ENDPOINT": server.address, "HF_HOME": str(folder / "home"), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.hub_session", str(folder)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    server.shutdown()
+    found = json.loads(done.stdout.splitlines()[-1])
+    log = done.stdout + done.stderr
+    return SimpleNamespace(server=server, folder=folder, log=log, **found)
+
+
+def test_a_run_is_uploaded_with_its_export_card_and_results(hub) -> None:
+    status, printed = hub.outcomes["train"]
+    assert status == 0 and "uploaded" in printed, printed
+    held = hub.server.repositories["me/reviews"]
+    expected = {"adapter_config.json", "adapter_model.safetensors", "README.md", "results.json", "tokenizer.json"}
+    assert expected <= set(held)
+    assert {"lora_export/adapter_config.json", "lora_export/adapter_model.safetensors"} <= set(held)
+    assert "training_args.bin" not in held
+    assert hub.server.private["me/reviews"] and not hub.server.private["me/open"]
+
+
+def test_what_comes_back_predicts_the_same(hub) -> None:
+    assert hub.same == [True, True]
+    assert hub.outcomes["inspect"][0] == hub.outcomes["convert"][0] == 0
+    assert "mean effective rank" in hub.outcomes["inspect"][1]
+
+
+def test_the_card_says_base_licence_metrics_and_how_to_load(hub) -> None:
+    card = hub.server.repositories["me/reviews"]["README.md"].decode()
+    _, front, text = card.split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    assert metadata["license"] == "mit" and metadata["base_model"] == "bert" and metadata["library_name"] == "peft"
+    for expected in ("import deep_lora", 'subfolder="lora_export"', "num_labels=2", "| validation | accuracy |",
+                     '["neg", "pos"]', "## Licence", "learning_rate"):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_no_token_and_no_path_of_this_machine_leaves_it(hub) -> None:
+    contents = b"".join(content for held in hub.server.repositories.values() for content in held.values())
+    contents += b"".join(path.read_bytes() for path in (hub.folder / "reviews").rglob("*.json"))
+    assert TOKEN.encode() not in contents and b"hf_wrong" not in contents
+    for held in hub.server.repositories.values():
+        assert not any(str(hub.folder).encode() in content for content in held.values())
+    printed = hub.log + "".join(text for _, text in hub.outcomes.values())
+    assert TOKEN not in printed and "hf_wrongwrongwrong" not in printed
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "message"),
+    [
+        ("again", 0, "uploaded"),
+        ("forbidden", 1, "the token may not write there; choose a --hub_model_id under your own name"),
+        ("conflict", 1, "someone else changed the repository at the same moment; repeat the upload"),
+        ("broken", 1, "the Hub cannot be reached"),
+        ("bad token", 1, "the access token was refused; log in with `hf auth login`"),
+        ("bad name", 2, "'me/a b' cannot be the name of a repository"),
+        ("gated", 2, "me/gated cannot be loaded"),
+        ("missing", 2, "me/nothing cannot be loaded"),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(hub, what, status, message) -> None:
+    found, printed = hub.outcomes[what]
+    assert found == status and message in printed, printed
+    assert "Traceback" not in printed
+
+
+def test_a_refused_commit_leaves_the_repository_as_it_was(hub) -> None:
+    assert hub.server.repositories["me/conflict"] == {}
+
+
+def test_offline_the_training_is_kept_and_the_upload_can_be_repeated(bert, reviews, finetune, tmp_path) -> None:
+    status, printed = finetune(bert, reviews, "--push_to_hub", "--hub_model_id", "me/x", "--hub_token", TOKEN)
+    assert status == 1
+    assert "offline mode is on (HF_HUB_OFFLINE)" in printed and "deep-lora push --run" in printed
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    assert TOKEN not in printed + (tmp_path / "run" / "results.json").read_text()
+
+
+def test_only_finished_runs_are_uploaded(tmp_path, capsys) -> None:
+    assert main(["push"]) == 2 and "push needs --run" in capsys.readouterr().err
+    assert main(["push", "--run", str(tmp_path)]) == 2
+    assert "holds no results.json of a run" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text('{"status": "stopped"}')
+    assert main(["push", "--run", str(tmp_path)]) == 2
+    assert "is not complete; repeat its command" in capsys.readouterr().err

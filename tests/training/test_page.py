@@ -1,0 +1,62 @@
+"""The page `docs/training.md` names options, files and links that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from training import CONFIGS
+from training.arguments import build_parser
+from training.classify import ImageDataArguments
+from training.cli import COMMANDS
+from training.complete import CompleteArguments
+from training.convert import ConvertArguments
+from training.heads import HeadArguments
+from training.inspection import InspectArguments
+from training.push import PushArguments
+from training.settings import AdapterArguments, ModelArguments, RunArguments
+from training.text import TextDataArguments
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+TYPES = {
+    "finetune": (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments),
+    "classify": (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, RunArguments),
+    "complete": (CompleteArguments,),
+    "convert": (ConvertArguments,),
+    "inspect": (InspectArguments,),
+    "push": (PushArguments,),
+}
+
+
+def options_of(command: str) -> set[str]:
+    parser = build_parser(TYPES[command], command, "")
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def test_every_command_on_the_page_has_the_options_that_it_is_shown_with() -> None:
+    found = re.findall(r"deep-lora (\w+)((?: +--?\w+(?: [^-`#\s][^`\s]*)*)*)", PAGE)
+    assert len(found) >= 6 and {name for name, _ in found} <= set(COMMANDS)
+    for name, words in found:
+        if name in TYPES:
+            assert set(re.findall(r"--\w+", words)) <= options_of(name), (name, words)
+
+
+def test_every_option_on_the_page_exists() -> None:
+    known = set().union(*(options_of(name) for name in TYPES)) | {"--help", "--help_all", "--config", "--config_file"}
+    named = set(re.findall(r"--[a-z_0-9]+", PAGE))
+    assert len(named) > 20 and named - known == set()
+
+
+def test_python_blocks_are_python() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    assert blocks and all(ast.parse(block) for block in blocks)
+
+
+def test_the_configurations_that_it_names_are_shipped() -> None:
+    import yaml
+
+    names = ["cpu_2_processes", "ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"]
+    assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == names
+    for name in names:
+        assert yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["num_processes"] == 2

@@ -1,0 +1,56 @@
+"""Errors that end a command with a sentence and not with a traceback, and what must never be printed."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+_TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}")
+_SECRET_SETTING = re.compile(r"(^|_)(token|password|secret|api_key)($|_)")
+HIDDEN = "<hidden>"
+
+
+class UsageError(ValueError):
+    """What was passed cannot work; the message says what came, what is needed and what to do. Exit status 2."""
+
+
+class RunError(RuntimeError):
+    """The run stopped for a reason outside of its arguments: no space, no network, a diverged loss. Exit status 1."""
+
+
+def redacted(text: str, *secrets: str | None) -> str:
+    """The text without access tokens: those passed, the one in the environment, and whatever looks like one.
+
+    >>> redacted("Bearer hf_abcdefgh12 refused")
+    'Bearer <hidden> refused'
+    """
+    for secret in (*secrets, os.environ.get("HF_TOKEN")):
+        if secret:
+            text = text.replace(secret, HIDDEN)
+    return _TOKEN.sub(HIDDEN, text)
+
+
+def public_settings(settings: dict[str, Any], *secrets: str | None) -> dict[str, Any]:
+    """Settings fit for a file that is shared: no tokens, and of a path on this machine only the last part.
+
+    >>> public_settings({"hub_token": "hf_abcdefgh12", "rank": 8})
+    {'rank': 8}
+    """
+    kept = {}
+    for name, value in settings.items():
+        if _SECRET_SETTING.search(name.lower()):
+            continue
+        kept[name] = _public_value(value, secrets)
+    return kept
+
+
+def _public_value(value: Any, secrets: tuple[str | None, ...]) -> Any:
+    if isinstance(value, dict):
+        return public_settings(value, *secrets)
+    if isinstance(value, (list, tuple)):
+        return [_public_value(item, secrets) for item in value]
+    if isinstance(value, str):
+        value = redacted(value, *secrets)
+        return os.path.basename(value.rstrip(os.sep)) if os.path.isabs(value) else value
+    return value

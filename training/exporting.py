@@ -1,0 +1,53 @@
+"""What a run leaves behind: the adapter, and a plain LoRA that needs nothing of this project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from deep_lora import save_as_lora
+from training.adapter_files import read_adapter
+from training.adapters import is_deep_lora
+from training.conversion import convert
+from training.trainer import AdapterTrainer
+
+ADAPTER, EXPORT = "adapter", "lora_export"
+_NOT_SHARED = ("training_args.bin",)  # a pickle, which nobody should load from others
+
+
+def save_adapter(trainer: AdapterTrainer, folder: Path) -> None:
+    """`folder/adapter`, with tokenizer or image processor, and for Deep LoRA `folder/lora_export`.
+
+    Each appears under its name when it is complete. Every process must call this.
+    """
+    partial = folder / ".partial" / ADAPTER
+    if trainer.args.should_save:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(partial))
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.args.should_save:
+        return
+    for name in _NOT_SHARED:
+        (partial / name).unlink(missing_ok=True)
+    _replace(partial, folder / ADAPTER)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if is_deep_lora(model):
+        export = folder / ".partial" / EXPORT
+        shutil.rmtree(export, ignore_errors=True)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # the weights are spread over the processes
+            convert(read_adapter(folder / ADAPTER), export)
+        else:
+            save_as_lora(export, model)
+        if trainer.processing_class is not None:
+            trainer.processing_class.save_pretrained(str(export))
+        _replace(export, folder / EXPORT)
+    shutil.rmtree(folder / ".partial", ignore_errors=True)
+
+
+def _replace(finished: Path, final: Path) -> None:
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(finished, final)

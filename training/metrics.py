@@ -1,0 +1,92 @@
+"""Metrics by name: scikit-learn and scipy, or the definitions of `evaluate` where they are asked for."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from sklearn import metrics
+
+from training.errors import UsageError
+
+Score = Callable[[np.ndarray, np.ndarray], float]
+
+
+def _correlation(function: Callable[..., Any]) -> Score:
+    def score(predictions: np.ndarray, references: np.ndarray) -> float:
+        if len(references) < 2 or np.ptp(predictions) == 0 or np.ptp(references) == 0:
+            return math.nan
+        return float(function(predictions, references).statistic)
+
+    return score
+
+
+def _swapped(function: Callable[..., Any], **settings: Any) -> Score:
+    """scikit-learn takes the references first."""
+    return lambda predictions, references: float(function(references, predictions, **settings))
+
+
+LOCAL: dict[str, Score] = {
+    "accuracy": _swapped(metrics.accuracy_score),
+    "f1": _swapped(metrics.f1_score, zero_division=0.0),
+    "f1_macro": _swapped(metrics.f1_score, average="macro", zero_division=0.0),
+    "matthews_correlation": _swapped(metrics.matthews_corrcoef),
+    "pearsonr": _correlation(stats.pearsonr),
+    "spearmanr": _correlation(stats.spearmanr),
+    "mse": _swapped(metrics.mean_squared_error),
+    "mae": _swapped(metrics.mean_absolute_error),
+}
+
+
+def scorer(names: Sequence[str], source: str = "local") -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+    """A function of predictions and references that gives every metric.
+
+    Args:
+        names: keys of `LOCAL`; with source "evaluate" also any other metric of that library.
+        source: "local" or "evaluate".
+
+    Raises:
+        UsageError: a metric is unknown, or can be had from `evaluate` alone and is not there.
+
+    >>> scorer(["accuracy"])(np.array([0, 1, 1]), np.array([0, 1, 0]))
+    {'accuracy': 0.6666666666666666}
+    """
+    functions = {name: _from_evaluate(name) if source == "evaluate" else _local(name) for name in names}
+    return lambda predictions, references: {
+        name: function(predictions, references) for name, function in functions.items()
+    }
+
+
+def _local(name: str) -> Score:
+    if name not in LOCAL:
+        raise UsageError(
+            f"there is no local metric {name!r}; there are {', '.join(LOCAL)}, or --metric_source evaluate"
+        )
+    return LOCAL[name]
+
+
+def _from_evaluate(name: str) -> Score:
+    """The metric of `evaluate`, whose definition is a script on the Hub or a local folder."""
+    options = {"f1_macro": ("f1", {"average": "macro"})}
+    script, settings = options.get(name, (name, {}))
+    try:
+        import evaluate
+
+        metric = evaluate.load(script)
+    except Exception as error:  # not installed, offline, unknown: the library raises many kinds
+        if name not in LOCAL:
+            raise UsageError(f"the metric {name!r} cannot be loaded by evaluate and is not local: {error}") from error
+        warnings.warn(
+            f"evaluate cannot load {script!r} ({type(error).__name__}); its local equal is used", stacklevel=2
+        )
+        return LOCAL[name]
+
+    def score(predictions: np.ndarray, references: np.ndarray) -> float:
+        result = metric.compute(predictions=predictions, references=references, **settings)
+        return float(result[script] if script in result else next(iter(result.values())))
+
+    return score

@@ -1,0 +1,154 @@
+"""Runs a fine-tuning job: base, adapter, Trainer, results. `finetune` and `classify` differ in the task alone."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import TrainerCallback, set_seed
+from transformers.utils import logging
+
+from collapse import normalize_classifier_
+from training import report
+from training.adapters import adapter_config, add_adapter, is_deep_lora
+from training.errors import RunError, UsageError
+from training.exporting import save_adapter
+from training.job import Job
+from training.models import load_base, prepare_base, quantization_config
+from training.resuming import checkpoint_to_resume, decisive_settings
+from training.settings import RunArguments
+from training.trainer import AdapterTrainer, InitializationCallback, NonFiniteLoss
+
+
+def run_job(job: Job) -> int:
+    """Trains, validates, tests, saves, exports and reports; the exit status.
+
+    Raises:
+        UsageError: an argument cannot work.
+        RunError: the run stopped: a loss that is not finite, no space.
+    """
+    main_process = job.run.process_index == 0
+    if main_process:
+        _warn_of_ddp(job.run)
+    if not main_process:
+        logging.set_verbosity_error()
+    set_seed(job.run.seed)
+    model = build_model(job)
+    if main_process:
+        print(report.describe(job, model), flush=True)
+    if job.run.dry_run:
+        return 0
+    folder = Path(job.run.output_dir or "runs")
+    settings = decisive_settings(job)
+    resume = checkpoint_to_resume(folder, job.run, settings)
+    trainer = build_trainer(job, model, settings)
+    try:
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    except NonFiniteLoss as error:
+        report.write_failure(folder, job, trainer, str(error))
+        raise
+    metrics = evaluate(job, trainer)
+    save_adapter(trainer, folder)
+    if main_process:
+        report.write(folder, job, trainer, metrics, resume)
+        print(report.summary(folder, metrics), flush=True)
+    trainer.accelerator.wait_for_everyone()
+    if job.push:
+        _push(job, folder, main_process)
+    trainer.accelerator.wait_for_everyone()
+    return 0
+
+
+def _warn_of_ddp(run: RunArguments) -> None:
+    """accelerate spreads weights on accelerators only; on a CPU it silently copies them to each process."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and run.device.type == "cpu":
+        warnings.warn("accelerate has no FSDP on the CPU: each process holds the whole model (DDP)", stacklevel=3)
+
+
+def build_model(job: Job) -> PeftModel:
+    """The base model with its new head and the adapter.
+
+    Raises:
+        UsageError: the model cannot be loaded, or the adapter does not fit it.
+    """
+    base = load_base(job.model, job.task, job.token)
+    if job.normalized_head:
+        try:
+            normalize_classifier_(base.model, job.head_temperature)
+        except ValueError as error:
+            raise UsageError(f"--normalized_head: {error}") from error
+    config = adapter_config(job.adapter, job.task.peft_task, base)
+    prepared = prepare_base(
+        base,
+        job.processor,
+        quantised=quantization_config(job.model) is not None,
+        checkpointing=bool(job.run.gradient_checkpointing),
+    )
+    model = add_adapter(prepared, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()  # a new head of a half-precision base is trained in full
+    return model
+
+
+def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any]) -> AdapterTrainer:
+    """The Trainer of a job, with encoded data."""
+    with job.run.main_process_first(desc="encoding the data"):
+        encoded = job.task.encode(job.task.splits, job.processor)
+    trainer = AdapterTrainer(
+        model=model,
+        args=job.run,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        data_collator=job.task.collate(job.processor, model),
+        processing_class=job.processor,
+        compute_metrics=job.task.score,
+        preprocess_logits_for_metrics=job.task.reduce_logits,
+        callbacks=_callbacks(job, model),
+        gamma=job.adapter.gamma if is_deep_lora(model) else 1.0,
+        facts={"settings": settings},
+    )
+    trainer.test_dataset = encoded.get("test")
+    return trainer
+
+
+def evaluate(job: Job, trainer: AdapterTrainer) -> dict[str, dict[str, float]]:
+    """Metrics on the validation data, and on the test data if there are some."""
+    metrics = {"validation": trainer.evaluate(metric_key_prefix="validation")}
+    if trainer.test_dataset is not None:
+        metrics["test"] = trainer.evaluate(trainer.test_dataset, metric_key_prefix="test")
+    kept = {}
+    for split, values in metrics.items():
+        named = {key.removeprefix(f"{split}_"): value for key, value in values.items() if key != "epoch"}
+        kept[split] = {key: float(value) for key, value in named.items() if "per_second" not in key}
+    return kept
+
+
+def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
+    if not job.adapter.init_batches or not is_deep_lora(model):
+        return []
+    return [InitializationCallback(num_batches=job.adapter.init_batches, seed=job.run.seed)]
+
+
+def _push(job: Job, folder: Path, main_process: bool) -> None:
+    """Uploads the run from the main process.
+
+    Raises:
+        RunError: the Hub cannot be reached or refuses; nothing that was trained is lost.
+    """
+    if not main_process:
+        return
+    from training.hub import push
+
+    run = job.run
+    try:
+        address = push(folder, run.hub_model_id, private=run.hub_private_repo, license=run.license, token=job.token)
+    except RunError as error:
+        again = f"deep-lora push --run {folder}" + (f" --hub_model_id {run.hub_model_id}" if run.hub_model_id else "")
+        raise RunError(f"{error}. The training is complete and saved in {folder}; later: {again}") from error
+    print(f"{'uploaded':>14}  {address}", flush=True)

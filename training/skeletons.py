@@ -1,0 +1,187 @@
+"""A saved adapter put into a model without weights, so that the functions for models serve files too.
+
+Only the adapter's own tensors are allocated: every base layer is on the meta device. What kind of layer it is comes
+from the base model's configuration, and its size from the file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft import PeftModel
+from torch import Tensor, nn
+
+from deep_lora import DeepLoraConfig
+from training.adapter_files import AdapterFiles
+from training.errors import UsageError
+
+PREFIX = "base_model.model."
+FACTORS = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
+AUTO_CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+}
+
+
+def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel:
+    """A model that holds a Deep LoRA adapter and nothing else.
+
+    Args:
+        files: the adapter.
+        base: the base model on the meta device, for the kinds of its layers; None takes every layer as linear.
+
+    Raises:
+        UsageError: the tensors or the config do not make up a Deep LoRA adapter, or it adapts bare parameters.
+    """
+    modules = adapted_modules(files)
+    skeleton = _tree({name: _layer(name, base, shapes) for name, shapes in modules.items()})
+    try:
+        config = _config(files.config, modules)
+        with torch.device("meta"):
+            model = peft.get_peft_model(skeleton, config, low_cpu_mem_usage=True)
+        own = {f"{name}.default": tensor for name, tensor in files.tensors.items() if is_factor(name)}
+        result = model.load_state_dict(own, strict=False, assign=True)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        NotImplementedError,
+        ArithmeticError,
+    ) as error:
+        raise UsageError(f"the adapter's tensors do not fit its config: {error}") from error
+    held = [*model.named_parameters(), *model.named_buffers()]
+    left = [name for name, tensor in held if tensor.is_meta and "deep_lora" in name]
+    if left or result.unexpected_keys:
+        raise UsageError(f"the adapter's tensors do not fit its config: {[*left, *result.unexpected_keys][:3]}")
+    return model
+
+
+def adapted_modules(files: AdapterFiles) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of U, core and V for each adapted module.
+
+    Raises:
+        UsageError: there are none, or one lacks a part or has parts that do not fit.
+    """
+    if files.config.get("target_parameters"):
+        raise UsageError("the adapter adapts bare parameters; load it on its model and call deep_lora.save_as_lora")
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in files.tensors.items():
+        path, _, last = name.rpartition(".")
+        if last in FACTORS:
+            modules.setdefault(path, {})[last] = tuple(tensor.shape)
+    if not modules:
+        raise UsageError("the file holds no Deep LoRA tensors (deep_lora_U, deep_lora_core, deep_lora_V)")
+    for path, shapes in modules.items():
+        U, core, V = (shapes.get(name, ()) for name in FACTORS)
+        if not (len(U) == len(V) == 2 and len(core) == 3 and U[1] == V[1] == core[1] == core[2] and min(*U, *V) > 0):
+            raise UsageError(
+                f"the parts of module {path[:80]!r} do not fit: {shapes}; needed are "
+                "U (out, r), core (n, r, r), V (in, r)"
+            )
+        if not path.startswith(PREFIX) or not all(part.isidentifier() or part.isdecimal() for part in path.split(".")):
+            raise UsageError(f"{path[:80]!r} is no name of a module under {PREFIX}")
+    return {path.removeprefix(PREFIX): shapes for path, shapes in modules.items()}
+
+
+def is_factor(name: str) -> bool:
+    """Whether a tensor belongs to the update, as opposed to a layer that was trained whole."""
+    return name.rpartition(".")[2] in (*FACTORS, "deep_lora_start")
+
+
+def load_meta_base(config: dict[str, Any], model: str | None, *, trust_remote_code: bool = False) -> nn.Module | None:
+    """The base model without weights, from its configuration alone; None if that is not on this machine.
+
+    Args:
+        config: the adapter's, which names the base.
+        model: another name for the base; it must be there.
+        trust_remote_code: run code that the base's repository brings along.
+
+    Raises:
+        UsageError: the model that was passed cannot be loaded.
+    """
+    name = model or config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        return None
+    try:
+        found = transformers.AutoConfig.from_pretrained(
+            name, local_files_only=model is None, trust_remote_code=trust_remote_code
+        )
+        kind = AUTO_CLASSES.get(str(config.get("task_type")))
+        architecture = (getattr(found, "architectures", None) or [""])[0]
+        auto: Any = getattr(transformers, kind or "", None)
+        with torch.device("meta"):
+            if auto is not None:
+                return auto.from_config(found, trust_remote_code=trust_remote_code)
+            return getattr(transformers, architecture, transformers.AutoModel)._from_config(found)
+    except Exception as error:  # whatever a foreign configuration leads to
+        if model is None:
+            return None
+        raise UsageError(f"the base model {model} cannot be built from its configuration: {error}") from error
+
+
+def _layer(name: str, base: nn.Module | None, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
+    """The base layer without weights: the base model's own, or a linear one of the size that the file says."""
+    out_features, in_features = shapes["deep_lora_U"][0], shapes["deep_lora_V"][0]
+    if base is None:
+        return nn.Linear(in_features, out_features, device="meta")
+    try:
+        return base.get_submodule(name)
+    except AttributeError as error:
+        raise UsageError(f"the base model has no module {name!r}; is it the right one? Pass it with --model") from error
+
+
+def _tree(leaves: dict[str, nn.Module]) -> nn.Module:
+    root = nn.Module()
+    for path, leaf in leaves.items():
+        node = root
+        *parents, last = path.split(".")
+        for part in parents:
+            if part not in node._modules:
+                node.add_module(part, nn.Module())
+            node = node._modules[part]  # type: ignore[assignment]
+        if last in node._modules or hasattr(node, last):
+            raise UsageError(f"module {path[:80]!r} lies inside another adapted module, or has an impossible name")
+        node.add_module(last, leaf)
+    return root
+
+
+def _config(fields: dict[str, Any], modules: dict[str, dict[str, tuple[int, ...]]]) -> DeepLoraConfig:
+    """The config with the names, ranks and depths that the file has, so that nothing is allocated on its word."""
+    known = DeepLoraConfig.__dataclass_fields__
+    kept = {
+        name: value for name, value in fields.items() if name in known and name not in ("peft_type", "auto_mapping")
+    }
+    variant = str(kept.get("variant", "compressed"))
+    extra = 0 if variant == "compressed" else 2
+    exact = {re.escape(name): shapes["deep_lora_core"] for name, shapes in modules.items()}
+    kept |= {
+        "task_type": None,
+        "target_parameters": None,
+        "base_model_name_or_path": None,
+        "target_modules": list(modules),
+        "exclude_modules": None,
+        "modules_to_save": None,
+        "trainable_token_indices": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "ensure_weight_tying": False,
+        "bias": "none",
+        "inference_mode": True,
+        "rank_pattern": {name: core[1] for name, core in exact.items()},
+        "depth_pattern": {name: core[0] + extra for name, core in exact.items()},
+    }
+    return DeepLoraConfig(**kept)
+
+
+def foreign_tensors(files: AdapterFiles) -> dict[str, Tensor]:
+    """What is saved beside the update: heads, biases, rows of embeddings."""
+    return {name: tensor for name, tensor in files.tensors.items() if not is_factor(name)}

@@ -1,0 +1,121 @@
+"""Texts that go on: causal language models, and models that turn one text into another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DataCollatorForSeq2Seq, EvalPrediction
+
+from training.data import Splits, require_columns
+from training.errors import UsageError
+from training.tasks.base import Task, replace_columns
+from training.text import TextDataArguments, require_text
+
+IGNORED = -100
+
+
+def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
+    """The next token of a text; with a target column, of the target alone.
+
+    Raises:
+        UsageError: for missing columns, or columns that hold no texts.
+    """
+    columns = [data.text_column] + ([data.target_column] if data.target_column else [])
+    require_columns(splits, columns, "choose with --text_column and --target_column")
+    require_text(splits, columns)
+
+    def encode(splits: Splits, tokenizer: Any) -> Splits:
+        return replace_columns(splits, lambda rows: _encode_continuation(rows, tokenizer, data))
+
+    return Task(
+        name="causal_lm",
+        auto_class="AutoModelForCausalLM",
+        peft_task="CAUSAL_LM",
+        splits=splits,
+        model_settings={},
+        encode=encode,
+        collate=lambda tokenizer, model: DataCollatorForSeq2Seq(tokenizer),
+        score=score_tokens,
+        reduce_logits=lambda logits, labels: token_sums(_first(logits)[:, :-1], labels[:, 1:]),
+        main_metric="perplexity",
+    )
+
+
+def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
+    """A target text for each text; metrics are of the target's tokens, each predicted from the true ones before it.
+
+    Raises:
+        UsageError: there is no target column, a column is missing, or one holds no texts.
+    """
+    if data.target_column is None:
+        raise UsageError("--task seq2seq needs --target_column, the column with the text to generate")
+    target = data.target_column
+    columns = [data.text_column, target]
+    require_columns(splits, columns, "choose with --text_column and --target_column")
+    require_text(splits, columns)
+
+    def encode_rows(rows: dict[str, list], tokenizer: Any) -> dict[str, list]:
+        settings = {"truncation": True, "max_length": data.max_length}
+        return tokenizer(rows[data.text_column], text_target=rows[target], **settings)
+
+    return Task(
+        name="seq2seq",
+        auto_class="AutoModelForSeq2SeqLM",
+        peft_task="SEQ_2_SEQ_LM",
+        splits=splits,
+        model_settings={},
+        encode=lambda splits, tokenizer: replace_columns(splits, lambda rows: encode_rows(rows, tokenizer)),
+        collate=lambda tokenizer, model: DataCollatorForSeq2Seq(tokenizer, model=model),
+        score=score_tokens,
+        reduce_logits=lambda logits, labels: token_sums(_first(logits), labels),
+        main_metric="perplexity",
+    )
+
+
+def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood, hits and number of the labelled tokens of each row: (batch, 3).
+
+    Sums of each row do not depend on how rows are put into batches, so neither do the metrics.
+
+    >>> token_sums(torch.zeros(1, 2, 4), torch.tensor([[0, -100]]))
+    tensor([[1.3863, 1.0000, 1.0000]])
+    """
+    kept = labels != IGNORED
+    losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    hits = (logits.argmax(-1) == labels) & kept
+    return torch.stack([losses.sum(1), hits.sum(1).float(), kept.sum(1).float()], dim=1)
+
+
+def score_tokens(prediction: EvalPrediction) -> dict[str, float]:
+    """Mean loss of a token, its exponential, and the share of tokens predicted right."""
+    loss, hits, count = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 3).sum(0)
+    mean = float(loss / max(count, 1))
+    return {
+        "token_loss": mean,
+        "perplexity": float(np.exp(min(mean, 700))),
+        "token_accuracy": float(hits / max(count, 1)),
+    }
+
+
+def _first(logits: Any) -> Tensor:
+    return logits[0] if isinstance(logits, tuple) else logits
+
+
+def _encode_continuation(rows: dict[str, list], tokenizer: Any, data: TextDataArguments) -> dict[str, list]:
+    ids, labels = [], []
+    targets: list = rows[data.target_column] if data.target_column else [None] * len(rows[data.text_column])
+    for text, target in zip(rows[data.text_column], targets, strict=True):
+        prompt = tokenizer(text)["input_ids"]
+        if target is None:
+            whole, silent = [*prompt, tokenizer.eos_token_id], 0
+        else:
+            answer = tokenizer(target, add_special_tokens=False)["input_ids"]
+            prompt = prompt[: data.max_length - min(len(answer) + 1, data.max_length // 2)]  # leave room to learn from
+            whole, silent = [*prompt, *answer, tokenizer.eos_token_id], len(prompt)
+        whole = [token for token in whole if token is not None][: data.max_length]
+        ids.append(whole)
+        labels.append([IGNORED] * min(silent, len(whole)) + whole[silent:])
+    return {"input_ids": ids, "attention_mask": [[1] * len(one) for one in ids], "labels": labels}

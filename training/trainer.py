@@ -1,0 +1,203 @@
+"""transformers' Trainer with checkpoints that are complete or not there, and a stop where the loss is lost."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor.experimental import implicit_replication
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from deep_lora import SubspaceInitializationCallback, create_optimizer
+from training import checkpoints
+from training.errors import RunError
+
+STATE = "trainer_state.json"
+
+
+class NonFiniteLoss(RunError):
+    """The loss or the weights are NaN or infinite; the last good checkpoint is kept."""
+
+
+class AdapterTrainer(Trainer):
+    """Trainer for the commands of this package.
+
+    A checkpoint is written into `output_dir/.partial` and renamed when it is complete. Weights that are not finite are
+    never saved, and a loss that is not finite ends the run at the next log, checkpoint or evaluation.
+
+    Args:
+        gamma: see `deep_lora.parameter_groups`; 1 leaves the optimizer to Trainer.
+        facts: what the manifest of each checkpoint says about the run.
+    """
+
+    def __init__(self, *args: Any, gamma: float = 1.0, facts: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gamma, self.facts = gamma, facts or {}
+        self._folder: Path | None = None
+        accepts: bool = getattr(self, "model_accepts_loss_kwargs", False)
+        self.model_accepts_loss_kwargs: bool = accepts and self._model_divides_by_items()
+        self.guard = FiniteLossGuard()
+        self.add_callback(self.guard)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's, and the guard is shown the loss."""
+        loss = super().training_step(*args, **kwargs)
+        self.guard.observe(loss)
+        return loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Trainer's, or one with a rate of their own for the outer factors of Deep LoRA."""
+        existing: Any = getattr(self, "optimizer", None)
+        if existing is None and self.gamma != 1.0:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = create_optimizer(
+                self.model, kind, gamma=self.gamma, weight_decay=self.args.weight_decay, **settings
+            )
+        return super().create_optimizer(*args, **kwargs)
+
+    def _model_divides_by_items(self) -> bool:
+        """Whether the model's loss is a sum divided by `num_items_in_batch`, as Trainer takes for granted.
+
+        Many models take the argument and ignore it; their mean over each process's batch would be multiplied by the
+        number of processes and by the accumulated batches.
+        """
+        inputs = self._prepare_inputs(self.data_collator([self._probe_row()]))
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                first, second = (self.model(**inputs, num_items_in_batch=torch.tensor(n)) for n in (1, 2))
+        except TypeError:
+            return False
+        finally:
+            self.model.train(was_training)
+        return bool(torch.isclose(first["loss"].float(), 2 * second["loss"].float()).all())
+
+    def _probe_row(self) -> dict[str, Any]:
+        """The first training row, with the columns that the model takes."""
+        self._set_signature_columns_if_needed()
+        row = self.train_dataset[0]
+        return {name: value for name, value in row.items() if name in (self._signature_columns or ())}
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._folder is None else str(self._folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer writes all of its files into a temporary folder, which then gets its final name."""
+        self._check_weights()
+        folder = Path(super()._get_output_dir(trial))
+        partial = folder / checkpoints.PARTIAL
+        name = f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(partial / name, ignore_errors=True)
+        self._barrier()
+        self._folder = partial
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:
+            raise _saving_error(error, folder, name) from error
+        finally:
+            self._folder = None
+        self._barrier()
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+        if self.args.should_save:
+            try:
+                self.state.save_to_json(str(partial / name / STATE))
+                checkpoints.publish(partial / name, folder / name, {"step": self.state.global_step, **self.facts})
+            except OSError as error:
+                raise _saving_error(error, folder, name) from error
+            checkpoints.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self._barrier()
+
+    def _check_weights(self) -> None:
+        finite = [torch.isfinite(_local(p)).all() for p in self.model.parameters() if p.requires_grad]
+        if finite and not _all_ranks(torch.stack(finite).all(), self.args):
+            raise NonFiniteLoss(lost_message("a trained weight", self.state, self.args))
+
+    def _barrier(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+
+class InitializationCallback(SubspaceInitializationCallback):
+    """`SubspaceInitializationCallback`, also where FSDP has spread the parameters over the processes."""
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """The bases are the same on each process, so each writes its own part of them."""
+        with implicit_replication():
+            super().on_train_begin(*args, **kwargs)
+
+
+class FiniteLossGuard(TrainerCallback):
+    """Ends the run where a loss was not finite; the device is asked only where Trainer logs, saves or evaluates."""
+
+    def __init__(self) -> None:
+        self.finite: Tensor | None = None
+
+    def observe(self, loss: Tensor) -> None:
+        """Remembers whether all losses were finite, without waiting for the device."""
+        now = torch.isfinite(loss.detach()).all()
+        self.finite = now if self.finite is None else self.finite & now
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Looks.
+
+        Raises:
+            NonFiniteLoss: with the step, the last losses and what to do.
+        """
+        due = control.should_log or control.should_save or control.should_evaluate or control.should_training_stop
+        last = state.global_step >= state.max_steps
+        if self.finite is not None and (due or last):
+            if not _all_ranks(self.finite, args):
+                raise NonFiniteLoss(lost_message("the training loss", state, args))
+            self.finite = None
+
+
+def lost_message(what: str, state: TrainerState, args: TrainingArguments) -> str:
+    """What happened, what is left, and what to do."""
+    losses = [f"{entry['loss']:.4g}" for entry in state.log_history if math.isfinite(entry.get("loss", math.nan))]
+    kept = checkpoints.newest_complete(Path(args.output_dir or "."))
+    rate = next((entry["learning_rate"] for entry in reversed(state.log_history) if "learning_rate" in entry), None)
+    return (
+        f"{what} was not finite at or before step {state.global_step} of {state.max_steps} (last logged losses: "
+        f"{', '.join(losses[-3:]) or 'none'}; rate {args.learning_rate if rate is None else rate:.3g}). "
+        f"{f'{kept.name} is the last good checkpoint' if kept else 'No checkpoint had been written'}. Lower "
+        "--learning_rate, add --warmup_steps, use --bf16 instead of --fp16, or look for empty or extreme samples"
+    )
+
+
+def _all_ranks(flag: Tensor, args: TrainingArguments) -> bool:
+    """Whether the flag is set on every process."""
+    if args.world_size > 1 and torch.distributed.is_initialized():
+        flag = flag.to(args.device, torch.int32)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
+    return bool(flag)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """This process's part of a parameter that is spread over several."""
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+
+
+def _saving_error(error: Exception, folder: Path, name: str) -> Exception:
+    """A sentence for a full disk and the like; anything else stays what it is."""
+    shutil.rmtree(folder / checkpoints.PARTIAL / name, ignore_errors=True)
+    if isinstance(error, RunError):
+        return error
+    text = str(error)
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
+    kept = checkpoints.newest_complete(folder)
+    good = f"{kept.name} is the last good checkpoint" if kept else "no checkpoint had been written"
+    if full or shutil.disk_usage(folder).free < 1 << 20:
+        free = shutil.disk_usage(folder).free / 1e6
+        return RunError(
+            f"the disk under {os.path.relpath(folder)} is full ({free:.1f} MB free), so {name} was not written; {good}"
+            ". Free some space and repeat the command, which goes on from there (--save_total_limit keeps fewer)"
+        )
+    return RunError(f"{name} could not be written: {text or type(error).__name__}; {good}")
