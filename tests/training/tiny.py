@@ -54,8 +54,8 @@ def save_bert(folder: Path, dropout: float = 0.1) -> Path:
 def save_llama(folder: Path, width: int = 64) -> Path:
     torch.manual_seed(1)
     config = LlamaConfig(
-        vocab_size=len(VOCABULARY), hidden_size=width, intermediate_size=width, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=64, pad_token_id=0, eos_token_id=4, bos_token_id=2,
+        vocab_size=len(VOCABULARY), hidden_size=width, intermediate_size=width, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=64, pad_token_id=0, eos_token_id=4, bos_token_id=2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     save_tokenizer(folder)
