@@ -25,7 +25,7 @@ def auto_core_scale(rank: int, init_scale: float) -> float:
     >>> auto_core_scale(8, 1e-3), auto_core_scale(8, 0.5)
     (10.0, 2.0)
     """
-    return min(rate_matching_scale(rank), 0.5 / init_scale**2)
+    return min(rate_matching_scale(rank), 0.5 / init_scale / init_scale)  # a square could underflow to 0
 
 
 def rate_matching_scale(rank: int) -> float:
