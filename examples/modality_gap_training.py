@@ -1,0 +1,201 @@
+"""Train two towers on image-text pairs by one of the methods with transformers' Trainer, and measure the gap."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
+from modality import (
+    ContrastiveOutput,
+    DualEncoder,
+    ModalitySwapCollator,
+    PairStatistics,
+    Temperature,
+    TemperatureScheduleCallback,
+    mean_shift,
+    modality_gap,
+    recall_at_k,
+    temperature_parameter_groups,
+)
+from modality_gap_data import TEST_VENDOR, TRAIN_VENDORS, Pairs, Split
+from modality_gap_methods import Method
+
+ADAM_EPSILON = 1e-6  # the gradients of a Deep LoRA adapter start small
+
+
+@dataclass
+class Settings:
+    """One run, the same for every method but for the rate."""
+
+    learning_rate: float = 3e-3
+    steps: int = 250
+    concepts_per_batch: int = 128  # each drawn by both training vendors: twice as many pairs
+    width: int = 256
+    rank: int = 8
+    warmup: float = 0.1  # share of the steps; the rate falls along a cosine after them
+    text_dtype: str = "bfloat16"
+    seed: int = 0
+    progress: bool = False
+
+
+class Task(NamedTuple):
+    """What is trained on, and the last layers of the text encoder, which every run copies."""
+
+    pairs: Pairs
+    split: Split
+    text_layers: nn.ModuleList
+
+
+class LastLayers(nn.Module):
+    """The layers of a BERT-like encoder that come after the stored hidden states, and the mean over tokens.
+
+    Captions that occur several times in a batch are encoded once: `rows` says which caption each row has.
+    """
+
+    def __init__(self, layers: nn.ModuleList, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layers, self.dtype = layers.to(dtype), dtype
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "captions tokens hidden"],
+        attention_mask: Bool[Tensor, "captions tokens"],
+        rows: Int[Tensor, "n"],
+    ) -> Float[Tensor, "n hidden"]:
+        hidden = hidden_states.to(self.dtype)
+        lowest = torch.finfo(self.dtype).min
+        bias = torch.zeros_like(attention_mask, dtype=self.dtype).masked_fill_(~attention_mask, lowest)[:, None, None]
+        for layer in self.layers:
+            output = layer(hidden, bias)
+            hidden = output[0] if isinstance(output, tuple) else output
+        weights = attention_mask[:, :, None].float()
+        return ((hidden.float() * weights).sum(1) / weights.sum(1))[rows]
+
+
+class AlignedDualEncoder(DualEncoder):
+    """A dual encoder whose loss also has `alignment * mean |x_i - y_i|^2`."""
+
+    alignment: float = 0.0
+
+    def forward(self, *args: Any, **kwargs: Any) -> ContrastiveOutput:
+        output = super().forward(*args, **kwargs)
+        if self.alignment and output.loss is not None:
+            output.loss = output.loss + self.alignment * (output.x_embeds - output.y_embeds).square().sum(1).mean()
+        return output
+
+
+def make_model(method: Method, settings: Settings, task: Task) -> AlignedDualEncoder:
+    """Frozen image features and an adapted text tower, each with a trained linear projection to the common space."""
+    torch.manual_seed(settings.seed)
+    tower = LastLayers(copy.deepcopy(task.text_layers), getattr(torch, settings.text_dtype))
+    adapter = DeepLoraConfig(r=settings.rank, target_modules=["query", "key", "value", "dense"])
+    x_width, y_width = next(iter(task.pairs.images.values())).shape[1], task.pairs.states.shape[2]
+    model = AlignedDualEncoder(
+        nn.Identity(), get_peft_model(tower, adapter), x_width=x_width, y_width=y_width, width=settings.width,
+        temperature=Temperature(method.initial, method.temperature, method.scale),
+    )  # fmt: skip
+    model.alignment = method.alignment
+    return model
+
+
+class PairCollator:
+    """Concepts -> a batch of pairs: every concept as each of the vendors draws it, with its one caption."""
+
+    def __init__(self, pairs: Pairs, vendors: Sequence[str]) -> None:
+        self.pairs, self.vendors = pairs, vendors
+
+    def __call__(self, samples: Sequence[dict[str, int]]) -> dict[str, Any]:
+        concepts = torch.tensor([sample["concept"] for sample in samples])
+        repeats = len(self.vendors)
+        captions = {
+            "hidden_states": self.pairs.states[concepts], "attention_mask": self.pairs.mask[concepts],
+            "rows": torch.arange(len(concepts)).repeat(repeats),
+        }  # fmt: skip
+        images = torch.cat([self.pairs.images[vendor][concepts] for vendor in self.vendors])
+        return {"x": images, "y": captions, "ids": self.pairs.ids[concepts].repeat(repeats)}
+
+
+def train(method: Method, settings: Settings, task: Task) -> DualEncoder:
+    """The trained model; the same start and the same batches for every method with a seed."""
+    model = make_model(method, settings, task)
+    collator: Any = PairCollator(task.pairs, TRAIN_VENDORS)
+    if method.swap is not None:
+        collator = ModalitySwapCollator(collator, method.swap, method.probability, seed=settings.seed)
+    callbacks: list[TrainerCallback] = [SubspaceInitializationCallback(num_batches=2)]
+    if method.schedule is not None:
+        callbacks.append(TemperatureScheduleCallback(method.schedule))
+    optimizer = None
+    if method.temperature_rate != 1:
+        groups = temperature_parameter_groups(model, settings.learning_rate, method.temperature_rate)
+        optimizer = torch.optim.AdamW(groups, eps=ADAM_EPSILON)
+    arguments = TrainingArguments(
+        "runs/modality_gap/trainer", max_steps=settings.steps, learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.concepts_per_batch, lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup * settings.steps), adam_epsilon=ADAM_EPSILON, max_grad_norm=1.0,
+        seed=settings.seed, data_seed=settings.seed, dataloader_drop_last=True, remove_unused_columns=False,
+        save_strategy="no", logging_strategy="no", report_to="none", use_cpu=True,
+        disable_tqdm=not settings.progress,
+    )  # fmt: skip
+    data = [{"concept": concept} for concept in task.split.train.tolist()]
+    trainer = Trainer(
+        model, arguments, train_dataset=data, data_collator=collator, callbacks=callbacks,  # type: ignore[arg-type]
+        optimizers=(optimizer, None),
+    )  # fmt: skip
+    trainer.train()
+    return model.eval()
+
+
+@torch.no_grad()
+def embed(model: DualEncoder, pairs: Pairs, concepts: Tensor, vendor: str) -> tuple[Tensor, Tensor]:
+    """Embeddings of one vendor's images of some concepts and of their captions, on the sphere."""
+    batch = PairCollator(pairs, [vendor])([{"concept": concept} for concept in concepts.tolist()])
+    output = model(**batch, return_loss=False)
+    return output.x_embeds, output.y_embeds
+
+
+def measured(x: Tensor, y: Tensor, ids: Tensor) -> dict[str, float]:
+    """Every metric of the gap, and recall at 1 and 5 in both directions; the pool is the pairs themselves.
+
+    `gap_beyond_sampling` is `sqrt(|m_x - m_y|^2 - tr cov(x_i - y_i) / n)`: centroids of a finite pool lie apart even
+    where those of all pairs coincide, by as much as is taken off (0 where nothing is left).
+    """
+    statistics = PairStatistics(x.shape[1])
+    statistics.update(x, y)
+    metrics = modality_gap(statistics)
+    squared = metrics["gap"] ** 2
+    beyond = squared - (metrics["alignment"] - squared) / (len(x) - 1)
+    metrics |= {"gap_beyond_sampling": max(beyond, 0.0) ** 0.5} | recall_at_k(x, y, x_ids=ids, y_ids=ids)
+    for k in (1, 5):
+        metrics[f"recall@{k}"] = (metrics[f"x_to_y_recall@{k}"] + metrics[f"y_to_x_recall@{k}"]) / 2
+    return metrics
+
+
+def evaluate(model: DualEncoder, task: Task) -> dict[str, dict[str, float]]:
+    """Metrics on each evaluation set.
+
+    - validation: concepts that were not trained on, as the training vendors draw them (mean over the vendors);
+    - test: other such concepts, drawn by the vendor that was not trained on;
+    - seen: as many training concepts, drawn by that vendor;
+    - test, shifted: the test embeddings with each modality's mean taken off (`modality.mean_shift`).
+    """
+    pairs, split = task.pairs, task.split
+    validation = [
+        measured(*embed(model, pairs, split.validation, vendor), pairs.ids[split.validation])
+        for vendor in TRAIN_VENDORS
+    ]
+    test = embed(model, pairs, split.test, TEST_VENDOR)
+    return {
+        "validation": {name: sum(m[name] for m in validation) / len(validation) for name in validation[0]},
+        "test": measured(*test, pairs.ids[split.test]),
+        "test, shifted": measured(*mean_shift(*test), pairs.ids[split.test]),
+        "seen": measured(*embed(model, pairs, split.seen, TEST_VENDOR), pairs.ids[split.seen]),
+    }
