@@ -1,0 +1,52 @@
+"""What contrastive models return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class ContrastiveOutput(ModelOutput):
+    """Loss, logits and embeddings of a batch of pairs.
+
+    One convention for all models: x is the first modality and y the second; with CLIP-like models x is the image (or
+    sound) and y the text. The names that transformers uses for these are there to read.
+
+    Args:
+        loss: over the batch; with several ranks this rank's share, whose mean over ranks is the loss.
+        logits: `inverse_temperature * x y^T` (+ bias) of this rank's rows, (n, n); None in chunked training, where an
+            n x n matrix is what is to be avoided.
+        x_embeds, y_embeds: (n, d), normalised, before any swap.
+
+    >>> ContrastiveOutput(logits=None).keys()
+    odict_keys([])
+    """
+
+    loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "n n"] | None = None
+    x_embeds: Float[Tensor, "n d"] | None = None
+    y_embeds: Float[Tensor, "n d"] | None = None
+
+    @property
+    def image_embeds(self) -> Float[Tensor, "n d"] | None:
+        """`x_embeds`."""
+        return self.x_embeds
+
+    @property
+    def text_embeds(self) -> Float[Tensor, "n d"] | None:
+        """`y_embeds`."""
+        return self.y_embeds
+
+    @property
+    def logits_per_image(self) -> Float[Tensor, "n n"] | None:
+        """`logits`."""
+        return self.logits
+
+    @property
+    def logits_per_text(self) -> Float[Tensor, "n n"] | None:
+        """`logits` transposed."""
+        return None if self.logits is None else self.logits.mT

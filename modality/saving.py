@@ -1,0 +1,141 @@
+"""Saving and loading models made of other models: recipes for their parts, and one file of weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+class SavedModel(nn.Module):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that is built of parts.
+
+    A folder holds `config.json` (the settings, and how each part is built), `model.safetensors` (all weights: what was
+    frozen too, so that nothing else is needed), and the configuration of every PEFT adapter in a folder of its own.
+    Loading rebuilds transformers models and PEFT adapters around them. Any other module cannot be rebuilt from a file:
+    pass one of the same architecture under its name, and it receives the weights. Loaded models are in evaluation mode.
+    """
+
+    def settings(self) -> dict[str, Any]:
+        """What the constructor needs beside the parts; JSON."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules that the constructor takes, by name."""
+        raise NotImplementedError
+
+    @classmethod
+    def rebuilt(cls, parts: dict[str, nn.Module], settings: dict[str, Any]) -> SavedModel:
+        """An object like the one that had these parts and settings."""
+        raise NotImplementedError
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        recipes = {name: save_recipe(part, save_directory / name) for name, part in self.parts().items()}
+        described = {"modality_class": type(self).__name__, "settings": self.settings(), "parts": recipes}
+        (save_directory / CONFIG_FILE).write_text(json.dumps(described, indent=2, sort_keys=True))
+        safetensors.torch.save_model(self, str(save_directory / WEIGHTS_FILE), metadata={"format": "pt"})
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **parts: nn.Module,
+    ) -> SavedModel:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    token=token,
+                    local_files_only=local_files_only,
+                )  # fmt: skip
+            )
+        described = json.loads((folder / CONFIG_FILE).read_text()) if (folder / CONFIG_FILE).is_file() else {}
+        if described.get("modality_class") != cls.__name__:
+            raise ValueError(
+                f"{model_id} holds {described.get('modality_class') or 'no saved model of this package'}, not a "
+                f"{cls.__name__}; a checkpoint of a Trainer holds weights alone: build the model and load them into it"
+            )
+        if unknown := set(parts) - set(described["parts"]):
+            raise ValueError(
+                f"{cls.__name__} has no part called {sorted(unknown)}; it has {sorted(described['parts'])}"
+            )
+        built = {
+            name: load_recipe(recipe, folder / name, name, parts.get(name))
+            for name, recipe in described["parts"].items()
+        }
+        model = cls.rebuilt(built, described["settings"])
+        safetensors.torch.load_model(model, str(folder / WEIGHTS_FILE))
+        return model.eval()
+
+
+def save_recipe(part: nn.Module, folder: Path) -> dict[str, Any]:
+    """How to build a module of this architecture again, as JSON; adapter configurations go into `folder`."""
+    frozen = not any(parameter.requires_grad for parameter in part.parameters())
+    if isinstance(part, PeftModel):
+        for name, config in part.peft_config.items():
+            config.save_pretrained(str(folder / name))
+        adapters = {"adapters": list(part.peft_config), "active": list(part.active_adapters)}
+        return {"kind": "peft", "base": save_recipe(part.get_base_model(), folder), "frozen": frozen, **adapters}
+    if isinstance(part, PreTrainedModel) and getattr(transformers, type(part).__name__, None) is not None:
+        config = json.loads(part.config.to_json_string(use_diff=False))
+        return {"kind": "transformers", "class": type(part).__name__, "config": config, "frozen": frozen}
+    if type(part) is nn.Identity:
+        return {"kind": "identity", "frozen": frozen}
+    return {"kind": "given", "class": type(part).__name__, "frozen": frozen}
+
+
+def load_recipe(recipe: dict[str, Any], folder: Path, name: str, given: nn.Module | None) -> nn.Module:
+    """A module of the architecture that the recipe tells, with any weights; `given` where it was passed.
+
+    Raises:
+        ValueError: if it cannot be built and was not passed.
+    """
+    part = _built(recipe, folder, name, given)
+    return part.requires_grad_(False) if recipe["frozen"] else part
+
+
+def _built(recipe: dict[str, Any], folder: Path, name: str, given: nn.Module | None) -> nn.Module:
+    if recipe["kind"] == "peft" and not isinstance(given, PeftModel):
+        return _adapted(load_recipe(recipe["base"], folder, name, given), recipe, folder)
+    if given is not None:
+        return given
+    if recipe["kind"] == "identity":
+        return nn.Identity()
+    if recipe["kind"] == "transformers":
+        model_class = getattr(transformers, recipe["class"])
+        config = model_class.config_class(**recipe["config"])
+        with torch.random.fork_rng():
+            return model_class._from_config(config)
+    raise ValueError(
+        f"part {name!r} is a {recipe['class']}, which no configuration describes; pass one of the same architecture: "
+        f"from_pretrained(..., {name}=module)"
+    )
+
+
+def _adapted(base: nn.Module, recipe: dict[str, Any], folder: Path) -> nn.Module:
+    first, *further = recipe["adapters"]
+    model = get_peft_model(base, PeftConfig.from_pretrained(str(folder / first)), adapter_name=first)
+    for name in further:
+        model.add_adapter(name, PeftConfig.from_pretrained(str(folder / name)))
+    model.base_model.set_adapter(recipe["active"])
+    return model
