@@ -30,7 +30,7 @@ BENCHMARKS = {
     "completion_scale": ("completion_speed", "measure_scale"),
     "completion_steps": ("completion_recovery", "measure_steps_to_recover"),
     "completion_recovery": ("completion_recovery", "measure_table"),
-    "modality_gap": ("modality_gap", "measure"),
+    "modality_gap": ("modality_gap_emoji", "measure"),
 }
 
 

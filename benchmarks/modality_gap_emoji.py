@@ -1,8 +1,8 @@
 """Every method against the modality gap on real pairs: emoji of two vendors to train on, a third vendor's to test on.
 
-    python benchmarks/modality_gap.py --data DIR/node_modules     # the runs, kept one by one in runs/modality_gap
-    python benchmarks/modality_gap.py --at_most 5                 # five of them; any number of processes may share in
-    python benchmarks/run.py modality_gap                         # the result file, out of the kept runs
+    python benchmarks/modality_gap_emoji.py --data DIR/node_modules   # the runs, kept one by one in runs/modality_gap
+    python benchmarks/modality_gap_emoji.py --at_most 5               # five of them; several processes may share in
+    python benchmarks/run.py modality_gap                             # the result file, out of the kept runs
 
 The learning rate of every method is the one with the best recall@1 on validation concepts over the sweep's seeds, from
 the same list for all; the test pairs have no say. Then every method runs at its rate on the same seeds. All that with
