@@ -71,10 +71,11 @@ def draw_modality_gap(path: Path) -> None:
     panels = {}
     for title, part in (("unseen concepts, unseen vendor", "test"), ("training concepts, unseen vendor", "seen")):
         panels[title] = {
-            GAP_METHODS[name].label: Place(
+            GAP_METHODS[name].label if name in GAP_METHODS else name: Place(
                 *(tuple(row[part][metric][key] for key in ("mean", "low", "high")) for metric in ("gap", "recall@1"))
             )
             for name, row in measured.items()
+            if part in row
         }
     draw_gap_against_recall(path, panels)
     print(path)

@@ -34,6 +34,7 @@ from paired import mean_with_interval
 SETTINGS = Path(__file__).resolve().parent / "settings" / "modality_gap.json"
 KEPT = "runs/modality_gap/kept"
 REFERENCES = (BASELINE, CLIP_START)
+CONTROL = f"mean shift of {BASELINE}"  # no method of its own: the baseline's embeddings, shifted after training
 IN_COMMON = ("steps", "concepts_per_batch", "width", "features", "num_validation", "num_test", "split_seed")
 REPORTED = (
     "gap", "gap_beyond_sampling", "alignment", "uniformity", "distribution_gap", "linear_separability",
@@ -141,7 +142,7 @@ def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
             for name in REPORTED:
                 values = [run["metrics"][part][name] for run in mine]
                 cell: dict[str, Any] = mean_with_interval(values)
-                for reference in REFERENCES:
+                for reference in (name for name in REFERENCES if name in runs):
                     theirs = [run["metrics"][part][name] for run in runs[reference]]
                     pairs = list(zip(values, theirs, strict=True))
                     cell[f"minus {reference}"] = mean_with_interval([a - b for a, b in pairs])
@@ -171,8 +172,9 @@ def measure(settings: dict[str, Any], data: str = DEFAULT_DATA, cache: str = DEF
     for name, methods, rank in (
         ("frozen", settings["methods"], 0), ("adapted", settings["adapted_methods"], settings["rank"]),
     ):  # fmt: skip
-        runs = {m: [campaign.folder.kept(run.key()) for run in campaign.paired(m, rank) or []] for m in methods}
-        results[name] = compared(runs)  # type: ignore[arg-type]
+        runs = {m: [campaign.folder.kept(run.key()) or {} for run in campaign.paired(m, rank) or []] for m in methods}
+        runs[CONTROL] = [run | {"metrics": {"test": run["metrics"]["test, shifted"]}} for run in runs[BASELINE]]
+        results[name] = compared(runs)
     results["runs"] = {run.key(): campaign.folder.kept(run.key()) for run in campaign.known()}
     return results
 
