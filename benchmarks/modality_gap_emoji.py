@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,17 +79,17 @@ class Campaign:
 
     def paired(self, method: str, rank: int) -> list[Run] | None:
         """The runs that are compared; None while the rate is not known."""
-        rate = self.chosen_rate(method)
-        return None if rate is None else [Run(method, rate, seed, rank) for seed in self.settings["seeds"]]
+        rate, seeds = self.chosen_rate(method), self.settings["adapted_seeds" if rank else "seeds"]
+        return None if rate is None else [Run(method, rate, seed, rank) for seed in seeds]
 
     def known(self) -> Iterator[Run]:
         """Every run that can be named by now: the sweeps, the compared runs, those with an adapter."""
         for method in self.settings["methods"]:
             yield from self.sweep(method)
-        for method in self.settings["methods"]:
-            yield from self.paired(method, 0) or []
-        for method in self.settings["adapted_methods"]:
-            yield from self.paired(method, self.settings["rank"]) or []
+        for methods, rank in (("methods", 0), ("adapted_methods", self.settings["rank"])):
+            wanted = [self.paired(method, rank) or [] for method in self.settings[methods]]
+            # Seed by seed, so that what is there after a while can be compared.
+            yield from (run for runs in zip_longest(*wanted) for run in runs if run is not None)
 
     def work(self, task: Task, at_most: int | None = None) -> int:
         """Does runs that nobody has done or is doing, until none is left or `at_most` are done; how many."""

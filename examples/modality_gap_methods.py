@@ -10,7 +10,7 @@ from modality import CosineAlternation, LinearSchedule
 
 BASELINE = "learnable"
 CLIP_START = "learnable from 0.01"
-FIXED = (0.01, 0.02, 0.04, 0.07, 0.1, 0.2)
+FIXED = (0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.5, 1.0)
 RISING = LinearSchedule(0.05, 0.2)
 
 

@@ -18,7 +18,7 @@ from modality_gap_emoji import Campaign, Run, compared  # noqa: E402
 METHODS = ["learnable", "learnable from 0.01", "rising"]
 SETTINGS: dict[str, Any] = {
     "methods": METHODS, "adapted_methods": ["learnable"], "learning_rates": [0.1, 0.2], "sweep_seeds": [0],
-    "seeds": [0, 1], "rank": 4, **dict.fromkeys(benchmark.IN_COMMON, 1),
+    "seeds": [0, 1], "adapted_seeds": [0, 1], "rank": 4, **dict.fromkeys(benchmark.IN_COMMON, 1),
 }  # fmt: skip
 
 
