@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ def measured(run: Run, *others: object) -> dict[str, Any]:
     """Validation prefers rate 0.2, the test would prefer 0.1."""
     validation = {name: run.rate for name in benchmark.REPORTED}
     test = {name: 1 / run.rate + run.seed + run.rank + METHODS.index(run.method) for name in benchmark.REPORTED}
-    return {"tau": 0.1, "metrics": {"validation": validation, "test": test}}
+    shifted = {name: value / 2 for name, value in test.items()}
+    return {"tau": 0.1, "metrics": {"validation": validation, "test": test, "test, shifted": shifted}}
 
 
 @pytest.fixture
@@ -78,3 +80,18 @@ def test_the_benchmark_refuses_to_compare_while_runs_are_missing(campaign: Campa
     with campaign.folder.claim(next(campaign.known()).key()):
         with pytest.raises(RuntimeError, match=r"other processes are at 1 runs, such as 'learnable \| 0.1 \| 0 \| 0'"):
             benchmark.measure(SETTINGS)
+
+
+def test_the_result_holds_every_run_the_pools_and_the_shifted_embeddings_as_a_control(
+    campaign: Campaign, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(benchmark, "KEPT", str(tmp_path))
+    task = SimpleNamespace(split=SimpleNamespace(train=range(7), test=range(3)))
+    monkeypatch.setattr(benchmark, "load_task", lambda *arguments: task)
+    result = benchmark.measure(SETTINGS)
+    assert len(result["runs"]) == 3 * 2 + 3 + 2 and result["pools"] == {"train": 7, "test": 3}
+    assert result["chosen_learning_rates"] == dict.fromkeys(METHODS, 0.2)
+    controls = [f"mean shift of {name}" for name in benchmark.REFERENCES]
+    assert list(result["frozen"]) == METHODS + controls and list(result["adapted"]) == METHODS[:1] + controls[:1]
+    cell = result["frozen"][controls[0]]["test"]["recall@1"]
+    assert cell["mean"] == 5.5 / 2 and cell["minus learnable"]["mean"] == -5.5 / 2
