@@ -42,6 +42,7 @@ class TemperatureScheduleCallback(TrainerCallback):
         if not callable(schedule):
             raise TypeError(f"a schedule is called with the progress of training, got {type(schedule).__name__}")
         self.schedule, self.parameter, self.trainer = schedule, parameter, trainer
+        self._temperature: TemperatureHandle | None = None
 
     def on_init_end(
         self,
@@ -52,35 +53,31 @@ class TemperatureScheduleCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if model is not None:
-            self._handle(model).freeze()
+            find_temperature(model, self.parameter).freeze()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        self._handle(model).freeze()
+        self._temperature = find_temperature(model, self.parameter)  # once, for going through a model takes a while
+        self._temperature.freeze()
 
     def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._handle(model).set_tau(temperature_at(self.schedule, state.global_step / state.max_steps))
+        if self._temperature is not None:
+            self._temperature.set_tau(temperature_at(self.schedule, state.global_step / state.max_steps))
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        if self.trainer is not None and control.should_log:
-            self.trainer.log({"tau": self._handle(model).tau()})
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._temperature is not None and self.trainer is not None and control.should_log:
+            self.trainer.log({"tau": self._temperature.tau()})
 
     def on_log(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: nn.Module,
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self.trainer is None and logs is not None and "loss" in logs:
-            logs["tau"] = state.log_history[-1]["tau"] = self._handle(model).tau()
-
-    def _handle(self, model: nn.Module) -> TemperatureHandle:
-        return find_temperature(model, self.parameter)
+        if self._temperature is not None and self.trainer is None and logs is not None and "loss" in logs:
+            logs["tau"] = state.log_history[-1]["tau"] = self._temperature.tau()

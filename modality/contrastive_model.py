@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelHubMixin
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -15,14 +14,12 @@ from modality.chunks import encode_in_chunks
 from modality.logit_scale import base_model_of
 from modality.loss import Duplicates
 from modality.objective import ContrastiveObjective, Loss
-from modality.output import ContrastiveOutput
+from modality.output import FIRST_MODALITY, SECOND_MODALITY, ContrastiveOutput, paired_embeddings
 from modality.saving import SavedModel
 from modality.temperature import Temperature
 
-FIRST_MODALITY = ("image_embeds", "audio_embeds", "video_embeds")
 
-
-class ContrastiveModel(SavedModel, ModelHubMixin, library_name="deep-lora", tags=["modality", "contrastive"]):
+class ContrastiveModel(SavedModel, library_name="deep-lora", tags=["modality", "contrastive"]):
     """A CLIP-like model (CLIP, ChineseCLIP, SigLIP, AltCLIP, CLAP, VisionTextDualEncoder, ...) and its loss.
 
     The model is called as ever; its normalised `image_embeds` (or audio, video) and `text_embeds` are x and y. It may
@@ -100,12 +97,13 @@ class ContrastiveModel(SavedModel, ModelHubMixin, library_name="deep-lora", tags
             "pixel_attention_mask": pixel_attention_mask, "input_features": input_features,
         }  # fmt: skip
         given = {name: value for name, value in (named | inputs).items() if value is not None}
-        embeddings = encode_in_chunks(self._embeddings, given, self.chunk_size if self.training else None)
+        chunk_size = self.chunk_size if self.training else None
+        embeddings = encode_in_chunks(self._embeddings, given, chunk_size, self.model.parameters())
         x, y = embeddings.chunk(2, dim=1)
         return self.objective(
             x, y, self.inverse_temperature(), self._bias(),
             ids=ids, modality_swap=modality_swap, with_loss=return_loss,
-            with_logits=not (self.training and self.chunk_size),
+            with_logits=chunk_size is None,
         )  # fmt: skip
 
     def inverse_temperature(self) -> Tensor:
@@ -120,7 +118,7 @@ class ContrastiveModel(SavedModel, ModelHubMixin, library_name="deep-lora", tags
         return {"chunk_size": self.chunk_size, "temperature": temperature, **self.objective.settings()}
 
     @classmethod
-    def rebuilt(cls, parts: dict[str, nn.Module], settings: dict[str, Any]) -> ContrastiveModel:
+    def rebuilt(cls, parts: dict[str, Any], settings: dict[str, Any]) -> ContrastiveModel:
         temperature = None if settings["temperature"] is None else Temperature(**settings["temperature"])
         return cls(**parts, **(settings | {"temperature": temperature}))
 
@@ -138,11 +136,10 @@ class ContrastiveModel(SavedModel, ModelHubMixin, library_name="deep-lora", tags
 
     def _embeddings(self, inputs: dict[str, Any]) -> Tensor:
         output = self.model(**inputs)
-        first = next((getattr(output, name) for name in FIRST_MODALITY if hasattr(output, name)), None)
-        second = getattr(output, "text_embeds", None)
-        if first is None or second is None:
+        pair = paired_embeddings(output)
+        if pair is None:
             raise ValueError(
-                f"{type(self.model).__name__} returned {type(output).__name__} without `text_embeds` or one of "
-                f"{list(FIRST_MODALITY)}; a DualEncoder takes towers of any kind"
+                f"{type(self.model).__name__} returned a {type(output).__name__} without embeddings of two modalities "
+                f"(one of {list(FIRST_MODALITY)} and one of {list(SECOND_MODALITY)}); a DualEncoder takes any towers"
             )
-        return torch.cat([first, second], dim=1)
+        return torch.cat(pair, dim=1)

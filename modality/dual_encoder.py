@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import ModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ Projection = Literal["linear", "mlp", "none"]
 TowerInput = Tensor | Mapping[str, Any]
 
 
-class DualEncoder(SavedModel, ModelHubMixin, library_name="deep-lora", tags=["modality", "contrastive"]):
+class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contrastive"]):
     """Two towers, a projection for each, a temperature and a loss.
 
         x_embeds = unit_rows(x_projection(x_tower(x))),   y likewise
@@ -95,8 +94,11 @@ class DualEncoder(SavedModel, ModelHubMixin, library_name="deep-lora", tags=["mo
         return_loss: bool = True,
     ) -> ContrastiveOutput:
         chunk_size = self.chunk_size if self.training else None
+        of_x = [*self.x_tower.parameters(), *self.x_projection.parameters()]
+        of_y = [*self.y_tower.parameters(), *self.y_projection.parameters()]
         return self.objective(
-            encode_in_chunks(self.encode_x, x, chunk_size), encode_in_chunks(self.encode_y, y, chunk_size),
+            encode_in_chunks(self.encode_x, x, chunk_size, of_x),
+            encode_in_chunks(self.encode_y, y, chunk_size, of_y),
             self.temperature(), 0.0 if self.logit_bias is None else self.logit_bias,
             ids=ids, modality_swap=modality_swap, with_loss=return_loss, with_logits=chunk_size is None,
         )  # fmt: skip
@@ -122,7 +124,7 @@ class DualEncoder(SavedModel, ModelHubMixin, library_name="deep-lora", tags=["mo
         }  # fmt: skip
 
     @classmethod
-    def rebuilt(cls, parts: dict[str, nn.Module], settings: dict[str, Any]) -> DualEncoder:
+    def rebuilt(cls, parts: dict[str, Any], settings: dict[str, Any]) -> DualEncoder:
         temperature = Temperature(**settings["temperature"])
         return cls(**parts, **(settings | {"temperature": temperature}))
 

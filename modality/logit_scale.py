@@ -33,7 +33,7 @@ class TemperatureHandle(NamedTuple):
             parameter.grad = None
 
 
-def base_model_of(model: nn.Module) -> nn.Module:
+def base_model_of(model: Any) -> Any:
     """The model inside DDP and PEFT wrappers.
 
     >>> linear = nn.Linear(2, 2)
@@ -65,7 +65,7 @@ def find_temperature(model: nn.Module, parameter: str | None = None) -> Temperat
     plain = {name: p for name, p in model.named_parameters() if p.numel() == 1 and _NAME.search(name.split(".")[-1])}
     handles = [_of_module(name, module) for name, module in modules.items()] if not parameter else []
     if not handles:
-        both = {**modules, **plain} if parameter else plain
+        both: dict[str, Any] = {**modules, **plain} if parameter else dict(plain)
         handles = [
             _of_module(name, found) if isinstance(found, Temperature) else _of_parameter(name, found)
             for name, found in both.items()
@@ -129,10 +129,10 @@ def reparameterize_logit_scale_(
         raise ValueError(f"`mode` must be 'softplus' or 'exp', got {mode!r}; a logit_scale is learned as exp(nu) as is")
     mapping = temperature_map(mode, scale)
     name = find_temperature(model, parameter).name
+    if name not in dict(model.named_parameters()):
+        raise ValueError(f"{name!r} is a Temperature; make it with mode={mode!r} instead")
     path, _, attribute = name.rpartition(".")
     holder = model.get_submodule(path)
-    if isinstance(holder, Temperature):
-        raise ValueError(f"{name!r} is a Temperature; make it with mode={mode!r} instead")
     plain_class = type(holder)
     parametrize.register_parametrization(holder, attribute, _LogInverse(mapping))
     # The class of its own that torch has made is called as before: `save_pretrained` writes the name down.

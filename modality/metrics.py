@@ -105,7 +105,7 @@ def linear_separability(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], statis
 def mean_shift(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
     """Both modalities with their own mean taken off and put back on the sphere: the control that needs no training.
 
-    It closes the gap all but completely, so a method has to do better for its retrieval than this does.
+    It closes most of the gap, so a method has to do better in retrieval than this does.
 
     Source: Yaras et al. do not have it; as in I0T, ACL 2025.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -50,3 +51,18 @@ class ContrastiveOutput(ModelOutput):
     def logits_per_text(self) -> Float[Tensor, "n n"] | None:
         """`logits` transposed."""
         return None if self.logits is None else self.logits.mT
+
+
+FIRST_MODALITY = ("x_embeds", "image_embeds", "audio_embeds", "video_embeds")
+SECOND_MODALITY = ("y_embeds", "text_embeds")
+
+
+def paired_embeddings(output: Any) -> tuple[Tensor, Tensor] | None:
+    """The embeddings of both modalities in what a contrastive model returned; None if there are none.
+
+    >>> paired_embeddings(ContrastiveOutput(x_embeds=1, y_embeds=2))
+    (1, 2)
+    """
+    first = next((found for name in FIRST_MODALITY if (found := getattr(output, name, None)) is not None), None)
+    second = next((found for name in SECOND_MODALITY if (found := getattr(output, name, None)) is not None), None)
+    return None if first is None or second is None else (first, second)

@@ -40,7 +40,8 @@ def recall_at_k(
         `x_to_y_recall@k` and `y_to_x_recall@k` for each k, `x_to_y_pool` and `y_to_x_pool`.
 
     Raises:
-        TypeError, ValueError: for features that do not fit, a k below 1, or a query without any counterpart.
+        TypeError, ValueError: for features that do not fit or are not finite, a k or block below 1, or a query without
+            any counterpart.
 
     >>> recall_at_k(torch.eye(3), torch.eye(3)[[1, 0, 2]], ks=(1, 2))["x_to_y_recall@1"]
     0.3333333333333333
@@ -48,7 +49,7 @@ def recall_at_k(
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"`ks` must be positive integers, got {ks!r}")
     x_ids, y_ids = _ids(x, y, x_ids, y_ids)
-    x, y = unit_rows(x), unit_rows(y)
+    x, y = _directions(x, y, block_size)
     found: dict[str, float] = {}
     for name, queries, keys, query_ids, key_ids in (("x_to_y", x, y, x_ids, y_ids), ("y_to_x", y, x, y_ids, x_ids)):
         ranks = _ranks(queries, keys, query_ids, key_ids, block_size)
@@ -74,14 +75,17 @@ def margin(
         ids: pairs of equal id are duplicates and are not held against each other.
         block_size: rows at a time: memory O(block_size n).
 
-    Source: Yaras et al., CPAL 2025, definition 3.1 and section 3.
+    Raises:
+        TypeError, ValueError: for features or ids that do not fit or are not finite, or a block below 1.
+
+    Source: Yaras et al., CPAL 2025, section 3.
 
     >>> round(margin(torch.eye(3), torch.eye(3)), 4)
     1.0
     """
     check_pairs(x, y)
     ids, _ = _ids(x, y, ids, None)
-    x, y = unit_rows(x), unit_rows(y)
+    x, y = _directions(x, y, block_size)
     own = (x * y).sum(1)
     smallest = math.inf
     for start in range(0, len(x), block_size):
@@ -101,6 +105,14 @@ def _ranks(queries: Tensor, keys: Tensor, query_ids: Tensor, key_ids: Tensor, bl
         before = ((scores >= best[:, None]) & ~same).sum(1)
         ranks.append(torch.where(same.any(1), before, -1))
     return torch.cat(ranks)
+
+
+def _directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
+        raise ValueError(f"`block_size` must be a positive number of rows, got {block_size!r}")
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("features with NaN or inf have no neighbours; look at the model's precision before this")
+    return unit_rows(x), unit_rows(y)
 
 
 def _same(ids: Tensor, others: Tensor) -> Bool[Tensor, "n m"]:

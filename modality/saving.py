@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
-from huggingface_hub import snapshot_download
+from huggingface_hub import ModelHubMixin, snapshot_download
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
-class SavedModel(nn.Module):
+class SavedModel(nn.Module, ModelHubMixin):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that is built of parts.
 
     A folder holds `config.json` (the settings, and how each part is built), `model.safetensors` (all weights: what was
@@ -35,7 +35,7 @@ class SavedModel(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def rebuilt(cls, parts: dict[str, nn.Module], settings: dict[str, Any]) -> SavedModel:
+    def rebuilt(cls, parts: dict[str, Any], settings: dict[str, Any]) -> SavedModel:
         """An object like the one that had these parts and settings."""
         raise NotImplementedError
 
@@ -98,7 +98,14 @@ def save_recipe(part: nn.Module, folder: Path) -> dict[str, Any]:
         return {"kind": "peft", "base": save_recipe(part.get_base_model(), folder), "frozen": frozen, **adapters}
     if isinstance(part, PreTrainedModel) and getattr(transformers, type(part).__name__, None) is not None:
         config = json.loads(part.config.to_json_string(use_diff=False))
-        return {"kind": "transformers", "class": type(part).__name__, "config": config, "frozen": frozen}
+        absent = _absent_modules(part)
+        return {
+            "kind": "transformers",
+            "class": type(part).__name__,
+            "config": config,
+            "absent": absent,
+            "frozen": frozen,
+        }
     if type(part) is nn.Identity:
         return {"kind": "identity", "frozen": frozen}
     return {"kind": "given", "class": type(part).__name__, "frozen": frozen}
@@ -125,11 +132,24 @@ def _built(recipe: dict[str, Any], folder: Path, name: str, given: nn.Module | N
         model_class = getattr(transformers, recipe["class"])
         config = model_class.config_class(**recipe["config"])
         with torch.random.fork_rng():
-            return model_class._from_config(config)
+            model = model_class._from_config(config)
+        for path in recipe["absent"]:
+            parent, _, attribute = path.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, None)
+        return model
     raise ValueError(
         f"part {name!r} is a {recipe['class']}, which no configuration describes; pass one of the same architecture: "
         f"from_pretrained(..., {name}=module)"
     )
+
+
+def _absent_modules(model: PreTrainedModel) -> list[str]:
+    """What a constructor's argument left out (`add_pooling_layer=False`), of which a configuration knows nothing."""
+    with torch.device("meta"):
+        complete = type(model)(model.config)
+    modules = dict(model.named_modules())
+    paths = [(path, *path.rpartition(".")[::2]) for path, _ in complete.named_modules() if path]
+    return [path for path, parent, name in paths if parent in modules and getattr(modules[parent], name, path) is None]
 
 
 def _adapted(base: nn.Module, recipe: dict[str, Any], folder: Path) -> nn.Module:

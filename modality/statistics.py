@@ -90,7 +90,7 @@ class PairStatistics:
         if world_size_of(group) == 1:
             return reduced
         dist.all_reduce(reduced.count, group=group)
-        reduced.means = self.means * (self.count / reduced.count.clamp(min=1))
+        reduced.means = self.means * (self.count.double() / reduced.count.clamp(min=1))
         dist.all_reduce(reduced.means, group=group)
         shift = self.means - reduced.means
         reduced.scatters += self.count * shift[:, :, None] * shift[:, None, :]
@@ -107,7 +107,7 @@ class PairStatistics:
 
     def _add(self, count: Tensor, means: Tensor, scatters: Tensor) -> None:
         total = self.count + count
-        share = count / total.clamp(min=1)
+        share = count.double() / total.clamp(min=1)
         shift = means - self.means
         self.scatters += scatters + (self.count * share) * shift[:, :, None] * shift[:, None, :]
         self.means += share * shift

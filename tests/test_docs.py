@@ -12,8 +12,9 @@ import pytest
 import collapse
 import deep_lora
 import dmf
+import modality
 
-PACKAGES = (collapse, deep_lora, dmf)
+PACKAGES = (collapse, deep_lora, dmf, modality)
 MODULES = [
     name
     for package in PACKAGES

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LEAST = 12
-PACKAGES = ("collapse", "deep_lora", "dmf")
+PACKAGES = ("collapse", "deep_lora", "dmf", "modality")
 
 
 def _raised_texts() -> list[tuple[str, list[str]]]:
