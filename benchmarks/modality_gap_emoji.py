@@ -34,12 +34,12 @@ from paired import mean_with_interval
 
 SETTINGS = Path(__file__).resolve().parent / "settings" / "modality_gap.json"
 KEPT = "runs/modality_gap/kept"
-REFERENCES = (BASELINE, CLIP_START)
+REFERENCES = (BASELINE, CLIP_START, "rising")
 IN_COMMON = ("steps", "concepts_per_batch", "width", "features", "num_validation", "num_test", "split_seed")
+COMPARED = ("gap", "uniformity", "recall@1", "recall@5")
 REPORTED = (
-    "gap", "gap_beyond_sampling", "alignment", "uniformity", "distribution_gap", "linear_separability",
-    "effective_rank", "recall@1", "recall@5", "x_to_y_recall@1", "x_to_y_recall@5", "y_to_x_recall@1",
-    "y_to_x_recall@5",
+    *COMPARED, "gap_beyond_sampling", "alignment", "distribution_gap", "linear_separability", "effective_rank",
+    "x_to_y_recall@1", "x_to_y_recall@5", "y_to_x_recall@1", "y_to_x_recall@5",
 )  # fmt: skip
 
 
@@ -133,24 +133,28 @@ def load_task(settings: dict[str, Any], data: str, cache: str) -> Task:
 
 
 def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """For every method and set: means over the seeds, and differences to the references seed by seed."""
+    """For every method, set and metric: the values, their mean, and differences to the references seed by seed."""
     table: dict[str, dict[str, Any]] = {}
     for method, mine in runs.items():
-        row: dict[str, Any] = {"tau": mean_with_interval([run["tau"] for run in mine])}
+        row: dict[str, Any] = {"tau": summary([run["tau"] for run in mine])}
         for part in mine[0]["metrics"]:
             row[part] = {}
             for name in REPORTED:
                 values = [run["metrics"][part][name] for run in mine]
-                cell: dict[str, Any] = mean_with_interval(values)
-                for reference in (name for name in REFERENCES if name in runs):
+                row[part][name] = cell = summary(values) | {"values": values}
+                for reference in [other for other in REFERENCES if other in runs and name in COMPARED]:
                     theirs = [run["metrics"][part][name] for run in runs[reference]]
                     pairs = list(zip(values, theirs, strict=True))
-                    cell[f"minus {reference}"] = mean_with_interval([a - b for a, b in pairs])
+                    cell[f"minus {reference}"] = summary([a - b for a, b in pairs])
                     if name == "gap":
-                        cell[f"over {reference}"] = mean_with_interval([a / b for a, b in pairs])
-                row[part][name] = cell
+                        cell[f"over {reference}"] = summary([a / b for a, b in pairs])
         table[method] = row
     return table
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Mean and interval, to six digits."""
+    return {name: float(f"{value:.6g}") for name, value in mean_with_interval(values).items()}
 
 
 def measure(settings: dict[str, Any], data: str = DEFAULT_DATA, cache: str = DEFAULT_CACHE) -> dict[str, Any]:
@@ -174,13 +178,24 @@ def measure(settings: dict[str, Any], data: str = DEFAULT_DATA, cache: str = DEF
     ):  # fmt: skip
         runs = {m: [campaign.folder.kept(run.key()) or {} for run in campaign.paired(m, rank) or []] for m in methods}
         # A control that needs no training: the references' embeddings with each modality's mean taken off.
-        for reference in [method for method in REFERENCES if method in runs]:
+        for reference in [method for method in (BASELINE, CLIP_START) if method in runs]:
             runs[f"mean shift of {reference}"] = [
                 run | {"metrics": {"test": run["metrics"]["test, shifted"]}} for run in runs[reference]
             ]
         results[name] = compared(runs)
-    results["runs"] = {run.key(): campaign.folder.kept(run.key()) for run in campaign.known()}
+    results["validation_recall@1"] = {method: swept(campaign, method) for method in settings["methods"]}
+    seconds = {run.key(): (campaign.folder.kept(run.key()) or {})["cpu_seconds"] for run in campaign.known()}
+    results["runs"], results["cpu_seconds"] = len(seconds), round(sum(seconds.values()))
     return results
+
+
+def swept(campaign: Campaign, method: str) -> dict[str, list[float]]:
+    """What the rate was chosen by: rate -> recall on validation, seed by seed."""
+    recalls: dict[str, list[float]] = {}
+    for run in campaign.sweep(method):
+        metrics = (campaign.folder.kept(run.key()) or {})["metrics"]
+        recalls.setdefault(format(run.rate, "g"), []).append(metrics["validation"]["recall@1"])
+    return recalls
 
 
 def parse_arguments() -> argparse.Namespace:

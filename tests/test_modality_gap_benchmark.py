@@ -28,7 +28,11 @@ def measured(run: Run, *others: object) -> dict[str, Any]:
     validation = {name: run.rate for name in benchmark.REPORTED}
     test = {name: 1 / run.rate + run.seed + run.rank + METHODS.index(run.method) for name in benchmark.REPORTED}
     shifted = {name: value / 2 for name, value in test.items()}
-    return {"tau": 0.1, "metrics": {"validation": validation, "test": test, "test, shifted": shifted}}
+    return {
+        "tau": 0.1,
+        "metrics": {"validation": validation, "test": test, "test, shifted": shifted},
+        "cpu_seconds": 1.0,
+    }
 
 
 @pytest.fixture
@@ -68,10 +72,10 @@ def test_differences_are_taken_seed_by_seed(campaign: Campaign) -> None:
     campaign.work(task=None)
     runs = {name: [campaign.folder.kept(run.key()) for run in campaign.paired(name, 0)] for name in METHODS}
     cell = compared(runs)["rising"]["test"]["gap"]
-    assert cell["mean"] == 5 + 0.5 + 2 and cell["low"] < cell["mean"] < cell["high"]
+    assert cell["values"] == [7.0, 8.0] and cell["mean"] == 7.5 and cell["low"] < cell["mean"] < cell["high"]
     assert cell["minus learnable"] == {"mean": 2.0, "low": 2.0, "high": 2.0}
     assert cell["minus learnable from 0.01"]["mean"] == 1.0
-    assert cell["over learnable"]["mean"] == pytest.approx((7 / 5 + 8 / 6) / 2)
+    assert cell["over learnable"]["mean"] == pytest.approx((7 / 5 + 8 / 6) / 2, rel=1e-5)
 
 
 def test_the_benchmark_refuses_to_compare_while_runs_are_missing(campaign: Campaign, tmp_path, monkeypatch) -> None:
@@ -89,9 +93,10 @@ def test_the_result_holds_every_run_the_pools_and_the_shifted_embeddings_as_a_co
     task = SimpleNamespace(split=SimpleNamespace(train=range(7), test=range(3)))
     monkeypatch.setattr(benchmark, "load_task", lambda *arguments: task)
     result = benchmark.measure(SETTINGS)
-    assert len(result["runs"]) == 3 * 2 + 3 + 2 and result["pools"] == {"train": 7, "test": 3}
+    assert result["runs"] == result["cpu_seconds"] == 3 * 2 + 3 + 2 and result["pools"] == {"train": 7, "test": 3}
     assert result["chosen_learning_rates"] == dict.fromkeys(METHODS, 0.2)
-    controls = [f"mean shift of {name}" for name in benchmark.REFERENCES]
+    controls = [f"mean shift of {name}" for name in METHODS[:2]]
     assert list(result["frozen"]) == METHODS + controls and list(result["adapted"]) == METHODS[:1] + controls[:1]
+    assert result["validation_recall@1"]["rising"] == {"0.1": [0.1], "0.2": [0.2]}
     cell = result["frozen"][controls[0]]["test"]["recall@1"]
     assert cell["mean"] == 5.5 / 2 and cell["minus learnable"]["mean"] == -5.5 / 2
