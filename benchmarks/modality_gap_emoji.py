@@ -141,7 +141,7 @@ def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
             row[part] = {}
             for name in REPORTED:
                 values = [run["metrics"][part][name] for run in mine]
-                row[part][name] = cell = summary(values) | {"values": values}
+                row[part][name] = cell = summary(values) | {"values": [six_digits(value) for value in values]}
                 for reference in [other for other in REFERENCES if other in runs and name in COMPARED]:
                     theirs = [run["metrics"][part][name] for run in runs[reference]]
                     pairs = list(zip(values, theirs, strict=True))
@@ -153,8 +153,12 @@ def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Mean and interval, to six digits."""
-    return {name: float(f"{value:.6g}") for name, value in mean_with_interval(values).items()}
+    """Mean and interval."""
+    return {name: six_digits(value) for name, value in mean_with_interval(values).items()}
+
+
+def six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def measure(settings: dict[str, Any], data: str = DEFAULT_DATA, cache: str = DEFAULT_CACHE) -> dict[str, Any]:
