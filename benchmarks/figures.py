@@ -77,6 +77,7 @@ def draw_modality_gap(path: Path) -> None:
             for name, row in measured.items()
             if part in row
         }
+    path.parent.mkdir(parents=True, exist_ok=True)
     draw_gap_against_recall(path, panels)
     print(path)
 
