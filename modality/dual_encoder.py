@@ -93,6 +93,7 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
         modality_swap: Int[Tensor, "n 5"] | None = None,
         return_loss: bool = True,
     ) -> ContrastiveOutput:
+        """Both modalities of a batch; see the class, and `ContrastiveOutput`."""
         chunk_size = self.chunk_size if self.training else None
         of_x = [*self.x_tower.parameters(), *self.x_projection.parameters()]
         of_y = [*self.y_tower.parameters(), *self.y_projection.parameters()]

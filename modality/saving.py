@@ -39,6 +39,22 @@ class SavedModel(nn.Module, ModelHubMixin):
         """An object like the one that had these parts and settings."""
         raise NotImplementedError
 
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """In every part that can; a Trainer calls this for `activation_checkpointing=True`."""
+        part: Any
+        for part in self.parts().values():
+            if hasattr(part, "activation_checkpointing_enable"):
+                part.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """The same under the name that it had before; a Trainer of those versions calls this."""
+        part: Any
+        for part in self.parts().values():
+            if hasattr(part, "gradient_checkpointing_enable"):
+                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         recipes = {name: save_recipe(part, save_directory / name) for name, part in self.parts().items()}
         described = {"modality_class": type(self).__name__, "settings": self.settings(), "parts": recipes}

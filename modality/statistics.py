@@ -80,7 +80,9 @@ class PairStatistics:
         if mine != theirs:
             raise ValueError(f"only statistics of one kind can be merged: (features, normalize) is {mine} and {theirs}")
         merged, device = self._copy(), self.means.device
-        merged._add(other.count.to(device), other.means.to(device), other.scatters.to(device))
+        between = merged._move(other.count.to(device), other.means.to(device))
+        merged.scatters += other.scatters.to(device)
+        merged.scatters.baddbmm_(between.mT, between)
         merged.distances += other.distances.to(device)
         return merged
 
@@ -100,18 +102,21 @@ class PairStatistics:
 
     def _take(self, pair: Float[Tensor, "2 n d"]) -> None:
         means = pair.mean(1)
-        residuals = pair - means[:, None, :]
-        self._add(torch.tensor(pair.shape[1], device=pair.device), means, residuals.mT @ residuals)
+        between = self._move(torch.tensor(pair.shape[1], device=pair.device), means)
+        rows = torch.cat([pair - means[:, None, :], between], dim=1)  # one product, and one pass over the scatter
+        self.scatters.baddbmm_(rows.mT, rows)
         distances = torch.linalg.vector_norm(pair[0] - pair[1], dim=1)
         self.distances += torch.stack([distances.sum(), distances.square().sum()])
 
-    def _add(self, count: Tensor, means: Tensor, scatters: Tensor) -> None:
+    def _move(self, count: Tensor, means: Float[Tensor, "2 d"]) -> Float[Tensor, "2 1 d"]:
+        """Take up the means of further pairs; returns rows with the scatter between the means."""
         total = self.count + count
         share = count.double() / total.clamp(min=1)
         shift = means - self.means
-        self.scatters += scatters + (self.count * share) * shift[:, :, None] * shift[:, None, :]
+        between = (self.count * share).sqrt() * shift
         self.means += share * shift
         self.count = total
+        return between[:, None, :]
 
     def _copy(self) -> PairStatistics:
         copy = PairStatistics(self.num_features, normalize=self.normalize, device=self.means.device)

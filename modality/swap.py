@@ -20,7 +20,7 @@ def swap_features(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "n d"],
     mode: SwapMode,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     *,
     rows: Bool[Tensor, " n"] | None = None,
     renormalize: bool = False,
@@ -35,7 +35,7 @@ def swap_features(
     Args:
         x, y: normalised features.
         mode: see above.
-        generator: where the random numbers come from, on the CPU so that they are the same on every device.
+        generator: where the random numbers come from, or a seed; on the CPU, to be the same on every device.
         rows: exchange in these rows only; all by default.
         renormalize: put the rows back on the sphere, which "hard" and "soft" leave. The source does not say; without is
             what it describes.
@@ -52,6 +52,8 @@ def swap_features(
     check_pairs(x, y)
     if mode not in get_args(SwapMode):
         raise ValueError(f"`mode` must be 'hard', 'soft' or 'row', got {mode!r}")
+    if isinstance(generator, int):
+        generator = torch.Generator().manual_seed(generator)
     kept = _kept_share(x, mode, generator)
     if rows is not None:
         kept = torch.where(rows.to(x.device)[:, None], kept, 1.0)

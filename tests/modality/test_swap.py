@@ -29,6 +29,7 @@ def test_what_one_modality_loses_the_other_gains(mode) -> None:
     new_x, new_y = swap_features(x, y, mode, seeded())
     torch.testing.assert_close(new_x + new_y, x + y)
     assert not torch.equal(new_x, x)
+    assert torch.equal(swap_features(x, y, mode, 3)[0], new_x)
 
 
 def test_hard_exchanges_each_entry_by_itself_with_probability_one_half() -> None:
