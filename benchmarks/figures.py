@@ -1,4 +1,4 @@
-"""Draw the measured ratios, from `benchmarks/results` alone.
+"""Draw what was measured, from `benchmarks/results` alone.
 
 python benchmarks/figures.py --output_dir runs/figures
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from modality_gap_figures import Place, draw_gap_against_recall
+from modality_gap_methods import METHODS as GAP_METHODS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHAPES = {
@@ -59,6 +65,23 @@ def draw(benchmark: str, value: str, label: str, path: Path) -> None:
     print(path)
 
 
+def draw_modality_gap(path: Path) -> None:
+    """Recall@1 over the gap for every method, with intervals, on unseen and on seen concepts."""
+    measured = result("modality_gap")["frozen"]
+    panels = {}
+    for title, part in (("unseen concepts, unseen vendor", "test"), ("training concepts, unseen vendor", "seen")):
+        panels[title] = {
+            GAP_METHODS[name].label if name in GAP_METHODS else name: Place(
+                *(tuple(row[part][metric][key] for key in ("mean", "low", "high")) for metric in ("gap", "recall@1"))
+            )
+            for name, row in measured.items()
+            if part in row
+        }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_gap_against_recall(path, panels)
+    print(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/figures"), help="default runs/figures")
@@ -68,6 +91,7 @@ def main() -> None:
         "training_memory", "ratio_of_step_bytes_to_lora", "peak of a step, relative to PEFT LoRA",
         folder / "training_memory.png",
     )  # fmt: skip
+    draw_modality_gap(folder / "modality_gap.png")
 
 
 if __name__ == "__main__":
