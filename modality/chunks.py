@@ -103,11 +103,16 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chunks: _Chunks, *differentiated: Tensor) -> Tensor:
         ctx.chunks, ctx.differentiated, ctx.random, ctx.autocast = chunks, differentiated, [], _autocast(chunks)
-        embeddings = []
+        embeddings: Tensor | None = None
         for start in chunks.starts():
             ctx.random.append((torch.get_rng_state(), *get_device_states(*chunks.tensors())))
-            embeddings.append(chunks(start)[0])
-        return torch.cat(embeddings)
+            part = chunks(start)[0]
+            if embeddings is None:
+                # All at once: small tensors that stay, between large ones that go, break up the heap.
+                embeddings = part.new_empty(chunks.num_rows, *part.shape[1:])
+            embeddings[start : start + len(part)] = part
+        assert embeddings is not None
+        return embeddings
 
     @staticmethod
     @once_differentiable
