@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
+        _print_usage()
         return 0 if words else 2
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of missing kernels on import
     try:
@@ -78,6 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted; the same command goes on from the last complete checkpoint", 130)
     except ModuleNotFoundError as error:
         return _fail(f"the package {error.name} is needed and not installed: {_EXTRA}", 1)
+
+
+def _print_usage() -> None:
+    try:
+        print(usage(), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; what Python flushes at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(reason: object, status: int) -> int:

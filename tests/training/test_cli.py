@@ -82,3 +82,10 @@ def test_tokens_are_hidden_and_settings_hold_none(monkeypatch) -> None:
     assert redacted(f"{TOKEN} and secret-without-prefix and mine", "mine") == f"{HIDDEN} and {HIDDEN} and {HIDDEN}"
     settings = {"hub_token": "x", "api_key": "x", "nested": {"token": "x", "path": "/home/me/data.csv"}, "ids": ["x"]}
     assert public_settings(settings, "x") == {"nested": {"path": "data.csv"}, "ids": [HIDDEN]}
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "training", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait(60) == 0 and b"Traceback" not in process.stderr.read()
