@@ -35,8 +35,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from collapse import NeuralCollapseCallback, SphereRetractionCallback, normalize_classifier_
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
 from few_shot_arguments import FewShotArguments
-from few_shot_data import DEFAULT_MODEL, load_sentences, packaged_file
+from few_shot_data import DEFAULT_MODEL, load_sentences
 from kept_runs import KeptRuns
+from packaged_files import packaged_file
 from paired import BASELINE, compare
 
 ModelInputs = dict[str, Dataset]

@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from deep_lora import DeepLoraConfig, initialize_subspaces_
 from few_shot_arguments import FewShotArguments
-from few_shot_data import DEFAULT_MODEL, encode, load_sentences, packaged_file, split_sentences
+from few_shot_data import DEFAULT_MODEL, encode, load_sentences, split_sentences
 from few_shot_training import load_base_model
+from packaged_files import packaged_file
 
 
 def forever(loader: DataLoader) -> Any:

