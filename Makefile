@@ -3,6 +3,7 @@
 #   make run                      the main job: few-shot fine-tuning, Deep LoRA against LoRA, into runs/few_shot_text
 #   make run ARGS="--rank 4"      the same with other arguments (python examples/few_shot_text.py --help)
 #   make test                     the whole test suite
+#   make test-lowest              the same with the lowest versions that setup.cfg declares, in .venv-lowest (several GB)
 #   make lint                     ruff, mypy, import-linter
 #   make run TORCH=torch          the newest torch instead of the pinned one
 #   make run PYTHON=python3.12    another interpreter (3.10 or newer)
@@ -28,7 +29,7 @@ PACKAGING = setup.cfg pyproject.toml
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: run test lint format clean
+.PHONY: run test test-lowest lint format clean
 .DELETE_ON_ERROR:
 
 run: $(STAMPS)-demo $(STAMPS)-assets
@@ -37,6 +38,10 @@ run: $(STAMPS)-demo $(STAMPS)-assets
 # One thread for each of the two workers: more only get in each other's way.
 test: $(STAMPS)-test $(STAMPS)-assets
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The index has this torch with CUDA only.
+test-lowest:
+	PIP_CONSTRAINT=$(CURDIR)/tests/lowest_versions.txt $(MAKE) test VENV=.venv-lowest TORCH=torch
 
 lint: $(STAMPS)-dev
 	$(BIN)/ruff check .
@@ -63,4 +68,4 @@ $(STAMPS)-assets: $(STAMPS)-torch Makefile
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "completion_steps": ("completion_recovery", "measure_steps_to_recover"),
     "completion_recovery": ("completion_recovery", "measure_table"),
     "contrastive_memory": ("contrastive_memory", "measure"),
+    "contrastive_overhead": ("contrastive_overhead", "measure"),
     "modality_gap": ("modality_gap_emoji", "measure"),
 }
 

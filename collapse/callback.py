@@ -24,7 +24,8 @@ class NeuralCollapseCallback(TrainerCallback):
     `metric_for_best_model="eval_nc1"` works. With `loaders`, one pass over each is added after every evaluation, or
     after every epoch where the Trainer does not evaluate: `train_nc1`, .... Under several processes each takes its
     share, samples that were repeated to even out the last batch do not count, and all log the same values. It holds no
-    state, so a resumed run logs what an uninterrupted one does. The hooks are on the model during training only.
+    state, so a resumed run logs what an uninterrupted one does. The hooks are on the model during training only: an
+    `evaluate` outside of it costs one more pass over its data.
 
         callback = NeuralCollapseCallback(trainer, {"train": DataLoader(probe, batch_size=256, collate_fn=collator)})
         trainer.add_callback(callback)
@@ -86,10 +87,13 @@ class NeuralCollapseCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         metrics: dict[str, float] | None = None,
+        eval_dataloader: DataLoader | None = None,
         **kwargs: Any,
     ) -> None:
         found: dict[str, float] = {}
-        if self.piggyback and self._observer.attached:
+        if self.piggyback:
+            if not self._observer.attached:
+                self._run(eval_dataloader)
             found = self._metrics(_prefix(metrics or {}))
         self._report(found | self._measure_loaders(), metrics)
 

@@ -102,13 +102,16 @@ class _Chunks(NamedTuple):
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chunks: _Chunks, *differentiated: Tensor) -> Tensor:
-        ctx.chunks, ctx.differentiated, ctx.random, ctx.autocast = chunks, differentiated, [], _autocast(chunks)
+        ctx.chunks, ctx.differentiated, ctx.autocast = chunks, differentiated, _autocast(chunks)
+        # Embeddings and states in one tensor each: small ones that stay, between large ones that go, break up the heap.
         embeddings: Tensor | None = None
-        for start in chunks.starts():
-            ctx.random.append((torch.get_rng_state(), *get_device_states(*chunks.tensors())))
+        ctx.states = torch.get_rng_state().new_empty(len(chunks.starts()), len(torch.get_rng_state()))
+        ctx.device_states = []
+        for state, start in zip(ctx.states, chunks.starts(), strict=True):
+            state.copy_(torch.get_rng_state())
+            ctx.device_states.append(get_device_states(*chunks.tensors()))
             part = chunks(start)[0]
             if embeddings is None:
-                # All at once: small tensors that stay, between large ones that go, break up the heap.
                 embeddings = part.new_empty(chunks.num_rows, *part.shape[1:])
             embeddings[start : start + len(part)] = part
         assert embeddings is not None
@@ -122,8 +125,9 @@ class _Encode(torch.autograd.Function):
         parameters = ctx.differentiated[inputs:]
         of_inputs: list[tuple[Tensor | None, ...]] = []
         totals: list[Tensor | None] = [None] * len(parameters)
-        for start, random, rows in zip(chunks.starts(), ctx.random, gradient.split(chunks.size), strict=True):
-            with torch.enable_grad(), _random_state(*random), torch.autocast(**ctx.autocast):
+        of_chunks = zip(chunks.starts(), ctx.states, ctx.device_states, gradient.split(chunks.size), strict=True)
+        for start, state, device_states, rows in of_chunks:
+            with torch.enable_grad(), _random_state(state, *device_states), torch.autocast(**ctx.autocast):
                 embeddings, leaves = chunks(start)
             found = torch.autograd.grad(embeddings, [*leaves, *parameters], rows, allow_unused=True)
             of_inputs.append(found[:inputs])
@@ -154,7 +158,7 @@ def _autocast(chunks: _Chunks) -> dict[str, Any]:
 @contextmanager
 def _random_state(state: Tensor, devices: list[int], device_states: list[Tensor]) -> Iterator[None]:
     with torch.random.fork_rng(devices):
-        torch.set_rng_state(state)
+        torch.set_rng_state(state.clone())  # it takes no view
         set_device_states(devices, device_states)
         yield
 

@@ -20,7 +20,8 @@ class ModalityGapCallback(TrainerCallback):
     appear in the log beside `eval_loss`, and in what `evaluate` returns, so that `metric_for_best_model` may name one.
     With `loaders`, one pass over each is added after every evaluation, or after every epoch where the Trainer does not
     evaluate: `train_gap`, .... Under several processes each takes its share, samples that were repeated to even out
-    the last batch do not count, and all log the same values. Training steps only pass a hook that returns at once.
+    the last batch do not count, and all log the same values. Training steps only pass a hook that returns at once;
+    an `evaluate` outside of training, where there is no hook, costs one more pass over its data.
 
         trainer.add_callback(ModalityGapCallback(trainer))
         trainer.add_callback(ModalityGapCallback(trainer, {"test": DataLoader(test, 256, collate_fn=collator)}))
@@ -77,10 +78,13 @@ class ModalityGapCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         metrics: dict[str, float] | None = None,
+        eval_dataloader: DataLoader | None = None,
         **kwargs: Any,
     ) -> None:
         found: dict[str, float] = {}
-        if self.piggyback and self._observer.attached:
+        if self.piggyback:
+            if not self._observer.attached:
+                self._run(eval_dataloader)
             found = self._metrics(_prefix(metrics or {}))
         self._report(found | self._measure_loaders(), metrics)
 

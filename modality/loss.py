@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from modality.gather import Group, gather_rows
 from modality.rows import at_least_float32, check_pairs, unit_rows
+from modality.tiles import sum_in_tiles
 
 Duplicates = Literal["share", "exclude"]
 RowLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # logits (m, n), own column (m,), positives -> (m,)
@@ -61,7 +61,7 @@ def contrastive_loss(
         normalize: put rows on the sphere first; False for rows that are there, or the control without normalisation.
         gather: contrast with the rows of all ranks of `group`. The value is then this rank's share, scaled such that
             the mean over ranks is the loss of the whole batch, and so is the gradient that DDP averages.
-        block_size: rows handled at a time, and once more in the backward pass: memory O(block_size n) and not O(n^2).
+        block_size: rows handled at a time: memory O(block_size n) and not O(n^2). Not differentiable twice.
 
     Raises:
         TypeError, ValueError: for inputs that do not fit; the text says how.
@@ -115,7 +115,6 @@ def sigmoid_loss(
     """
 
     def row_loss(logits: Tensor, own: Tensor, same: Tensor | None) -> Tensor:
-        logits = logits + bias
         pulled, pushed = F.logsigmoid(logits), F.logsigmoid(-logits)
         if same is not None:
             return -torch.where(same, pulled, pushed).sum(1)
@@ -125,7 +124,7 @@ def sigmoid_loss(
     check_pairs(x, y)
     with torch.autocast(x.device.type, enabled=False):
         batch = _batch(x, y, inverse_temperature, positives, ids, normalize, gather, group)
-        return _tiled(row_loss, batch, block_size) * batch.share
+        return _tiled(row_loss, batch, block_size, bias) * batch.share
 
 
 class _Batch(NamedTuple):
@@ -184,24 +183,18 @@ def _batch(
     return _Batch(x, keys_y, y, keys_x, inverse_temperature, gathered.offset, share, None, all_ids)
 
 
-def _tiled(row_loss: RowLoss, batch: _Batch, block_size: int | None) -> Tensor:
+def _tiled(
+    row_loss: RowLoss, batch: _Batch, block_size: int | None, bias: float | Tensor | None = None
+) -> Float[Tensor, ""]:
     """Sum of the row losses of `queries_x` against `keys_y`, a tile of rows at a time."""
-    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
-        raise ValueError(f"`block_size` must be a positive number of rows, or None for all at once, got {block_size!r}")
-    count = len(batch.queries_x)
 
-    def tile(queries: Tensor, keys: Tensor, scale: float | Tensor, start: int) -> Tensor:
+    def tile(start: int, queries: Tensor, keys: Tensor, scale: float | Tensor, bias: float | Tensor | None) -> Tensor:
         own = torch.arange(start, start + len(queries), device=queries.device) + batch.offset
-        return row_loss(scale * (queries @ keys.mT), own, batch.same(slice(start, start + len(queries)), own)).sum()
+        logits = (scale * queries) @ keys.mT
+        logits = logits if bias is None else logits + bias
+        return row_loss(logits, own, batch.same(slice(start, start + len(queries)), own)).sum()
 
-    if block_size is None or block_size >= count:
-        return tile(batch.queries_x, batch.keys_y, batch.inverse_temperature, 0)
-    sums = [
-        checkpoint(tile, queries, batch.keys_y, batch.inverse_temperature, i * block_size, use_reentrant=False,
-                   preserve_rng_state=False)
-        for i, queries in enumerate(batch.queries_x.split(block_size))
-    ]  # fmt: skip
-    return torch.stack(sums).sum()
+    return sum_in_tiles(tile, batch.queries_x, (batch.keys_y, batch.inverse_temperature, bias), block_size)
 
 
 def _sharing(logits: Tensor, same: Tensor, smoothing: float) -> Tensor:

@@ -92,8 +92,19 @@ def test_hooks_are_gone_after_training_and_the_mode_is_kept(tmp_path) -> None:
     run.add_callback(NeuralCollapseCallback(run, {"train": DataLoader(Sentences(6), batch_size=6)}))
     run.train()
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in run.model.modules())
-    metrics = run.evaluate()  # outside training there is nothing to listen to, but loaders are still measured
-    assert "eval_nc1" not in metrics and "train_nc1" in metrics
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_evaluation_outside_training_is_measured_as_well(trained, tmp_path) -> None:
+    run = trainer(tmp_path)
+    run.add_callback(NeuralCollapseCallback(run, {"train": DataLoader(Sentences(6), batch_size=6)}))
+    if trained:
+        run.train()
+    metrics = run.evaluate(metric_key_prefix="final")
+    expected = direct(run.model, run.eval_dataset, normalized=False)
+    assert {name: metrics[f"final_{name}"] for name in NAMES} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert "train_nc1" in metrics
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in run.model.modules())
 
 
 def test_metrics_reach_tensorboard_and_can_choose_the_best_model(tmp_path) -> None:

@@ -58,6 +58,15 @@ def test_evaluate_returns_the_metrics_and_a_best_model_may_be_chosen_by_one(tmp_
     assert run.state.best_metric == max(logged(run, "eval_x_to_y_recall@1"))
 
 
+def test_an_evaluation_outside_training_is_measured_as_well(tmp_path) -> None:
+    run = trainer(tmp_path, ContrastiveModel(clip()))
+    run.add_callback(ModalityGapCallback(run))
+    metrics = run.evaluate()
+    expected = direct(run.model, run.eval_dataset)
+    assert {name: metrics[f"eval_{name}"] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert not run.model._forward_hooks
+
+
 class Known(Pairs):
     """Pairs of which some are duplicates, and known to be."""
 
