@@ -184,6 +184,7 @@ def full_precision(like: Tensor) -> AbstractContextManager[Any]:
 def autocast_dtype(like: Tensor) -> torch.dtype | None:
     """What autocast computes in on the device of `like`; None if it is off, or unknown to the device (meta)."""
     device = like.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # By name, since `torch.amp.is_autocast_available` breaks the graph of torch.compile before torch 2.10.
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -114,5 +115,5 @@ def test_a_run_writes_its_settings_and_surroundings_beside_the_figures(benchmark
     path = run.run("tiny", repeats=3, output=None)
     result = json.loads(path.read_text())
     assert path == tmp_path / "results" / "tiny.json" and result["settings"] == {**settings, "repeats": 3}
-    assert result["environment"]["versions"]["torch"] == torch.__version__
+    assert result["environment"]["versions"]["torch"] == version("torch")
     assert not list(path.parent.glob("*.partial"))

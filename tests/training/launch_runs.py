@@ -6,6 +6,7 @@ python -m tests.training.launch_runs --launches 100
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from tests.training import tiny
 from tests.training.conftest import QUICK
+from training import CONFIGS
 
 
 def launch(folder: Path, name: str, seconds: float) -> dict[str, torch.Tensor]:
@@ -27,14 +29,16 @@ def launch(folder: Path, name: str, seconds: float) -> dict[str, torch.Tensor]:
     Raises:
         subprocess.TimeoutExpired, subprocess.CalledProcessError: for a launch that hangs, or fails.
     """
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    settings = str(CONFIGS / "cpu_2_processes.yaml")
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", settings, "--main_process_port", "0"]
     job = ["-m", "training", "finetune", "--model", "bert", "--dataset", "reviews.csv", "--output_dir", name, *QUICK]
     source = str(Path(__file__).resolve().parents[2])
     subprocess.run(
         [sys.executable, *launcher, *job], cwd=folder, timeout=seconds, check=True, capture_output=True,
         env=_environment(source),
     )  # fmt: skip
+    if json.loads((folder / name / "results.json").read_text(encoding="utf8"))["processes"] != 2:
+        raise subprocess.SubprocessError("this was not a run of two processes")
     return load_file(folder / name / "adapter" / "adapter_model.safetensors")
 
 
