@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import deep_lora  # noqa: F401
+import deep_lora
 from tests.training import tiny
 
 
