@@ -59,7 +59,8 @@ def keep_differentiable_(model: nn.Module) -> None:
     On a CPU with AVX512-BF16 they repack their weights at the first forward pass in evaluation mode, for a kernel
     without a backward pass, and stay so when training goes on: adapters below them then get no gradient.
     """
-    for module in model.modules():
+    layers: Any = model.modules()
+    for module in layers:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
