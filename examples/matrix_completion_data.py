@@ -64,13 +64,24 @@ def split_ratings(ratings: Ratings, fraction: float, seed: int) -> tuple[Ratings
     return ratings.select(order[held_out:]), ratings.select(order[:held_out])
 
 
-def photograph(missing: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def made_up_ratings(seed: int, people: int = 120, items: int = 80, rank: int = 3) -> Ratings:
+    """A third of a noisy matrix of low rank, with values from 1 to 5; nothing has to be installed for it."""
+    generator = np.random.default_rng(seed)
+    whole = generator.normal(size=(people, rank)) @ generator.normal(size=(rank, items))
+    rows, cols = np.nonzero(generator.random((people, items)) < 1 / 3)
+    values = 3 + whole[rows, cols] / 2 + 0.2 * generator.normal(size=len(rows))
+    return Ratings(rows, cols, np.clip(values, 1.0, 5.0), (people, items))
+
+
+def photograph(missing: float, seed: int, every: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """A grey photograph, 427 x 640 with values from 0 to 1, and the same with random pixels missing (NaN).
+
+    Of its rows and columns only each `every`-th is taken.
 
     Source: "china.jpg" in scikit-learn.
     """
     from sklearn.datasets import load_sample_image
 
-    whole = load_sample_image("china.jpg").mean(axis=2) / 255
+    whole = load_sample_image("china.jpg")[::every, ::every].mean(axis=2) / 255
     damaged = np.where(np.random.default_rng(seed).random(whole.shape) < missing, np.nan, whole)
     return whole, damaged

@@ -21,9 +21,11 @@ def psnr(error: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean(error**2)))
 
 
-def complete_photograph(output: Path, seed: int, missing: float, rank: int, epochs: int) -> dict[str, Any]:
+def complete_photograph(
+    output: Path, seed: int, missing: float, rank: int, epochs: int, every: int = 1
+) -> dict[str, Any]:
     """Complete it, compare the missing pixels with the truth, and draw before, after and truth side by side."""
-    whole, damaged = photograph(missing, seed)
+    whole, damaged = photograph(missing, seed, every)
     gone = np.isnan(damaged)
     settings: dict[str, Any] = {"rank": rank, "weight_decay": 0.25, "clip": (0.0, 1.0), "random_state": seed}
     model = MatrixCompletion(max_epochs=epochs, validation_fraction=0.05, patience=epochs, verbose=1, **settings)

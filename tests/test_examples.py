@@ -71,6 +71,8 @@ def test_a_missing_file_and_an_unknown_method_are_named(tmp_path) -> None:
         FewShotArguments(methods=["dora"])
     with pytest.raises(UsageError, match="--rank got 0"):
         parse_arguments(["--rank", "0"])
+    with pytest.raises(UsageError, match="--smoke brings a model and sentences of its own; leave out --model and"):
+        FewShotArguments(smoke=True, dataset="reviews.csv")
 
 
 def test_a_pattern_without_a_match_and_a_bad_rank_are_explained() -> None:

@@ -49,7 +49,20 @@ def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = redacted(str(error), token)
         raise UsageError(f"the model {name} cannot be loaded for --task {task.name}: {reason}") from error
+    keep_differentiable_(model)
     return Base(model, _new_modules(model, report))
+
+
+def keep_differentiable_(model: nn.Module) -> None:
+    """Keeps bitsandbytes' 4-bit layers on a CPU on the path that has gradients, after an evaluation too.
+
+    On a CPU with AVX512-BF16 they repack their weights at the first forward pass in evaluation mode, for a kernel
+    without a backward pass, and stay so when training goes on: adapters below them then get no gradient.
+    """
+    layers: Any = model.modules()
+    for module in layers:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_processor(arguments: ModelArguments, images: bool = False, token: str | None = None) -> Any:

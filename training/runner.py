@@ -18,10 +18,12 @@ from training import report
 from training.adapters import adapter_config, add_adapter, is_deep_lora
 from training.errors import RunError, UsageError
 from training.exporting import save_adapter
+from training.generating import GeneratingTrainer
 from training.job import Job
 from training.models import load_base, prepare_base, quantization_config
 from training.resuming import checkpoint_to_resume, decisive_settings
 from training.settings import RunArguments
+from training.tasks.generation import keep_tokens
 from training.trainer import AdapterTrainer, InitializationCallback, NonFiniteLoss
 
 
@@ -100,19 +102,27 @@ def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any]) -> Adapt
     """The Trainer of a job, with encoded data."""
     with job.run.main_process_first(desc="encoding the data"):
         encoded = job.task.encode(job.task.splits, job.processor)
-    trainer = AdapterTrainer(
-        model=model,
-        args=job.run,
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["validation"],
-        data_collator=job.task.collate(job.processor, model),
-        processing_class=job.processor,
-        compute_metrics=job.task.score,
-        preprocess_logits_for_metrics=job.task.reduce_logits,
-        callbacks=_callbacks(job, model),
-        gamma=job.adapter.gamma if is_deep_lora(model) else 1.0,
-        facts={"settings": settings},
-    )
+    shared: dict[str, Any] = {
+        "model": model,
+        "args": job.run,
+        "train_dataset": encoded["train"],
+        "eval_dataset": encoded["validation"],
+        "data_collator": job.task.collate(job.processor, model),
+        "processing_class": job.processor,
+        "callbacks": _callbacks(job, model),
+        "gamma": job.adapter.gamma if is_deep_lora(model) else 1.0,
+        "facts": {"settings": settings},
+    }
+    score, reduce, generation = job.task.score, job.task.reduce_logits, job.task.generation
+    if generation is not None and reduce is not None:
+        trainer: AdapterTrainer = GeneratingTrainer(
+            generation=generation.settings,
+            compute_metrics=generation.scorer(job.processor, score),
+            preprocess_logits_for_metrics=keep_tokens(reduce),
+            **shared,
+        )
+    else:
+        trainer = AdapterTrainer(compute_metrics=score, preprocess_logits_for_metrics=reduce, **shared)
     trainer.test_dataset = encoded.get("test")
     return trainer
 

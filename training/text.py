@@ -25,6 +25,11 @@ class TextDataArguments(DataArguments):
         None, "seq2seq: column with the text to generate. causal_lm: what follows the text; the loss is on it alone."
     )
     max_length: int = option(128, "Tokens after which a text is cut off.")
+    predict_with_generate: bool = option(
+        False, "seq2seq: also generate texts at each evaluation, and compare them with the target (ROUGE-L, BLEU)."
+    )
+    num_beams: int = option(1, "Beams of that generation; 1 takes the likeliest token each time.")
+    max_new_tokens: int | None = option(None, "Tokens after which a generated text ends; --max_length if unset.")
     metrics: list[str] | None = field(
         default=None,
         metadata={"help": "Metrics by name, the most important first; otherwise those usual for the task."},
@@ -36,6 +41,12 @@ class TextDataArguments(DataArguments):
             raise UsageError(f"--task got {self.task!r}; choose one of: {', '.join(TASKS)}")
         if self.max_length < 2:
             raise UsageError(f"--max_length got {self.max_length}; a text needs at least 2 tokens")
+        if self.predict_with_generate and self.task != "seq2seq":
+            raise UsageError(f"--predict_with_generate needs --task seq2seq; --task {self.task} has no text to compare")
+        for name in ("num_beams", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} got {value}; it must be at least 1")
 
 
 def text_columns(data: TextDataArguments) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import deep_lora  # noqa: F401
+import deep_lora
 from tests.training import tiny
 
 
@@ -146,6 +146,31 @@ def test_a_quantised_base_trains_on_the_cpu(bits, llama, finetune, tmp_path) -> 
     status, printed = finetune(llama, data, "--task", "causal_lm", f"--load_in_{bits}bit")
     assert status == 0, printed
     assert (tmp_path / "run" / "lora_export").is_dir()
+
+
+def test_a_4_bit_base_on_a_cpu_has_the_same_gradients_after_an_evaluation(llama) -> None:
+    """bitsandbytes repacks the weights of layers in evaluation mode for a kernel without a backward pass."""
+    pytest.importorskip("bitsandbytes")
+    from training.models import load_base
+    from training.settings import ModelArguments
+    from training.tasks.base import Task
+
+    task = Task("causal_lm", "AutoModelForCausalLM", "CAUSAL_LM", {}, {}, None, None, None)
+    base = load_base(ModelArguments(model=str(llama), load_in_4bit=True), task).model
+    config = deep_lora.DeepLoraConfig(r=2, target_modules="all-linear", init_scale=1.0)
+    model = peft.get_peft_model(base, config)
+    words = torch.arange(5, 13)[None]
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        model.train()(input_ids=words, labels=words).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        with torch.no_grad():
+            model.eval()(input_ids=words)
+    assert len(gradients[0]) == sum(p.requires_grad for p in model.parameters()) > 10
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+    cores = [gradient for name, gradient in gradients[0].items() if "core" in name]
+    assert cores and all(gradient.abs().max() > 0 for gradient in cores)
 
 
 def test_samples_are_drawn_by_seed(bert, reviews, finetune, tmp_path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from training.data import Splits
+from training.tasks.generation import Generation
 
 Encode = Callable[[Splits, Any], Splits]
 
@@ -30,6 +31,7 @@ class Task:
         score: predictions -> metrics.
         reduce_logits: logits, labels -> what is kept of them for `score`; None keeps the logits.
         main_metric: the metric that says how good the model is.
+        generation: the text to generate at evaluation; None for none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Task:
     score: Callable[[EvalPrediction], dict[str, float]]
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     main_metric: str = "loss"
+    generation: Generation | None = None
 
     @property
     def label_names(self) -> list[str] | None:

@@ -12,9 +12,9 @@ from transformers import DataCollatorForSeq2Seq, EvalPrediction
 from training.data import Splits, require_columns
 from training.errors import UsageError
 from training.tasks.base import Task, replace_columns
+from training.tasks.generation import IGNORED, Generation
 from training.text import TextDataArguments, require_text
-
-IGNORED = -100
+from training.text_metrics import text_scorer
 
 
 def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
@@ -47,6 +47,8 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
 def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
     """A target text for each text; metrics are of the target's tokens, each predicted from the true ones before it.
 
+    With `predict_with_generate` there are also metrics of texts that the model writes by itself.
+
     Raises:
         UsageError: there is no target column, a column is missing, or one holds no texts.
     """
@@ -72,7 +74,13 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
         score=score_tokens,
         reduce_logits=lambda logits, labels: token_sums(_first(logits), labels),
         main_metric="perplexity",
+        generation=_generation(data, metric_source) if data.predict_with_generate else None,
     )
+
+
+def _generation(data: TextDataArguments, metric_source: str) -> Generation:
+    length = data.max_length if data.max_new_tokens is None else data.max_new_tokens
+    return Generation({"num_beams": data.num_beams, "max_new_tokens": length}, text_scorer(metric_source))
 
 
 def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
