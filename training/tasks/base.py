@@ -30,6 +30,7 @@ class Task:
         score: predictions -> metrics.
         reduce_logits: logits, labels -> what is kept of them for `score`; None keeps the logits.
         main_metric: the metric that says how good the model is.
+        panels: metrics that are drawn, those of one panel together; the main metric alone if there are none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task:
     score: Callable[[EvalPrediction], dict[str, float]]
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     main_metric: str = "loss"
+    panels: tuple[tuple[str, ...], ...] = ()
 
     @property
     def label_names(self) -> list[str] | None:
