@@ -12,7 +12,7 @@ import yaml
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
@@ -93,9 +93,20 @@ def adapted_parts(model: Any) -> dict[str, PeftModel]:
 
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """What is trained and no adapter saves: temperatures, projections, ... ."""
-    saved = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    inside = {id(p) for module in model.modules() if isinstance(module, saved) for p in module.parameters()}
-    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in inside}
+    saved = _saved_by_adapters(model)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in saved}
+
+
+def own_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that no adapter saves: running means, fixed temperatures, ... ."""
+    saved = _saved_by_adapters(model)
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in saved}
+
+
+def _saved_by_adapters(model: nn.Module) -> set[int]:
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    adapted = [module for module in model.modules() if isinstance(module, kinds)]
+    return {id(tensor) for module in adapted for tensor in (*module.parameters(), *module.buffers())}
 
 
 def config_of(model: PeftModel) -> PeftConfig:

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from torch import nn
+
 from deep_lora import save_as_lora
 from training.adapter_files import read_adapter
 from training.adapters import adapted_parts, is_deep_lora
@@ -20,7 +22,8 @@ _NOT_SHARED = ("training_args.bin",)  # a pickle, which nobody should load from 
 def save_adapter(trainer: AdapterTrainer, folder: Path) -> None:
     """`folder/adapter`, with tokenizer or image processor, and for Deep LoRA `folder/lora_export`.
 
-    A model of several adapted parts has a folder for each of them in both. Each appears under its name when it is complete. Every process must call this.
+    A model of several adapted parts has a folder for each of them in both. Each of the two appears under its name when
+    it is complete. Every process must call this.
     """
     partial = folder / ".partial" / ADAPTER
     if trainer.args.should_save:
@@ -36,19 +39,23 @@ def save_adapter(trainer: AdapterTrainer, folder: Path) -> None:
     _replace(partial, folder / ADAPTER)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if is_deep_lora(model):
-        export = folder / ".partial" / EXPORT
-        shutil.rmtree(export, ignore_errors=True)
-        for name, part in adapted_parts(model).items():
-            if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # the weights are spread over the processes
-                convert(read_adapter(folder / ADAPTER / name), export / name)
-            else:
-                save_as_lora(export / name, part)
-        for path in (folder / ADAPTER).glob(f"{HEADS}.*"):
-            shutil.copy(path, export)
-        if trainer.processing_class is not None:
-            trainer.processing_class.save_pretrained(str(export))
-        _replace(export, folder / EXPORT)
+        _export(trainer, model, folder)
     shutil.rmtree(folder / ".partial", ignore_errors=True)
+
+
+def _export(trainer: AdapterTrainer, model: nn.Module, folder: Path) -> None:
+    export = folder / ".partial" / EXPORT
+    shutil.rmtree(export, ignore_errors=True)
+    for name, part in adapted_parts(model).items():
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # the weights are spread over the processes
+            convert(read_adapter(folder / ADAPTER / name), export / name)
+        else:
+            save_as_lora(export / name, part)
+    for path in (folder / ADAPTER).glob(f"{HEADS}.*"):
+        shutil.copy(path, export)
+    if trainer.processing_class is not None:
+        trainer.processing_class.save_pretrained(str(export))
+    _replace(export, folder / EXPORT)
 
 
 def _replace(finished: Path, final: Path) -> None:

@@ -32,9 +32,10 @@ def describe(job: Job, model: nn.Module) -> str:
     methods = dict.fromkeys(config_of(part).peft_type.value.lower() for part in adapted_parts(model).values())
     epochs = math.ceil(len(splits["train"]) / batch)
     steps = run.max_steps if run.max_steps > 0 else math.ceil(epochs * run.num_train_epochs)
+    names = " and ".join(dict.fromkeys(job.model.names()))
     lines = {
         "task": job.task.name + (f", {len(job.task.label_names)} classes" if job.task.label_names else ""),
-        "model": f"{' and '.join(job.model.names())} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
+        "model": f"{names} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
         "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
         "trained whole": ", ".join(_trained_whole(model)) or "nothing",
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),

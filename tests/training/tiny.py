@@ -17,6 +17,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -96,6 +98,18 @@ def save_clip(folder: Path) -> Path:
     CLIPModel(CLIPConfig(text_config=tower | text, vision_config=tower | vision, projection_dim=8)).save_pretrained(
         folder
     )
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_siglip(folder: Path) -> Path:
+    torch.manual_seed(1)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 16, "eos_token_id": 4, "bos_token_id": 2,
+            "pad_token_id": 0}  # fmt: skip
+    vision = {"image_size": 16, "patch_size": 8}
+    SiglipModel(SiglipConfig(text_config=tower | text, vision_config=tower | vision)).save_pretrained(folder)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     save_tokenizer(folder)
     return folder

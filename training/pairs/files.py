@@ -1,7 +1,7 @@
 """What a contrastive model learns, in a folder: an adapter for each part, and everything else in one small file.
 
-`contrastive.safetensors` holds what no adapter saves (temperature, projections, bias, running means, the count of swaps)
-and `contrastive.json` how the model is put together. Base models are named, not copied.
+`contrastive.safetensors` holds what no adapter saves (temperature, projections, bias, running means, how many swap
+decisions were made), and `contrastive.json` how the model is put together. Base models are named, not copied.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from modality import ContrastiveModel, DualEncoder
 from modality.logit_scale import base_model_of
 from training.adapter_files import CONFIG
-from training.adapters import adapted_parts, own_parameters
+from training.adapters import adapted_parts, own_buffers, own_parameters
 from training.errors import UsageError
 from training.exporting import HEADS
 
@@ -42,7 +42,7 @@ def save_learned(model: Any, folder: Path, state: Mapping[str, Tensor] | None = 
         prefix = names[id(part)] + "."
         own = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
         part.save_pretrained(str(folder / place), state_dict=None if state is None else own)
-    kept = {*own_parameters(model), *(name for name, _ in model.named_buffers())}
+    kept = own_parameters(model).keys() | own_buffers(model).keys()
     heads = {name: value for name, value in whole.items() if name in kept or name.endswith("_extra_state")}
     safetensors.torch.save_file(
         {name: value.detach().cpu().contiguous().clone() for name, value in heads.items()},

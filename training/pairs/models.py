@@ -50,8 +50,8 @@ def _joint_model(job: Job) -> ContrastiveModel:
     ]
     if not all(sides) or not hasattr(model, "get_image_features"):
         raise UsageError(
-            f"{job.model.model} is a {type(model).__name__}, not a model of images and texts; pass a CLIP-like --model, "
-            "or --text_model and --image_model"
+            f"{job.model.model} is a {type(model).__name__}, not a model of images and texts; pass a CLIP-like "
+            "--model, or --text_model and --image_model"
         )
     settings: Any = job.model
     if settings.freeze_image and settings.freeze_text:

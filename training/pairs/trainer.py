@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class ContrastiveTrainer(AdapterTrainer):
     def __init__(self, *args: Any, temperature_rate: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.temperature_rate = temperature_rate
-        self._score_pairs = self.compute_metrics
+        self._score_pairs: Callable[[EvalPrediction], dict[str, float]] | None = kwargs.get("compute_metrics")
         self.compute_metrics = self.score
 
     def score(self, prediction: EvalPrediction) -> dict[str, float]:
