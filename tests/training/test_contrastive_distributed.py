@@ -25,11 +25,16 @@ STEPS = 50
 
 
 def words(folder: Path, batch: int, **others: object) -> list[str]:
-    """Steps of 8 pairs without dropout; 21 pairs to validate on, so that the last batches are uneven."""
+    """Steps of 8 pairs without dropout; 21 pairs to validate on, so that the last batches are uneven.
+
+    At this rank the gradients that set the subspaces are summed whole. Those of large layers are truncated on each
+    process before they are added, and one process starts a little elsewhere then.
+    """
     options = {
         "model": folder / "clip", "dataset": folder / "pictures-0.csv", "validation_data": folder / "pictures-1.csv",
         "output_dir": folder / f"run-{batch}", "max_steps": STEPS, "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": batch, "init_batches": 2, "eval_on_start": "true", **others,
+        "per_device_eval_batch_size": batch, "init_batches": 2, "eval_on_start": "true",
+        "rank": 4, **others,
     }  # fmt: skip
     return [*QUICK, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
 
@@ -105,13 +110,3 @@ def test_accelerate_launch_runs_the_command_unchanged(tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     found = tiny.results(tmp_path / "run-4")
     assert found["processes"] == 2 and found["status"] == "complete" and found["files"] == ["adapter", "lora_export"]
-
-
-def test_tmp(both):
-    import math
-    alone, ranks = both
-    a, b = alone["losses"], ranks[0]["losses"]
-    print([f"{x-y:.1e}" for x, y in zip(a, b)])
-    for n in alone["after"]:
-        print(n, alone["after"][n] - ranks[0]["after"].get(n, math.nan))
-    assert 0
