@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,6 +12,7 @@ from transformers import TrainerCallback
 from modality import TemperatureScheduleCallback
 from training.arguments import parse
 from training.data import load_splits
+from training.errors import UsageError
 from training.job import Job, take_hub_options
 from training.pairs.arguments import MethodArguments, PairDataArguments, PairModelArguments
 from training.pairs.method import make_schedule, make_temperature, swapping
@@ -53,6 +55,7 @@ def build_job(
     Raises:
         UsageError: the arguments do not go together, or the data do not fit them.
     """
+    _refuse_spread_weights()
     push, token = take_hub_options(run)
     tower_names(model, data)
     make_temperature(method, None)
@@ -65,6 +68,15 @@ def build_job(
         model=model, adapter=adapter, data=data, run=run, task=task, processor=processor, command="contrastive",
         method=method, push=push, token=token,
     )  # fmt: skip
+
+
+def _refuse_spread_weights() -> None:
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UsageError(
+                f"{name} spreads weights over processes, which a temperature and a contrast of all pairs do not bear; "
+                "use DDP (ddp.yaml), and --chunk_size or --gradient_checkpointing where memory is short"
+            )
 
 
 def recipe(job: Job) -> Recipe:

@@ -114,8 +114,9 @@ def _stage(folder: Path, staged: Path, results: dict[str, Any], repository: str,
         _name_base(path)
     for path in staged.rglob(HEADS_CONFIG):
         _name_bases(path)
-    for path in staged.rglob("training_args.bin"):
-        path.unlink()
+    for name in ("training_args.bin", "README.md"):  # PEFT's own cards name the base model's folder on this machine
+        for path in staged.rglob(name):
+            path.unlink()
     configs = [staged / CONFIG, *sorted(staged.glob(f"*_tower/{CONFIG}"))]
     adapter = next((json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()), {})
     license = license or results["settings"].get("license")

@@ -132,3 +132,10 @@ def test_folders_that_hold_no_contrastive_model_are_refused(clip, tmp_path) -> N
     save_file({"other": zeros(1)}, tmp_path / "contrastive.safetensors")
     with pytest.raises(UsageError, match=r"has \['other'\], which the model does not have"):
         load_contrastive(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+def test_weights_are_not_spread_over_processes(name, clip, pictures, contrastive, monkeypatch) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    status, printed = contrastive(pictures, "--model", clip)
+    assert status == 2 and f"{name} spreads weights over processes" in printed and "use DDP (ddp.yaml)" in printed

@@ -15,7 +15,7 @@ import safetensors.torch
 import transformers
 from huggingface_hub import snapshot_download
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
 from modality.logit_scale import base_model_of
@@ -27,23 +27,18 @@ from training.exporting import HEADS
 CLASSES: dict[str, Any] = {"ContrastiveModel": ContrastiveModel, "DualEncoder": DualEncoder}
 
 
-def save_learned(model: Any, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+def save_learned(model: Any, folder: Path) -> None:
     """Writes what was learned.
 
     Args:
         model: a `ContrastiveModel` or `DualEncoder`.
         folder: which need not exist.
-        state: the model's state, if its weights are spread over processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    whole = model.state_dict() if state is None else state
-    names = {id(module): name for name, module in model.named_modules()}
     for place, part in adapted_parts(model).items():
-        prefix = names[id(part)] + "."
-        own = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
-        part.save_pretrained(str(folder / place), state_dict=None if state is None else own)
+        part.save_pretrained(str(folder / place))
     kept = own_parameters(model).keys() | own_buffers(model).keys()
-    heads = {name: value for name, value in whole.items() if name in kept or name.endswith("_extra_state")}
+    heads = {name: value for name, value in model.state_dict().items() if name in kept or name.endswith("_extra_state")}
     safetensors.torch.save_file(
         {name: value.detach().cpu().contiguous().clone() for name, value in heads.items()},
         folder / f"{HEADS}.safetensors",

@@ -77,20 +77,14 @@ class ContrastiveTrainer(AdapterTrainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        save_learned(self.accelerator.unwrap_model(self.model), folder, state_dict)
+        save_learned(self.accelerator.unwrap_model(self.model), folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
         load_learned_(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_best_model()
-            return
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
