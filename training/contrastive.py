@@ -55,7 +55,7 @@ def build_job(
     Raises:
         UsageError: the arguments do not go together, or the data do not fit them.
     """
-    _refuse_spread_weights()
+    refuse_spread_weights()
     push, token = take_hub_options(run)
     tower_names(model, data)
     make_temperature(method, None)
@@ -70,7 +70,12 @@ def build_job(
     )  # fmt: skip
 
 
-def _refuse_spread_weights() -> None:
+def refuse_spread_weights() -> None:
+    """Raise if accelerate was told to spread the weights over processes.
+
+    Raises:
+        UsageError: for FSDP and DeepSpeed.
+    """
     for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
         if os.environ.get(variable, "false").lower() == "true":
             raise UsageError(

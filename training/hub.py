@@ -118,7 +118,9 @@ def _stage(folder: Path, staged: Path, results: dict[str, Any], repository: str,
         for path in staged.rglob(name):
             path.unlink()
     configs = [staged / CONFIG, *sorted(staged.glob(f"*_tower/{CONFIG}"))]
-    adapter = next((json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()), {})
+    adapter: dict[str, Any] = next(
+        (json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()), {}
+    )
     license = license or results["settings"].get("license")
     (staged / "README.md").write_text(model_card(results, adapter, repository, license), encoding="utf-8")
 
