@@ -35,13 +35,20 @@ def dropout_off(model: nn.Module) -> Iterator[None]:
         for module in training
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing and module.training
     }
+    # bitsandbytes' 4-bit layers on CPUs with AVX512-BF16 repack their weights at the first forward pass in evaluation
+    # mode, for a kernel that has no backward pass, and stay so.
+    repacking: list[Any] = [module for module in training if getattr(module, "support_avx512bf16_for_cpu", False)]
     try:
+        for module in repacking:
+            module.support_avx512bf16_for_cpu = False
         model.eval()
         for module, checkpoint in checkpoints.items():
             module.training = True  # while it decides to checkpoint; what is checkpointed runs in evaluation mode
             module._gradient_checkpointing_func = _evaluating(module, checkpoint)
         yield
     finally:
+        for module in repacking:
+            module.support_avx512bf16_for_cpu = True
         for module, checkpoint in checkpoints.items():
             module._gradient_checkpointing_func = checkpoint
         for module, was_training in training.items():

@@ -106,11 +106,11 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
 
     def encode_x(self, x: TowerInput) -> Float[Tensor, "n width"]:
         """Embeddings of the first modality, not yet normalised."""
-        return self.x_projection(_features(self.x_tower, x, self.x_pooling))
+        return _projected(self.x_projection, _features(self.x_tower, x, self.x_pooling))
 
     def encode_y(self, y: TowerInput) -> Float[Tensor, "n width"]:
         """Embeddings of the second modality, not yet normalised."""
-        return self.y_projection(_features(self.y_tower, y, self.y_pooling))
+        return _projected(self.y_projection, _features(self.y_tower, y, self.y_pooling))
 
     def parts(self) -> dict[str, nn.Module]:
         return {"x_tower": self.x_tower, "y_tower": self.y_tower}
@@ -148,6 +148,12 @@ def make_projection(kind: Projection, width_in: int, width: int) -> nn.Module:
     if width_in != width:
         raise ValueError(f"without a projection a tower of {width_in} features cannot reach a width of {width}")
     return nn.Identity()
+
+
+def _projected(projection: nn.Module, features: Tensor) -> Tensor:
+    """In the precision of the projection, which may be trained in full beside half-precision towers."""
+    weight = next(projection.parameters(), None)
+    return projection(features if weight is None else features.to(weight.dtype))
 
 
 def _features(tower: nn.Module, inputs: TowerInput, pooling: Pooling) -> Tensor:

@@ -10,7 +10,9 @@ from typing import Any
 import peft
 import yaml
 from peft import LoraConfig, PeftConfig, PeftModel
-from torch import nn
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
 
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
@@ -77,15 +79,45 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
         ) from error
 
 
-def config_of(model: nn.Module) -> PeftConfig:
+def adapted_parts(model: Any) -> dict[str, PeftModel]:
+    """The PEFT models that a model consists of, by the folder that each is saved in; alone it lies at the top.
+
+    A model made of others names them in `parts()`, as those of `modality` do.
+    """
+    if isinstance(model, PeftModel):
+        return {"": model}
+    parts = model.parts() if hasattr(model, "parts") else {}
+    folders = {name: "" if len(parts) == 1 else name for name in parts}
+    return {folders[name]: part for name, part in parts.items() if isinstance(part, PeftModel)}
+
+
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained and no adapter saves: temperatures, projections, ... ."""
+    saved = _saved_by_adapters(model)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in saved}
+
+
+def own_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that no adapter saves: running means, fixed temperatures, ... ."""
+    saved = _saved_by_adapters(model)
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in saved}
+
+
+def _saved_by_adapters(model: nn.Module) -> set[int]:
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    adapted = [module for module in model.modules() if isinstance(module, kinds)]
+    return {id(tensor) for module in adapted for tensor in (*module.parameters(), *module.buffers())}
+
+
+def config_of(model: PeftModel) -> PeftConfig:
     """The config of the adapter that is trained."""
     configs: Any = model.peft_config
     return configs["default"]
 
 
 def is_deep_lora(model: nn.Module) -> bool:
-    """Whether subspaces can be initialised and the adapter exported by this project."""
-    return isinstance(config_of(model), DeepLoraConfig)
+    """Whether subspaces can be initialised and the adapters exported by this project."""
+    return any(isinstance(config_of(part), DeepLoraConfig) for part in adapted_parts(model).values())
 
 
 def _from_file(path: Path, peft_task: str | None, whole: list[str] | None) -> PeftConfig:

@@ -18,6 +18,7 @@ _AUTO = {
     "causal_lm": "AutoModelForCausalLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
     "image_classification": "AutoModelForImageClassification",
+    "image_text_pairs": "AutoModel",
 }
 _PIPELINES = {
     "classification": "text-classification",
@@ -26,6 +27,8 @@ _PIPELINES = {
     "causal_lm": "text-generation",
     "seq2seq": "text2text-generation",
     "image_classification": "image-classification",
+    "image_text_pairs": "zero-shot-image-classification",
+    "text_pairs": "sentence-similarity",
 }
 
 
@@ -38,10 +41,11 @@ def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str
         repository: where it goes, user/name.
         license: its licence, if one was named.
     """
-    base = str(adapter.get("base_model_name_or_path"))
-    kind = str(adapter.get("peft_type", "")).lower()
+    bases = _bases(results, adapter)
+    base = " and ".join(bases)
+    kind = str(adapter.get("peft_type", "")).lower() or "contrastive"
     metadata = {
-        "base_model": base,
+        "base_model": base if len(bases) == 1 else bases,
         "library_name": "peft",
         "pipeline_tag": _PIPELINES.get(results["task"]),
         "tags": [kind.replace("_", "-"), "peft"],
@@ -53,12 +57,29 @@ def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str
         "---",
         f"# {repository.rpartition('/')[2]}",
         f"A {kind} adapter for `{base}`, task: {results['task'].replace('_', ' ')}.",
-        _loading(results, base, kind, repository),
+        _loading_towers(repository) if len(bases) > 1 else _loading(results, base, kind, repository),
         _metrics(results),
         _training(results),
         f"## Licence\n\n{license or 'Not stated by the author.'} The base model `{base}` has a licence of its own.",
     ]
     return redacted("\n\n".join(part for part in parts if part) + "\n").replace("---\n\n", "---\n", 1)
+
+
+def _bases(results: dict[str, Any], adapter: dict[str, Any]) -> list[str]:
+    """The base models: of two towers, both."""
+    names = ("image_model", "text_model", "second_text_model")
+    towers = [str(name) for name in map(results["settings"].get, names) if name]
+    if len(towers) == 1:  # both towers are copies of it
+        towers *= 2
+    return towers or [str(adapter.get("base_model_name_or_path"))]
+
+
+def _loading_towers(repository: str) -> str:
+    return (
+        '## Loading\n\n```python\nfrom training.pairs import load_contrastive  # pip install "deep-lora[training]"\n\n'
+        f'model = load_contrastive("{repository}")  # a modality.DualEncoder\n```\n\n'
+        "Tokenizers and image processors lie in the folders of the towers."
+    )
 
 
 def _loading(results: dict[str, Any], base: str, kind: str, repository: str) -> str:
@@ -106,7 +127,8 @@ def _training(results: dict[str, Any]) -> str:
     shown = (
         "dataset", "dataset_config", "glue", "num_train_samples", "rank", "depth", "adapter", "learning_rate",
         "lr_scheduler_type", "optim", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "seed", "load_in_4bit", "load_in_8bit",
+        "seed", "load_in_4bit", "load_in_8bit", "loss", "temperature_mode", "schedule", "schedule_start",
+        "schedule_end", "swap", "swap_probability",
     )  # fmt: skip
     settings = {name: results["settings"].get(name) for name in shown}
     facts = settings | {"steps": results.get("steps"), "processes": results.get("processes")} | results["versions"]

@@ -17,6 +17,7 @@ from training.errors import RunError, UsageError, redacted
 COMMANDS = {
     "finetune": "fine-tune a language model: classification, regression, tags, causal LM, seq2seq",
     "classify": "fine-tune an image classifier",
+    "contrastive": "train on pairs of images and texts, or of texts, with a small gap between the modalities",
     "complete": "complete a matrix from some of its entries, such as ratings",
     "convert": "write an adapter as a plain LoRA adapter",
     "inspect": "effective rank, sizes and spectra of an adapter, module by module",

@@ -21,9 +21,9 @@ from huggingface_hub.errors import (
 
 from training.card import model_card, read_results
 from training.errors import RunError, UsageError, redacted
-from training.exporting import ADAPTER, EXPORT
+from training.exporting import ADAPTER, EXPORT, HEADS
 
-CONFIG = "adapter_config.json"
+CONFIG, HEADS_CONFIG = "adapter_config.json", f"{HEADS}.json"
 # What huggingface_hub sends requests with, by release.
 _NETWORK_LIBRARIES = (
     "httpx",
@@ -95,7 +95,9 @@ def _finished(folder: Path) -> dict[str, Any]:
         results = read_results(folder)
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} holds no results.json of a run: {error}") from error
-    if results.get("status") != "complete" or not (folder / ADAPTER / CONFIG).is_file():
+    if results.get("status") != "complete" or not any(
+        (folder / ADAPTER / name).is_file() for name in (CONFIG, HEADS_CONFIG)
+    ):
         raise UsageError(f"the run in {folder} is not complete; repeat its command, which goes on where it stopped")
     return results
 
@@ -110,9 +112,15 @@ def _stage(folder: Path, staged: Path, results: dict[str, Any], repository: str,
             shutil.copy(folder / name, staged)
     for path in staged.rglob(CONFIG):
         _name_base(path)
-    for path in staged.rglob("training_args.bin"):
-        path.unlink()
-    adapter = json.loads((staged / CONFIG).read_text(encoding="utf-8"))
+    for path in staged.rglob(HEADS_CONFIG):
+        _name_bases(path)
+    for name in ("training_args.bin", "README.md"):  # PEFT's own cards name the base model's folder on this machine
+        for path in staged.rglob(name):
+            path.unlink()
+    configs = [staged / CONFIG, *sorted(staged.glob(f"*_tower/{CONFIG}"))]
+    adapter: dict[str, Any] = next(
+        (json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()), {}
+    )
     license = license or results["settings"].get("license")
     (staged / "README.md").write_text(model_card(results, adapter, repository, license), encoding="utf-8")
 
@@ -121,9 +129,20 @@ def _name_base(path: Path) -> None:
     """Of a base model in a folder of this machine, only the last part of its name is told."""
     config = json.loads(path.read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
-    if isinstance(base, str) and (os.path.isabs(base) or Path(base).is_dir()):
+    if isinstance(base, str) and _is_local(base):
         config["base_model_name_or_path"] = Path(base).name
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _name_bases(path: Path) -> None:
+    """The same for a model that is put together of several."""
+    described = json.loads(path.read_text(encoding="utf-8"))
+    bases = {part: Path(base).name if _is_local(base) else base for part, base in described["bases"].items()}
+    path.write_text(json.dumps(described | {"bases": bases}, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_local(base: str) -> bool:
+    return os.path.isabs(base) or Path(base).is_dir()
 
 
 def _reason(error: OSError, token: str | None) -> str:

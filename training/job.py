@@ -12,7 +12,10 @@ from training.tasks.base import Task
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that decides a run. `token` is kept apart from the arguments, which are written to files."""
+    """Everything that decides a run. `token` is kept apart from the arguments, which are written to files.
+
+    `method` is one more dataclass of arguments, of a command that has such.
+    """
 
     model: ModelArguments
     adapter: AdapterArguments
@@ -25,10 +28,11 @@ class Job:
     head_temperature: float | None = None
     push: bool = False
     token: str | None = None
+    method: Any = None
 
     def settings(self) -> dict[str, Any]:
         """The arguments as one dictionary."""
-        groups = (self.model, self.adapter, self.data, self.run)
+        groups = (self.model, self.adapter, self.data, self.run, *([self.method] if self.method else []))
         return {entry.name: getattr(group, entry.name) for group in groups for entry in dataclasses.fields(group)} | {
             "normalized_head": self.normalized_head,
             "head_temperature": self.head_temperature,

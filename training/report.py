@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
-from training.adapters import config_of
+from training.adapters import adapted_parts, config_of, own_parameters
 from training.errors import public_settings
 from training.exporting import ADAPTER, EXPORT
 from training.job import Job
@@ -28,13 +29,14 @@ def describe(job: Job, model: nn.Module) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     batch = run.per_device_train_batch_size * run.gradient_accumulation_steps * run.world_size
-    method = config_of(model).peft_type.value.lower()
+    methods = dict.fromkeys(config_of(part).peft_type.value.lower() for part in adapted_parts(model).values())
     epochs = math.ceil(len(splits["train"]) / batch)
     steps = run.max_steps if run.max_steps > 0 else math.ceil(epochs * run.num_train_epochs)
+    names = " and ".join(dict.fromkeys(job.model.names()))
     lines = {
         "task": job.task.name + (f", {len(job.task.label_names)} classes" if job.task.label_names else ""),
-        "model": f"{job.model.model} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
-        "adapter": f"{method}, {trained:,} trained parameters ({trained / total:.2%})",
+        "model": f"{names} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
+        "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
         "trained whole": ", ".join(_trained_whole(model)) or "nothing",
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
         "steps": f"{steps:,} of {batch} samples ({run.per_device_train_batch_size} on each process"
@@ -45,9 +47,11 @@ def describe(job: Job, model: nn.Module) -> str:
 
 
 def _trained_whole(model: nn.Module) -> list[str]:
-    """The modules of which a copy is trained and saved with the adapter."""
+    """The modules of which a copy is trained and saved with the adapter, and what is trained beside adapters."""
     names = [name for name, _ in model.named_modules() if name.endswith(".modules_to_save")]
-    return [name.removeprefix("base_model.model.").removesuffix(".modules_to_save") for name in names]
+    beside = [name.rpartition(".")[0] or name for name in own_parameters(model)]
+    shown = [name.removeprefix("base_model.model.").removesuffix(".modules_to_save") for name in names]
+    return list(dict.fromkeys([*shown, *beside]))
 
 
 def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str, float]], resumed: Path | None) -> None:
@@ -60,7 +64,7 @@ def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str,
         "files": [name for name in (ADAPTER, EXPORT) if (folder / name).is_dir()],
     }
     write_json(folder / RESULTS, results)
-    draw(folder / FIGURE, results["log"], job.task.main_metric)
+    draw(folder / FIGURE, results["log"], job.task.panels or ((job.task.main_metric,),))
 
 
 def write_failure(folder: Path, job: Job, trainer: Trainer, reason: str) -> None:
@@ -124,27 +128,25 @@ def summary(folder: Path, metrics: dict[str, dict[str, float]]) -> str:
     return "\n".join([*lines, f"{'written to':>14}  {folder}: {', '.join(written)}"])
 
 
-def draw(path: Path, log: list[dict[str, float]], metric: str) -> None:
-    """Training and validation loss, and the main metric, over the steps."""
+def draw(path: Path, log: list[dict[str, float]], panels: Sequence[Sequence[str]]) -> None:
+    """Training and validation loss, and panels of metrics, over the steps."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (losses, scores) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axes, key, label in (
-        (losses, "loss", "training"),
-        (losses, "eval_loss", "validation"),
-        (scores, f"eval_{metric}", "validation"),
-    ):
+    figure, axes = plt.subplots(1, 1 + len(panels), figsize=(5 * (1 + len(panels)), 4), layout="constrained")
+    curves = [(axes[0], "loss", "training"), (axes[0], "eval_loss", "validation")]
+    for place, names in zip(axes[1:], panels, strict=True):
+        curves += [(place, f"eval_{name}", name if len(names) > 1 else "validation") for name in names]
+    for place, key, label in curves:
         points = [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None, label=label)
-    losses.set(title="loss", xlabel="optimizer step")
-    scores.set(title=metric, xlabel="optimizer step")
-    for axes in (losses, scores):
-        axes.grid(alpha=0.3)
-        if axes.has_data():
-            axes.legend()
+            place.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None, label=label)
+    for place, title in zip(axes, ["loss", *(", ".join(names) for names in panels)], strict=True):
+        place.set(title=title, xlabel="optimizer step")
+        place.grid(alpha=0.3)
+        if place.has_data():
+            place.legend()
     figure.savefig(path, dpi=150)
     plt.close(figure)

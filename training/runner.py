@@ -1,13 +1,13 @@
-"""Runs a fine-tuning job: base, adapter, Trainer, results. `finetune` and `classify` differ in the task alone."""
+"""Runs a training job: model, Trainer, results. `finetune` and `classify` differ in the task alone."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback, set_seed
@@ -20,27 +20,42 @@ from training.errors import RunError, UsageError
 from training.exporting import save_adapter
 from training.generating import GeneratingTrainer
 from training.job import Job
-from training.models import load_base, prepare_base, quantization_config
+from training.models import load_base, prepare_base, quantization_config, train_in_full_precision
 from training.resuming import checkpoint_to_resume, decisive_settings
 from training.settings import RunArguments
 from training.tasks.generation import keep_tokens
 from training.trainer import AdapterTrainer, InitializationCallback, NonFiniteLoss
 
 
-def run_job(job: Job) -> int:
+class Recipe(NamedTuple):
+    """What kinds of jobs do in their own way; the rest of a run is the same for all.
+
+    Attributes:
+        build_model: the model that is trained, with its adapters.
+        trainer_class: makes the Trainer, with the arguments of `AdapterTrainer`.
+        callbacks: job, model -> further callbacks.
+    """
+
+    build_model: Callable[[Job], nn.Module]
+    trainer_class: Callable[..., AdapterTrainer]
+    callbacks: Callable[[Job, nn.Module], list[TrainerCallback]]
+
+
+def run_job(job: Job, recipe: Recipe | None = None) -> int:
     """Trains, validates, tests, saves, exports and reports; the exit status.
 
     Raises:
         UsageError: an argument cannot work.
         RunError: the run stopped: a loss that is not finite, no space.
     """
+    recipe = recipe or ADAPTED
     main_process = job.run.process_index == 0
     if main_process:
         _warn_of_ddp(job.run)
     if not main_process:
         logging.set_verbosity_error()
     set_seed(job.run.seed)
-    model = build_model(job)
+    model = recipe.build_model(job)
     if main_process:
         print(report.describe(job, model), flush=True)
     if job.run.dry_run:
@@ -48,7 +63,7 @@ def run_job(job: Job) -> int:
     folder = Path(job.run.output_dir or "runs")
     settings = decisive_settings(job)
     resume = checkpoint_to_resume(folder, job.run, settings)
-    trainer = build_trainer(job, model, settings)
+    trainer = build_trainer(job, model, settings, recipe)
     try:
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except NonFiniteLoss as error:
@@ -92,14 +107,13 @@ def build_model(job: Job) -> PeftModel:
         checkpointing=bool(job.run.gradient_checkpointing),
     )
     model = add_adapter(prepared, config)
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
-            parameter.data = parameter.data.float()  # a new head of a half-precision base is trained in full
+    train_in_full_precision(model)
     return model
 
 
-def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any]) -> AdapterTrainer:
+def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any], recipe: Recipe | None = None) -> AdapterTrainer:
     """The Trainer of a job, with encoded data."""
+    recipe = recipe or ADAPTED
     with job.run.main_process_first(desc="encoding the data"):
         encoded = job.task.encode(job.task.splits, job.processor)
     shared: dict[str, Any] = {
@@ -109,7 +123,7 @@ def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any]) -> Adapt
         "eval_dataset": encoded["validation"],
         "data_collator": job.task.collate(job.processor, model),
         "processing_class": job.processor,
-        "callbacks": _callbacks(job, model),
+        "callbacks": [*initialization(job, model), *recipe.callbacks(job, model)],
         "gamma": job.adapter.gamma if is_deep_lora(model) else 1.0,
         "facts": {"settings": settings},
     }
@@ -122,7 +136,7 @@ def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any]) -> Adapt
             **shared,
         )
     else:
-        trainer = AdapterTrainer(compute_metrics=score, preprocess_logits_for_metrics=reduce, **shared)
+        trainer = recipe.trainer_class(compute_metrics=score, preprocess_logits_for_metrics=reduce, **shared)
     trainer.test_dataset = encoded.get("test")
     return trainer
 
@@ -139,10 +153,14 @@ def evaluate(job: Job, trainer: AdapterTrainer) -> dict[str, dict[str, float]]:
     return kept
 
 
-def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
+def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
+    """The callback that sets the subspaces of Deep LoRA, where there are some to set."""
     if not job.adapter.init_batches or not is_deep_lora(model):
         return []
     return [InitializationCallback(num_batches=job.adapter.init_batches, seed=job.run.seed)]
+
+
+ADAPTED = Recipe(build_model, AdapterTrainer, lambda job, model: [])
 
 
 def _push(job: Job, folder: Path, main_process: bool) -> None:

@@ -36,6 +36,10 @@ class ModelArguments:
         if self.dtype not in ("float32", "bfloat16", "float16", "auto"):
             raise UsageError(f"--dtype got {self.dtype!r}; choose float32, bfloat16, float16 or auto")
 
+    def names(self) -> list[str]:
+        """The base models that were named."""
+        return [self.model] if self.model else []
+
 
 @dataclass
 class AdapterArguments:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from deep_lora import initialize_subspaces_
+from deep_lora.restoring import dropout_off
 from tests.models import adapt, bert_classifier, disturb_, ids, layers_of, llama
 from tests.reference.first_gradient import product_of_bases, weight_gradient
 
@@ -145,3 +146,11 @@ def test_a_tied_update_is_initialised_from_the_sum_of_its_two_gradients():
     expected, tolerance = product_of_bases(update.grad.double(), 4, seed=0)
     initialize_subspaces_(model, lambda: loss(model(ids()).logits).backward(), seed=0)
     assert (written(layers_of(model)[0]) - expected).norm().item() <= tolerance
+
+
+def test_evaluating_for_the_gradients_does_not_repack_4_bit_weights_for_a_kernel_without_gradients() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[0].support_avx512bf16_for_cpu = True
+    with dropout_off(model):
+        assert not model.training and model[0].support_avx512bf16_for_cpu is False
+    assert model.training and model[0].support_avx512bf16_for_cpu is True

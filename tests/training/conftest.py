@@ -49,9 +49,34 @@ def vit(tmp_path_factory):
     return tiny.save_vit(tmp_path_factory.mktemp("vit"))
 
 
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    return tiny.save_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return tiny.save_pictures(tmp_path / "pictures")
+
+
 @pytest.fixture
 def reviews(tmp_path):
     return tiny.save_csv(tmp_path / "reviews.csv")
+
+
+@pytest.fixture
+def contrastive(capsys, tmp_path, monkeypatch):
+    """Runs `deep-lora contrastive` in this process with a few small steps: (exit status, what it printed)."""
+
+    def run(data, *words: object, output=tmp_path / "run", picture: bool = False):
+        if not picture:
+            monkeypatch.setattr("training.report.draw", lambda *_: None)
+        options = ["--dataset", data, "--output_dir", output, *QUICK, "--validation_fraction", "0.25", *words]
+        status = main(["contrastive", *map(str, options)])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 from tests.training import tiny
 from tests.training.conftest import QUICK
 from training.cli import main
+from training.pairs import load_contrastive
 
 
 def command(*words: object) -> tuple[int, str]:
@@ -55,9 +56,17 @@ def session(folder: Path) -> dict:
     outcomes["convert"] = command(
         "convert", "--adapter", snapshot, "--output_dir", folder / "lora", "--model", folder / "bert"
     )
+    towers = ["--text_model", folder / "bert", "--image_model", tiny.save_vit(folder / "vit"), "--embedding_width", "8"]
+    pairs = ["--dataset", tiny.save_pictures(folder / "pictures"), *QUICK, "--validation_fraction", "0.25"]
+    for what, models in (("towers", towers), ("clip", ["--model", tiny.save_clip(folder / "clip")])):
+        upload = ["--push_to_hub", "--hub_model_id", f"me/{what}"]
+        outcomes[what] = command("contrastive", *models, *pairs, "--output_dir", folder / what, *upload)
     for what, name in (("gated", "me/gated"), ("missing", "me/nothing")):
         outcomes[what] = command("finetune", "--model", name, "--dataset", data, "--output_dir", folder / "x", *QUICK)
     same = [torch.equal(here, pulled), torch.allclose(here, export, atol=1e-6)]
+    bases = {"x_tower": str(folder / "vit"), "y_tower": str(folder / "bert")}
+    models = [load_contrastive(source, bases) for source in (folder / "towers" / "adapter", "me/towers")]
+    same += [all(torch.equal(*pair) for pair in zip(*(m.state_dict().values() for m in models), strict=True))]
     return {"outcomes": outcomes, "same": same}
 
 

@@ -49,7 +49,7 @@ def test_a_run_is_uploaded_with_its_export_card_and_results(hub) -> None:
 
 
 def test_what_comes_back_predicts_the_same(hub) -> None:
-    assert hub.same == [True, True]
+    assert hub.same == [True, True, True]
     assert hub.outcomes["inspect"][0] == hub.outcomes["convert"][0] == 0
     assert "mean effective rank" in hub.outcomes["inspect"][1]
 
@@ -61,6 +61,22 @@ def test_the_card_says_base_licence_metrics_and_how_to_load(hub) -> None:
     assert metadata["license"] == "mit" and metadata["base_model"] == "bert" and metadata["library_name"] == "peft"
     for expected in ("import deep_lora", 'subfolder="lora_export"', "num_labels=2", "| validation | accuracy |",
                      '["neg", "pos"]', "## Licence", "learning_rate"):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_contrastive_runs_are_uploaded_with_what_loads_them(hub) -> None:
+    for what in ("towers", "clip"):
+        status, printed = hub.outcomes[what]
+        assert status == 0 and "uploaded" in printed, printed
+    towers, clip = hub.server.repositories["me/towers"], hub.server.repositories["me/clip"]
+    assert {"contrastive.json", "contrastive.safetensors", "y_tower/tokenizer.json"} <= set(towers)
+    assert {"x_tower/adapter_config.json", "lora_export/y_tower/adapter_model.safetensors"} <= set(towers)
+    assert json.loads(towers["contrastive.json"])["bases"] == {"x_tower": "vit", "y_tower": "bert"}
+    front, text = towers["README.md"].decode().split("---\n", 2)[1:]
+    assert yaml.safe_load(front)["base_model"] == ["vit", "bert"] and 'load_contrastive("me/towers")' in text
+    front, text = clip["README.md"].decode().split("---\n", 2)[1:]
+    assert yaml.safe_load(front)["pipeline_tag"] == "zero-shot-image-classification"
+    for expected in ('AutoModel.from_pretrained("clip")', 'subfolder="lora_export"', "| validation | recall@1 |"):
         assert expected in text, expected
 
 

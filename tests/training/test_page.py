@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from training import CONFIGS
+from training import CONFIGS, contrastive
 from training.arguments import build_parser
 from training.classify import ImageDataArguments
 from training.cli import COMMANDS
@@ -22,6 +22,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="
 TYPES = {
     "finetune": (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments),
     "classify": (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, RunArguments),
+    "contrastive": contrastive.TYPES,
     "complete": (CompleteArguments,),
     "convert": (ConvertArguments,),
     "inspect": (InspectArguments,),

@@ -7,13 +7,18 @@ import random
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -81,6 +86,49 @@ def save_vit(folder: Path) -> Path:
     ViTModel(config).save_pretrained(folder)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
+
+
+def save_clip(folder: Path) -> Path:
+    """A model of images and texts; CLIP has no dropout but in its attention, where it is off."""
+    torch.manual_seed(1)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 64, "eos_token_id": 3, "bos_token_id": 2,
+            "pad_token_id": 0}  # fmt: skip
+    vision = {"image_size": 16, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=tower | text, vision_config=tower | vision, projection_dim=8)).save_pretrained(
+        folder
+    )
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_siglip(folder: Path) -> Path:
+    torch.manual_seed(1)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 16, "eos_token_id": 4, "bos_token_id": 2,
+            "pad_token_id": 0}  # fmt: skip
+    vision = {"image_size": 16, "patch_size": 8}
+    SiglipModel(SiglipConfig(text_config=tower | text, vision_config=tower | vision)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_pictures(folder: Path, rows: int = 24, seed: int = 0) -> Path:
+    """Pictures of a brightness and a colour that their texts name; a csv names the pictures from its own folder."""
+    generator = random.Random(seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    lines = ["image,text"]
+    for number in range(rows):
+        good, word = number % 2, generator.randrange(5)
+        colour = [40 * word + generator.randrange(20) + 30 * good, 200 * good, 200 - 40 * word]
+        Image.new("RGB", (20, 20), tuple(colour)).save(folder / "images" / f"{seed}-{number}.png")
+        caption = f"a {(GOOD if good else BAD)[word]} {FILLER[number % 10]} {generator.choice(FILLER)}"
+        lines.append(f"images/{seed}-{number}.png,{caption}")
+    path = folder / f"pictures-{seed}.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def sentence(generator: random.Random, positive: bool) -> str:

@@ -32,6 +32,7 @@ class Task:
         reduce_logits: logits, labels -> what is kept of them for `score`; None keeps the logits.
         main_metric: the metric that says how good the model is.
         generation: the text to generate at evaluation; None for none.
+        panels: metrics that are drawn, those of one panel together; the main metric alone if there are none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     main_metric: str = "loss"
     generation: Generation | None = None
+    panels: tuple[tuple[str, ...], ...] = ()
 
     @property
     def label_names(self) -> list[str] | None:

@@ -1,0 +1,102 @@
+"""What a contrastive model learns, in a folder: an adapter for each part, and everything else in one small file.
+
+`contrastive.safetensors` holds what no adapter saves (temperature, projections, bias, running means, how many swap
+decisions were made), and `contrastive.json` how the model is put together. Base models are named, not copied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import transformers
+from huggingface_hub import snapshot_download
+from peft import PeftModel
+from torch import nn
+
+from modality import ContrastiveModel, DualEncoder
+from modality.logit_scale import base_model_of
+from training.adapter_files import CONFIG
+from training.adapters import adapted_parts, own_buffers, own_parameters
+from training.errors import UsageError
+from training.exporting import HEADS
+
+CLASSES: dict[str, Any] = {"ContrastiveModel": ContrastiveModel, "DualEncoder": DualEncoder}
+
+
+def save_learned(model: Any, folder: Path) -> None:
+    """Writes what was learned.
+
+    Args:
+        model: a `ContrastiveModel` or `DualEncoder`.
+        folder: which need not exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, part in adapted_parts(model).items():
+        part.save_pretrained(str(folder / place))
+    kept = own_parameters(model).keys() | own_buffers(model).keys()
+    heads = {name: value for name, value in model.state_dict().items() if name in kept or name.endswith("_extra_state")}
+    safetensors.torch.save_file(
+        {name: value.detach().cpu().contiguous().clone() for name, value in heads.items()},
+        folder / f"{HEADS}.safetensors",
+        metadata={"format": "pt"},
+    )
+    bases = {name: str(base_model_of(part).config.name_or_path) for name, part in model.parts().items()}
+    described = {"class": type(model).__name__, "settings": model.settings(), "bases": bases}
+    (folder / f"{HEADS}.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_learned_(model: nn.Module, folder: Path) -> None:
+    """Puts what was learned into a model of the same make, to go on training.
+
+    Raises:
+        UsageError: the files belong to another model.
+    """
+    for place, part in adapted_parts(model).items():
+        part.load_adapter(str(folder / place), "default", is_trainable=True)
+    _load_heads_(model, folder)
+
+
+def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None) -> ContrastiveModel | DualEncoder:
+    """The model of a finished run, in evaluation mode: base models, adapters, temperature and projections.
+
+        model = load_contrastive("runs/pairs/adapter")            # or ".../lora_export", or a repository on the Hub
+        output = model(input_ids=..., pixel_values=..., return_loss=False)      # image_embeds, text_embeds, logits
+
+    Args:
+        source: a folder, or a repository on the Hub.
+        bases: part -> base model, where it lies elsewhere by now; parts are `model`, or `x_tower` and `y_tower`.
+
+    Raises:
+        UsageError: the folder holds no such model, or a part is unknown.
+    """
+    folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(str(source)))
+    try:
+        described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
+        kind, named = CLASSES[described["class"]], dict(described["bases"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{source} holds no contrastive model ({HEADS}.json): {error}") from error
+    if unknown := sorted(set(bases or ()) - set(named)):
+        raise UsageError(f"there is no part {unknown}; the parts are {sorted(named)}")
+    named |= bases or {}
+    parts = {}
+    for name, base in named.items():
+        place = folder if len(named) == 1 else folder / name
+        part = transformers.AutoModel.from_pretrained(base)
+        parts[name] = PeftModel.from_pretrained(part, str(place)) if (place / CONFIG).is_file() else part
+    model = kind.rebuilt(parts, described["settings"])
+    _load_heads_(model, folder)
+    return model.eval()
+
+
+def _load_heads_(model: nn.Module, folder: Path) -> None:
+    try:
+        heads = safetensors.torch.load_file(folder / f"{HEADS}.safetensors")
+        unexpected = model.load_state_dict(heads, strict=False).unexpected_keys
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UsageError(f"{folder / HEADS}.safetensors does not fit the model: {error}") from error
+    if unexpected:
+        raise UsageError(f"{folder / HEADS}.safetensors has {unexpected[:3]}, which the model does not have")

@@ -1,0 +1,141 @@
+"""Pairs as a `Task`: checked columns, images that are there, duplicates, and the metrics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Image, Value
+from transformers import EvalPrediction
+
+from modality import PairStatistics, modality_gap, recall_at_k
+from training.data import Splits, require_columns
+from training.errors import UsageError
+from training.pairs.arguments import PairDataArguments
+from training.pairs.processor import IDS, X, Y
+from training.tasks.base import Task
+from training.text import require_text
+
+KS = (1, 5)
+SCORES_AGAINST_STEPS = (
+    ("recall@1", "recall@5"),
+    ("gap", "paired_distance", "distribution_gap"),
+    ("tau",),
+)
+
+
+def pair_task(
+    splits: Splits, data: PairDataArguments, collate: Callable[[Any], Callable[..., Any]], global_batch: int
+) -> Task:
+    """Images with texts, or texts with texts.
+
+    Args:
+        splits: as loaded.
+        data: names of the columns.
+        collate: processor -> collator.
+        global_batch: pairs that are contrasted in a step.
+
+    Raises:
+        UsageError: for missing columns or files, columns that hold something else, or nothing to contrast with.
+    """
+    texts = [data.text_column, *([data.second_text_column] if data.second_text_column else [])]
+    columns = texts if data.second_text_column else [data.image_column, *texts]
+    if len(set(columns)) < 2:
+        raise UsageError(f"both sides of the pairs are column {columns[0]!r}; name two columns")
+    shown = data.label_column or data.text_column
+    hint = "choose with --image_column, --text_column, --second_text_column and --label_column"
+    require_columns(splits, list(dict.fromkeys([*columns, shown])), hint)
+    require_text(splits, texts)
+    _require_several(splits, global_batch)
+    if not data.second_text_column:
+        splits = {name: _with_images(split, name, data) for name, split in splits.items()}
+    names = ("text", "second_text") if data.second_text_column else ("image", "text")
+    return Task(
+        name="text_pairs" if data.second_text_column else "image_text_pairs",
+        auto_class="AutoModel",
+        peft_task=None,
+        splits=splits,
+        model_settings={},
+        encode=partial(_encode, columns=columns, shown=shown),
+        collate=lambda processor, model: collate(processor),
+        score=partial(score_pairs, names=names),
+        main_metric="recall@1",
+        panels=SCORES_AGAINST_STEPS,
+    )
+
+
+def score_pairs(prediction: EvalPrediction, names: tuple[str, str] = ("x", "y")) -> dict[str, float]:
+    """Recall in both directions over all pairs of the data as one pool, their mean, and the modality gap.
+
+    Args:
+        prediction: embeddings of both modalities, and ids that tell duplicates.
+        names: of the modalities, for the names of the metrics.
+    """
+    first, second = (torch.as_tensor(rows) for rows in prediction.predictions)
+    ids = torch.as_tensor(prediction.label_ids)
+    statistics = PairStatistics(first.shape[1])
+    statistics.update(first, second)
+    recall = recall_at_k(first, second, KS, x_ids=ids)
+    means = {f"recall@{k}": (recall[f"x_to_y_recall@{k}"] + recall[f"y_to_x_recall@{k}"]) / 2 for k in KS}
+    forth, back = f"{names[0]}_to_{names[1]}", f"{names[1]}_to_{names[0]}"
+    named = {key.replace("x_to_y", forth).replace("y_to_x", back): recall[key] for key in recall if "recall" in key}
+    return means | named | {"pool": recall["x_to_y_pool"]} | modality_gap(statistics)
+
+
+def _encode(splits: Splits, processor: Any, *, columns: list[str], shown: str) -> Splits:
+    """The columns under the names that the collator knows; texts and images are encoded batch by batch."""
+    encoded = {}
+    for name, split in splits.items():
+        numbers = np.unique(np.asarray(split[shown]), return_inverse=True)[1]
+        named = split.select_columns(columns).rename_columns(dict(zip(columns, (X, Y), strict=True)))
+        encoded[name] = named.add_column(IDS, numbers)
+    return encoded
+
+
+def _require_several(splits: Splits, global_batch: int) -> None:
+    for name, split in splits.items():
+        if len(split) < 2:
+            more = "; a larger --validation_fraction holds out more" if name == "validation" else ""
+            raise UsageError(
+                f"the {name} data hold {len(split)} pair, which can be contrasted with nothing; at least 2 are needed"
+                f"{more}"
+            )
+    if global_batch < 2:
+        raise UsageError(
+            "a step of 1 pair has nothing to contrast it with; pass a larger --per_device_train_batch_size "
+            "(accumulated batches do not see each other)"
+        )
+
+
+def _with_images(split: Any, name: str, data: PairDataArguments) -> Any:
+    """The split with a column of stored images, of which paths are known to exist."""
+    held, column = split.features[data.image_column], data.image_column
+    if isinstance(held, Value) and held.dtype in ("string", "large_string"):
+        folder = _folder(name, data)
+        split = split.map(
+            lambda rows: {column: [os.path.join(folder, path) for path in rows[column]]},
+            batched=True, desc=f"finding images ({name})",
+        )  # fmt: skip
+        missing = [path for path in dict.fromkeys(split[column]) if not os.path.isfile(path)]
+        if missing:
+            raise UsageError(
+                f"{len(missing)} images of the {name} data are not there, the first is {missing[0]}; paths in column "
+                f"{column!r} start at {folder or '.'}, or are absolute"
+            )
+    elif not isinstance(held, Image):
+        raise UsageError(
+            f"column {column!r} of the {name} data holds {getattr(held, 'dtype', held)}; it must hold images or paths"
+        )
+    return split.cast_column(column, Image(decode=False))
+
+
+def _folder(name: str, data: PairDataArguments) -> str:
+    """Where the paths of a split start: at the file that it was read from."""
+    source = getattr(data, f"{name}_data", None) or data.dataset or "."
+    path = Path(source)
+    return str(path.resolve() if path.is_dir() else path.resolve().parent)
