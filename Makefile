@@ -5,6 +5,7 @@
 #   make test                     the whole test suite
 #   make test-lowest              the same with the lowest versions that setup.cfg declares, in .venv-lowest (several GB)
 #   make lint                     ruff, mypy, import-linter
+#   make docs                     the API reference, as HTML in site/
 #   make run TORCH=torch          the newest torch instead of the pinned one
 #   make run PYTHON=python3.12    another interpreter (3.10 or newer)
 
@@ -29,7 +30,7 @@ PACKAGING = setup.cfg pyproject.toml
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: run test test-lowest lint format clean
+.PHONY: run test test-lowest lint format docs clean
 .DELETE_ON_ERROR:
 
 run: $(STAMPS)-demo $(STAMPS)-assets
@@ -53,13 +54,18 @@ format: $(STAMPS)-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What is public, one page a package: pdoc shows the names in __all__.
+docs: $(STAMPS)-docs
+	$(BIN)/pdoc --docformat google --output-directory site \
+		deep_lora dmf dmf.completion collapse modality training
+
 # torch goes in before anything that depends on it, so that nothing else chooses which build.
 $(STAMPS)-torch:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install "$(TORCH)"
 	@touch $@
 
-$(STAMPS)-demo $(STAMPS)-test $(STAMPS)-dev: $(STAMPS)-%: $(STAMPS)-torch $(PACKAGING)
+$(STAMPS)-demo $(STAMPS)-test $(STAMPS)-dev $(STAMPS)-docs: $(STAMPS)-%: $(STAMPS)-torch $(PACKAGING)
 	$(PIP) install -e ".[$*]"
 	@touch $@
 
@@ -68,4 +74,4 @@ $(STAMPS)-assets: $(STAMPS)-torch Makefile
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lowest build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

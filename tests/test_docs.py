@@ -45,7 +45,9 @@ def test_every_docstring_example_gives_what_it_shows(module_name):
 
 @pytest.mark.parametrize(("package", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))
 def test_every_public_name_is_documented(package, name):
-    documented = inspect.getdoc(getattr(package, name))
+    public = getattr(package, name)
+    documented = public.__dict__.get("__doc__") if inspect.isclass(public) else inspect.getdoc(public)
+    assert not (documented or "").startswith(f"{name}("), f"{package.__name__}.{name} has a generated docstring only"
     assert documented and len(documented.split()) >= 3, f"{package.__name__}.{name} needs a docstring"
 
 
