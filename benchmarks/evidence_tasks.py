@@ -128,9 +128,14 @@ class WordPairs(Task):
         return F.mse_loss(F.cosine_similarity(*words.chunk(2)), targets)
 
     def score(self, model: PooledEncoder, parts: Parts) -> dict[str, float]:
-        words = embed(model, self.tokens)
-        similar = F.cosine_similarity(words[self.pairs[:, 0]], words[self.pairs[:, 1]]).numpy()
-        return {name: float(stats.spearmanr(similar[p], self.targets[p]).statistic) for name, p in parts.items()}
+        needed, place = np.unique(self.pairs[np.concatenate(list(parts.values()))], return_inverse=True)
+        words = embed(model, [self.tokens[word] for word in needed])[torch.from_numpy(place.reshape(-1, 2))]
+        similar = F.cosine_similarity(words[:, 0], words[:, 1]).numpy()
+        scores, start = {}, 0
+        for name, part in parts.items():
+            scores[name] = float(stats.spearmanr(similar[start : start + len(part)], self.targets[part]).statistic)
+            start += len(part)
+        return scores
 
 
 class Reviews(Task):

@@ -32,6 +32,7 @@ BENCHMARKS = {
     "completion_recovery": ("completion_recovery", "measure_table"),
     "contrastive_memory": ("contrastive_memory", "measure"),
     "modality_gap": ("modality_gap_emoji", "measure"),
+    "few_shot": ("evidence_campaign", "measure"),
 }
 
 
