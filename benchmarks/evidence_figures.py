@@ -15,10 +15,12 @@ from matplotlib.axes import Axes
 from evidence_tables import FAMILIES, ranks, rates, settings_of
 from markdown_tables import result
 
-COLOURS = {"LoRA": "tab:orange", "Deep LoRA": "tab:blue", "LoRA, tuned": "tab:orange", "Deep LoRA, tuned": "tab:cyan"}
+COLOURS = {"LoRA": "tab:orange", "LoRA, tuned": "tab:orange", "Deep LoRA": "tab:blue"}
+COLOURS |= {FAMILIES[2]: "tab:green", FAMILIES[3]: "tab:purple"}
 TASKS = {"simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %"}
 SIZES = (64, 256)
-CURVES = {"simlex_64_long": "300 steps, clean labels", "simlex_64_noise": "100 steps, label noise .3"}
+FOLLOWED = ("LoRA, tuned", *FAMILIES[1:3])
+CURVES = {"simlex_64": "64 word pairs", "simlex_256": "256 word pairs"}
 
 
 def with_intervals(axes: Axes, places: list[float], scores: list[dict[str, float]], label: str) -> None:
@@ -43,11 +45,14 @@ def draw_samples() -> Any:
 
 
 def draw_family(values: dict[str, dict[float, dict[str, float]]], label: str) -> Any:
-    """Score of LoRA and Deep LoRA against a rank or a rate."""
+    """Mean score of LoRA and Deep LoRA against a rank or a rate; what failed to train falls out of the picture."""
     figure, axes = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
-    for family in FAMILIES:
-        with_intervals(axes, list(values[family]), list(values[family].values()), family)
-    axes.set(xscale="log", xlabel=label, ylabel=TASKS["simlex"])
+    for family, scores in values.items():
+        heights = [100 * score["mean"] for score in scores.values()]
+        axes.plot(list(scores), heights, marker="o", label=family, color=COLOURS[family])
+    ticks = list(values[FAMILIES[0]])
+    axes.set(xscale="log", xlabel=label, ylabel=TASKS["simlex"], xticks=ticks, xticklabels=ticks, ylim=(40, 60))
+    axes.minorticks_off()
     axes.legend(fontsize="small")
     return figure
 
@@ -57,12 +62,14 @@ def draw_overfitting() -> Any:
     figure, panels = plt.subplots(2, len(CURVES), figsize=(8, 4.8), layout="constrained", sharex="col")
     for column, (name, title) in enumerate(CURVES.items()):
         steps = settings_of(name)["task"]["steps"]
-        for method, row in result(f"few_shot_{name}")["methods"].items():
+        methods = result(f"few_shot_{name}")["methods"]
+        for method, row in [(method, methods[method]) for method in FOLLOWED]:
             window = steps // len(row["loss"])
             middles = [window * (position + 0.5) for position in range(len(row["loss"]))]
-            panels[0, column].plot(middles, row["loss"], label=method)
+            panels[0, column].plot(middles, row["loss"], label=method, color=COLOURS[method])
             points = row["curve"]
-            panels[1, column].plot([p["step"] for p in points], [100 * p["test"] for p in points], marker="o")
+            scores = [100 * point["test"] for point in points]
+            panels[1, column].plot([p["step"] for p in points], scores, marker="o", color=COLOURS[method])
         panels[0, column].set(title=title, yscale="log", ylabel="training loss")
         panels[0, column].legend(fontsize="small")
         panels[1, column].set(xlabel="step", ylabel=TASKS["simlex"])
