@@ -33,6 +33,7 @@ BENCHMARKS = {
     "contrastive_memory": ("contrastive_memory", "measure"),
     "contrastive_overhead": ("contrastive_overhead", "measure"),
     "modality_gap": ("modality_gap_emoji", "measure"),
+    "few_shot": ("evidence_campaign", "measure"),
 }
 
 

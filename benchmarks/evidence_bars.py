@@ -1,0 +1,63 @@
+"""The goals of the few-shot campaign, set before it, against what came out."""
+
+from __future__ import annotations
+
+import math
+
+from evidence_tables import COMPARISONS, FAMILIES, good_values, methods_of, ranks, rates, spread
+from markdown_tables import interval, markdown
+
+GAIN, RANK_SHARE, RANK_SPREAD, RATE_SHARE, KEPT_SHARE, TOLERANCE = 0.015, 1 / 3, 0.02, 3.0, 0.5, 0.01
+UNTUNED = FAMILIES[1:3]
+
+
+def bars() -> str:
+    """One row for each goal."""
+    return markdown(
+        ["goal", "measured", "reached"], [*gains(), rank_insensitivity(), rate_insensitivity(), *exported()]
+    )
+
+
+def gains() -> list[list[str]]:
+    rows = []
+    for name in COMPARISONS:
+        for method in UNTUNED:
+            row = methods_of(name)[method]
+            difference, won = row["difference"], f"{row['seeds_won']} of {row['seeds_compared']} seeds won"
+            reached = difference["mean"] >= GAIN and difference["low"] > 0
+            goal = f"`{name}`: {method}, not tuned, gains 1.5 points over tuned LoRA"
+            rows.append([goal, f"{interval(difference, 100, 1, '+')}, {won}", answer(reached)])
+    return rows
+
+
+def rank_insensitivity() -> list[str]:
+    lora, deep = (spread(ranks()[family]) for family in FAMILIES[:2])
+    goal = "r = 4 to 64 at one rate: spread at most a third of LoRA's, and at most 2 points"
+    reached = deep <= RANK_SHARE * lora and deep <= RANK_SPREAD
+    return [goal, f"Deep LoRA {100 * deep:.1f} points, LoRA {100 * lora:.1f}", answer(reached)]
+
+
+def rate_insensitivity() -> list[str]:
+    """Widths on the logarithmic scale."""
+    good = {family: good_values(rates()[family]) for family in FAMILIES[:2]}
+    lora, deep = (math.log10(max(values) / min(values)) for values in good.values())
+    texts = [f"{family} {min(values):g} to {max(values):g}" for family, values in good.items()]
+    goal = "range of rates within a point of the best: three times as wide as LoRA's"
+    return [goal, "; ".join(reversed(texts)), answer(deep > 0 and deep >= RATE_SHARE * lora)]
+
+
+def exported() -> list[list[str]]:
+    rows = []
+    for name in COMPARISONS:
+        row = methods_of(name)["Deep LoRA"]
+        export = next(export for export in row["exported"] if export["tolerance"] == TOLERANCE)
+        rank, loss = row["chosen"]["config"]["r"], export["test_minus_full"]
+        share = export["median_rank"] / rank
+        measured = f"median rank {export['median_rank']:g} of {rank}, change {interval(loss, 100, 2, '+')}"
+        goal = f"`{name}`: export with tolerance {TOLERANCE:g} keeps at most half of the rank without loss"
+        rows.append([goal, measured, answer(share <= KEPT_SHARE and loss["high"] >= 0)])
+    return rows
+
+
+def answer(reached: bool) -> str:
+    return "yes" if reached else "no"

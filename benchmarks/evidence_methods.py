@@ -1,0 +1,74 @@
+"""The methods of the few-shot campaign, as data: an adapter, its configuration, and how it is started and trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from peft import LoraConfig, LoraGAConfig, get_peft_model
+from peft.tuners.lora.loraga import preprocess_loraga
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
+from evidence_tasks import PooledEncoder
+
+TARGETS = r".*encoder.*\.(query|key|value|dense)$"  # every linear layer of the encoder; embeddings are not adapted
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is trained.
+
+    Attributes:
+        adapter: "lora", "deep_lora", or "full" (every parameter of the encoder but the embeddings).
+        config: fields of `LoraConfig` or `DeepLoraConfig`, as in `DeepLoraConfig(**config)`.
+        batches: first batches whose gradient the adapter's start sees (Deep LoRA's subspaces, LoRA-GA); 0 for none.
+        adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
+    """
+
+    adapter: str
+    config: dict[str, Any] = field(default_factory=dict)
+    batches: int = 0
+    adam_eps: float | None = None
+
+    def key(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def adapted(method: Method, model: PooledEncoder, gradients: Callable[[], None], seed: int) -> None:
+    """Wraps the model's encoder in place; `gradients` runs forward and backward on the first batches."""
+    torch.manual_seed(seed)
+    encoder = model.encoder
+    if method.adapter == "full":
+        encoder.embeddings.requires_grad_(False)
+        return
+    if method.adapter == "deep_lora":
+        model.encoder = get_peft_model(encoder, DeepLoraConfig(target_modules=TARGETS, **method.config))
+        if method.batches:
+            initialize_subspaces_(model.encoder, gradients, seed=seed)
+    elif method.adapter == "lora":
+        gradient_start = method.config.get("init_lora_weights") == "lora_ga"
+        more = {"lora_ga_config": LoraGAConfig()} if gradient_start else {}
+        config = LoraConfig(target_modules=TARGETS, **method.config, **more)
+        if gradient_start:
+            preprocess_loraga(encoder, config, gradients)
+        model.encoder = get_peft_model(encoder, config)
+    else:
+        raise ValueError(f"`adapter` must be 'lora', 'deep_lora' or 'full', got {method.adapter!r}")
+
+
+def optimizer_of(method: Method, model: PooledEncoder, rate: float, head_rate: float) -> Optimizer:
+    """AdamW without weight decay; the head has a rate of its own, so that `rate` says nothing about it."""
+    eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
+    if method.adapter == "deep_lora":
+        optimizer = create_optimizer(model.encoder, AdamW, lr=rate, weight_decay=0.0, **eps)
+    else:
+        trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+        optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)
+    if isinstance(model.head, nn.Linear):
+        optimizer.add_param_group({"params": list(model.head.parameters()), "lr": head_rate, "eps": 1e-8})
+    return optimizer

@@ -1,0 +1,44 @@
+"""The tables and figures of `docs/evidence.md`, made from `benchmarks/results` alone.
+
+python benchmarks/evidence_report.py            # print the tables
+python benchmarks/evidence_report.py --write    # put them between their markers, and draw docs/images
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from evidence_bars import bars
+from evidence_figures import draw_all
+from evidence_tables import TABLES
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "evidence.md"
+ALL: Mapping[str, Callable[[], str]] = {"bars": bars, **TABLES}
+
+
+def with_tables(text: str) -> str:
+    """`text` with every table between its markers replaced."""
+    for name, make in ALL.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="update docs/evidence.md and docs/images")
+    if parser.parse_args().write:
+        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf8")), encoding="utf8")
+        for path in [PAGE, *draw_all(DOCS / "images")]:
+            print(path)
+    else:
+        for name, make in ALL.items():
+            print(f"{name}\n{make()}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""One run of the few-shot campaign: a method at a rate on a seed, trained and measured."""
+
+from __future__ import annotations
+
+import time
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import torch
+from peft import get_peft_model, set_peft_model_state_dict
+
+from deep_lora import kept_ranks, to_lora
+from evidence_methods import Method, adapted, optimizer_of
+from evidence_tasks import Parts, PooledEncoder, Task
+
+LOSS_WINDOW = 10
+
+
+def measure_run(task: Task, method: Method, rate: float, seed: int, tolerances: list[float]) -> dict[str, Any]:
+    """Trains once; losses, scores over the steps, what an export at each tolerance keeps, and the CPU seconds of it."""
+    start = time.process_time()
+    parts = task.split(seed)
+    batches = task.batches(parts.pop("train"), seed)
+    model = task.model(seed)
+    first = np.concatenate(batches[: max(1, method.batches)])
+    adapted(method, model, lambda: task.loss(model, first, seed).backward(), seed)
+    losses, curve = train(task, method, model, batches, parts, rate, seed)
+    windows = [losses[i : i + LOSS_WINDOW] for i in range(0, len(losses), LOSS_WINDOW)]
+    return {
+        "validation": curve[-1]["validation"], "test": curve[-1]["test"], "curve": curve,
+        "loss": [four_digits(fmean(window)) for window in windows],
+        "exported": exported(task, method, model, parts, seed, tolerances),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "cpu_seconds": round(time.process_time() - start, 1),
+    }  # fmt: skip
+
+
+def train(
+    task: Task, method: Method, model: PooledEncoder, batches: list[np.ndarray], parts: Parts, rate: float, seed: int
+) -> tuple[list[float], list[dict[str, float]]]:
+    """The loss of every step, and the scores at the measured steps."""
+    optimizer = optimizer_of(method, model, rate, task.settings.head_rate)
+    losses, curve = [], []
+    for step, batch in enumerate(batches, start=1):
+        model.train()
+        torch.manual_seed(seed * 1_000_003 + step)  # the same dropout for every method
+        loss = task.loss(model, batch, seed)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if step % task.settings.evaluate_every == 0 or step == len(batches):
+            curve.append({"step": step, **measured(task, model, parts)})
+    return losses, curve
+
+
+def measured(task: Task, model: PooledEncoder, parts: Parts) -> dict[str, float]:
+    model.eval()
+    return {name: four_digits(score) for name, score in task.score(model, parts).items()}
+
+
+def exported(
+    task: Task, method: Method, model: PooledEncoder, parts: Parts, seed: int, tolerances: list[float]
+) -> list[dict[str, float]]:
+    """For every tolerance the ranks that Deep LoRA's export keeps, and the test score of the exported LoRA."""
+    if method.adapter != "deep_lora" or not all(torch.isfinite(p).all() for p in model.parameters()):
+        return []
+    rows = []
+    for tolerance in tolerances:
+        ranks = list(kept_ranks(model.encoder, tolerance=tolerance).values())
+        config, state = to_lora(model.encoder, tolerance=tolerance)
+        plain = task.model(seed)
+        plain.head.load_state_dict(model.head.state_dict())
+        plain.encoder = get_peft_model(plain.encoder, config)
+        set_peft_model_state_dict(plain.encoder, state)
+        score = measured(task, plain, {"test": parts["test"]})["test"]
+        rows.append({"tolerance": tolerance, "median_rank": median(ranks), "max_rank": max(ranks), "test": score})
+    return rows
+
+
+def four_digits(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,115 @@
+"""What the kept runs of one few-shot comparison say: choices, means with intervals, paired differences, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any, Protocol
+
+from paired import mean_with_interval
+
+Kept = dict[str, Any]
+PARTS = ("validation", "test")
+
+
+class Comparison(Protocol):
+    """What is needed of a campaign whose runs are all there."""
+
+    settings: dict[str, Any]
+
+    def candidates(self, name: str) -> Any: ...
+    def chosen(self, name: str) -> Any: ...
+    def compared(self, name: str) -> Any: ...
+    def sweep_of(self, method: Any, rate: float) -> Any: ...
+    def kept(self, run: Any) -> Any: ...
+
+
+def summary(campaign: Comparison) -> dict[str, Any]:
+    """For every method what was chosen by what, and its tests against the baseline's on the same seeds."""
+    names = list(campaign.settings["methods"])
+    runs = {name: [campaign.kept(run) for run in campaign.compared(name)] for name in names}
+    baseline, table = runs[campaign.settings["baseline"]], {}
+    for name in names:
+        chosen = campaign.chosen(name)
+        table[name] = {
+            "chosen": {"rate": chosen.rate, "config": chosen.method.config},
+            "sweep": sweep(campaign, name),
+            **scores(runs[name], baseline),
+            "curve": curves(runs[name]),
+            "loss": [round(fmean(losses), 6) for losses in zip(*[run["loss"] for run in runs[name]], strict=True)],
+            "exported": exports(runs[name]),
+            "trainable": runs[name][0]["trainable"],
+            "median_cpu_seconds": median(run["cpu_seconds"] for run in runs[name]),
+        }
+    return {"methods": table, "cpu_seconds": round(sum(seconds(campaign).values()))}
+
+
+def sweep(campaign: Comparison, name: str) -> list[dict[str, Any]]:
+    """Validation scores that decided; empty where nothing was tuned."""
+    asked = campaign.settings["methods"][name]
+    if len(asked["rates"]) == 1 and not asked.get("then"):
+        return []
+    return [
+        {
+            "rate": candidate.rate, "config": candidate.method.config,
+            "validation": [campaign.kept(run)["validation"] for run in campaign.sweep_of(*candidate)],
+        }
+        for candidate in campaign.candidates(name)
+    ]  # fmt: skip
+
+
+def scores(runs: Sequence[Kept], baseline: Sequence[Kept]) -> dict[str, Any]:
+    """Test scores, and their differences to the baseline's on the seeds that both have.
+
+    >>> row = scores([{"test": 0.5}, {"test": 0.7}], [{"test": 0.4}, {"test": 0.8}, {"test": 0.1}])
+    >>> row["test"]["values"], row["difference"]["mean"], row["seeds_won"], row["seeds_compared"]
+    ([0.5, 0.7], 0.0, 1, 2)
+    """
+    tests = [run["test"] for run in runs]
+    gaps = [mine["test"] - theirs["test"] for mine, theirs in zip(runs, baseline, strict=False)]
+    return {
+        "test": {**rounded(mean_with_interval(tests)), "values": tests},
+        "difference": rounded(mean_with_interval(gaps)),
+        "seeds_won": sum(gap > 0 for gap in gaps),
+        "seeds_compared": len(gaps),
+    }
+
+
+def curves(runs: Sequence[Kept]) -> list[dict[str, float]]:
+    """Mean scores at the measured steps."""
+    return [
+        {"step": points[0]["step"], **{part: round(fmean(p[part] for p in points), 5) for part in PARTS}}
+        for points in zip(*[run["curve"] for run in runs], strict=True)
+    ]
+
+
+def exports(runs: Sequence[Kept]) -> list[dict[str, Any]]:
+    """For every tolerance: ranks that are kept, and what the test score loses by it, over the seeds."""
+    rows = []
+    for at_tolerance in zip(*[run["exported"] for run in runs], strict=True):
+        losses = [export["test"] - run["test"] for export, run in zip(at_tolerance, runs, strict=True)]
+        rows.append(
+            {
+                "tolerance": at_tolerance[0]["tolerance"],
+                "median_rank": median(export["median_rank"] for export in at_tolerance),
+                "max_rank": max(export["max_rank"] for export in at_tolerance),
+                "test_minus_full": rounded(mean_with_interval(losses)),
+            }
+        )
+    return rows
+
+
+def seconds(campaign: Comparison) -> dict[str, float]:
+    """CPU seconds of every run, sweeps included, each once."""
+    spent = {}
+    for name in campaign.settings["methods"]:
+        swept = [run for candidate in campaign.candidates(name) for run in campaign.sweep_of(*candidate)]
+        for run in [*swept, *campaign.compared(name)]:
+            kept = campaign.kept(run)
+            if kept is not None:
+                spent[run.key()] = kept["cpu_seconds"]
+    return spent
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in values.items()}

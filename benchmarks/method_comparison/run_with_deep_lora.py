@@ -1,0 +1,27 @@
+"""PEFT's `method_comparison/MetaMathQA/run.py`, with Deep LoRA known to PEFT.
+
+    cd peft/method_comparison/MetaMathQA
+    python run_with_deep_lora.py -v experiments/deep_lora/llama-3.2-3B-rank32
+
+Everything else, the arguments included, is `run.py`'s own; the README beside this file says how to get there.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import deep_lora  # noqa: F401  registers the method before `run.py` reads its configuration
+
+
+def main() -> None:
+    script = Path("run.py")
+    if not script.is_file():
+        sys.exit(f"there is no run.py in {Path.cwd()}; start this script in peft/method_comparison/MetaMathQA")
+    sys.path.insert(0, str(script.parent.resolve()))
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

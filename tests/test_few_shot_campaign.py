@@ -1,0 +1,206 @@
+"""The few-shot campaign: paired examples, choices by validation, runs kept one by one, a page made of the results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import evidence_campaign  # noqa: E402
+import evidence_report  # noqa: E402
+import run as runner  # noqa: E402
+from evidence_campaign import Campaign, Run  # noqa: E402
+from evidence_figures import FIGURES, draw_all  # noqa: E402
+from evidence_methods import Method, adapted, optimizer_of  # noqa: E402
+from evidence_run import measure_run  # noqa: E402
+from evidence_summary import summary  # noqa: E402
+from evidence_tables import good_values, spread  # noqa: E402
+from evidence_tasks import TASKS, Task, TaskSettings, split_by_seed  # noqa: E402
+
+SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
+SETTINGS: dict[str, Any] = {
+    "task": {"name": "simlex", **SMALL}, "sweep_seeds": [100, 101], "baseline": "LoRA", "export_tolerances": [0.01],
+    "methods": {
+        "LoRA": {"adapter": "lora", "config": {"r": 8}, "rates": [1e-4, 1e-3], "then": [{"r": 4}], "seeds": 3},
+        "Deep LoRA": {"adapter": "deep_lora", "config": {"r": 8}, "batches": 4, "rates": [1e-3], "seeds": 2},
+    },
+}  # fmt: skip
+METHODS = {
+    "LoRA": Method("lora", {"r": 2}),
+    "PiSSA": Method("lora", {"r": 2, "init_lora_weights": "pissa_niter_4"}),
+    "LoRA-GA": Method("lora", {"r": 2, "init_lora_weights": "lora_ga"}, batches=1),
+    "Deep LoRA": Method("deep_lora", {"r": 2}, batches=1),
+    "full": Method("full"),
+}
+
+
+def measured(task: object, method: Method, rate: float, seed: int, tolerances: list[float]) -> dict[str, Any]:
+    """Validation likes rate 3e-3 and rank 4; the test would like the smallest rate."""
+    validation = 1 - abs(np.log10(rate / 3e-3)) + (method.config["r"] == 4)
+    test = 1e-4 / rate + seed
+    exported = [{"tolerance": 0.01, "median_rank": 1.0, "max_rank": 2, "test": test - 1.0}] if tolerances else []
+    return {
+        "validation": validation, "test": test, "loss": [2.0, 1.0], "trainable": 5, "cpu_seconds": 1.5,
+        "curve": [{"step": 2, "validation": validation, "test": test}],
+        "exported": exported if method.adapter == "deep_lora" else [],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def campaign(tmp_path, monkeypatch) -> Campaign:
+    monkeypatch.setattr(evidence_campaign, "measure_run", measured)
+    return Campaign(SETTINGS, tmp_path)
+
+
+@pytest.fixture
+def word_pairs() -> Task:
+    return TASKS["simlex"](TaskSettings(name="simlex", **SMALL))
+
+
+class NamedTask:
+    """What the campaign asks of a task when the runs are made up."""
+
+    settings = TaskSettings(name="made up", **SMALL)
+
+
+def test_the_rate_is_chosen_by_validation_and_the_sweep_widens_at_an_end_that_is_best(campaign: Campaign) -> None:
+    assert campaign.chosen("LoRA") is None and campaign.compared("LoRA") == []
+    campaign.work(NamedTask(), float("inf"))
+    assert campaign.swept_rates("LoRA") == [1e-4, 1e-3, 3e-3, 1e-2]
+    chosen = campaign.chosen("LoRA")
+    assert chosen.rate == 3e-3 and chosen.method.config == {"r": 4}
+    assert campaign.compared("LoRA")[0] == Run(chosen.method, 3e-3, 0)
+
+
+def test_every_run_is_made_once_by_whoever_comes(campaign: Campaign, tmp_path) -> None:
+    assert campaign.work(NamedTask(), 0.0) == 0
+    # 4 rates and 1 change on 2 seeds, 3 compared runs, and 2 of the method that is not swept
+    assert campaign.work(NamedTask(), float("inf")) == 4 * 2 + 2 + 3 + 2
+    assert Campaign(SETTINGS, tmp_path).work(NamedTask(), float("inf")) == 0
+    other = SETTINGS | {"task": SETTINGS["task"] | {"steps": 3}}
+    assert Campaign(other, tmp_path).missing()
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(campaign: Campaign) -> None:
+    first = campaign.missing()[0]
+    with campaign.folder.claim(first.key()) as mine:
+        assert mine
+        campaign.work(NamedTask(), float("inf"))
+    assert campaign.kept(first) is None and campaign.missing()[0] == first
+
+
+def test_differences_are_taken_seed_by_seed_against_the_baseline(campaign: Campaign) -> None:
+    campaign.work(NamedTask(), float("inf"))
+    result = summary(campaign)
+    lora, deep = result["methods"]["LoRA"], result["methods"]["Deep LoRA"]
+    assert lora["test"]["mean"] == pytest.approx(1 + 1e-4 / 3e-3, abs=1e-5) and lora["difference"]["mean"] == 0
+    assert deep["difference"]["mean"] == pytest.approx(0.1 - 1e-4 / 3e-3, abs=1e-5)
+    assert (deep["seeds_won"], deep["seeds_compared"]) == (2, 2) and deep["sweep"] == []
+    assert [candidate["rate"] for candidate in lora["sweep"]] == [1e-4, 1e-3, 3e-3, 1e-2, 3e-3]
+    assert deep["exported"][0]["test_minus_full"]["mean"] == -1 and deep["exported"][0]["max_rank"] == 2
+    assert result["cpu_seconds"] == round(1.5 * 15) and lora["loss"] == [2.0, 1.0]
+
+
+def test_the_result_is_refused_while_others_are_at_it(campaign: Campaign, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(evidence_campaign, "KEPT", str(tmp_path))
+    monkeypatch.setattr(evidence_campaign, "task_of", lambda settings: NamedTask())
+    with campaign.folder.claim(campaign.missing()[0].key()):
+        with pytest.raises(RuntimeError, match="other processes are at .* runs, such as"):
+            evidence_campaign.measure(SETTINGS)
+    assert evidence_campaign.measure(SETTINGS)["methods"].keys() == SETTINGS["methods"].keys()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_parts_are_disjoint_and_depend_on_the_seed_alone_but_validation_is_the_same_for_all(name: str) -> None:
+    task = TASKS[name](TaskSettings(name=name, **SMALL))
+    first, again, other = task.split(0), task.split(0), task.split(1)
+    assert [len(first[part]) for part in ("train", "validation", "test")] == [8, 10, 10]
+    assert len(np.unique(np.concatenate(list(first.values())))) == 28
+    assert all(np.array_equal(first[part], again[part]) for part in first)
+    assert np.array_equal(first["validation"], other["validation"]) and not np.array_equal(first["test"], other["test"])
+    assert not set(first["validation"]) & (set(other["train"]) | set(other["test"]))
+
+
+def test_too_few_examples_are_refused() -> None:
+    with pytest.raises(ValueError, match="20 examples do not hold 8 to train on, 10 for validation and 10"):
+        split_by_seed(20, TaskSettings(name="simlex", **SMALL), seed=0)
+
+
+def test_every_epoch_shows_every_example_once(word_pairs: Task) -> None:
+    train = word_pairs.split(3)["train"]
+    assert sorted(np.concatenate(word_pairs.batches(train, 3))) == sorted(train)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_starts_from_the_pretrained_model_and_trains_no_embedding(name: str, word_pairs: Task) -> None:
+    method, chosen = METHODS[name], word_pairs.split(0)["train"][:4]
+    model = word_pairs.model(0).eval()
+    before = word_pairs.loss(model, chosen, 0).item()
+    adapted(method, model, lambda: word_pairs.loss(model, chosen, 0).backward(), 0)
+    assert word_pairs.loss(model.eval(), chosen, 0).item() == pytest.approx(before, rel=1e-3)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained and not any("embeddings" in name for name in trained)
+    assert all(group["weight_decay"] == 0 for group in optimizer_of(method, model, 1e-3, 1e-3).param_groups)
+
+
+def test_an_unknown_adapter_is_refused(word_pairs: Task) -> None:
+    with pytest.raises(ValueError, match="`adapter` must be 'lora', 'deep_lora' or 'full', got 'dora'"):
+        adapted(Method("dora"), word_pairs.model(0), lambda: None, 0)
+
+
+def test_a_run_repeats_to_the_digit_and_its_export_scores_alike(word_pairs: Task) -> None:
+    runs = [measure_run(word_pairs, METHODS["Deep LoRA"], 1e-3, 0, [0.01]) for _ in range(2)]
+    for run in runs:
+        del run["cpu_seconds"]
+    assert runs[0] == runs[1] and [point["step"] for point in runs[0]["curve"]] == [1, 2]
+    assert runs[0]["exported"][0]["test"] == pytest.approx(runs[0]["test"], abs=0.02)
+
+
+def test_scores_are_rank_correlations_of_every_part_by_itself(word_pairs: Task) -> None:
+    model, parts = word_pairs.model(0).eval(), word_pairs.split(0)
+    together = word_pairs.score(model, parts)
+    assert together.keys() == parts.keys()
+    for name, part in parts.items():
+        cosines = [
+            torch.cosine_similarity(*model([word_pairs.tokens[i] for i in pair]), dim=0).item()
+            for pair in word_pairs.pairs[part]
+        ]
+        assert together[name] == pytest.approx(spearmanr(cosines, word_pairs.targets[part]).statistic, abs=1e-6)
+
+
+def test_the_runner_makes_a_result_file_of_tiny_settings(tmp_path, monkeypatch) -> None:
+    tiny = SETTINGS | {"benchmark": "few_shot", "threads": torch.get_num_threads(), "sweep_seeds": [100]}
+    tiny["methods"] = {
+        "LoRA": {"adapter": "lora", "config": {"r": 2}, "rates": [1e-3], "seeds": 1},
+        "Deep LoRA": {"adapter": "deep_lora", "config": {"r": 2}, "batches": 1, "rates": [1e-3], "seeds": 1},
+    }
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    monkeypatch.setattr(evidence_campaign, "KEPT", str(tmp_path / "kept"))
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "tiny.json").write_text(json.dumps(tiny))
+    result = json.loads(runner.run("tiny", repeats=None, output=None).read_text())
+    assert result["settings"] == tiny and list(result["methods"]) == ["LoRA", "Deep LoRA"]
+    assert all(-1 <= row["test"]["mean"] <= 1 for row in result["methods"].values())
+
+
+def test_the_range_of_good_rates_and_the_spread_over_ranks() -> None:
+    scores = {value: {"mean": mean} for value, mean in [(1.0, 0.2), (2.0, 0.5), (3.0, 0.495)]}
+    assert good_values(scores) == [2.0, 3.0] and spread(scores) == pytest.approx(0.3)
+
+
+def test_the_page_is_what_the_results_files_say_and_shows_every_figure(tmp_path) -> None:
+    page = evidence_report.PAGE.read_text(encoding="utf8")
+    assert evidence_report.with_tables(page) == page, "run `python benchmarks/evidence_report.py --write`"
+    drawn = draw_all(tmp_path)
+    assert [path.stem for path in drawn] == list(FIGURES) and all(path.stat().st_size for path in drawn)
+    for path in drawn:
+        assert f"(images/{path.name})" in page and (evidence_report.DOCS / "images" / path.name).is_file()
