@@ -48,12 +48,12 @@ class SavedModel(nn.Module, ModelHubMixin):
             if hasattr(part, "activation_checkpointing_enable"):
                 part.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """The same under the name that it had before; a Trainer of those versions calls this."""
+    def gradient_checkpointing_enable(self, *args: Any, **options: Any) -> None:
+        """The same under the name that it had before; a Trainer of those versions calls this, with its own options."""
         part: Any
         for part in self.parts().values():
             if hasattr(part, "gradient_checkpointing_enable"):
-                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+                part.gradient_checkpointing_enable(*args, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         recipes = {name: save_recipe(part, save_directory / name) for name, part in self.parts().items()}
