@@ -13,6 +13,7 @@ from pathlib import Path
 from evidence_bars import bars
 from evidence_figures import draw_all
 from evidence_tables import TABLES
+from markdown_tables import filled
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "evidence.md"
@@ -21,11 +22,7 @@ ALL: Mapping[str, Callable[[], str]] = {"bars": bars, **TABLES}
 
 def with_tables(text: str) -> str:
     """`text` with every table between its markers replaced."""
-    for name, make in ALL.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        head, rest = text.split(begin)
-        text = f"{head}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
-    return text
+    return filled(text, ALL)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ FOLDER = Path(__file__).resolve().parent
 
 def result(name: str) -> Any:
     return json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf8"))
+
+
+def filled(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """`text` with what is between the markers of each table replaced by the table.
+
+    >>> filled("<!-- a: begin -->old<!-- a: end -->", {"a": lambda: "new"}).split()[4:5]
+    ['new']
+    """
+    for name, make in tables.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
+    return text
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from markdown_tables import FOLDER, interval, markdown, result
+from markdown_tables import FOLDER, filled, interval, markdown, result
 from modality_gap_table import modality_gap
 
 
@@ -103,11 +103,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def with_tables(text: str) -> str:
     """`text` with every table between its markers replaced."""
-    for name, make in TABLES.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        head, rest = text.split(begin)
-        text = f"{head}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
-    return text
+    return filled(text, TABLES)
 
 
 def main() -> None:
