@@ -27,8 +27,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from deep_lora.gradients import GradientOperator, GradientSketch
-from deep_lora.initialize import ITERATIONS, OVERSAMPLING, kept_width
+from deep_lora.gradients import GradientOperator
+from deep_lora.initialize import ITERATIONS, OVERSAMPLING
+from deep_lora.sketch import GradientSketch, kept_width
 from dmf import orthonormalize, principal_angles
 from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_MODEL, load_sentences

@@ -25,7 +25,7 @@ class SubspaceInitializationCallback(TrainerCallback):
         num_batches: batches whose gradients are summed on each process; several beat one (science: a noisy gradient
             has a noisy subspace).
         adapter_name: the adapter to initialise.
-        seed: see `initialize_subspaces_`.
+        seed, exact_bytes: see `initialize_subspaces_`.
 
     Attributes:
         report: what was initialised; None before training and on resume.
@@ -34,10 +34,13 @@ class SubspaceInitializationCallback(TrainerCallback):
     True
     """
 
-    def __init__(self, num_batches: int = 4, adapter_name: str = "default", seed: int = 0) -> None:
+    def __init__(
+        self, num_batches: int = 4, adapter_name: str = "default", seed: int = 0, *, exact_bytes: int = 0
+    ) -> None:
         if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 1:
             raise ValueError(f"`num_batches` must be a positive integer, got {num_batches!r}")
         self.num_batches, self.adapter_name, self.seed = num_batches, adapter_name, seed
+        self.exact_bytes = exact_bytes
         self.report: InitializationReport | None = None
 
     def on_train_begin(
@@ -61,7 +64,9 @@ class SubspaceInitializationCallback(TrainerCallback):
                 _loss(model, batch, args.device).backward()
 
         with random_states_kept():
-            self.report = initialize_subspaces_(model, closure, self.adapter_name, self.seed)
+            self.report = initialize_subspaces_(
+                model, closure, self.adapter_name, self.seed, exact_bytes=self.exact_bytes
+            )
 
 
 def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:

@@ -6,15 +6,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from deep_lora.gradients import GradientSketch
+from deep_lora.sketch import GradientSketch
 
 
 def sum_over_ranks(sketches: list[GradientSketch]) -> None:
     """Replace every sketch by the sum over all ranks, in place; nothing happens without a process group.
 
-    The counters of all layers first, then layer by layer, so that memory stays that of one layer times the ranks. The
-    merge is the same arithmetic on the same numbers everywhere; rank 0's result is broadcast, so that even different
-    devices cannot disagree.
+    The counters of all layers first, then layer by layer, so that memory stays that of one layer times the ranks.
+    Gradients that were formed are summed. Factors are merged, the same arithmetic on the same numbers everywhere; rank
+    0's result is broadcast, so that even different devices cannot disagree.
     """
     if not sketches or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return
@@ -27,6 +27,9 @@ def sum_over_ranks(sketches: list[GradientSketch]) -> None:
     if not all(sketch.finite for sketch in sketches):
         return
     for sketch in sketches:
+        if sketch.exact:
+            dist.all_reduce(sketch.state[0])
+            continue
         sketch.merge([_unpacked(buffer, sketch) for buffer in _gather(_packed(sketch))])
         merged = _packed(sketch)
         dist.broadcast(merged, src=0)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from deep_lora.distributed import sum_over_ranks
-from deep_lora.gradients import GradientProbe, GradientSketch, all_finite
+from deep_lora.gradients import GradientProbe, all_finite
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.restoring import dropout_off, gradients_put_aside
+from deep_lora.sketch import GradientSketch, make_sketches
 from dmf import OrthogonalMap, compressed_bases
 
 OVERSAMPLING = 8
@@ -38,13 +39,14 @@ def initialize_subspaces_(
     *,
     oversampling: int = OVERSAMPLING,
     iterations: int = ITERATIONS,
+    exact_bytes: int = 0,
 ) -> InitializationReport:
     """Set U and V of every compressed layer from the gradient that `closure` produces, in place.
 
     With `G = dL/d(dW)` summed over all calls in the closure, and A, B its top r/2 singular vectors:
     `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`, with a seeded implicit
     orthogonal Q. Extra memory is O(r (in + out)) a layer: G is formed only if smaller than that, otherwise the sum over
-    several micro-batches is truncated after each, hence approximate.
+    several micro-batches is truncated after each, hence approximate, unless `exact_bytes` allows to keep it.
 
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
@@ -53,6 +55,8 @@ def initialize_subspaces_(
         adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
         oversampling, iterations: accuracy of the leading singular vectors: every call starts a Krylov space from
             r + oversampling random columns (see `dmf.block_krylov_svd`).
+        exact_bytes: form the G of all layers if they take no more than this together. Only then is the result the
+            same however the batches are split over calls and processes.
 
     Returns:
         What was initialised; a layer without a gradient keeps its random start and is named in a warning.
@@ -70,19 +74,17 @@ def initialize_subspaces_(
     ['base_model.model.0']
     """
     layers = _layers_to_initialize(model, adapter_name)
-    sketches = {
-        name: _make_sketch(layer, adapter_name, seed + index, oversampling, iterations)
-        for index, (name, layer) in enumerate(layers.items())
-        if _has_room(layer, adapter_name)
-    }
+    seeds = {name: seed + index for index, name in enumerate(layers)}
+    with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name)}
+    sketches = make_sketches(with_room, adapter_name, seeds, oversampling, iterations, exact_bytes)
     calls = _watch_closure(model, closure, _watched(model, layers, sketches, adapter_name), sketches)
     sum_over_ranks(list(sketches.values()))
     _check_gradients(sketches, calls)
     report = InitializationReport()
-    for index, (name, layer) in enumerate(layers.items()):
+    for name, layer in layers.items():
         seen = name in sketches and sketches[name].size() > 0
         if seen:
-            _write_bases(layer, adapter_name, sketches[name], seed + index)
+            _write_bases(layer, adapter_name, sketches[name], seeds[name])
         (report.initialized if seen else report.kept_random).append(name)
     if report.kept_random:
         warnings.warn(
@@ -148,27 +150,6 @@ def _has_room(layer: DeepLoraLayer, adapter_name: str) -> bool:
     rank = layer.r[adapter_name]
     shows_gradient = type(layer).gradient_operator is not DeepLoraLayer.gradient_operator
     return shows_gradient and rank <= large and rank // 2 <= small
-
-
-def _make_sketch(
-    layer: DeepLoraLayer, adapter_name: str, seed: int, oversampling: int, iterations: int
-) -> GradientSketch:
-    U, r = layer.deep_lora_U[adapter_name], layer.r[adapter_name]
-    return GradientSketch(
-        rows=layer.out_features,
-        columns=layer.in_features,
-        width=kept_width(r),
-        block=r + oversampling,
-        iterations=iterations,
-        seed=seed,
-        dtype=torch.promote_types(U.dtype, torch.float32),
-        device=U.device,
-    )
-
-
-def kept_width(r: int) -> int:
-    """Singular triplets kept between calls for r/2 wanted ones: the rest make sums over several calls more accurate."""
-    return r + r // 2
 
 
 def _watched(

@@ -157,7 +157,12 @@ def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
     """The callback that sets the subspaces of Deep LoRA, where there are some to set."""
     if not job.adapter.init_batches or not is_deep_lora(model):
         return []
-    return [InitializationCallback(num_batches=job.adapter.init_batches, seed=job.run.seed)]
+    adapter = job.adapter
+    return [
+        InitializationCallback(
+            num_batches=adapter.init_batches, seed=job.run.seed, exact_bytes=adapter.init_exact_bytes
+        )
+    ]
 
 
 ADAPTED = Recipe(build_model, AdapterTrainer, lambda job, model: [])

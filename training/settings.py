@@ -67,6 +67,11 @@ class AdapterArguments:
     init_batches: int = option(
         4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
     )
+    init_exact_bytes: int = option(
+        2**29,
+        "Memory in which the gradients of all adapted layers may be summed exactly: the subspaces are then the same on "
+        "any number of processes. Where they do not fit together, each is summed approximately.",
+    )
 
     def __post_init__(self) -> None:
         if self.adapter not in ("deep_lora", "lora"):
@@ -81,8 +86,9 @@ class AdapterArguments:
                 f"--rank got {self.rank}; deep_lora needs an even rank, half of it for each side of the gradient "
                 "(or --init_batches 0)"
             )
-        if self.init_batches < 0:
-            raise UsageError(f"--init_batches got {self.init_batches}; it must not be negative")
+        for name in ("init_batches", "init_exact_bytes"):
+            if (value := getattr(self, name)) < 0:
+                raise UsageError(f"--{name} got {value}; it must not be negative")
 
 
 @dataclass

@@ -10,8 +10,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from deep_lora import initialize_subspaces_
-from deep_lora.gradients import GradientOperator, GradientSketch
-from deep_lora.initialize import ITERATIONS, OVERSAMPLING, kept_width
+from deep_lora.gradients import GradientOperator
+from deep_lora.initialize import ITERATIONS, OVERSAMPLING
+from deep_lora.sketch import GradientSketch, kept_width
 from dmf import principal_angles
 from tests.measure import LargestTensor
 from tests.models import adapt, layers_of

@@ -23,16 +23,24 @@ def large():
     return adapt(nn.Sequential(nn.Linear(50, 60)), target_modules=["0"], r=8)
 
 
-def batch(width):
-    return torch.randn(16, width, generator=torch.Generator().manual_seed(1))
+def batch(width, rows=16):
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(1))
+
+
+MANY = 240  # rows whose gradient has full rank, so that factors of it lose something
+ALLOWED = 4 * 50 * 60  # the bytes of the gradient of the large layer
 
 
 def loss(output):
     return (output * torch.linspace(-1, 2, output.shape[-1])).sin().sum()
 
 
-def initialized(model, inputs):
-    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=3)
+def initialized(model, inputs, *, calls=1, exact_bytes=0):
+    def closure():
+        for part in inputs.chunk(calls):
+            loss(model(part)).backward()
+
+    initialize_subspaces_(model, closure, seed=3, exact_bytes=exact_bytes)
     layers = layers_of(model)
     return [(layer.deep_lora_U["default"].detach().clone(), layer.deep_lora_V["default"].detach()) for layer in layers]
 
@@ -45,6 +53,8 @@ def work(rank, folder):
     results = {
         "small": initialized(small(), batch(10).chunk(2)[rank]),
         "large": initialized(large(), batch(50).chunk(2)[rank]),
+        "formed": initialized(large(), batch(50, MANY).chunk(2)[rank], calls=3, exact_bytes=ALLOWED),
+        "sketched": initialized(large(), batch(50, MANY).chunk(2)[rank], calls=3, exact_bytes=ALLOWED - 1),
     }
     model, inputs = small(), batch(10)
     try:
@@ -63,7 +73,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("route", ["small", "large"])
+@pytest.mark.parametrize("route", ["small", "large", "formed", "sketched"])
 def test_both_ranks_end_with_the_same_bits(ranks, route):
     assert len(ranks[0][route]) > 0
     for mine, theirs in zip(ranks[0][route], ranks[1][route], strict=True):
@@ -76,6 +86,19 @@ def test_two_halves_give_what_one_process_finds_on_the_whole_batch(ranks, route,
     for (u, v), (u2, v2) in zip(alone, ranks[0][route], strict=True):
         # The same subspaces, column by column up to a rotation. 100 terms of float32 over a gap above a tenth.
         assert (u @ v.mT - u2 @ v2.mT).norm().item() <= 100 * torch.finfo(torch.float32).eps / 0.1
+
+
+def distance(mine, theirs):
+    (u, v), (u2, v2) = mine[0], theirs[0]
+    return (u @ v.mT - u2 @ v2.mT).norm().item()
+
+
+def test_formed_gradients_do_not_depend_on_how_batches_are_split_over_calls_and_processes(ranks):
+    alone = initialized(large(), batch(50, MANY), exact_bytes=ALLOWED)
+    five_calls = initialized(large(), batch(50, MANY), calls=5, exact_bytes=ALLOWED)
+    # Rounding of float32 over the gap between the last direction taken and the next, some percents.
+    assert distance(alone, ranks[0]["formed"]) <= 1e-4 and distance(alone, five_calls) <= 1e-4
+    assert distance(alone, ranks[0]["sketched"]) >= 1e-2, "one byte less, and the sum is approximate"
 
 
 def test_a_nan_on_one_rank_is_an_error_on_all(ranks):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from deep_lora.gradients import GradientSketch
-from deep_lora.initialize import ITERATIONS, OVERSAMPLING, initialize_subspaces_, kept_width
+from deep_lora.initialize import ITERATIONS, OVERSAMPLING, initialize_subspaces_
+from deep_lora.sketch import GradientSketch, kept_width
 from dmf import leading_subspaces, principal_angles
 from tests.models import adapt, layers_of
 

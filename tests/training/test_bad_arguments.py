@@ -29,6 +29,7 @@ def csv(tmp_path, **columns):
         (["--rank", "3"], "--rank got 3; deep_lora needs an even rank"),
         (["--rank", "0"], "--rank got 0; it must be at least 1"),
         (["--init_batches", "-1"], "--init_batches got -1"),
+        (["--init_exact_bytes", "-1"], "--init_exact_bytes got -1"),
         (["--validation_fraction", "1.5"], "--validation_fraction got 1.5; it must lie between 0 and 1"),
         (["--num_train_samples", "0"], "--num_train_samples got 0; it must be at least 1"),
         (["--max_length", "1"], "--max_length got 1; a text needs at least 2 tokens"),
