@@ -1,7 +1,8 @@
-"""Short fine-tuning runs that are killed at random moments and repeated, here and by hand:
+"""Short training runs that are killed at random moments and repeated, here and by hand:
 
 python -m tests.training.kill_runs --kills 30 --processes 1
 python -m tests.training.kill_runs --kills 30 --processes 2
+python -m tests.training.kill_runs --kills 30 --command contrastive
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from tests.training import tiny
 from training import checkpoints
 from training.cli import main
 
-PRELOAD = ["training.finetune", "transformers.models.bert.modeling_bert", "tests.training.kill_runs"]
+PRELOAD = [
+    "training.finetune", "training.contrastive", "transformers.models.bert.modeling_bert",
+    "transformers.models.clip.modeling_clip", "tests.training.kill_runs",
+]  # fmt: skip
+COMMANDS = {
+    "finetune": {"model": "bert", "dataset": "reviews.csv", "adapter_dropout": 0.1},
+    "contrastive": {"model": "clip", "dataset": "pictures-0.csv", "schedule": "cosine", "swap": "soft",
+                    "swap_probability": 0.5},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,14 +48,15 @@ class Outcome:
     difference: float
 
 
-def command(folder: Path, output: Path, steps: int) -> list[str]:
-    options = {
-        "model": folder / "bert", "dataset": folder / "reviews.csv", "output_dir": output, "max_steps": steps,
+def words_of(command: str, folder: Path, output: Path, steps: int) -> list[str]:
+    own = {name: folder / value if name in ("model", "dataset") else value for name, value in COMMANDS[command].items()}
+    options = own | {
+        "output_dir": output, "max_steps": steps,
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 3,
         "eval_strategy": "steps", "eval_steps": 4, "logging_steps": 1, "disable_tqdm": "true", "use_cpu": "true",
-        "rank": 2, "adapter_dropout": 0.1,
+        "rank": 2,
     }  # fmt: skip
-    return ["finetune", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    return [command, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
 
 
 def work(words: list[str], cache: str, rank: int, processes: int, port: int) -> None:
@@ -67,18 +77,20 @@ def work(words: list[str], cache: str, rank: int, processes: int, port: int) -> 
 class Runs:
     """Starts and kills runs; the interpreter and its imports are made once and forked."""
 
-    def __init__(self, folder: Path, processes: int = 1, steps: int = 12) -> None:
-        self.folder, self.processes, self.steps = folder, processes, steps
+    def __init__(self, folder: Path, processes: int = 1, command: str = "finetune", steps: int = 12) -> None:
+        self.folder, self.processes, self.command, self.steps = folder, processes, command, steps
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
         tiny.save_bert(folder / "bert")
         tiny.save_csv(folder / "reviews.csv", rows=30)
+        tiny.save_clip(folder / "clip")
+        tiny.save_pictures(folder, rows=30)
 
     def start(self, output: Path) -> list[multiprocessing.process.BaseProcess]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        words = command(self.folder, output, self.steps)
+        words = words_of(self.command, self.folder, output, self.steps)
         cache = str(self.folder)
         started = []
         for rank in range(self.processes):
@@ -113,17 +125,18 @@ class Runs:
         self.finish(output)
         weights = weights_of(output)
         assert weights.keys() == expected.keys()
-        difference = max(float((weights[name] - tensor).abs().max()) for name, tensor in expected.items())
+        difference = max(float((weights[name] - tensor).double().abs().max()) for name, tensor in expected.items())
         return Outcome(seconds, [path.name for path in found], damaged, difference)
 
 
 def weights_of(output: Path) -> dict[str, torch.Tensor]:
-    return load_file(output / "adapter" / "adapter_model.safetensors")
+    files = sorted((output / "adapter").rglob("*.safetensors"))
+    return {f"{path.parent.name}/{name}": tensor for path in files for name, tensor in load_file(path).items()}
 
 
-def run_all(folder: Path, kills: int, processes: int, seed: int) -> list[Outcome]:
+def run_all(folder: Path, kills: int, processes: int, seed: int, command: str = "finetune") -> list[Outcome]:
     """So many kills at random moments of a run."""
-    runs = Runs(folder, processes)
+    runs = Runs(folder, processes, command)
     runs.finish(folder / "warm")  # the first run also starts the fork server and fills the cache
     seconds = runs.finish(folder / "whole")
     print(f"the uninterrupted run took {seconds:.1f} s", flush=True)
@@ -140,10 +153,11 @@ def report() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--command", choices=list(COMMANDS), default="finetune")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = run_all(Path(folder), arguments.kills, arguments.processes, arguments.seed)
+        outcomes = run_all(Path(folder), arguments.kills, arguments.processes, arguments.seed, arguments.command)
     for one in outcomes:
         print(one)
     largest = max(one.difference for one in outcomes)

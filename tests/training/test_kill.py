@@ -18,3 +18,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path) -> None:
 def test_two_killed_processes_end_with_the_same_weights(tmp_path) -> None:
     (outcome,) = run_all(tmp_path, kills=1, processes=2, seed=7)
     assert outcome.damaged == [] and outcome.difference <= 1e-6
+
+
+@pytest.mark.slow
+def test_a_killed_contrastive_run_ends_with_the_same_bits(tmp_path) -> None:
+    (outcome,) = run_all(tmp_path, kills=1, processes=1, seed=1, command="contrastive")
+    assert outcome.damaged == [] and outcome.difference == 0.0
