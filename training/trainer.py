@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor.experimental import implicit_replication
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import find_batch_size
 
 from deep_lora import SubspaceInitializationCallback, create_optimizer
 from training import checkpoints
@@ -50,6 +51,28 @@ class AdapterTrainer(Trainer):
         loss = super().training_step(*args, **kwargs)
         self.guard.observe(loss)
         return loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """Trainer's; rows that a distributed loader repeats to fill its last batch do not count in the loss either.
+
+        Trainer drops their predictions after gathering, but their part of a batch's mean loss would stay. All processes
+        run the batch once more, since those of FSDP compute together.
+        """
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        rows = find_batch_size(inputs)
+        state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
+        last = state.in_dataloader and state.end_of_dataloader
+        if loss is None or rows is None or not last or not 0 < state.remainder < rows * processes:
+            return loss, logits, labels
+        valid = min(rows, max(1, state.remainder - self.accelerator.process_index * rows))
+        first = {name: value[:valid] if _per_row(value, rows) else value for name, value in inputs.items()}
+        return super().prediction_step(model, first, True, ignore_keys)[0], logits, labels
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's, or one with a rate of their own for the outer factors of Deep LoRA."""
@@ -123,6 +146,10 @@ class AdapterTrainer(Trainer):
 
     def _barrier(self) -> None:
         self.accelerator.wait_for_everyone()
+
+
+def _per_row(value: Any, rows: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == rows
 
 
 class InitializationCallback(SubspaceInitializationCallback):

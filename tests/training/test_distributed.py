@@ -108,7 +108,7 @@ def test_losses_and_weights_are_those_of_one_process(both) -> None:
 
 def test_metrics_do_not_count_repeated_rows_of_an_uneven_last_batch(both) -> None:
     alone, ranks = both
-    names = ("accuracy", "f1_macro")
+    names = ("loss", "accuracy", "f1_macro")
     for rank in ranks:
         assert [rank["metrics"][name] for name in names] == pytest.approx(
             [alone["metrics"][n] for n in names], abs=1e-6
