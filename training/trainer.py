@@ -52,6 +52,13 @@ class AdapterTrainer(Trainer):
         self.guard.observe(loss)
         return loss
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, unless all steps are done: resumed from the last checkpoint, Trainer would take one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def prediction_step(
         self,
         model: nn.Module,

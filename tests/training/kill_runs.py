@@ -32,7 +32,8 @@ PRELOAD = [
     "transformers.models.clip.modeling_clip", "tests.training.kill_runs",
 ]  # fmt: skip
 COMMANDS = {
-    "finetune": {"model": "bert", "dataset": "reviews.csv", "adapter_dropout": 0.1},
+    "finetune": {"model": "bert", "dataset": "reviews.csv", "adapter_dropout": 0.1,
+                 "lr_scheduler_type": "constant"},
     "contrastive": {"model": "clip", "dataset": "pictures-0.csv", "schedule": "cosine", "swap": "soft",
                     "swap_probability": 0.5},
 }  # fmt: skip

@@ -42,7 +42,7 @@ def finished(request, clip, bert, vit, tmp_path_factory):
     return options, folder / "run"
 
 
-@pytest.mark.parametrize("last", [1, 4])
+@pytest.mark.parametrize("last", [1, 4, 6])
 def test_a_resumed_run_ends_with_the_same_bits(last, finished, tmp_path) -> None:
     options, whole = finished
     run = shutil.copytree(whole, tmp_path / "run")
