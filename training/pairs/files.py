@@ -71,25 +71,42 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
         bases: part -> base model, where it lies elsewhere by now; parts are `model`, or `x_tower` and `y_tower`.
 
     Raises:
-        UsageError: the folder holds no such model, or a part is unknown.
+        UsageError: the folder holds no such model, a part is unknown, or its base model cannot be loaded.
     """
     folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(str(source)))
     try:
         described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
-        kind, named = CLASSES[described["class"]], dict(described["bases"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{source} holds no contrastive model ({HEADS}.json): {error}") from error
+        kind, named, settings = CLASSES[described["class"]], dict(described["bases"]), described["settings"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{source} holds no contrastive model ({HEADS}.json): {error!r}") from error
+    if set(named) not in ({"model"}, {"x_tower", "y_tower"}):
+        raise UsageError(f"{source} names the parts {sorted(map(repr, named))}; it needs model, or x_tower and y_tower")
     if unknown := sorted(set(bases or ()) - set(named)):
         raise UsageError(f"there is no part {unknown}; the parts are {sorted(named)}")
     named |= bases or {}
     parts = {}
     for name, base in named.items():
         place = folder if len(named) == 1 else folder / name
-        part = transformers.AutoModel.from_pretrained(base)
+        part = _base_model(name, base)
         parts[name] = PeftModel.from_pretrained(part, str(place)) if (place / CONFIG).is_file() else part
-    model = kind.rebuilt(parts, described["settings"])
+    try:
+        model = kind.rebuilt(parts, settings)
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"the settings of {source} ({HEADS}.json) make no model: {error!r}") from error
     _load_heads_(model, folder)
     return model.eval()
+
+
+def _base_model(part: str, name: object) -> nn.Module:
+    if not isinstance(name, str):
+        raise UsageError(f"the base model of {part} is {name!r}; it must be a name or a folder")
+    try:
+        return transformers.AutoModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the base model {name!r} of {part} cannot be loaded; pass bases={{{part!r}: ...}} if it lies elsewhere: "
+            f"{error}"
+        ) from error
 
 
 def _load_heads_(model: nn.Module, folder: Path) -> None:
