@@ -46,7 +46,7 @@ def changed(value, generator):
     return others
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(24))
 def test_a_changed_description_is_refused_or_makes_a_model(seed, copy) -> None:
     path = copy / DESCRIPTION
     path.write_text(json.dumps(changed(json.loads(path.read_text(encoding="utf-8")), random.Random(seed))))
@@ -56,7 +56,7 @@ def test_a_changed_description_is_refused_or_makes_a_model(seed, copy) -> None:
         assert str(copy) in str(error) or "base model" in str(error)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 def test_changed_tensors_are_refused_or_make_a_model(seed, copy) -> None:
     path, generator = copy / HEADS, random.Random(seed)
     shapeless = [change for change in WEIGHT_CHANGES if change.__name__ != "change_tensors"]  # it wants matrices
