@@ -53,10 +53,8 @@ def initialize_subspaces_(
         closure: runs forward and `backward()` on micro-batches (no optimizer step); called once, dropout off. Under
             torch.distributed every rank runs it on its own share; all ranks end with the same U, V.
         adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
-        oversampling, iterations: accuracy of the leading singular vectors: every call starts a Krylov space from
-            r + oversampling random columns (see `dmf.block_krylov_svd`).
-        exact_bytes: form the G of all layers if they take no more than this together. Only then is the result the
-            same however the batches are split over calls and processes.
+        oversampling, iterations: accuracy: a call's Krylov space (`dmf.block_krylov_svd`) starts at r + oversampling.
+        exact_bytes: form every G if all fit this; the split of batches over calls and processes then does not matter.
 
     Returns:
         What was initialised; a layer without a gradient keeps its random start and is named in a warning.
@@ -86,10 +84,10 @@ def initialize_subspaces_(
         if seen:
             _write_bases(layer, adapter_name, sketches[name], seeds[name])
         (report.initialized if seen else report.kept_random).append(name)
-    if report.kept_random:
+    if random := report.kept_random:
         warnings.warn(
-            f"no gradient reached {len(report.kept_random)} of {len(layers)} adapted modules (or they are too small "
-            f"for their rank); they keep their random subspace: {', '.join(report.kept_random)}",
+            f"no gradient reached {len(random)} of {len(layers)} adapted modules (or they are too small for their "
+            f"rank); they keep their random subspace: {', '.join(random)}",
             stacklevel=2,
         )
     return report

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training import tiny
+from tests.training.processes import free_port, take_rank
 from training import checkpoints
 from training.cli import main
 
@@ -68,8 +68,7 @@ def work(words: list[str], cache: str, rank: int, processes: int, port: int) -> 
     os.dup2(log, 2)
     datasets.config.HF_DATASETS_CACHE = Path(cache)
     if processes > 1:
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"})
+        take_rank(rank, processes, port)
     status = main(words)
     sys.stdout.flush()
     os._exit(status)  # gloo's threads need not be waited for
@@ -88,9 +87,7 @@ class Runs:
         tiny.save_pictures(folder, rows=30)
 
     def start(self, output: Path) -> list[multiprocessing.process.BaseProcess]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         words = words_of(self.command, self.folder, output, self.steps)
         cache = str(self.folder)
         started = []

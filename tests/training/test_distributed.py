@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ from transformers import TrainerCallback, set_seed
 
 from tests.training import tiny
 from tests.training.conftest import QUICK
+from tests.training.processes import run_two, take_rank
 from training import CONFIGS
 from training.arguments import parse
 from training.cli import main
@@ -69,8 +68,7 @@ def train(arguments: list[str]) -> dict:
 
 def work(rank: int, folder: str, port: int) -> None:
     torch.set_num_threads(1)
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    take_rank(rank, 2, port)
     torch.save(train(words(Path(folder), 4)), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -82,10 +80,7 @@ def both(tmp_path_factory):
     tiny.save_bert(folder / "bert", dropout=0.0)
     tiny.save_csv(folder / "train.csv", rows=80)
     tiny.save_csv(folder / "validation.csv", rows=21, seed=9)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, args=(str(folder), port), nprocs=2)
+    run_two(work, folder)
     return train(words(folder, 8)), [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import accelerate.state
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from tests.training import tiny
 from tests.training.conftest import QUICK
+from tests.training.processes import run_two, take_rank
 from training import checkpoints
 from training.cli import main
 
@@ -39,8 +39,8 @@ def command(folder: Path, name: str, batch: int) -> list[str]:
 
 def work(rank: int, folder: str, port: int) -> None:
     torch.set_num_threads(1)
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"} | FSDP)
+    take_rank(rank, 2, port)
+    os.environ.update(FSDP)
     original = accelerate.state.PartialState.__init__
 
     def open_gate(self, *args, **kwargs):
@@ -54,10 +54,7 @@ def work(rank: int, folder: str, port: int) -> None:
 
 
 def launch(folder: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, args=(str(folder), port), nprocs=2)
+    run_two(work, folder)
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
