@@ -41,6 +41,9 @@ class NeuralCollapseCallback(TrainerCallback):
 
     Attributes:
         latest: the last metrics, by name.
+
+    Raises:
+        TypeError, ValueError: without a Trainer, with nothing to measure, or for a model whose head is not found.
     """
 
     def __init__(

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from collapse.statistics import ClassStatistics
 
+TILE_ROWS = 256  # rows that are compared with all class means at a time
+
 
 def class_distance_normalized_variance(statistics: ClassStatistics, max_classes: int = 2048) -> float:
     """Mean over pairs of classes of `(v_i + v_j) / (2 |h_i - h_j|^2)`, with `v_k = s_k / n_k`.
@@ -65,10 +67,11 @@ def nearest_centre_agreement(
             f"and predictions of shape {tuple(predictions.shape)}"
         )
     check_observed(statistics)
-    rows = features.to(statistics.means)
-    distances = statistics.means.square().sum(1) - 2 * rows @ statistics.means.mT
-    distances[:, ~statistics.observed] = torch.inf
-    return (distances.argmin(1) == predictions.to(rows.device)).double().mean().item()
+    means = statistics.means
+    lengths = means.square().sum(1).masked_fill(~statistics.observed, torch.inf)
+    parts = features.to(means.device).split(TILE_ROWS)
+    nearest = torch.cat([(lengths - 2 * part.to(means) @ means.mT).argmin(1) for part in parts])
+    return (nearest == predictions.to(means.device)).double().mean().item()
 
 
 def check_observed(statistics: ClassStatistics) -> None:

@@ -168,8 +168,8 @@ def _check_task(config: Any) -> None:
     problem, num_labels = getattr(config, "problem_type", None), getattr(config, "num_labels", 2)
     if problem == "regression" or num_labels == 1:
         raise ValueError(
-            "a regression model has no classes to put on a sphere; set `num_labels` to the number of classes (2 for "
-            "yes or no)"
+            f"a regression model has no classes to put on a sphere, got num_labels={num_labels} and "
+            f"problem_type={problem!r}; set `num_labels` to the number of classes (2 for yes or no)"
         )
     if problem == "multi_label_classification":
         raise ValueError(
@@ -201,7 +201,7 @@ def _normalized(old: LinearHead, temperature: float | None, learnable: bool) -> 
 
 
 def _in_use(base: nn.Module, heads: list[tuple[str, NormalizedClassifier]]) -> NormalizedClassifier:
-    """The copy that the active adapter runs: the last one under an active name, else the first."""
+    """The copy that the active adapter runs: the first under an active name, else the first of all."""
     for path, module in heads:
         wrapper, _, rest = path.partition(".modules_to_save.")
         if rest and rest.split(".")[0] in getattr(base.get_submodule(wrapper), "active_adapters", ()):

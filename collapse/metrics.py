@@ -122,7 +122,11 @@ def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean 
 
 
 def nc2(weight: Float[Tensor, "K d"]) -> float:
-    """Distance of the classifier's Gram matrix from the simplex ETF; see `simplex_distance`."""
+    """Distance of the classifier's Gram matrix from the simplex ETF; see `simplex_distance`, also for what is raised.
+
+    >>> round(nc2(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), 4)
+    0.0
+    """
     return simplex_distance(weight)
 
 
@@ -137,6 +141,11 @@ def nc3(
 
     Raises:
         ValueError: if the weight does not have one row of d entries for each class.
+
+    >>> statistics = ClassStatistics(2, 1)
+    >>> statistics.update(torch.tensor([[2.0], [-2.0]]), torch.tensor([0, 1]))
+    >>> round(nc3(statistics, torch.tensor([[1.0], [-1.0]])), 4)
+    0.0
     """
     if weight.shape != statistics.means.shape:
         raise ValueError(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from collapse.centres import nearest_centre_agreement
+from collapse.centres import TILE_ROWS, nearest_centre_agreement
 from collapse.classifier import NormalizedClassifier
 from collapse.heads import LinearHead, base_model_of, find_head
 from collapse.sphere import unit_rows
@@ -40,8 +40,8 @@ class SystematicSample:
         if self.size == 0 or first >= len(rows):
             return
         self._kept.append(rows[first :: self._stride].clone())
-        while len(kept := self.rows()) > self.size:
-            self._kept, self._stride = [kept[::2].clone()], 2 * self._stride
+        while sum(map(len, self._kept)) > self.size:
+            self._kept, self._stride = [self.rows()[::2].clone()], 2 * self._stride
 
     def rows(self) -> Tensor:
         """The kept rows in their order."""
@@ -157,7 +157,8 @@ class HeadObserver:
         rows = self._sample.rows()
         if len(rows) == 0:
             return 0.0, 0
-        predictions = self.head(rows.to(self.head.weight)).argmax(-1)
+        parts = rows.to(self.head.weight).split(TILE_ROWS)
+        predictions = torch.cat([self.head(part).argmax(-1) for part in parts])
         return nearest_centre_agreement(rows, predictions, statistics), len(rows)
 
     def _keep_features(self, module: Any, args: tuple[Any, ...]) -> None:

@@ -78,6 +78,12 @@ def riemannian_hessian(
         Hess[D] = tangent part of ( D^2 f [D] - <p, grad f> D ),   row by row; <Hess[D], D> is f'' along the geodesic
 
     Source: Yaras et al., NeurIPS 2022, section 3 (bilinear form of the Hessian).
+
+    >>> point = collapsed_saddle(dimension=2, num_classes=2, per_class=1)
+    >>> apart = torch.tensor([[0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
+    >>> riemannian_hessian(point, SphereProduct(apart, apart), torch.arange(2), 1.0).features
+    tensor([[ 0.0000, -0.5000],
+            [ 0.0000,  0.5000]], dtype=torch.float64)
     """
     ambient = _euclidean_gradient(point, labels, temperature)
     probabilities, residuals = _residuals(point, labels, temperature)

@@ -137,7 +137,7 @@ BAD = [
      "no linear layer called 'fc'; its last ones are"),
     ("no config", lambda _: find_head(nn.Linear(2, 2)), ValueError, "Linear has no `config.num_labels` to recognise"),
     ("regressor", lambda _: normalize_classifier_(BERT.build(num_labels=1)), ValueError,
-     "a regression model has no class"),
+     "a regression model has no class.*got num_labels=1 and problem_type=None; set `num_labels`"),
     ("multi-label", lambda _: normalize_classifier_(BERT.build(problem_type="multi_label_classification")), ValueError,
      "cosines cannot say how likely each of several labels is"),
     ("plain checkpoint", lambda folder: saved(folder), ValueError,

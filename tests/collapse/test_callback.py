@@ -201,7 +201,7 @@ def test_the_trace_mode_logs_the_quotient_and_no_samples_no_nc4(tmp_path) -> Non
     assert not logged(run, "eval_nc4") and len(logged(run, "eval_nc1")) == 2
 
 
-def test_training_batches_and_prediction_are_not_observed(tmp_path) -> None:
+def test_training_batches_and_what_runs_outside_the_block_are_not_observed(tmp_path) -> None:
     model, batch = BERT.build(), batch_of(Sentences(4))
     observer = HeadObserver(model)
     with observer.watching():
@@ -211,6 +211,18 @@ def test_training_batches_and_prediction_are_not_observed(tmp_path) -> None:
         assert observer.statistics.num_samples == 4
     model(**batch)
     assert observer.statistics.num_samples == 4
+
+
+def test_what_was_predicted_is_not_part_of_the_next_evaluation(tmp_path) -> None:
+    run = trainer(tmp_path)
+    callback = NeuralCollapseCallback(run)
+    run.add_callback(callback)
+    callback.on_train_begin()
+    run.predict(Sentences(9, 7))
+    metrics = run.evaluate()
+    callback.on_train_end()
+    expected = direct(run.model, run.eval_dataset)
+    assert {name: metrics[f"eval_{name}"] for name in NAMES} == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(("count", "chunk"), [(5, 1), (100, 7), (64, 64), (1000, 3)])

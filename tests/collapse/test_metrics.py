@@ -151,6 +151,15 @@ def test_many_classes_never_make_a_matrix_over_pairs_of_classes() -> None:
     assert largest.numel == 64 * 64  # few classes: the dense route is the cheaper one
 
 
+def test_nearest_centres_are_found_a_tile_of_rows_at_a_time() -> None:
+    statistics, labels = ClassStatistics(3000, 4), torch.arange(3000)
+    rows = torch.randn(3000, 4)
+    statistics.update(rows, labels)
+    with LargestTensor(rows, statistics.means) as largest:
+        assert nearest_centre_agreement(rows, labels, statistics) == 1.0
+    assert largest.numel <= 256 * 3000
+
+
 def test_distance_variance_over_a_subset_of_classes_uses_only_those() -> None:
     data = labelled(samples=200, classes=9)
     kept = np.isin(data.labels, [0, 4, 8])
