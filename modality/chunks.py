@@ -164,5 +164,7 @@ def _random_state(state: Tensor, devices: list[int], device_states: list[Tensor]
 
 
 def _plain(inputs: Any) -> Any:
-    """A BatchEncoding and other mappings as dictionaries, which can be taken apart."""
-    return dict(inputs) if isinstance(inputs, Mapping) and type(inputs) is not dict else inputs
+    """A BatchEncoding and other mappings, wherever they lie, as dictionaries, which can be taken apart."""
+    if isinstance(inputs, Mapping):
+        return {name: _plain(value) for name, value in inputs.items()}
+    return type(inputs)(map(_plain, inputs)) if type(inputs) in (list, tuple) else inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from modality.swap import Per, SwapMode, SwapRule
@@ -29,6 +29,7 @@ class ModalitySwapCollator:
         renormalize: put swapped rows back on the sphere.
 
     Raises:
+        TypeError: for a collator that is no function, or (when called) returns no mapping.
         ValueError: for settings out of range.
 
     Source: Yaras et al., CPAL 2025, section 4; their table 2 uses p = 1e-3 for "hard" and 5e-2 for "soft".
@@ -55,6 +56,11 @@ class ModalitySwapCollator:
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         batch = self.collator(samples)
+        if not isinstance(batch, MutableMapping):
+            raise TypeError(
+                f"a rule for swaps is added to batches that are mappings, such as {{'x': ..., 'y': ...}}; the collator "
+                f"returned a {type(batch).__name__}"
+            )
         if SWAP_KEY in batch:
             raise ValueError(f"the batch has a {SWAP_KEY!r} already; wrap a collator once")
         batch[SWAP_KEY] = self.rule.encode(len(samples))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from modality.temperature import Map, Temperature, temperature_map
+from modality.temperature import Map, Temperature, check_tau, temperature_map
 
 _NAME = re.compile(r"(^|_)logit_scale(_|$)")
 _REPARAMETERIZED = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
@@ -188,6 +188,7 @@ def _of_module(name: str, module: Temperature) -> TemperatureHandle:
 
 def _of_parameter(name: str, parameter: nn.Parameter) -> TemperatureHandle:
     def set_tau(value: float) -> None:
+        check_tau(value)
         with torch.no_grad():
             parameter.fill_(-math.log(value))
 

@@ -46,7 +46,7 @@ def modality_gap(statistics: PairStatistics) -> dict[str, float]:
         "gap": torch.linalg.vector_norm(statistics.means[0] - statistics.means[1]).item(),
         "paired_distance": distance,
         "alignment": squared_distance,
-        "uniformity": uniformity(statistics),
+        "uniformity": _uniformity(statistics, spectrum),
         "effective_rank": _effective_rank(spectrum.sqrt()),
         "distribution_gap": between.sqrt().item(),
         "linear_separability": _gaussian_accuracy(statistics),
@@ -67,11 +67,7 @@ def uniformity(statistics: PairStatistics) -> float:
     >>> abs(round(uniformity(statistics), 4))
     0.0
     """
-    spectrum = _pooled_spectrum(statistics)
-    mean = statistics.means.mean(0)
-    width = statistics.num_features
-    squared = mean.square().sum() + 1 + spectrum.sum() - 2 / math.sqrt(width) * spectrum.sqrt().sum()
-    return -squared.clamp(min=0).sqrt().item()
+    return _uniformity(statistics, _pooled_spectrum(statistics))
 
 
 def linear_separability(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], statistics: PairStatistics) -> float:
@@ -122,6 +118,13 @@ def _checked_count(statistics: PairStatistics) -> int:
     if statistics.num_pairs < 2:
         raise ValueError(f"the metrics need at least two pairs, got {statistics.num_pairs}; call `update` first")
     return statistics.num_pairs
+
+
+def _uniformity(statistics: PairStatistics, spectrum: Float[Tensor, " d"]) -> float:
+    """The same, given `_pooled_spectrum`."""
+    mean, width = statistics.means.mean(0), statistics.num_features
+    squared = mean.square().sum() + 1 + spectrum.sum() - 2 / math.sqrt(width) * spectrum.sqrt().sum()
+    return -squared.clamp(min=0).sqrt().item()
 
 
 def _pooled_spectrum(statistics: PairStatistics) -> Float[Tensor, " d"]:

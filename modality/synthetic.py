@@ -82,7 +82,10 @@ def synthetic_training(
     (0.0, True)
     """
     if min(num_pairs, num_features, steps, points) < 1 or not 0 < duration < math.inf:
-        raise ValueError("`num_pairs`, `num_features`, `steps` and `points` must be at least 1, `duration` positive")
+        raise ValueError(
+            "`num_pairs`, `num_features`, `steps` and `points` must be at least 1, `duration` positive; got "
+            f"{num_pairs}, {num_features}, {steps}, {points} and {duration}"
+        )
     if (schedule is not None) != (mode == "scheduled"):
         raise ValueError(f"a schedule goes with mode='scheduled', and only with it; got mode={mode!r}")
     temperature = Temperature(initial_temperature, mode, maximum_inverse=None).double()

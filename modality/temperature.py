@@ -87,7 +87,7 @@ class Temperature(nn.Module):
         super().__init__()
         temperature_map(mode, scale)
         self.mode, self.scale, self.maximum_inverse, self.initial = mode, scale, maximum_inverse, initial
-        _check_tau(initial)
+        check_tau(initial)
         if maximum_inverse is not None and not 0 < maximum_inverse < math.inf:
             raise ValueError(f"`maximum_inverse` must be positive, or None for no bound, got {maximum_inverse!r}")
         if self.learned and maximum_inverse is not None and 1 / initial > maximum_inverse:
@@ -130,7 +130,7 @@ class Temperature(nn.Module):
         Raises:
             ValueError: if it is not positive and finite.
         """
-        _check_tau(value)
+        check_tau(value)
         self.nu.fill_(self._map.stored(1 / value))
 
     def settings(self) -> dict[str, Any]:
@@ -143,6 +143,7 @@ class Temperature(nn.Module):
         return f"tau={self.tau:.4g}, mode={self.mode!r}"
 
 
-def _check_tau(value: float) -> None:
+def check_tau(value: float) -> None:
+    """Raises unless the value can be a temperature."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ValueError(f"a temperature must be positive and finite, got {value!r}; 0.07 is CLIP's start")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from modality.schedules import Schedule
+from modality.schedules import Schedule, temperature_at
 
 FlowMode = Literal["exp", "softplus", "linear"]
 State = tuple[float, float]  # beta, log gamma
@@ -98,7 +98,7 @@ def scheduled_flow(
     _positive("duration", duration)
 
     def beta_at(time: float) -> float:
-        return 1 / schedule(min(time / duration, 1.0))
+        return 1 / temperature_at(schedule, min(time / duration, 1.0))
 
     def rate(time: float, state: State) -> State:
         beta = beta_at(time)
@@ -149,6 +149,8 @@ def _integrate(
     """Runge-Kutta in s = log(1 + t), in which every decade is as long; d/ds = (1 + t) d/dt."""
     if any(later < earlier for earlier, later in zip([0.0, *times], times, strict=False)):
         raise ValueError(f"`times` must rise from 0 on, got {list(times)}")
+    if steps_per_decade < 1:
+        raise ValueError(f"`steps_per_decade` must be at least 1, got {steps_per_decade!r}; 400 is the default")
 
     def slope(s: float, state: State) -> State:
         first, second = rate(math.expm1(s), state)

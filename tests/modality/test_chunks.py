@@ -102,11 +102,11 @@ def test_chunks_of_the_same_size_draw_different_dropout_and_the_random_state_goe
 
 def test_nested_inputs_are_cut_together_and_other_values_passed_on() -> None:
     def encode(inputs):
-        assert inputs["flag"] is True and len(inputs["a"]) == len(inputs["b"][0]) <= 2
-        return inputs["a"] * inputs["b"][0]
+        assert inputs["flag"] is True and len(inputs["a"]) == len(inputs["b"][0]["inner"]) <= 2
+        return inputs["a"] * inputs["b"][0]["inner"]
 
     a, b = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)
-    out = encode_in_chunks(encode, BatchEncoding({"a": a, "b": [b], "flag": True}), 2, [])
+    out = encode_in_chunks(encode, BatchEncoding({"a": a, "b": [BatchEncoding({"inner": b})], "flag": True}), 2, [])
     assert torch.equal(out, a * b)
     out.sum().backward()
     assert torch.equal(a.grad, b)

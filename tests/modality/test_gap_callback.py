@@ -67,6 +67,18 @@ def test_an_evaluation_outside_training_is_measured_as_well(tmp_path) -> None:
     assert not run.model._forward_hooks
 
 
+def test_what_was_predicted_is_not_part_of_the_next_evaluation(tmp_path) -> None:
+    run = trainer(tmp_path, ContrastiveModel(clip()))
+    callback = ModalityGapCallback(run)
+    run.add_callback(callback)
+    callback.on_train_begin()
+    run.predict(Pairs(9, 7))
+    metrics = run.evaluate()
+    callback.on_train_end()
+    expected = direct(run.model, run.eval_dataset)
+    assert {name: metrics[f"eval_{name}"] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
 class Known(Pairs):
     """Pairs of which some are duplicates, and known to be."""
 
