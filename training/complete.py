@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -72,15 +72,16 @@ def main(words: Sequence[str]) -> int:
         return 0
     values = table[arguments.value_column].to_numpy(dtype=float)
     test = hold_out(len(table), arguments)
+    names = {"rows": [str(name) for name in row_names], "columns": [str(name) for name in column_names]}
+    wanted = read_wanted(names, arguments) if arguments.predict else None
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     model = fit(rows[~test], columns[~test], values[~test], shape, arguments)
     model.save(folder / "model.safetensors")
-    names = {"rows": [str(name) for name in row_names], "columns": [str(name) for name in column_names]}
     write_json(folder / "names.json", names)
     metrics = errors(model, rows[test], columns[test], values[test], values[~test]) if test.any() else {}
-    if arguments.predict:
-        predict(model, names, arguments).to_csv(folder / "predictions.csv", index=False)
+    if wanted is not None:
+        write_predictions(folder / "predictions.csv", model, wanted, arguments.value_column)
     write_results(
         folder, arguments, model, metrics, {"entries": len(table), "held_out": int(test.sum()), "shape": shape}
     )
@@ -167,8 +168,15 @@ def errors(
     }
 
 
-def predict(model: MatrixCompletion, names: dict[str, list[str]], arguments: CompleteArguments) -> pd.DataFrame:
-    """The entries of `--predict`, with a column for their values.
+class Wanted(NamedTuple):
+    """The rows of `--predict`, and the numbers of the rows and columns that they name."""
+
+    table: pd.DataFrame
+    indices: list[np.ndarray]
+
+
+def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Wanted:
+    """The entries of `--predict`, checked before anything is fitted.
 
     Raises:
         UsageError: a row or column was not among the data.
@@ -182,7 +190,14 @@ def predict(model: MatrixCompletion, names: dict[str, list[str]], arguments: Com
             unknown = sorted(set(table[column][found < 0].astype(str)))[:5]
             raise UsageError(f"{arguments.predict} names {unknown} in {column!r}, which the data do not have")
         indices.append(found)
-    return table.assign(**{arguments.value_column: model.predict(*indices)})
+    return Wanted(table, indices)
+
+
+def write_predictions(path: Path, model: MatrixCompletion, wanted: Wanted, value_column: str) -> None:
+    """The wanted entries with a column for their values; the file is complete or not there."""
+    partial = path.with_name(f".{path.name}.partial")
+    wanted.table.assign(**{value_column: model.predict(*wanted.indices)}).to_csv(partial, index=False)
+    os.replace(partial, path)
 
 
 def write_results(

@@ -30,8 +30,8 @@ def describe(job: Job, model: nn.Module) -> str:
     total = sum(p.numel() for p in model.parameters())
     batch = run.per_device_train_batch_size * run.gradient_accumulation_steps * run.world_size
     methods = dict.fromkeys(config_of(part).peft_type.value.lower() for part in adapted_parts(model).values())
-    epochs = math.ceil(len(splits["train"]) / batch)
-    steps = run.max_steps if run.max_steps > 0 else math.ceil(epochs * run.num_train_epochs)
+    steps_per_epoch = math.ceil(len(splits["train"]) / batch)
+    steps = run.max_steps if run.max_steps > 0 else math.ceil(steps_per_epoch * run.num_train_epochs)
     names = " and ".join(dict.fromkeys(job.model.names()))
     lines = {
         "task": job.task.name + (f", {len(job.task.label_names)} classes" if job.task.label_names else ""),

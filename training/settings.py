@@ -104,7 +104,7 @@ class DataArguments:
     validation_data: str | None = option(None, "Another file to validate on; otherwise a split or a part of --dataset.")
     test_data: str | None = option(None, "Another file to test on, once, after training.")
     train_split: str = option("train", "Split of the data set to train on.")
-    validation_split: str | None = option(None, "Split to validate on; validation, dev or valid if there is one.")
+    validation_split: str | None = option(None, "Split to validate on; validation, dev, valid or val if there is one.")
     test_split: str | None = option(None, "Split to test on; test if there is one.")
     validation_fraction: float = option(0.1, "Part of the training data to validate on where there is no split for it.")
     num_train_samples: int | None = option(None, "Use so many training samples, drawn with --sample_seed.")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 import deep_lora  # noqa: F401
@@ -48,7 +49,11 @@ def test_convolutions_are_adapted_by_name_and_the_head_is_normalised(pictures, f
     words = ["--target_modules", "convolution", "--normalized_head", "--modules_to_save", "classifier"]
     status, printed = finetune(tmp_path / "resnet", pictures, *words, command="classify")
     assert status == 0, printed
-    assert "NormalizedClassifier" not in printed and (tmp_path / "run" / "lora_export").is_dir()
+    saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    (name,) = [name for name in saved if name.endswith("base_temperature")]
+    weight = saved[name.replace("base_temperature", "weight")]
+    assert "classifier" in name and weight.shape == (2, 16)
+    assert (tmp_path / "run" / "lora_export").is_dir()
 
 
 def test_a_column_without_images_is_named(vit, reviews, pictures, finetune) -> None:

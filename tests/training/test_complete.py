@@ -51,6 +51,7 @@ def test_held_out_entries_are_found_and_the_saved_model_gives_them(ratings, tmp_
     assert predictions.to_numpy() == pytest.approx(model.predict([3, 11], [2, 14]))
     assert predictions.to_numpy() == pytest.approx([1.3 * (2 - 2 / 15), 2.1 * (2 - 14 / 15)], rel=0.15)
     assert (tmp_path / "out" / "training.png").stat().st_size > 1000
+    assert not list((tmp_path / "out").glob(".*.partial"))
 
 
 def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_path, monkeypatch) -> None:
@@ -77,7 +78,7 @@ def test_what_cannot_be_completed_is_refused(words, message, ratings, tmp_path, 
 def test_unknown_names_and_empty_places_are_named(ratings, tmp_path, capsys) -> None:
     wanted = tmp_path / "wanted.csv"
     wanted.write_text("row,column\nnobody,film 02\n")
-    assert complete(ratings, tmp_path / "out", "--predict", wanted, "--max_epochs", "1") == 2
+    assert complete(ratings, tmp_path / "out", "--predict", wanted) == 2 and not (tmp_path / "out").exists()
     assert "names ['nobody'] in 'row', which the data do not have" in capsys.readouterr().err
     ratings.write_text("row,column,value\na,b,1\na,b,2\n")
     assert complete(ratings, tmp_path / "out") == 2

@@ -120,6 +120,9 @@ def test_both_sides_must_be_two_columns(bert, pictures, contrastive) -> None:
 def test_folders_that_hold_no_contrastive_model_are_refused(clip, tmp_path) -> None:
     with pytest.raises(UsageError, match="holds no contrastive model"):
         load_contrastive(tmp_path)
+    for source in ("no/such-model", str(tmp_path / "not" / "there")):
+        with pytest.raises(UsageError, match=f"{source} is no folder, and no repository that can be downloaded"):
+            load_contrastive(source)
     described = {"class": "ContrastiveModel", "settings": {}, "bases": {"model": str(clip)}}
     settings = {"temperature": {"initial": 0.1}, "loss": "contrastive"}
     (tmp_path / "contrastive.json").write_text(json.dumps(described | {"settings": settings}))

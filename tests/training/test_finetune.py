@@ -59,7 +59,7 @@ def test_a_config_file_is_read_and_the_command_line_wins(bert, reviews, finetune
 
 @pytest.mark.parametrize("adapter", ["lora", "file"])
 def test_other_adapters_train_too(adapter, bert, reviews, finetune, tmp_path) -> None:
-    path = tmp_path / "vera.json"
+    path = tmp_path / "ia3.json"
     path.write_text(json.dumps({"peft_type": "IA3", "target_modules": ["query"], "feedforward_modules": []}))
     words = ["--adapter", "lora"] if adapter == "lora" else ["--adapter_config", path]
     status, printed = finetune(bert, reviews, *words)
@@ -179,9 +179,11 @@ def test_samples_are_drawn_by_seed(bert, reviews, finetune, tmp_path) -> None:
 
 
 def test_gamma_gives_the_outer_factors_a_rate_of_their_own(bert, reviews, finetune, tmp_path) -> None:
-    status, printed = finetune(bert, reviews, "--gamma", "0.01", "--init_batches", "0")
+    words = ["--save_strategy", "steps", "--save_steps", "3"]
+    status, printed = finetune(bert, reviews, "--gamma", "0.01", "--init_batches", "0", *words)
     assert status == 0, printed
-    assert tiny.results(tmp_path / "run")["settings"]["gamma"] == 0.01
+    optimizer = torch.load(tmp_path / "run" / "checkpoint-3" / "optimizer.pt")
+    assert {group["initial_lr"] for group in optimizer["param_groups"] if group["params"]} == {1e-3, 1e-5}
 
 
 def test_fsdp_on_a_cpu_is_said_to_be_ddp(bert, reviews, finetune, monkeypatch) -> None:

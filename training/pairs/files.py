@@ -21,7 +21,7 @@ from modality import ContrastiveModel, DualEncoder
 from modality.logit_scale import base_model_of
 from training.adapter_files import CONFIG
 from training.adapters import adapted_parts, own_buffers, own_parameters
-from training.errors import UsageError
+from training.errors import UsageError, redacted
 from training.exporting import HEADS
 
 CLASSES: dict[str, Any] = {"ContrastiveModel": ContrastiveModel, "DualEncoder": DualEncoder}
@@ -71,9 +71,10 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
         bases: part -> base model, where it lies elsewhere by now; parts are `model`, or `x_tower` and `y_tower`.
 
     Raises:
-        UsageError: the folder holds no such model, a part is unknown, or its base model cannot be loaded.
+        UsageError: the source is neither a folder nor a repository that can be had, it holds no such model, a part is
+            unknown, or its base model cannot be loaded.
     """
-    folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(str(source)))
+    folder = _folder_of(source)
     try:
         described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
         kind, named, settings = CLASSES[described["class"]], dict(described["bases"]), described["settings"]
@@ -95,6 +96,17 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
         raise UsageError(f"the settings of {source} ({HEADS}.json) make no model: {error!r}") from error
     _load_heads_(model, folder)
     return model.eval()
+
+
+def _folder_of(source: str | Path) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(str(source)))
+    except (OSError, ValueError) as error:  # no such repository, no network, or what cannot be the name of one
+        raise UsageError(
+            f"{source} is no folder, and no repository that can be downloaded: {redacted(str(error))}"
+        ) from error
 
 
 def _base_model(part: str, name: object) -> nn.Module:

@@ -140,9 +140,9 @@ def _text_encoder(model: PairModelArguments, data: PairDataArguments, token: str
     )
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None) or 128
-    longest = min(128, positions, tokenizer.model_max_length)
-    if data.max_length is not None and data.max_length > min(positions, tokenizer.model_max_length):
+    longest = min(positions, tokenizer.model_max_length)
+    if data.max_length is not None and data.max_length > longest:
         raise UsageError(f"--max_length got {data.max_length}; {model.model} takes at most {longest} tokens")
     # SigLIP reads the last place and has no mask: it was trained on texts padded to one length.
     padding = "max_length" if str(text.model_type).startswith("siglip") else True
-    return TextEncoder(tokenizer, data.max_length or longest, padding)
+    return TextEncoder(tokenizer, data.max_length or min(128, longest), padding)
