@@ -23,7 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def complete_ratings(ratings: Ratings, output: Path, seed: int, epochs: int) -> dict[str, Any]:
-    """Fit every variant to the same nine tenths, test on the last one, draw the validation curves."""
+    """Fit every variant to the same nine tenths, test on the last one, draw the training curves."""
     training, test = split_ratings(ratings, 0.1, seed)
     results = {}
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,7 +105,9 @@ def load_pairs(data: str, cache: str, settings: FeatureSettings) -> Pairs:
             return Pairs(**stored["pairs"])
     pairs = compute_pairs(Path(data), settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"key": key, "pairs": vars(pairs)}, path)
+    partial = path.with_name(f".{path.name}.partial")  # so that a file under the name of the cache is complete
+    torch.save({"key": key, "pairs": vars(pairs)}, partial)
+    os.replace(partial, path)
     return pairs
 
 
