@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
@@ -17,14 +18,14 @@ from collapse import normalize_classifier_
 from training import report
 from training.adapters import adapter_config, add_adapter, is_deep_lora
 from training.errors import RunError, UsageError
-from training.exporting import save_adapter
+from training.exporting import ADAPTER, save_adapter
 from training.generating import GeneratingTrainer
 from training.job import Job
 from training.models import load_base, prepare_base, quantization_config, train_in_full_precision
 from training.resuming import checkpoint_to_resume, decisive_settings
 from training.settings import RunArguments
 from training.tasks.generation import keep_tokens
-from training.trainer import AdapterTrainer, InitializationCallback, NonFiniteLoss
+from training.trainer import AdapterTrainer, InitializationCallback, NonFiniteLoss, saving_error
 
 
 class Recipe(NamedTuple):
@@ -70,15 +71,30 @@ def run_job(job: Job, recipe: Recipe | None = None) -> int:
         report.write_failure(folder, job, trainer, str(error))
         raise
     metrics = evaluate(job, trainer)
-    save_adapter(trainer, folder)
+    _save(job, trainer, folder, metrics, resume)
     if main_process:
-        report.write(folder, job, trainer, metrics, resume)
         print(report.summary(folder, metrics), flush=True)
     trainer.accelerator.wait_for_everyone()
     if job.push:
         _push(job, folder, main_process)
     trainer.accelerator.wait_for_everyone()
     return 0
+
+
+def _save(
+    job: Job, trainer: AdapterTrainer, folder: Path, metrics: dict[str, dict[str, float]], resumed: Path | None
+) -> None:
+    """The adapter, its export and the results.
+
+    Raises:
+        RunError: they cannot be written; the text says which checkpoint is kept.
+    """
+    try:
+        save_adapter(trainer, folder)
+        if job.run.process_index == 0:
+            report.write(folder, job, trainer, metrics, resumed)
+    except (OSError, SafetensorError) as error:
+        raise saving_error(error, folder, ADAPTER) from error
 
 
 def _warn_of_ddp(run: RunArguments) -> None:

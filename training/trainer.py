@@ -131,7 +131,7 @@ class AdapterTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:
-            raise _saving_error(error, folder, name) from error
+            raise saving_error(error, folder, name) from error
         finally:
             self._folder = None
         self._barrier()
@@ -142,7 +142,7 @@ class AdapterTrainer(Trainer):
                 self.state.save_to_json(str(partial / name / STATE))
                 checkpoints.publish(partial / name, folder / name, {"step": self.state.global_step, **self.facts})
             except OSError as error:
-                raise _saving_error(error, folder, name) from error
+                raise saving_error(error, folder, name) from error
             checkpoints.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
         self._barrier()
 
@@ -219,7 +219,7 @@ def _local(parameter: Tensor) -> Tensor:
     return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
-def _saving_error(error: Exception, folder: Path, name: str) -> Exception:
+def saving_error(error: Exception, folder: Path, name: str) -> Exception:
     """A sentence for a full disk and the like; anything else stays what it is."""
     shutil.rmtree(folder / checkpoints.PARTIAL / name, ignore_errors=True)
     if isinstance(error, RunError):

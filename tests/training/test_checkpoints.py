@@ -218,6 +218,21 @@ def test_a_disk_that_is_full_is_said_and_leaves_nothing_half_written(
     assert finetune(bert, reviews, *EVERY_STEP)[0] == 0
 
 
+def test_a_disk_that_is_full_at_the_end_is_said_and_the_command_goes_on_from_there(
+    bert, reviews, finetune, tmp_path, monkeypatch
+) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("training.exporting.save_as_lora", full)
+    status, printed = finetune(bert, reviews, *EVERY_STEP)
+    assert status == 1 and "so adapter was not written; checkpoint-3 is the last good checkpoint" in printed, printed
+    assert not (tmp_path / "run" / "results.json").exists()
+    monkeypatch.undo()
+    assert finetune(bert, reviews, *EVERY_STEP)[0] == 0
+    assert tiny.results(tmp_path / "run")["resumed_from"] == "checkpoint-3"
+
+
 def test_a_run_that_is_interrupted_says_how_to_go_on(bert, reviews, monkeypatch, capsys, tmp_path) -> None:
     def interrupted(*_, **__):
         raise KeyboardInterrupt
