@@ -20,7 +20,8 @@ _FREE = {
     "predict_with_generate", "num_beams", "max_new_tokens",
 }  # fmt: skip
 _RUN = (
-    "learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim",
+    "learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
+    "weight_decay", "optim", "optim_args", "optim_target_modules",
     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed", "data_seed", "bf16", "fp16",
     "label_smoothing_factor", "gradient_checkpointing", "neftune_noise_alpha", "full_determinism",
 )  # fmt: skip

@@ -118,6 +118,8 @@ def test_other_settings_do_not_go_on_with_a_run(bert, reviews, finetune, trained
     assert (
         "learning_rate was 0.001 and is 0.1, seed was 0 and is 5" in printed and "--overwrite to start anew" in printed
     )
+    status, printed = finetune(bert, reviews, *CONSTANT, "--lr_scheduler_kwargs", '{"power": 2}')
+    assert status == 2 and "lr_scheduler_kwargs was None and is {'power': 2}" in printed
     status, printed = finetune(bert, reviews, *CONSTANT, "--learning_rate", "0.1", "--overwrite", *EVERY_STEP)
     assert status == 0 and tiny.results(trained)["resumed_from"] is None
 
