@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from evidence_tables import COMPARISONS, FAMILIES, good_values, methods_of, ranks, rates, spread
+from evidence_tables import COMPARISONS, FAMILIES, UNTUNED, good_values, methods_of, ranks, rates, spread
 from markdown_tables import interval, markdown
 
 GAIN, RANK_SHARE, RANK_SPREAD, RATE_SHARE, KEPT_SHARE, TOLERANCE = 0.015, 1 / 3, 0.02, 3.0, 0.5, 0.01
-UNTUNED = FAMILIES[1:3]
 
 
 def bars() -> str:

@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 import torch
 from transformers.utils import logging
 
+from evidence_base import Task, TaskSettings
 from evidence_methods import Method
 from evidence_run import measure_run
 from evidence_summary import summary
-from evidence_tasks import TASKS, Task, TaskSettings
+from evidence_tasks import TASKS
 from kept_runs import RunFolder
 
 FOLDER = Path(__file__).resolve().parent

@@ -12,14 +12,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from evidence_tables import FAMILIES, ranks, rates, settings_of
+from evidence_tables import FAMILIES, UNTUNED, ranks, rates, settings_of
 from markdown_tables import result
 
 COLOURS = {"LoRA": "tab:orange", "LoRA, tuned": "tab:orange", "Deep LoRA": "tab:blue"}
-COLOURS |= {FAMILIES[2]: "tab:green", FAMILIES[3]: "tab:purple"}
+COLOURS |= {FAMILIES[2]: "tab:green", FAMILIES[3]: "tab:purple", UNTUNED[2]: "tab:red"}
 TASKS = {"simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %"}
 SIZES = (64, 256)
-FOLLOWED = ("LoRA, tuned", *FAMILIES[1:3])
+FOLLOWED = ("LoRA, tuned", *UNTUNED)
 CURVES = {"simlex_64": "64 word pairs", "simlex_256": "256 word pairs"}
 
 

@@ -14,9 +14,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
-from evidence_tasks import PooledEncoder
-
-TARGETS = r".*encoder.*\.(query|key|value|dense)$"  # every linear layer of the encoder; embeddings are not adapted
+from evidence_base import PooledEncoder
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,9 @@ class Method:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def adapted(method: Method, model: PooledEncoder, gradients: Callable[[], None], seed: int) -> None:
+def adapted(
+    method: Method, model: PooledEncoder, adapted_layers: str, gradients: Callable[[], None], seed: int
+) -> None:
     """Wraps the model's encoder in place; `gradients` runs forward and backward on the first batches."""
     torch.manual_seed(seed)
     encoder = model.encoder
@@ -47,13 +47,13 @@ def adapted(method: Method, model: PooledEncoder, gradients: Callable[[], None],
         encoder.embeddings.requires_grad_(False)
         return
     if method.adapter == "deep_lora":
-        model.encoder = get_peft_model(encoder, DeepLoraConfig(target_modules=TARGETS, **method.config))
+        model.encoder = get_peft_model(encoder, DeepLoraConfig(target_modules=adapted_layers, **method.config))
         if method.batches:
             initialize_subspaces_(model.encoder, gradients, seed=seed)
     elif method.adapter == "lora":
         gradient_start = method.config.get("init_lora_weights") == "lora_ga"
         more = {"lora_ga_config": LoraGAConfig()} if gradient_start else {}
-        config = LoraConfig(target_modules=TARGETS, **method.config, **more)
+        config = LoraConfig(target_modules=adapted_layers, **method.config, **more)
         if gradient_start:
             preprocess_loraga(encoder, config, gradients)
         model.encoder = get_peft_model(encoder, config)

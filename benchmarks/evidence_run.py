@@ -11,8 +11,8 @@ import torch
 from peft import get_peft_model, set_peft_model_state_dict
 
 from deep_lora import kept_ranks, to_lora
+from evidence_base import Parts, PooledEncoder, Task
 from evidence_methods import Method, adapted, optimizer_of
-from evidence_tasks import Parts, PooledEncoder, Task
 
 LOSS_WINDOW = 10
 
@@ -24,7 +24,7 @@ def measure_run(task: Task, method: Method, rate: float, seed: int, tolerances: 
     batches = task.batches(parts.pop("train"), seed)
     model = task.model(seed)
     first = np.concatenate(batches[: max(1, method.batches)])
-    adapted(method, model, lambda: task.loss(model, first, seed).backward(), seed)
+    adapted(method, model, task.adapted_layers, lambda: task.loss(model, first, seed).backward(), seed)
     losses, curve = train(task, method, model, batches, parts, rate, seed)
     windows = [losses[i : i + LOSS_WINDOW] for i in range(0, len(losses), LOSS_WINDOW)]
     return {

@@ -2,26 +2,24 @@
 
 `simlex`: SimLex-999, human similarity of word pairs; the cosine of the pooled words is regressed on the score / 10.
 `rotten_tomatoes`: short film reviews, two classes, from a trained linear head on the pooled sentence.
-
-Validation examples are the same for every seed and never in a test set. Training and test examples are drawn from all
-others by the seed alone, and so are the order of batches, the head's start and the dropout: what differs between two
-methods on one seed is the method.
+`stsb`: STS-B, human similarity of sentence pairs; both sentences are read together, a linear head gives the score / 5.
 """
 
 from __future__ import annotations
 
+import csv
+import os
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
+
+from evidence_base import Parts, PooledEncoder, Task, TaskSettings, embed, split_by_seed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -30,80 +28,31 @@ from few_shot_data import DEFAULT_MODEL, draw_balanced, load_sentences
 from packaged_files import packaged_file
 
 SIMLEX = ("gensim", "4.4.0", "gensim/test/test_data/simlex999.txt")
-EVALUATION_TOKENS = 1024
-Parts = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class TaskSettings:
-    """What runs share; `noise` is the standard deviation of what is added to the training scores (word pairs only)."""
+class EncoderTask(Task):
+    """A task of MiniLM with mean pooling."""
 
-    name: str
-    samples: int
-    steps: int
-    batch: int
-    validation: int
-    test: int
-    evaluate_every: int
-    max_tokens: int = 16
-    head_rate: float = 1e-3
-    noise: float = 0.0
-
-
-class PooledEncoder(nn.Module):
-    """The mean of the last hidden states, through a linear head if there is one."""
-
-    def __init__(self, encoder: nn.Module, num_outputs: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.config.hidden_size, num_outputs) if num_outputs else nn.Identity()
-
-    def forward(self, tokens: list[list[int]]) -> Tensor:
-        ids = nn.utils.rnn.pad_sequence([torch.tensor(t) for t in tokens], batch_first=True)
-        lengths = torch.tensor([len(t) for t in tokens])[:, None]
-        mask = (torch.arange(ids.shape[1]) < lengths).long()
-        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self.head((hidden * mask[..., None]).sum(1) / lengths)
-
-
-class Task(ABC):
-    """Examples of one task, known by their numbers."""
-
-    metric: str
     num_outputs: int
+    adapted_layers = r".*encoder.*\.(query|key|value|dense)$"  # every linear layer of the encoder
+    separates_texts = False
 
     def __init__(self, settings: TaskSettings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.folder = str(packaged_file(*DEFAULT_MODEL))
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
 
-    @abstractmethod
-    def split(self, seed: int) -> Parts:
-        """Numbers of the training, validation and test examples."""
-
-    @abstractmethod
-    def loss(self, model: PooledEncoder, chosen: np.ndarray, seed: int) -> Tensor:
-        """The training loss of some examples."""
-
-    @abstractmethod
-    def score(self, model: PooledEncoder, parts: Parts) -> dict[str, float]:
-        """The metric on every part; the model is in evaluation mode, without gradients."""
-
     def model(self, seed: int) -> PooledEncoder:
-        """The pretrained encoder, and a head that depends on the seed alone."""
         encoder = AutoModel.from_pretrained(self.folder, add_pooling_layer=False, dtype=torch.float32)
         torch.manual_seed(seed)
-        return PooledEncoder(encoder, self.num_outputs)
-
-    def batches(self, train: np.ndarray, seed: int) -> list[np.ndarray]:
-        """The training examples of every step: shuffled epochs."""
-        generator = np.random.default_rng([seed, 1])
-        size, steps = self.settings.batch, self.settings.steps
-        epochs = [generator.permutation(train) for _ in range(-(-steps * size // len(train)))]
-        return list(np.concatenate(epochs)[: steps * size].reshape(steps, size))
+        separator = self.tokenizer.sep_token_id if self.separates_texts else None
+        model = PooledEncoder(encoder, self.num_outputs, separator)
+        if self.settings.head_rate == 0:
+            model.head.requires_grad_(False)
+        return model
 
 
-class WordPairs(Task):
+class WordPairs(EncoderTask):
     """Human similarity of word pairs as the cosine of their embeddings; Spearman correlation."""
 
     metric, num_outputs = "Spearman correlation", 0
@@ -138,7 +87,7 @@ class WordPairs(Task):
         return scores
 
 
-class Reviews(Task):
+class Reviews(EncoderTask):
     """Two classes of short film reviews; accuracy."""
 
     metric, num_outputs = "accuracy", 2
@@ -159,7 +108,9 @@ class Reviews(Task):
         return parts | {"train": np.array([numbers[text] for text in drawn.texts])}
 
     def loss(self, model: PooledEncoder, chosen: np.ndarray, seed: int) -> Tensor:
-        return F.cross_entropy(model([self.tokens[i] for i in chosen]), torch.tensor(self.sentences.labels[chosen]))
+        wrong = np.random.default_rng([seed, 2]).random(len(self.tokens)) < self.settings.noise
+        labels = np.where(wrong, 1 - self.sentences.labels, self.sentences.labels)
+        return F.cross_entropy(model([self.tokens[i] for i in chosen]), torch.tensor(labels[chosen]))
 
     def score(self, model: PooledEncoder, parts: Parts) -> dict[str, float]:
         scores = {}
@@ -169,38 +120,71 @@ class Reviews(Task):
         return scores
 
 
-TASKS: dict[str, type[Task]] = {"simlex": WordPairs, "rotten_tomatoes": Reviews}
+class SentencePairs(EncoderTask):
+    """Human similarity of sentence pairs from a cross-encoder; Pearson correlation. The usual parts of STS-B."""
+
+    metric, num_outputs = "Pearson correlation", 1
+    separates_texts = True
+    files = ("sts-train.csv", "sts-dev.csv", "sts-test.csv")  # where training, validation and test examples are from
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        folder = _data_folder("STSB_FOLDER", "STS-B", self.files)
+        self.tokens: list[list[int]] = []
+        self.parts, targets = [], []
+        for file in self.files:
+            rows = _stsb_rows(folder / file)
+            tokens = self.tokenizer([row[5] for row in rows], [row[6] for row in rows])["input_ids"]
+            short = [i for i, pair in enumerate(tokens) if len(pair) <= settings.max_tokens]
+            self.parts.append(np.arange(len(self.tokens), len(self.tokens) + len(short)))
+            self.tokens += [tokens[i] for i in short]
+            targets += [float(rows[i][4]) / 5 for i in short]
+        self.targets = np.array(targets)
+
+    def split(self, seed: int) -> Parts:
+        generator, wanted = np.random.default_rng(seed), self.settings
+        train, validation, test = self.parts
+        return {
+            "train": _draw(train, wanted.samples, generator),
+            "validation": _draw(validation, wanted.validation, np.random.default_rng(0)),
+            "test": _draw(test, wanted.test, generator),
+        }
+
+    def loss(self, model: PooledEncoder, chosen: np.ndarray, seed: int) -> Tensor:
+        noise = np.random.default_rng([seed, 2]).normal(0, self.settings.noise, len(self.targets))
+        targets = torch.tensor((self.targets + noise)[chosen], dtype=torch.float32)
+        return F.mse_loss(model([self.tokens[i] for i in chosen])[:, 0], targets)
+
+    def score(self, model: PooledEncoder, parts: Parts) -> dict[str, float]:
+        scores = {}
+        for name, part in parts.items():
+            predicted = embed(model, [self.tokens[i] for i in part])[:, 0].numpy()
+            # a constant prediction has no correlation
+            scores[name] = float(stats.pearsonr(predicted, self.targets[part]).statistic) if np.ptp(predicted) else 0.0
+        return scores
 
 
-def split_by_seed(count: int, settings: TaskSettings, seed: int) -> Parts:
-    """Validation from a fixed draw, training and test examples from the others by the seed."""
-    order = np.random.default_rng(0).permutation(count)
-    validation, others = np.split(order, [settings.validation])
-    others = np.random.default_rng(seed).permutation(others)
-    train, rest = np.split(others, [settings.samples])
-    if len(rest) < settings.test:
-        raise ValueError(
-            f"{count} examples do not hold {settings.samples} to train on, {settings.validation} for validation and "
-            f"{settings.test} for the test; lower one of them in the settings"
+TASKS: dict[str, type[Task]] = {"simlex": WordPairs, "rotten_tomatoes": Reviews, "stsb": SentencePairs}
+
+
+def _data_folder(variable: str, name: str, files: tuple[str, ...]) -> Path:
+    folder = Path(os.environ.get(variable, ""))
+    missing = [file for file in files if not (folder / file).is_file()]
+    if variable not in os.environ or missing:
+        raise FileNotFoundError(
+            f"{name} is needed in a folder that the environment variable {variable} names, with the files "
+            f"{', '.join(files)}; {variable} is {os.environ.get(variable)!r}"
         )
-    return {"train": train, "validation": validation, "test": rest[: settings.test]}
+    return folder
 
 
-@torch.no_grad()
-def embed(model: PooledEncoder, tokens: list[list[int]]) -> Tensor:
-    """The model's outputs in the order of `tokens`; equal lengths run together, so nearly nothing is padded."""
-    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-    outputs = torch.cat([model([tokens[i] for i in batch]) for batch in _filled(order, tokens)])
-    return outputs[torch.tensor(order).argsort()]
+def _stsb_rows(file: Path) -> list[list[str]]:
+    """Lines of genre, file, year, number, score in [0, 5], first and second sentence; sources may follow."""
+    with file.open(encoding="utf8", newline="") as lines:
+        return [row for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if len(row) >= 7]
 
 
-def _filled(order: list[int], tokens: list[list[int]]) -> Iterator[list[int]]:
-    """Batches of at most `EVALUATION_TOKENS`, padding included; the lengths rise along `order`."""
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * len(tokens[i]) > EVALUATION_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+def _draw(numbers: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    if len(numbers) < count:
+        raise ValueError(f"{count} examples were asked for, but there are {len(numbers)} that are short enough")
+    return generator.permutation(numbers)[:count]

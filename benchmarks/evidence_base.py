@@ -1,0 +1,143 @@
+"""What the tasks of the few-shot campaign share: settings, the pooled encoder, splits by seed, evaluation.
+
+Validation examples are the same for every seed and never in a test set. Training and test examples are drawn from all
+others by the seed alone, and so are the order of batches, the head's start and the dropout: what differs between two
+methods on one seed is the method.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+EVALUATION_TOKENS = 1024
+Parts = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What runs share.
+
+    Attributes:
+        samples, validation, test: numbers of examples.
+        max_tokens: longer texts are left out.
+        head_rate: of the linear head on top of the encoder, for every method; 0 freezes it at its random start.
+        noise: in the training labels: the standard deviation of what is added to scores in [0, 1], or the share of
+            classes that are replaced by the other one.
+    """
+
+    name: str
+    samples: int
+    steps: int
+    batch: int
+    validation: int
+    test: int
+    evaluate_every: int
+    max_tokens: int = 16
+    head_rate: float = 1e-3
+    noise: float = 0.0
+
+
+class PooledEncoder(nn.Module):
+    """The mean of the last hidden states, through a linear head if there is one.
+
+    With a `separator` the texts are pairs: what follows the first separator is marked as the second text.
+    """
+
+    def __init__(self, encoder: nn.Module, num_outputs: int, separator: int | None = None) -> None:
+        super().__init__()
+        self.encoder, self.separator = encoder, separator
+        self.head = nn.Linear(encoder.config.hidden_size, num_outputs) if num_outputs else nn.Identity()
+
+    def forward(self, tokens: list[list[int]]) -> Tensor:
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(t) for t in tokens], batch_first=True)
+        lengths = torch.tensor([len(t) for t in tokens])[:, None]
+        mask = (torch.arange(ids.shape[1]) < lengths).long()
+        more = {}
+        if self.separator is not None:
+            seen = (ids == self.separator).cumsum(1)
+            more["token_type_ids"] = torch.where(ids == self.separator, seen - 1, seen).clamp(max=1)
+        hidden = self.encoder(input_ids=ids, attention_mask=mask, **more).last_hidden_state
+        return self.head((hidden * mask[..., None]).sum(1) / lengths)
+
+
+class Task(ABC):
+    """Examples of one task, known by their numbers; scores are better when they are higher.
+
+    Attributes:
+        metric: name of the score.
+        adapted_layers: the linear layers that adapters adapt, as PEFT's `target_modules`.
+    """
+
+    metric: str
+    adapted_layers: str
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def split(self, seed: int) -> Parts:
+        """Numbers of the training, validation and test examples."""
+
+    @abstractmethod
+    def loss(self, model: Any, chosen: np.ndarray, seed: int) -> Tensor:
+        """The training loss of some examples."""
+
+    @abstractmethod
+    def score(self, model: Any, parts: Parts) -> dict[str, float]:
+        """The metric on every part; the model is in evaluation mode, without gradients."""
+
+    @abstractmethod
+    def model(self, seed: int) -> Any:
+        """The pretrained `encoder`, to be adapted, and a `head` that depends on the seed alone."""
+
+    def generated(self, model: Any, test: np.ndarray) -> dict[str, float]:
+        """Metrics of generated texts, if the task has any."""
+        return {}
+
+    def batches(self, train: np.ndarray, seed: int) -> list[np.ndarray]:
+        """The training examples of every step: shuffled epochs."""
+        generator = np.random.default_rng([seed, 1])
+        size, steps = self.settings.batch, self.settings.steps
+        epochs = [generator.permutation(train) for _ in range(-(-steps * size // len(train)))]
+        return list(np.concatenate(epochs)[: steps * size].reshape(steps, size))
+
+
+def split_by_seed(count: int, settings: TaskSettings, seed: int) -> Parts:
+    """Validation from a fixed draw, training and test examples from the others by the seed."""
+    order = np.random.default_rng(0).permutation(count)
+    validation, others = np.split(order, [settings.validation])
+    others = np.random.default_rng(seed).permutation(others)
+    train, rest = np.split(others, [settings.samples])
+    if len(rest) < settings.test:
+        raise ValueError(
+            f"{count} examples do not hold {settings.samples} to train on, {settings.validation} for validation and "
+            f"{settings.test} for the test; lower one of them in the settings"
+        )
+    return {"train": train, "validation": validation, "test": rest[: settings.test]}
+
+
+@torch.no_grad()
+def embed(model: PooledEncoder, tokens: list[list[int]]) -> Tensor:
+    """The model's outputs in the order of `tokens`; equal lengths run together, so nearly nothing is padded."""
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+    outputs = torch.cat([model([tokens[i] for i in batch]) for batch in _filled(order, tokens)])
+    return outputs[torch.tensor(order).argsort()]
+
+
+def _filled(order: list[int], tokens: list[list[int]]) -> Iterator[list[int]]:
+    """Batches of at most `EVALUATION_TOKENS`, padding included; the lengths rise along `order`."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * len(tokens[i]) > EVALUATION_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
