@@ -97,10 +97,6 @@ class Task(ABC):
     def model(self, seed: int) -> Any:
         """The pretrained `encoder`, to be adapted, and a `head` that depends on the seed alone."""
 
-    def generated(self, model: Any, test: np.ndarray) -> dict[str, float]:
-        """Metrics of generated texts, if the task has any."""
-        return {}
-
     def batches(self, train: np.ndarray, seed: int) -> list[np.ndarray]:
         """The training examples of every step: shuffled epochs."""
         generator = np.random.default_rng([seed, 1])

@@ -34,6 +34,7 @@ class EncoderTask(Task):
     """A task of MiniLM with mean pooling."""
 
     num_outputs: int
+    targets: np.ndarray  # scores in [0, 1], of the tasks that have scores
     adapted_layers = r".*encoder.*\.(query|key|value|dense)$"  # every linear layer of the encoder
     separates_texts = False
 
@@ -50,6 +51,11 @@ class EncoderTask(Task):
         if self.settings.head_rate == 0:
             model.head.requires_grad_(False)
         return model
+
+    def training_targets(self, chosen: np.ndarray, seed: int) -> Tensor:
+        """The scores to train on, with the noise of the settings, which the seed alone decides."""
+        noise = np.random.default_rng([seed, 2]).normal(0, self.settings.noise, len(self.targets))
+        return torch.tensor((self.targets + noise)[chosen], dtype=torch.float32)
 
 
 class WordPairs(EncoderTask):
@@ -71,10 +77,8 @@ class WordPairs(EncoderTask):
         return split_by_seed(len(self.pairs), self.settings, seed)
 
     def loss(self, model: PooledEncoder, chosen: np.ndarray, seed: int) -> Tensor:
-        noise = np.random.default_rng([seed, 2]).normal(0, self.settings.noise, len(self.targets))
-        targets = torch.tensor((self.targets + noise)[chosen], dtype=torch.float32)
         words = model([self.tokens[word] for word in self.pairs[chosen].T.ravel()])
-        return F.mse_loss(F.cosine_similarity(*words.chunk(2)), targets)
+        return F.mse_loss(F.cosine_similarity(*words.chunk(2)), self.training_targets(chosen, seed))
 
     def score(self, model: PooledEncoder, parts: Parts) -> dict[str, float]:
         needed, place = np.unique(self.pairs[np.concatenate(list(parts.values()))], return_inverse=True)
@@ -151,9 +155,8 @@ class SentencePairs(EncoderTask):
         }
 
     def loss(self, model: PooledEncoder, chosen: np.ndarray, seed: int) -> Tensor:
-        noise = np.random.default_rng([seed, 2]).normal(0, self.settings.noise, len(self.targets))
-        targets = torch.tensor((self.targets + noise)[chosen], dtype=torch.float32)
-        return F.mse_loss(model([self.tokens[i] for i in chosen])[:, 0], targets)
+        predicted = model([self.tokens[i] for i in chosen])[:, 0]
+        return F.mse_loss(predicted, self.training_targets(chosen, seed))
 
     def score(self, model: PooledEncoder, parts: Parts) -> dict[str, float]:
         scores = {}

@@ -1,0 +1,118 @@
+"""The tasks of the few-shot campaign: paired examples, losses and scores as they are defined."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from evidence_base import PooledEncoder, Task, TaskSettings, split_by_seed
+from evidence_methods import Method, optimizer_of
+from evidence_tasks import TASKS
+
+SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
+
+
+@pytest.fixture
+def word_pairs() -> Task:
+    return TASKS["simlex"](TaskSettings(name="simlex", **SMALL))
+
+
+@pytest.fixture
+def sentence_pairs(tmp_path, monkeypatch) -> Path:
+    """A folder in the form of STS-B, with 40 made-up pairs in each file."""
+    for part, file in enumerate(("sts-train.csv", "sts-dev.csv", "sts-test.csv")):
+        rows = [f'news\tx\t2012\t{i}\t{i % 6}.0\ta man {i} "sings\tthe man {part} sings' for i in range(40)]
+        (tmp_path / file).write_text("\n".join(rows) + "\n", encoding="utf8")
+    monkeypatch.setenv("STSB_FOLDER", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.usefixtures("sentence_pairs")
+def test_parts_are_disjoint_and_depend_on_the_seed_alone_but_validation_is_the_same_for_all(name: str) -> None:
+    task = TASKS[name](TaskSettings(name=name, **SMALL))
+    first, again, other = task.split(0), task.split(0), task.split(1)
+    assert [len(first[part]) for part in ("train", "validation", "test")] == [8, 10, 10]
+    assert len(np.unique(np.concatenate(list(first.values())))) == 28
+    assert all(np.array_equal(first[part], again[part]) for part in first)
+    assert np.array_equal(first["validation"], other["validation"]) and not np.array_equal(first["test"], other["test"])
+    assert not set(first["validation"]) & (set(other["train"]) | set(other["test"]))
+
+
+@pytest.mark.usefixtures("sentence_pairs")
+def test_a_cross_encoder_reads_both_sentences_and_draws_from_the_usual_parts() -> None:
+    task = TASKS["stsb"](TaskSettings(name="stsb", **SMALL))
+    parts = task.split(0)
+    assert all(
+        low <= part.min() and part.max() < low + 40 for part, low in zip(parts.values(), (0, 40, 80), strict=True)
+    )
+    assert task.targets[7] == 1 / 5  # the eighth row of the first file, whose text holds a quotation mark
+    model = task.model(0).eval()
+    encoded = task.tokenizer('a man 7 "sings', "the man 0 sings", return_tensors="pt")
+    hidden = model.encoder(**encoded).last_hidden_state
+    torch.testing.assert_close(model([task.tokens[7], [5] * 20])[:1], model.head(hidden.mean(1)))
+    assert task.loss(model, parts["train"], 0).item() == pytest.approx(
+        (model([task.tokens[i] for i in parts["train"]])[:, 0] - torch.tensor(task.targets[parts["train"]]))
+        .square().mean().item(), rel=1e-4
+    )  # fmt: skip
+    assert -1 <= task.score(model, parts)["test"] <= 1
+
+
+def test_stsb_needs_a_folder_and_enough_short_pairs(sentence_pairs: Path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="8 examples were asked for, but there are 0 that are short enough"):
+        TASKS["stsb"](TaskSettings(name="stsb", **SMALL, max_tokens=5)).split(0)
+    (sentence_pairs / "sts-dev.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="STS-B is needed in a folder .* STSB_FOLDER names, with the files"):
+        TASKS["stsb"](TaskSettings(name="stsb", **SMALL))
+    monkeypatch.delenv("STSB_FOLDER")
+    with pytest.raises(FileNotFoundError, match="STSB_FOLDER is None"):
+        TASKS["stsb"](TaskSettings(name="stsb", **SMALL))
+
+
+@pytest.mark.usefixtures("sentence_pairs")
+@pytest.mark.parametrize("name", TASKS)
+def test_noise_changes_the_labels_that_are_trained_on_and_repeats_with_the_seed(name: str) -> None:
+    clean, noisy = (TASKS[name](TaskSettings(name=name, **SMALL, noise=noise)) for noise in (0.0, 1.0))
+    model, chosen = clean.model(0).eval(), clean.split(0)["train"]
+    first, again = (noisy.loss(model, chosen, 0).item() for _ in range(2))
+    assert first == again != clean.loss(model, chosen, 0).item()
+
+
+def test_a_head_of_rate_zero_stays_at_its_start() -> None:
+    task = TASKS["rotten_tomatoes"](TaskSettings(name="rotten_tomatoes", **SMALL, head_rate=0.0))
+    model = task.model(0)
+    assert isinstance(model, PooledEncoder) and not any(p.requires_grad for p in model.head.parameters())
+    before = model.head.weight.clone()
+    optimizer = optimizer_of(Method("full"), model, 1e-3, 0.0)
+    task.loss(model, task.split(0)["train"], 0).backward()
+    optimizer.step()
+    assert torch.equal(model.head.weight, before)
+
+
+def test_too_few_examples_are_refused() -> None:
+    with pytest.raises(ValueError, match="20 examples do not hold 8 to train on, 10 for validation and 10"):
+        split_by_seed(20, TaskSettings(name="simlex", **SMALL), seed=0)
+
+
+def test_every_epoch_shows_every_example_once(word_pairs: Task) -> None:
+    train = word_pairs.split(3)["train"]
+    assert sorted(np.concatenate(word_pairs.batches(train, 3))) == sorted(train)
+
+
+def test_scores_are_rank_correlations_of_every_part_by_itself(word_pairs: Task) -> None:
+    model, parts = word_pairs.model(0).eval(), word_pairs.split(0)
+    together = word_pairs.score(model, parts)
+    assert together.keys() == parts.keys()
+    for name, part in parts.items():
+        cosines = [
+            torch.cosine_similarity(*model([word_pairs.tokens[i] for i in pair]), dim=0).item()
+            for pair in word_pairs.pairs[part]
+        ]
+        assert together[name] == pytest.approx(spearmanr(cosines, word_pairs.targets[part]).statistic, abs=1e-6)
