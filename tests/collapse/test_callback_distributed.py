@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from collapse import NeuralCollapseCallback
 from tests.collapse.trainers import BERT, Sentences, trainer
+from tests.processes import end_process
 
 EVAL_SAMPLES = 21  # three rounds of 2 x 4, of which the last holds 5: rank 0 repeats none, rank 1 three
 PROBE_SAMPLES = 17  # rank 1's last batch is all repeats
@@ -32,7 +33,7 @@ def work(rank: int, folder: str, port: int) -> None:
         "MASTER_PORT": str(port),
     }  # fmt: skip
     torch.save(train(f"{folder}/out", ddp_backend="gloo"), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    end_process()
 
 
 @pytest.mark.slow

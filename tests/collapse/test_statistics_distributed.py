@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from collapse import neural_collapse
 from tests.collapse.test_statistics import assert_same, collected, labelled
+from tests.processes import end_process
 from tests.reference import collapse_metrics as slow
 
 STATE = ("counts", "means", "squared_deviations", "within_scatter", "norm_mean", "norm_deviation")
@@ -29,7 +30,7 @@ def work(rank: int, folder: str) -> None:
     empty = collected(share(labelled(), 0)._replace(labels=np.full(0, 0), features=np.zeros((0, 5)))) if rank else None
     alone = (empty if rank else collected(labelled())).reduce()
     torch.save([{name: getattr(s, name) for name in STATE} for s in (reduced, alone)], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    end_process()
 
 
 @pytest.fixture(scope="module")

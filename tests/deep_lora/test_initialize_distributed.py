@@ -9,6 +9,7 @@ from torch import nn
 
 from deep_lora import initialize_subspaces_
 from tests.models import adapt, layers_of
+from tests.processes import end_process
 
 
 def small():
@@ -63,7 +64,7 @@ def work(rank, folder):
     except ValueError as error:
         results["error"] = str(error)
     torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    end_process()
 
 
 @pytest.fixture(scope="module")

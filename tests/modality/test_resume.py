@@ -7,6 +7,7 @@ import torch
 
 from tests.modality.resuming import KILLED_AT, SAVED_AT, STEPS, Killed, Record, make, outcome
 from tests.modality.two_processes import join
+from tests.processes import end_process
 
 
 def assert_continues(resumed, whole) -> None:
@@ -65,7 +66,7 @@ def resume(rank, folder, port):
     run = make(f"{folder}/killed", record, seed=1, ddp_backend="gloo")
     run.train(resume_from_checkpoint=True)
     torch.save(outcome(run, record), f"{folder}/resumed{rank}.pt")
-    torch.distributed.destroy_process_group()
+    end_process()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import set_seed
 
+from tests.processes import end_process
 from tests.training import tiny
 from tests.training.conftest import QUICK
 from tests.training.processes import run_two, take_rank
@@ -60,7 +61,7 @@ def work(rank: int, folder: str, port: int) -> None:
     torch.set_num_threads(1)
     take_rank(rank, 2, port)
     torch.save(train(words(Path(folder), 4)), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    end_process()
 
 
 @pytest.fixture(scope="module")
