@@ -7,10 +7,12 @@ methods on one seed is the method.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,16 +69,29 @@ class PooledEncoder(nn.Module):
         return self.head((hidden * mask[..., None]).sum(1) / lengths)
 
 
+class Adaptable(Protocol):
+    """A pretrained `encoder`, to be wrapped by an adapter, under a `head` (or the identity)."""
+
+    encoder: Any
+    head: nn.Module
+
+    def train(self, mode: bool = True) -> Any: ...
+    def eval(self) -> Any: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
 class Task(ABC):
     """Examples of one task, known by their numbers; scores are better when they are higher.
 
     Attributes:
         metric: name of the score.
-        adapted_layers: the linear layers that adapters adapt, as PEFT's `target_modules`.
+        adapted_layers, word_embedding: what adapters adapt, always and if they are asked to, as PEFT's
+            `target_modules`.
     """
 
     metric: str
     adapted_layers: str
+    word_embedding: str
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -96,6 +111,10 @@ class Task(ABC):
     @abstractmethod
     def model(self, seed: int) -> Any:
         """The pretrained `encoder`, to be adapted, and a `head` that depends on the seed alone."""
+
+    def texts_written(self, model: Any, seed: int) -> dict[str, float]:
+        """Metrics of what the model writes, of the tasks whose models write."""
+        return {}
 
     def batches(self, train: np.ndarray, seed: int) -> list[np.ndarray]:
         """The training examples of every step: shuffled epochs."""
@@ -117,6 +136,24 @@ def split_by_seed(count: int, settings: TaskSettings, seed: int) -> Parts:
             f"{settings.test} for the test; lower one of them in the settings"
         )
     return {"train": train, "validation": validation, "test": rest[: settings.test]}
+
+
+def draw(numbers: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    if len(numbers) < count:
+        raise ValueError(f"{count} examples were asked for, but there are {len(numbers)} that are short enough")
+    return generator.permutation(numbers)[:count]
+
+
+def data_folder(variable: str, name: str, files: tuple[str, ...]) -> Path:
+    """The folder of a data set that comes with no package, named by an environment variable."""
+    folder = Path(os.environ.get(variable, ""))
+    missing = [file for file in files if not (folder / file).is_file()]
+    if variable not in os.environ or missing:
+        raise FileNotFoundError(
+            f"{name} is needed in a folder that the environment variable {variable} names, with the files "
+            f"{', '.join(files)}; {variable} is {os.environ.get(variable)!r}"
+        )
+    return folder
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
@@ -32,11 +32,15 @@ from evidence_base import Task, TaskSettings
 from evidence_methods import Method
 from evidence_run import measure_run
 from evidence_summary import summary
-from evidence_tasks import TASKS
+from evidence_tasks import Reviews, SentencePairs, WordPairs
+from evidence_writing import Glosses, Restaurants
 from kept_runs import RunFolder
 
 FOLDER = Path(__file__).resolve().parent
 KEPT = "runs/few_shot/kept"
+TASKS: dict[str, Callable[[TaskSettings], Task]] = {
+    "simlex": WordPairs, "rotten_tomatoes": Reviews, "stsb": SentencePairs, "e2e": Restaurants, "glosses": Glosses,
+}  # fmt: skip
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
@@ -91,9 +95,8 @@ class Campaign:
         return rates
 
     def method(self, name: str) -> Method:
-        fields = ("adapter", "config", "batches", "adam_eps")
         asked = self.settings["methods"][name]
-        return Method(**{field: asked[field] for field in fields if field in asked})
+        return Method(**{f.name: asked[f.name] for f in fields(Method) if f.name in asked})
 
     def candidates(self, name: str) -> Iterator[Chosen]:
         """What the sweep tries: all rates, then the changed configurations at the best of them."""

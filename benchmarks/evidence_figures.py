@@ -1,4 +1,4 @@
-"""Figures of the few-shot campaign, drawn from `benchmarks/results/few_shot_*.json` alone."""
+"""Figures of the few-shot campaign, drawn from `benchmarks/results` alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,30 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from evidence_tables import FAMILIES, UNTUNED, ranks, rates, settings_of
+from evidence_leaving import RANK, TRACKING, rank_shares, ranked
+from evidence_tables import (
+    BASELINE,
+    OLD,
+    UNTUNED,
+    UNTUNED_BASELINE,
+    Means,
+    comparisons,
+    in_points,
+    methods_of,
+    ranks,
+    rates,
+    settings_of,
+    title,
+)  # fmt: skip
 from markdown_tables import result
 
-COLOURS = {"LoRA": "tab:orange", "LoRA, tuned": "tab:orange", "Deep LoRA": "tab:blue"}
-COLOURS |= {FAMILIES[2]: "tab:green", FAMILIES[3]: "tab:purple", UNTUNED[2]: "tab:red"}
-TASKS = {"simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %"}
-SIZES = (64, 256)
-FOLLOWED = ("LoRA, tuned", *UNTUNED)
-CURVES = {"simlex_64": "64 word pairs", "simlex_256": "256 word pairs"}
+COLOURS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
+COLOURS |= {OLD: "tab:purple", "rsLoRA": "tab:green"}
+TASKS = {
+    "simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %",
+    "stsb": "STS-B, Pearson x 100",
+}  # fmt: skip
+FOLLOWED = (BASELINE, UNTUNED, OLD)
 
 
 def with_intervals(axes: Axes, places: list[float], scores: list[dict[str, float]], label: str) -> None:
@@ -30,57 +45,118 @@ def with_intervals(axes: Axes, places: list[float], scores: list[dict[str, float
     axes.errorbar(places, heights, yerr=errors, marker="o", capsize=3, label=label, color=COLOURS.get(label))
 
 
+def sizes_of(task: str) -> dict[int, str]:
+    """Number of samples -> the settings called by task and number alone."""
+    found = {settings_of(name)["task"]["samples"]: name for name in comparisons() if name.startswith(task)}
+    return {size: f"{task}_{size}" for size in sorted(found) if f"{task}_{size}" in comparisons()}
+
+
 def draw_samples() -> Any:
     """Score against the number of training samples."""
-    figure, panels = plt.subplots(1, len(TASKS), figsize=(8, 3.2), layout="constrained")
+    figure, panels = plt.subplots(1, len(TASKS), figsize=(10.5, 3.2), layout="constrained")
     for axes, (task, label) in zip(panels, TASKS.items(), strict=True):
-        measured = [result(f"few_shot_{task}_{size}")["methods"] for size in SIZES]
-        for shift, method in enumerate(name for name in measured[0] if all(name in methods for methods in measured)):
-            places = [size * 1.05**shift for size in SIZES]
-            with_intervals(axes, places, [methods[method]["test"] for methods in measured], method)
-        axes.set(xscale="log", xlabel="training samples", ylabel=label, xticks=SIZES, xticklabels=SIZES)
+        sizes = sizes_of(task)
+        for shift, method in enumerate((*FOLLOWED, UNTUNED_BASELINE)):
+            have = [size for size in sizes if method in methods_of(sizes[size])]
+            scores = [methods_of(sizes[size])[method]["test"] for size in have]
+            with_intervals(axes, [size * 1.06**shift for size in have], scores, method)
+        axes.set(xscale="log", xlabel="training samples", ylabel=label, xticks=list(sizes), xticklabels=list(sizes))
         axes.minorticks_off()
-    panels[0].legend(fontsize="small")
+    panels[0].legend(fontsize="x-small")
     return figure
 
 
-def draw_family(values: dict[str, dict[float, dict[str, float]]], label: str) -> Any:
-    """Mean score of LoRA and Deep LoRA against a rank or a rate; what failed to train falls out of the picture."""
+def draw_differences() -> Any:
+    """Differences to tuned LoRA with their intervals, setting by setting."""
+    names = in_points()
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.42 * len(names)), layout="constrained")
+    for shift, method in enumerate((UNTUNED, UNTUNED_BASELINE)):
+        gaps = [methods_of(name)[method]["difference"] for name in names]
+        means = [100 * gap["mean"] for gap in gaps]
+        errors = [[100 * (g["mean"] - g["low"]) for g in gaps], [100 * (g["high"] - g["mean"]) for g in gaps]]
+        places = [-row - 0.25 * shift for row in range(len(names))]
+        axes.errorbar(means, places, xerr=errors, fmt="o", capsize=3, color=COLOURS[method], label=method)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(yticks=[-row for row in range(len(names))], yticklabels=[title(name) for name in names])
+    axes.set_xlabel("points ahead of tuned LoRA")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def draw_family(values: Means, label: str) -> Any:
+    """Mean score against a rank or a rate; what failed to train falls out of the picture."""
     figure, axes = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
-    for family, scores in values.items():
+    for family in [family for family in values if family in COLOURS]:
+        scores = values[family]
         heights = [100 * score["mean"] for score in scores.values()]
         axes.plot(list(scores), heights, marker="o", label=family, color=COLOURS[family])
-    ticks = list(values[FAMILIES[0]])
-    axes.set(xscale="log", xlabel=label, ylabel=TASKS["simlex"], xticks=ticks, xticklabels=ticks, ylim=(40, 60))
+    ticks = list(values[UNTUNED])
+    labels = [f"{tick:g}" for tick in ticks]
+    axes.set(xscale="log", xlabel=label, ylabel=TASKS["simlex"], xticks=ticks, xticklabels=labels, ylim=(40, 60))
     axes.minorticks_off()
     axes.legend(fontsize="small")
     return figure
 
 
 def draw_overfitting() -> Any:
-    """Training loss and test score over the steps."""
-    figure, panels = plt.subplots(2, len(CURVES), figsize=(8, 4.8), layout="constrained", sharex="col")
-    for column, (name, title) in enumerate(CURVES.items()):
-        steps = settings_of(name)["task"]["steps"]
-        methods = result(f"few_shot_{name}")["methods"]
-        for method, row in [(method, methods[method]) for method in FOLLOWED]:
-            window = steps // len(row["loss"])
-            middles = [window * (position + 0.5) for position in range(len(row["loss"]))]
-            panels[0, column].plot(middles, row["loss"], label=method, color=COLOURS[method])
-            points = row["curve"]
+    """Training loss and test score over the steps, of the settings that were measured along the way."""
+    names = [name for name in in_points() if len(methods_of(name)[UNTUNED]["curve"]) > 2]
+    figure, panels = plt.subplots(2, len(names), figsize=(5 * len(names), 4.8), layout="constrained", squeeze=False)
+    for column, name in enumerate(names):
+        methods = methods_of(name)
+        for method in [method for method in FOLLOWED if method in methods]:
+            losses, points = methods[method]["loss"], methods[method]["curve"]
+            window = settings_of(name)["task"]["steps"] / len(losses)
+            middles = [window * (position + 0.5) for position in range(len(losses))]
+            panels[0, column].plot(middles, losses, label=method, color=COLOURS[method])
             scores = [100 * point["test"] for point in points]
             panels[1, column].plot([p["step"] for p in points], scores, marker="o", color=COLOURS[method])
-        panels[0, column].set(title=title, yscale="log", ylabel="training loss")
+        panels[0, column].set(title=title(name), yscale="log", ylabel="training loss")
         panels[0, column].legend(fontsize="small")
-        panels[1, column].set(xlabel="step", ylabel=TASKS["simlex"])
+        panels[1, column].set(xlabel="step", ylabel="test score x 100")
+    return figure
+
+
+def draw_effective_ranks() -> Any:
+    """How many of the modules have which effective rank."""
+    names = ranked()
+    figure, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3), layout="constrained", squeeze=False)
+    for axes, name in zip(panels[0], names, strict=True):
+        for place, method in enumerate(m for m in FOLLOWED if "ranks" in methods_of(name).get(m, {})):
+            heights = [100 * share for share in rank_shares(name, method)]
+            places = [rank + 0.27 * place for rank in range(RANK + 1)]
+            axes.bar(places, heights, width=0.27, color=COLOURS[method], label=method)
+        axes.set(title=title(name), xlabel="effective rank of 8", ylabel="% of modules")
+        axes.title.set_fontsize("small")
+    panels[0, 0].legend(fontsize="x-small")
+    return figure
+
+
+def draw_tracking() -> Any:
+    """Losses of wide, compressed and narrow; how much of the wide update lies in the compressed subspace."""
+    found = result(TRACKING)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for method, losses in found["losses"].items():
+        means = [sum(losses[max(0, step - 9) : step + 1]) / min(step + 1, 10) for step in range(len(losses))]
+        left.plot(means, label=method)
+    left.set(xlabel="step", ylabel="training loss, mean of ten", yscale="log")
+    left.legend(fontsize="x-small")
+    for side in ("left", "right", "chance"):
+        points = found["overlaps"]
+        right.plot([p["step"] for p in points], [p[side] for p in points], marker="o", label=side)
+    right.set(xlabel="step", ylabel="share in the compressed subspace", ylim=(0, 1))
+    right.legend(fontsize="small", title="singular vectors")
     return figure
 
 
 FIGURES: dict[str, Callable[[], Any]] = {
+    "few_shot_differences": draw_differences,
     "few_shot_samples": draw_samples,
     "few_shot_ranks": lambda: draw_family(ranks(), "rank, at rate 1e-3"),
     "few_shot_rates": lambda: draw_family(rates(), "rate, at rank 8"),
     "few_shot_overfitting": draw_overfitting,
+    "few_shot_effective_ranks": draw_effective_ranks,
+    "few_shot_tracking": draw_tracking,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
-from evidence_base import PooledEncoder
+from evidence_base import Adaptable, Task
+from evidence_starts import STARTS
 
 
 @dataclass(frozen=True)
@@ -26,26 +27,34 @@ class Method:
         config: fields of `LoraConfig` or `DeepLoraConfig`, as in `DeepLoraConfig(**config)`.
         batches: first batches whose gradient the adapter's start sees (Deep LoRA's subspaces, LoRA-GA); 0 for none.
         adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
+        start: other factors to start from than the library's, one of `evidence_starts.STARTS`.
+        restart: after so many steps the update is merged and a new adapter starts, from the next batches' gradient.
+        embeddings: also adapts the word embedding.
     """
 
     adapter: str
     config: dict[str, Any] = field(default_factory=dict)
     batches: int = 0
     adam_eps: float | None = None
+    start: str = field(default="", metadata={"unnamed": True})
+    restart: int = field(default=0, metadata={"unnamed": True})
+    embeddings: bool = field(default=False, metadata={"unnamed": True})
 
     def key(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        """What a kept run is known by; fields that came later are named when they are used."""
+        unused = [f.name for f in fields(self) if f.metadata and getattr(self, f.name) == f.default]
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in unused}, sort_keys=True)
 
 
-def adapted(
-    method: Method, model: PooledEncoder, adapted_layers: str, gradients: Callable[[], None], seed: int
-) -> None:
+def adapted(method: Method, model: Adaptable, task: Task, gradients: Callable[[], None], seed: int) -> None:
     """Wraps the model's encoder in place; `gradients` runs forward and backward on the first batches."""
     torch.manual_seed(seed)
     encoder = model.encoder
     if method.adapter == "full":
-        encoder.embeddings.requires_grad_(False)
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_("embed" not in name)
         return
+    adapted_layers = f"{task.adapted_layers}|{task.word_embedding}" if method.embeddings else task.adapted_layers
     if method.adapter == "deep_lora":
         model.encoder = get_peft_model(encoder, DeepLoraConfig(target_modules=adapted_layers, **method.config))
         if method.batches:
@@ -59,9 +68,11 @@ def adapted(
         model.encoder = get_peft_model(encoder, config)
     else:
         raise ValueError(f"`adapter` must be 'lora', 'deep_lora' or 'full', got {method.adapter!r}")
+    if method.start:
+        STARTS[method.start](model.encoder, gradients, seed)
 
 
-def optimizer_of(method: Method, model: PooledEncoder, rate: float, head_rate: float) -> Optimizer:
+def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float) -> Optimizer:
     """AdamW without weight decay; the head has a rate of its own, so that `rate` says nothing about it."""
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":

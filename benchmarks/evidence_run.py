@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import get_peft_model, set_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
 from deep_lora import kept_ranks, to_lora
-from evidence_base import Parts, PooledEncoder, Task
+from evidence_base import Adaptable, Parts, Task
 from evidence_methods import Method, adapted, optimizer_of
 
 LOSS_WINDOW = 10
+RANK_SHARE, SMALLEST_NORM = 1e-2, 1e-3
 
 
 def measure_run(task: Task, method: Method, rate: float, seed: int, tolerances: list[float]) -> dict[str, Any]:
@@ -23,26 +24,37 @@ def measure_run(task: Task, method: Method, rate: float, seed: int, tolerances: 
     parts = task.split(seed)
     batches = task.batches(parts.pop("train"), seed)
     model = task.model(seed)
-    first = np.concatenate(batches[: max(1, method.batches)])
-    adapted(method, model, task.adapted_layers, lambda: task.loss(model, first, seed).backward(), seed)
+    start_from(task, method, model, batches, seed)
     losses, curve = train(task, method, model, batches, parts, rate, seed)
     windows = [losses[i : i + LOSS_WINDOW] for i in range(0, len(losses), LOSS_WINDOW)]
     return {
         "validation": curve[-1]["validation"], "test": curve[-1]["test"], "curve": curve,
         "loss": [four_digits(fmean(window)) for window in windows],
         "exported": exported(task, method, model, parts, seed, tolerances),
+        "ranks": effective_ranks(method, model),
+        "written": task.texts_written(model, seed) if tolerances else {},
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "cpu_seconds": round(time.process_time() - start, 1),
     }  # fmt: skip
 
 
+def start_from(task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], seed: int) -> None:
+    """Adapts the model; the adapter's start may see the gradient of the first of these batches."""
+    first = np.concatenate(batches[: max(1, method.batches)])
+    adapted(method, model, task, lambda: task.loss(model, first, seed).backward(), seed)
+
+
 def train(
-    task: Task, method: Method, model: PooledEncoder, batches: list[np.ndarray], parts: Parts, rate: float, seed: int
+    task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], parts: Parts, rate: float, seed: int
 ) -> tuple[list[float], list[dict[str, float]]]:
     """The loss of every step, and the scores at the measured steps."""
     optimizer = optimizer_of(method, model, rate, task.settings.head_rate)
     losses, curve = [], []
     for step, batch in enumerate(batches, start=1):
+        if method.restart and step == method.restart + 1:
+            model.encoder = model.encoder.merge_and_unload()
+            start_from(task, method, model, batches[method.restart :], seed)
+            optimizer = optimizer_of(method, model, rate, task.settings.head_rate)
         model.train()
         torch.manual_seed(seed * 1_000_003 + step)  # the same dropout for every method
         loss = task.loss(model, batch, seed)
@@ -55,16 +67,16 @@ def train(
     return losses, curve
 
 
-def measured(task: Task, model: PooledEncoder, parts: Parts) -> dict[str, float]:
+def measured(task: Task, model: Adaptable, parts: Parts) -> dict[str, float]:
     model.eval()
     return {name: four_digits(score) for name, score in task.score(model, parts).items()}
 
 
 def exported(
-    task: Task, method: Method, model: PooledEncoder, parts: Parts, seed: int, tolerances: list[float]
+    task: Task, method: Method, model: Adaptable, parts: Parts, seed: int, tolerances: list[float]
 ) -> list[dict[str, float]]:
     """For every tolerance the ranks that Deep LoRA's export keeps, and the test score of the exported LoRA."""
-    if method.adapter != "deep_lora" or not all(torch.isfinite(p).all() for p in model.parameters()):
+    if not exports(method, model):
         return []
     rows = []
     for tolerance in tolerances:
@@ -77,6 +89,35 @@ def exported(
         score = measured(task, plain, {"test": parts["test"]})["test"]
         rows.append({"tolerance": tolerance, "median_rank": median(ranks), "max_rank": max(ranks), "test": score})
     return rows
+
+
+def exports(method: Method, model: Adaptable) -> bool:
+    """Whether the adapter is all of the update and leaves as a LoRA of its rank."""
+    compressed = method.config.get("variant", "compressed") == "compressed"
+    whole = method.adapter == "deep_lora" and compressed and not method.restart
+    return whole and all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+@torch.no_grad()
+def effective_ranks(method: Method, model: Adaptable) -> list[int]:
+    """Of every module's update: singular values above a hundredth of its largest; 0 where that is at most 1e-3.
+
+    Empty for what holds no low-rank update, or starts from another weight than the pretrained one.
+    """
+    if exports(method, model):
+        config, state = to_lora(model.encoder)
+    elif method.adapter == "lora" and "init_lora_weights" not in method.config:
+        config, state = model.encoder.peft_config["default"], get_peft_model_state_dict(model.encoder)
+    else:
+        return []
+    scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    pairs = [(state[name], state[name.replace("lora_A", "lora_B")]) for name in state if "lora_A." in name]
+    ranks = []
+    for A, B in pairs:
+        inner = torch.linalg.qr(B.double()).R @ torch.linalg.qr(A.double().mT).R.mT
+        values = torch.linalg.svdvals(scale * inner.nan_to_num())
+        ranks.append(int((values > RANK_SHARE * values[0]).sum()) if values[0] > SMALLEST_NORM else 0)
+    return ranks
 
 
 def four_digits(value: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ def summary(campaign: Comparison) -> dict[str, Any]:
             "curve": curves(runs[name]),
             "loss": [round(fmean(losses), 6) for losses in zip(*[run["loss"] for run in runs[name]], strict=True)],
             "exported": exports(runs[name]),
+            **more(runs[name]),
             "trainable": runs[name][0]["trainable"],
             "median_cpu_seconds": median(run["cpu_seconds"] for run in runs[name]),
         }
@@ -97,6 +99,24 @@ def exports(runs: Sequence[Kept]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def more(runs: Sequence[Kept]) -> dict[str, Any]:
+    """How many modules ended at which effective rank, and means of what was measured on written texts, if recorded.
+
+    >>> more([{"ranks": [1, 8]}, {"ranks": [1, 2]}])
+    {'ranks': {'1': 2, '2': 1, '8': 1}}
+    """
+    found: dict[str, Any] = {}
+    if all(run.get("ranks") for run in runs):
+        counted = Counter(rank for run in runs for rank in run["ranks"])
+        found["ranks"] = {str(rank): counted[rank] for rank in sorted(counted)}
+    if all(run.get("written") for run in runs):
+        found["written"] = {
+            metric: rounded(mean_with_interval([run["written"][metric] for run in runs]))
+            for metric in runs[0]["written"]
+        }
+    return found
 
 
 def seconds(campaign: Comparison) -> dict[str, float]:

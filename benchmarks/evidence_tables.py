@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from itertools import product
 from statistics import fmean
 from typing import Any
 
-from markdown_tables import interval, markdown, result
+from markdown_tables import FOLDER, interval, markdown, result
 from paired import mean_with_interval
 
-RANKS = (4, 8, 16, 64)
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-FAMILIES = ("LoRA", "Deep LoRA", "Deep LoRA, core_scale 20/r", "Deep LoRA, core_scale 20/r, init_scale 0.1")
-UNTUNED = (*FAMILIES[1:3], "Deep LoRA, start 0.3")  # one configuration and rate on every task
-EXPORTED = (UNTUNED[0], UNTUNED[2])
-CANDIDATE = "core_scale 20/r"
-COMPARISONS = ("simlex_64", "simlex_256", "rotten_tomatoes_64", "rotten_tomatoes_256")
-HEADER = [
-    "method",
-    "rate",
-    "more that was chosen",
-    "test score, points",
-    "difference, points",
-    "seeds won",
-    "CPU s a run",
-]
+BASELINE, UNTUNED, TUNED = "LoRA, tuned", "Deep LoRA", "Deep LoRA, tuned"
+OLD, UNTUNED_BASELINE = "Deep LoRA, start 1e-3", "LoRA, not tuned"
+BESIDE = (UNTUNED, TUNED, OLD, UNTUNED_BASELINE)
+LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
+RANKS, RATES = "simlex_64_ranks", "simlex_64_rates"
+COMPARED_RANKS = (4, 64)
+Means = dict[str, dict[float, dict[str, float]]]
 
 
 def methods_of(name: str) -> dict[str, Any]:
@@ -36,43 +27,77 @@ def settings_of(name: str) -> dict[str, Any]:
     return result(f"few_shot_{name}")["settings"]
 
 
+def results() -> list[str]:
+    """All settings with a result, in their order, but the main job's own file."""
+    settings = [path.stem.removeprefix("few_shot_") for path in (FOLDER / "settings").glob("few_shot_*.json")]
+    return sorted(settings, key=lambda name: (settings_of(name)["order"], name))
+
+
+def comparisons() -> list[str]:
+    """The settings in which Deep LoRA as it is stands against tuned LoRA, each once."""
+    needed = {BASELINE, UNTUNED, UNTUNED_BASELINE}
+    return [
+        name for name in results() if settings_of(name)["baseline"] == BASELINE and needed <= methods_of(name).keys()
+    ]
+
+
+def in_points() -> list[str]:
+    """Of these, the ones whose score is a correlation or an accuracy."""
+    return [name for name in comparisons() if settings_of(name)["task"]["name"] not in LOSSES]
+
+
+def title(name: str) -> str:
+    text: str = settings_of(name)["title"]
+    return text
+
+
+def overview() -> str:
+    """One row for each setting: tuned LoRA's score, and the paired differences of the others to it."""
+    rows = []
+    for name in comparisons():
+        methods = methods_of(name)
+        score = interval(methods[BASELINE]["test"], 100, 1)
+        rows.append([title(name), score, *(_difference(methods.get(method)) for method in BESIDE)])
+    rows.append([f"mean of these {len(in_points())}, seed by seed", "", *(_over_all(method) for method in BESIDE)])
+    return markdown(["setting", BASELINE, *BESIDE], rows)
+
+
+def _difference(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{interval(row['difference'], 100, 1, '+')}, {row['seeds_won']} of {row['seeds_compared']}"
+
+
+def over_all(method: str) -> list[float]:
+    """Differences to tuned LoRA, averaged over the settings seed by seed, for the seeds that all of them have."""
+    gaps = []
+    for name in in_points():
+        methods = methods_of(name)
+        if method in methods:
+            pairs = zip(methods[method]["test"]["values"], methods[BASELINE]["test"]["values"], strict=False)
+            gaps.append([mine - theirs for mine, theirs in pairs])
+    return [fmean(seed) for seed in zip(*gaps, strict=False)]
+
+
+def _over_all(method: str) -> str:
+    if any(method not in methods_of(name) for name in in_points()):
+        return ""
+    gaps = over_all(method)
+    return f"{interval(mean_with_interval(gaps), 100, 1, '+')}, {sum(gap > 0 for gap in gaps)} of {len(gaps)}"
+
+
 def comparison(name: str) -> str:
     """One row for each method: mean and 95 % interval of the test score in points, and of the paired difference."""
-    baseline, rows = settings_of(name)["baseline"], []
+    rows = []
     for method, row in methods_of(name).items():
-        against = ["", ""]
-        if method != baseline:
-            against = [interval(row["difference"], 100, 1, "+"), f"{row['seeds_won']} of {row['seeds_compared']}"]
-        score, cost = interval(row["test"], 100, 1), f"{row['median_cpu_seconds']:.0f}"
-        rows.append([method, f"{row['chosen']['rate']:g}", tuned_fields(name, method), score, *against, cost])
-    return markdown(HEADER, rows)
-
-
-def fresh_seeds() -> str:
-    """The variant that the ablation pointed to, on the seeds that the ablation did not see."""
-    methods, seen = methods_of("simlex_64"), settings_of("simlex_64_ablations")["methods"][CANDIDATE]["seeds"]
-    rows = []
-    for method in FAMILIES[1:3]:
-        pairs = list(zip(methods[method]["test"]["values"], methods["LoRA, tuned"]["test"]["values"], strict=True))
-        gaps = [mine - theirs for mine, theirs in pairs[seen:]]
-        won = f"{sum(gap > 0 for gap in gaps)} of {len(gaps)}"
-        rows.append([method, interval(mean_with_interval(gaps), 100, 1, "+"), won])
-    return markdown(["method", "difference to tuned LoRA, points", "seeds won"], rows)
-
-
-def together() -> str:
-    """Differences to tuned LoRA, averaged over the four settings seed by seed."""
-    rows = []
-    for method in UNTUNED:
-        gaps = []
-        for name in COMPARISONS:
-            methods = methods_of(name)
-            pairs = zip(methods[method]["test"]["values"], methods["LoRA, tuned"]["test"]["values"], strict=False)
-            gaps.append([mine - theirs for mine, theirs in pairs])
-        means_by_seed = [fmean(seed) for seed in zip(*gaps, strict=False)]
-        won = f"{sum(gap > 0 for gap in means_by_seed)} of {len(means_by_seed)}"
-        rows.append([method, interval(mean_with_interval(means_by_seed), 100, 1, "+"), won])
-    return markdown(["method", "mean difference to tuned LoRA, points", "seeds won"], rows)
+        others = method != settings_of(name)["baseline"]
+        difference = interval(row["difference"], 100, 1, "+") if others else ""
+        won = f"{row['seeds_won']} of {row['seeds_compared']}" if others else ""
+        rate, tuned = f"{row['chosen']['rate']:g}", tuned_fields(name, method)
+        score, loss = interval(row["test"], 100, 1), f"{row['loss'][-1]:.4f}"
+        rows.append([method, rate, tuned, score, difference, won, loss, f"{row['median_cpu_seconds']:.0f}"])
+    header = ["method", "rate", "more that was chosen", "test score, points", "difference, points", "seeds won"]
+    return markdown([*header, "last training loss", "CPU s a run"], rows)
 
 
 def tuned_fields(name: str, method: str) -> str:
@@ -84,14 +109,16 @@ def tuned_fields(name: str, method: str) -> str:
 
 
 def sweeps() -> str:
-    """What the choices were made by: mean validation score of every candidate."""
-    rows = []
-    for name in (*COMPARISONS, "simlex_64_peers"):
+    """What the choices were made by: mean validation score of every candidate, each sweep once."""
+    rows, seen = [], set()
+    for name in results():
         for method, row in methods_of(name).items():
             tried = [f"{label(name, method, c)}: {100 * fmean(c['validation']):.1f}" for c in row["sweep"]]
-            if tried and not (name.endswith("peers") and method == settings_of(name)["baseline"]):
-                rows.append([f"`{name}`", method, "; ".join(tried)])
-    return markdown(["settings", "method", "validation score, points, mean of the sweep's seeds"], rows)
+            line = (str(settings_of(name)["task"]), "; ".join(tried))
+            if tried and line not in seen:
+                rows.append([title(name), method, line[1]])
+            seen.add(line)
+    return markdown(["setting", "method", "validation score, points, mean of the sweep's seeds"], rows)
 
 
 def label(name: str, method: str, candidate: dict[str, Any]) -> str:
@@ -101,27 +128,28 @@ def label(name: str, method: str, candidate: dict[str, Any]) -> str:
     return ", ".join([f"{candidate['rate']:g}", *changed])
 
 
-def means(name: str, pattern: str, values: tuple[float, ...]) -> dict[str, dict[float, dict[str, float]]]:
-    """Family -> value -> test score with its interval, for the families that were run at all values."""
-    methods, measured = methods_of(name), {}
-    for family in FAMILIES:
-        names = {value: pattern.format(family=family, value=value) for value in values}
-        if all(method in methods for method in names.values()):
-            measured[family] = {value: methods[method]["test"] for value, method in names.items()}
-    return measured
+def families(name: str, separator: str) -> Means:
+    """Family -> value -> test score with its interval, of methods that are called by both."""
+    found: Means = {}
+    for method, row in methods_of(name).items():
+        matched = re.fullmatch(f"(.*), {separator}([0-9.e-]+)", method)
+        if matched:
+            found.setdefault(matched[1], {})[float(matched[2])] = row["test"]
+    return {family: dict(sorted(scores.items())) for family, scores in found.items()}
 
 
-def ranks() -> dict[str, dict[float, dict[str, float]]]:
-    return means("simlex_64_ranks", "{family}, r={value}", RANKS)
+def ranks() -> Means:
+    return families(RANKS, "r=")
 
 
-def rates() -> dict[str, dict[float, dict[str, float]]]:
-    return means("simlex_64_rates", "{family}, rate {value:g}", RATES)
+def rates() -> Means:
+    return families(RATES, "rate ")
 
 
 def spread(scores: dict[float, dict[str, float]]) -> float:
-    """Largest minus smallest mean."""
-    values = [score["mean"] for score in scores.values()]
+    """Largest minus smallest mean over the compared ranks."""
+    low, high = COMPARED_RANKS
+    values = [score["mean"] for rank, score in scores.items() if low <= rank <= high]
     return max(values) - min(values)
 
 
@@ -137,45 +165,36 @@ def good_values(scores: dict[float, dict[str, float]], margin: float = 0.01) -> 
 
 def rank_table() -> str:
     """Test score at one rate for all ranks."""
-    measured = ranks()
-    rows = [[family, *(interval(measured[family][r], 100, 1) for r in RANKS), f"{100 * spread(measured[family]):.1f}"]
-            for family in measured]  # fmt: skip
-    return markdown(["method", *(f"r = {r}" for r in RANKS), "largest minus smallest mean"], rows)
+    return _family_table(
+        ranks(), "r = {:g}", "largest minus smallest mean, r = 4 to 64", lambda s: f"{100 * spread(s):.1f}"
+    )
 
 
 def rate_table() -> str:
     """Test score at rank 8 for all rates."""
-    measured, rows = rates(), []
-    for family in measured:
-        good = good_values(measured[family])
-        scores = [interval(measured[family][rate], 100, 1) for rate in RATES]
-        rows.append([family, *scores, f"{min(good):g} to {max(good):g}"])
-    return markdown(["method", *(f"{rate:g}" for rate in RATES), "rates within a point of the best"], rows)
+
+    def good(scores: dict[float, dict[str, float]]) -> str:
+        values = good_values(scores)
+        return f"{min(values):g} to {max(values):g}"
+
+    return _family_table(rates(), "{:g}", "rates within a point of the best", good)
 
 
-def export_table() -> str:
-    """What `to_lora(tolerance=...)` keeps of 8 ranks, and what the test score loses by it."""
-    rows = []
-    for name, method in product(COMPARISONS, EXPORTED):
-        for export in methods_of(name)[method]["exported"]:
-            change = interval(export["test_minus_full"], 100, 2, "+")
-            kept = [f"{export['median_rank']:g}", f"{export['max_rank']:g}"]
-            rows.append([f"`{name}`", method, f"{export['tolerance']:g}", *kept, change])
-    return markdown(
-        ["settings", "method", "tolerance", "median kept rank", "largest kept rank", "test score, change in points"],
-        rows,
-    )
+def _family_table(
+    measured: Means, heading: str, last: str, summary: Callable[[dict[float, dict[str, float]]], str]
+) -> str:
+    values = sorted({value for scores in measured.values() for value in scores})
+    rows = [
+        [family, *(interval(scores[v], 100, 1) if v in scores else "" for v in values), summary(scores)]
+        for family, scores in measured.items()
+    ]
+    return markdown(["method", *map(heading.format, values), last], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    **{name: lambda name=name: comparison(name) for name in COMPARISONS},
-    "together": together,
-    "fresh seeds": fresh_seeds,
-    "simlex_64_peers": lambda: comparison("simlex_64_peers"),
+    "overview": overview,
     "ranks": rank_table,
     "rates": rate_table,
-    "exports": export_table,
-    "simlex_64_ablations": lambda: comparison("simlex_64_ablations"),
-    "rotten_tomatoes_64_ablations": lambda: comparison("rotten_tomatoes_64_ablations"),
     "sweeps": sweeps,
+    **{name: lambda name=name: comparison(name) for name in results() if name not in (RANKS, RATES)},
 }

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from evidence_base import Parts, PooledEncoder, Task, TaskSettings, embed, split_by_seed
+from evidence_base import Parts, PooledEncoder, Task, TaskSettings, data_folder, draw, embed, split_by_seed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -36,6 +35,7 @@ class EncoderTask(Task):
     num_outputs: int
     targets: np.ndarray  # scores in [0, 1], of the tasks that have scores
     adapted_layers = r".*encoder.*\.(query|key|value|dense)$"  # every linear layer of the encoder
+    word_embedding = r".*word_embeddings"
     separates_texts = False
 
     def __init__(self, settings: TaskSettings) -> None:
@@ -133,7 +133,7 @@ class SentencePairs(EncoderTask):
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        folder = _data_folder("STSB_FOLDER", "STS-B", self.files)
+        folder = data_folder("STSB_FOLDER", "STS-B", self.files)
         self.tokens: list[list[int]] = []
         self.parts, targets = [], []
         for file in self.files:
@@ -149,9 +149,9 @@ class SentencePairs(EncoderTask):
         generator, wanted = np.random.default_rng(seed), self.settings
         train, validation, test = self.parts
         return {
-            "train": _draw(train, wanted.samples, generator),
-            "validation": _draw(validation, wanted.validation, np.random.default_rng(0)),
-            "test": _draw(test, wanted.test, generator),
+            "train": draw(train, wanted.samples, generator),
+            "validation": draw(validation, wanted.validation, np.random.default_rng(0)),
+            "test": draw(test, wanted.test, generator),
         }
 
     def loss(self, model: PooledEncoder, chosen: np.ndarray, seed: int) -> Tensor:
@@ -167,27 +167,7 @@ class SentencePairs(EncoderTask):
         return scores
 
 
-TASKS: dict[str, type[Task]] = {"simlex": WordPairs, "rotten_tomatoes": Reviews, "stsb": SentencePairs}
-
-
-def _data_folder(variable: str, name: str, files: tuple[str, ...]) -> Path:
-    folder = Path(os.environ.get(variable, ""))
-    missing = [file for file in files if not (folder / file).is_file()]
-    if variable not in os.environ or missing:
-        raise FileNotFoundError(
-            f"{name} is needed in a folder that the environment variable {variable} names, with the files "
-            f"{', '.join(files)}; {variable} is {os.environ.get(variable)!r}"
-        )
-    return folder
-
-
 def _stsb_rows(file: Path) -> list[list[str]]:
     """Lines of genre, file, year, number, score in [0, 5], first and second sentence; sources may follow."""
     with file.open(encoding="utf8", newline="") as lines:
         return [row for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if len(row) >= 7]
-
-
-def _draw(numbers: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    if len(numbers) < count:
-        raise ValueError(f"{count} examples were asked for, but there are {len(numbers)} that are short enough")
-    return generator.permutation(numbers)[:count]

@@ -34,6 +34,7 @@ BENCHMARKS = {
     "contrastive_overhead": ("contrastive_overhead", "measure"),
     "modality_gap": ("modality_gap_emoji", "measure"),
     "few_shot": ("evidence_campaign", "measure"),
+    "tracking": ("evidence_tracking", "measure"),
 }
 
 

@@ -14,6 +14,7 @@ from deep_lora.files import check_adapter_folder
 from deep_lora.registration import claim_peft_type
 
 PEFT_TYPE = claim_peft_type("deep_lora")
+PAPER_INIT_SCALE, SUBTRACTED_INIT_SCALE = 1e-3, 0.3
 VARIANTS = ("compressed", "narrow", "wide")
 FORMAT_VERSION = 1  # of the saved parameters; raised when their meaning changes
 
@@ -25,13 +26,15 @@ class DeepLoraConfig(PeftConfig):
     Each adapted weight (out x in) holds `deep_lora_U` (out, r), `deep_lora_core` (n, r, r) and `deep_lora_V` (in, r):
     `dW = kappa^n U core[n-1] ... core[0] V^T`, minus its value at the start if `subtract_start`.
 
-    Source: Yaras et al., ICML 2024, section 3. The paper's own rates are `core_scale=1.0, gamma=1e-2` with rate 1e-2.
+    Source: Yaras et al., ICML 2024, section 3. The paper's own settings are `init_scale=1e-3, core_scale=1.0,
+    gamma=1e-2` with rate 1e-2; docs/evidence.md says what led to other defaults.
 
     Raises:
         ValueError: for a value outside of its range; the message names the field, what came and what is needed.
 
-    >>> DeepLoraConfig(r=8, target_modules=["q_proj", "v_proj"]).depth
-    3
+    >>> config = DeepLoraConfig(r=8, target_modules=["q_proj", "v_proj"])
+    >>> config.depth, config.init_scale
+    (3, 0.3)
     """
 
     r: int = field(default=8, metadata={"help": "Rank. Even, if the subspace is to be set from gradients."})
@@ -50,12 +53,18 @@ class DeepLoraConfig(PeftConfig):
         },
     )
     depth: int = field(default=3, metadata={"help": "Number of factors L of the paper."})
-    init_scale: float = field(default=1e-3, metadata={"help": "eps: scale of every factor at the start."})
+    init_scale: float = field(
+        default="auto",  # type: ignore[assignment]  # a number once the configuration is made
+        metadata={
+            "help": "eps: scale of every factor at the start. 'auto' is 0.3 where the start is subtracted, and the "
+            "paper's 1e-3 elsewhere; the number takes its place in the configuration."
+        },
+    )
     core_scale: float | str = field(
         default="auto",
         metadata={
-            "help": "kappa: stored cores are multiplied by it. 'auto' is 80/r on linear layers (one AdamW rate suits "
-            "all ranks; see `deep_lora.functional.auto_core_scale`) and 1 for 'narrow' and 'wide'; 1.0 is the paper's."
+            "help": "kappa: stored cores are multiplied by it. 'auto' is min(80, 1 / (2 init_scale^2)) / r on linear "
+            "layers (see `deep_lora.functional.auto_core_scale`) and 1 for 'narrow' and 'wide'; 1.0 is the paper's."
         },
     )
     gamma: float = field(
@@ -138,6 +147,9 @@ class DeepLoraConfig(PeftConfig):
                 )
 
     def _check_rates(self) -> None:
+        if self.init_scale == "auto":
+            subtracted = self.variant == "compressed" and self.subtract_start
+            self.init_scale = SUBTRACTED_INIT_SCALE if subtracted else PAPER_INIT_SCALE
         _check_number("init_scale", self.init_scale, low=0.0, low_open=True)
         if self.core_scale != "auto":
             if isinstance(self.core_scale, str):

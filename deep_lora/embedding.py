@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deep_lora.forward import AdaptedModule
-from deep_lora.functional import add_low_rank_update, rate_matching_scale
+from deep_lora.functional import add_low_rank_update, auto_core_scale
 from deep_lora.gradients import GradientOperator
 
 
@@ -23,8 +23,8 @@ class Embedding(AdaptedModule):
 
     def _auto_core_scale(self, r: int, init_scale: float, num_cores: int) -> float:
         # A one-hot input meets one of N rows of V, so its features are sqrt(N) smaller than those of a hidden state;
-        # kappa^n makes up for it. No cap for a large eps: one-hot inputs do not make gradient descent explode.
-        return rate_matching_scale(r) * self.in_features ** (0.5 / num_cores)
+        # kappa^n makes up for it.
+        return auto_core_scale(r, init_scale) * self.in_features ** (0.5 / num_cores)
 
     def _look_up(self, ids: Tensor, table: Tensor) -> Tensor:
         base = self.get_base_layer()

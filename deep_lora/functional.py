@@ -14,27 +14,21 @@ from torch import Tensor
 
 from dmf import chain_product
 
+LARGEST_RATE_SCALE = 80.0
+
 
 def auto_core_scale(rank: int, init_scale: float) -> float:
-    """kappa of a compressed adapter on a linear layer: `min(80 / r, 1 / (2 eps^2))`.
+    """kappa of a compressed adapter on a linear layer: `min(80, 1 / (2 eps^2)) / r`.
 
-    An Adam step on an r x r core has spectral norm up to r times the rate, hence 1/r; 80/r turns LoRA's usual rate
-    1e-3 into steps of 0.08 in spectral norm. The second term acts for large starts only (eps > 0.22 at r = 8): plain
-    gradient descent moves dW by `n kappa^2 eps^(2n-2)` times the gradient, at depth 3 then by less than 3/4 of it.
+    An Adam step on an r x r core has spectral norm up to r times the rate, hence 1/r: one rate suits all ranks. 80/r
+    turns LoRA's usual rate 1e-3 into steps of 0.08 in spectral norm, as a small start needs to leave its plateau; a
+    large one (eps > 0.08) has none and takes steps of `rate / (2 eps^2)`. Both constants are ours, by experiment:
+    docs/evidence.md.
 
     >>> auto_core_scale(8, 1e-3), auto_core_scale(8, 0.5)
-    (10.0, 2.0)
+    (10.0, 0.25)
     """
-    return min(rate_matching_scale(rank), 0.5 / init_scale / init_scale)  # a square could underflow to 0
-
-
-def rate_matching_scale(rank: int) -> float:
-    """`80 / r`: with it, one AdamW rate suits all ranks (see `auto_core_scale`).
-
-    >>> rate_matching_scale(8)
-    10.0
-    """
-    return 80.0 / rank
+    return min(LARGEST_RATE_SCALE, 0.5 / init_scale / init_scale) / rank  # a square could underflow to 0
 
 
 def fold_cores(

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from evidence_base import PooledEncoder, Task, TaskSettings, split_by_seed
 from evidence_methods import Method, optimizer_of
-from evidence_tasks import TASKS
+from evidence_tasks import Reviews, SentencePairs, WordPairs
 
+TASKS = {"simlex": WordPairs, "rotten_tomatoes": Reviews, "stsb": SentencePairs}
 SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
 
 
