@@ -22,8 +22,8 @@ class SubspaceInitializationCallback(TrainerCallback):
     batches and all end with the same subspaces. The model must return its loss (`model(**batch).loss`).
 
     Args:
-        num_batches: batches whose gradients are summed on each process; several beat one (science: a noisy gradient
-            has a noisy subspace).
+        num_batches: batches whose gradients are summed on each process; several beat one, for a noisy gradient has
+            a noisy subspace.
         adapter_name: the adapter to initialise.
         seed, exact_bytes: see `initialize_subspaces_`.
 

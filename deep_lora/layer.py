@@ -148,9 +148,8 @@ class DeepLoraLayer(MergeableLayer):
             del self.deep_lora_start[adapter_name]
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        if (
-            adapter_name in self.lenders
-        ):  # PEFT calls this after loading onto the meta device, which parts shared tensors
+        # PEFT calls this after loading onto the meta device, which parts shared tensors.
+        if adapter_name in self.lenders:
             self._borrow_parameters(adapter_name)
         elif adapter_name in self.deep_lora_core and not self.deep_lora_core[adapter_name].is_meta:
             super()._move_adapter_to_device_of_base_layer(adapter_name, device)

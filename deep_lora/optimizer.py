@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from deep_lora.layer import DeepLoraLayer
 
-ADAM_EPS = 1e-6  # factor gradients start near init_scale^2 = 1e-6 times the gradient of dW: the paper's setting
+ADAM_EPS = 1e-6  # the paper's; the factors' gradients start at init_scale^(n-1) times that of dW, or less
 
 
 def parameter_groups(

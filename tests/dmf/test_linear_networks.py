@@ -24,7 +24,7 @@ from dmf import (
 )
 
 few = settings(max_examples=30, deadline=None)
-DIM, CLASSES, SAMPLES = 30, 3, 60  # science: 24 = 30 - 2 * 3 directions stay still
+DIM, CLASSES, SAMPLES = 30, 3, 60  # 24 = 30 - 2 * 3 directions stay still
 
 
 def gaussian(*shape: int, seed: int) -> torch.Tensor:

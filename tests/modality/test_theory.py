@@ -1,4 +1,4 @@
-"""The scalar flow: the fixtures of the science, a second integrator, and the closed forms."""
+"""The scalar flow: the published fixtures, a second integrator, and the closed forms."""
 
 from __future__ import annotations
 
