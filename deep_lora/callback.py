@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from deep_lora.initialize import InitializationReport, initialize_subspaces_
+from deep_lora.initialize import InitializationReport, Sides, initialize_subspaces_
 from deep_lora.restoring import random_states_kept
 
 
@@ -25,7 +25,7 @@ class SubspaceInitializationCallback(TrainerCallback):
         num_batches: batches whose gradients are summed on each process; several beat one, for a noisy gradient has
             a noisy subspace.
         adapter_name: the adapter to initialise.
-        seed, exact_bytes: see `initialize_subspaces_`.
+        seed, exact_bytes, sides: see `initialize_subspaces_`.
 
     Attributes:
         report: what was initialised; None before training and on resume.
@@ -35,12 +35,19 @@ class SubspaceInitializationCallback(TrainerCallback):
     """
 
     def __init__(
-        self, num_batches: int = 4, adapter_name: str = "default", seed: int = 0, *, exact_bytes: int = 0
+        self,
+        num_batches: int = 4,
+        adapter_name: str = "default",
+        seed: int = 0,
+        *,
+        exact_bytes: int = 0,
+        sides: Sides = "both",
     ) -> None:
         if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 1:
             raise ValueError(f"`num_batches` must be a positive integer, got {num_batches!r}")
         self.num_batches, self.adapter_name, self.seed = num_batches, adapter_name, seed
         self.exact_bytes = exact_bytes
+        self.sides = sides
         self.report: InitializationReport | None = None
 
     def on_train_begin(
@@ -65,7 +72,7 @@ class SubspaceInitializationCallback(TrainerCallback):
 
         with random_states_kept():
             self.report = initialize_subspaces_(
-                model, closure, self.adapter_name, self.seed, exact_bytes=self.exact_bytes
+                model, closure, self.adapter_name, self.seed, exact_bytes=self.exact_bytes, sides=self.sides
             )
 
 

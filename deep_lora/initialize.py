@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from dmf import OrthogonalMap, compressed_bases
 
 OVERSAMPLING = 8
 ITERATIONS = 4
+Sides = Literal["both", "right"]
+SIDES = get_args(Sides)
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,15 @@ def initialize_subspaces_(
     oversampling: int = OVERSAMPLING,
     iterations: int = ITERATIONS,
     exact_bytes: int = 0,
+    sides: Sides = "both",
 ) -> InitializationReport:
     """Set U and V of every compressed layer from the gradient that `closure` produces, in place.
 
     With `G = dL/d(dW)` summed over all calls in the closure, and A, B its top r/2 singular vectors:
     `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`, with a seeded implicit
-    orthogonal Q. Extra memory is O(r (in + out)) a layer: G is formed only if smaller than that, otherwise the sum over
-    several micro-batches is truncated after each, hence approximate, unless `exact_bytes` allows to keep it.
+    orthogonal Q; with `sides="right"`, `V = B` of r right singular vectors and `U = Q V`. Extra memory is
+    O(r (in + out)) a layer: G is formed only if smaller than that, otherwise the sum over several micro-batches is
+    truncated after each, hence approximate, unless `exact_bytes` allows to keep it.
 
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
@@ -55,12 +59,15 @@ def initialize_subspaces_(
         adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
         oversampling, iterations: accuracy: a call's Krylov space (`dmf.block_krylov_svd`) starts at r + oversampling.
         exact_bytes: form every G if all fit this; the split of batches over calls and processes then does not matter.
+        sides: "both" is the paper's; "right" takes all directions from the side of the inputs (any rank up to the
+            smaller side; ours, it scored higher in docs/evidence.md).
 
     Returns:
         What was initialised; a layer without a gradient keeps its random start and is named in a warning.
 
     Raises:
-        ValueError: if no compressed adapter of that name exists, for an odd rank, or for gradients that are not finite.
+        ValueError: if no compressed adapter of that name exists, for an odd rank with both sides, another `sides`, or
+            gradients that are not finite.
         RuntimeError: if the closure never reached the layers with a backward pass.
 
     An error leaves everything as it was, U and V too. Source: Yaras et al., ICML 2024, section 3; the sketch is ours.
@@ -71,9 +78,13 @@ def initialize_subspaces_(
     >>> initialize_subspaces_(model, lambda: model(torch.ones(3, 6)).square().sum().backward()).initialized
     ['base_model.model.0']
     """
+    if sides not in SIDES:
+        raise ValueError(f"`sides` must be one of {', '.join(map(repr, SIDES))}, got {sides!r}")
     layers = _layers_to_initialize(model, adapter_name)
+    if sides == "both":
+        _check_even(layers, adapter_name)
     seeds = {name: seed + index for index, name in enumerate(layers)}
-    with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name)}
+    with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, sides)}
     sketches = make_sketches(with_room, adapter_name, seeds, oversampling, iterations, exact_bytes)
     calls = _watch_closure(model, closure, _watched(model, layers, sketches, adapter_name), sketches)
     sum_over_ranks(list(sketches.values()))
@@ -82,7 +93,7 @@ def initialize_subspaces_(
     for name, layer in layers.items():
         seen = name in sketches and sketches[name].size() > 0
         if seen:
-            _write_bases(layer, adapter_name, sketches[name], seeds[name])
+            _write_bases(layer, adapter_name, sketches[name], seeds[name], sides)
         (report.initialized if seen else report.kept_random).append(name)
     if random := report.kept_random:
         warnings.warn(
@@ -124,12 +135,6 @@ def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, Deep
             f"the model has no compressed Deep LoRA adapter called {adapter_name!r} (adapters: {present}); "
             "make one with `get_peft_model(model, DeepLoraConfig(variant='compressed'))`"
         )
-    odd = sorted({layer.r[adapter_name] for layer in layers.values() if layer.r[adapter_name] % 2})
-    if odd:
-        raise ValueError(
-            f"subspaces from gradients take r/2 left and r/2 right singular vectors, so `r` must be even, got {odd}; "
-            "use an even rank, or keep the random subspace by not calling this function"
-        )
     merged = [name for name, layer in layers.items() if adapter_name in layer.merged_adapters]
     if merged:
         raise ValueError(
@@ -142,12 +147,24 @@ def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, Deep
     return layers
 
 
-def _has_room(layer: DeepLoraLayer, adapter_name: str) -> bool:
-    """Whether r columns fit the larger side and r/2 the smaller one; and whether the layer shows its gradient."""
+def _check_even(layers: dict[str, DeepLoraLayer], adapter_name: str) -> None:
+    odd = sorted({layer.r[adapter_name] for layer in layers.values() if layer.r[adapter_name] % 2})
+    if odd:
+        raise ValueError(
+            f"subspaces from both sides take r/2 left and r/2 right singular vectors, so `r` must be even, got {odd}; "
+            'use an even rank, `sides="right"`, or keep the random subspace by not calling this function'
+        )
+
+
+def _has_room(layer: DeepLoraLayer, adapter_name: str, sides: str) -> bool:
+    """Whether there are as many singular vectors as needed, and columns fit; and whether the layer shows its gradient.
+
+    From both sides r columns must fit the larger side and r/2 the smaller one, from the right r the smaller one.
+    """
     small, large = sorted((layer.in_features, layer.out_features))
     rank = layer.r[adapter_name]
     shows_gradient = type(layer).gradient_operator is not DeepLoraLayer.gradient_operator
-    return shows_gradient and rank <= large and rank // 2 <= small
+    return shows_gradient and rank <= large and (rank if sides == "right" else rank // 2) <= small
 
 
 def _watched(
@@ -216,9 +233,14 @@ def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int])
 
 
 @torch.no_grad()
-def _write_bases(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int) -> None:
-    svd = sketch.leading(layer.r[adapter_name] // 2)
+def _write_bases(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, sides: str) -> None:
+    rank = layer.r[adapter_name]
     start = OrthogonalMap(layer.out_features, layer.in_features, seed)
-    U, V = compressed_bases(svd.left, svd.right, start, start.transpose)
+    if sides == "right":
+        V = sketch.leading(rank).right
+        U = start(V)
+    else:
+        svd = sketch.leading(rank // 2)
+        U, V = compressed_bases(svd.left, svd.right, start, start.transpose)
     layer.deep_lora_U[adapter_name].copy_(U)
     layer.deep_lora_V[adapter_name].copy_(V)

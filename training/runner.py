@@ -176,7 +176,10 @@ def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
     adapter = job.adapter
     return [
         InitializationCallback(
-            num_batches=adapter.init_batches, seed=job.run.seed, exact_bytes=adapter.init_exact_bytes
+            num_batches=adapter.init_batches,
+            seed=job.run.seed,
+            exact_bytes=adapter.init_exact_bytes,
+            sides=adapter.init_sides,
         )
     ]
 

@@ -67,6 +67,11 @@ class AdapterArguments:
     init_batches: int = option(
         4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
     )
+    init_sides: Literal["both", "right"] = option(
+        "both",
+        "Which singular vectors of the gradient span the subspaces of deep_lora: both (half of them left, half right) "
+        "or right (all of them).",
+    )
     init_exact_bytes: int = option(
         2**29,
         "Memory in which the gradients of all adapted layers may be summed exactly: the subspaces are then the same on "
@@ -81,10 +86,11 @@ class AdapterArguments:
             )
         if self.rank < 1:
             raise UsageError(f"--rank got {self.rank}; it must be at least 1")
-        if self.adapter == "deep_lora" and not self.adapter_config and self.init_batches and self.rank % 2:
+        halved = self.init_batches and self.init_sides == "both"
+        if self.adapter == "deep_lora" and not self.adapter_config and halved and self.rank % 2:
             raise UsageError(
                 f"--rank got {self.rank}; deep_lora needs an even rank, half of it for each side of the gradient "
-                "(or --init_batches 0)"
+                "(or --init_sides right, or --init_batches 0)"
             )
         for name in ("init_batches", "init_exact_bytes"):
             if (value := getattr(self, name)) < 0:

@@ -13,7 +13,7 @@ from deep_lora import initialize_subspaces_
 from deep_lora.gradients import GradientOperator
 from deep_lora.initialize import ITERATIONS, OVERSAMPLING
 from deep_lora.sketch import GradientSketch, kept_width
-from dmf import principal_angles
+from dmf import OrthogonalMap, principal_angles
 from tests.measure import LargestTensor
 from tests.models import adapt, layers_of
 from tests.reference.first_gradient import product_of_bases, weight_gradient
@@ -51,6 +51,27 @@ def test_linear_gets_the_closed_form_of_its_dense_gradient(into, out):
     layer = check(nn.Sequential(nn.Linear(into, out), nn.Tanh(), nn.Linear(out, 3)), torch.randn(5, 3, into))
     larger = (layer.deep_lora_V if out <= into else layer.deep_lora_U)["default"].detach()
     assert torch.allclose(larger.mT @ larger, torch.eye(RANK), atol=1e-5)
+
+
+@pytest.mark.parametrize(("into", "out"), [(8, 8), (7, 12), (12, 7), (40, 60), (60, 40)])
+@pytest.mark.parametrize("rank", [3, RANK])
+def test_the_right_side_alone_gives_all_its_leading_vectors_and_their_images(into, out, rank):
+    base, inputs = nn.Sequential(nn.Linear(into, out), nn.Tanh(), nn.Linear(out, 3)), torch.randn(9, into)
+    model = adapt(copy.deepcopy(base), target_modules=["0"], r=rank)
+    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=SEED, sides="right")
+    (layer,) = layers_of(model)
+    right = torch.linalg.svd(weight_gradient(base, "0.weight", inputs, loss)).Vh[:rank].mT
+    expected = OrthogonalMap(out, into, SEED)(right) @ right.mT
+    assert (written(layer) - expected).norm() <= 1e-3
+    V = layer.deep_lora_V["default"].detach()
+    assert torch.allclose(V.mT @ V, torch.eye(rank), atol=1e-5)
+
+
+def test_a_layer_without_so_many_right_vectors_keeps_its_random_start():
+    model = adapt(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)), target_modules=["0", "2"], r=4)
+    with pytest.warns(UserWarning, match="no gradient reached 1 of 2 adapted modules .or they are too small"):
+        report = initialize_subspaces_(model, lambda: loss(model(torch.randn(9, 8))).backward(), sides="right")
+    assert report.kept_random == ["base_model.model.2"]
 
 
 @pytest.mark.parametrize(("into", "out"), [(9, 13), (13, 9)])
