@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
-from evidence_tables import UNTUNED, good_values, in_points, methods_of, ranks, rates, results, spread, title
+from evidence_tables import RIGHT, UNTUNED, good_values, in_points, methods_of, ranks, rates, results, spread, title
 from markdown_tables import interval, markdown
 from paired import mean_with_interval
 
@@ -20,11 +21,11 @@ def bars() -> str:
 
 def gains() -> list[list[str]]:
     rows = []
-    for name in in_points():
-        row = methods_of(name)[UNTUNED]
+    for name, method in product(in_points(), (UNTUNED, RIGHT)):
+        row = methods_of(name)[method]
         difference, won = row["difference"], f"{row['seeds_won']} of {row['seeds_compared']} seeds won"
         reached = difference["mean"] >= GAIN and difference["low"] > 0
-        goal = f"{title(name)}: untuned, gains 1.5 points over tuned LoRA"
+        goal = f"{title(name)}: {method}, not tuned, gains 1.5 points over tuned LoRA"
         rows.append([goal, f"{interval(difference, 100, 1, '+')}, {won}", answer(reached)])
     return rows
 

@@ -16,6 +16,7 @@ from evidence_leaving import RANK, TRACKING, rank_shares, ranked
 from evidence_tables import (
     BASELINE,
     OLD,
+    RIGHT,
     UNTUNED,
     UNTUNED_BASELINE,
     Means,
@@ -24,18 +25,19 @@ from evidence_tables import (
     methods_of,
     ranks,
     rates,
+    results,
     settings_of,
     title,
 )  # fmt: skip
 from markdown_tables import result
 
 COLOURS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
-COLOURS |= {OLD: "tab:purple", "rsLoRA": "tab:green"}
+COLOURS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", RIGHT: "tab:red", "rsLoRA": "tab:green"}
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %",
     "stsb": "STS-B, Pearson x 100",
 }  # fmt: skip
-FOLLOWED = (BASELINE, UNTUNED, OLD)
+FOLLOWED = (BASELINE, UNTUNED, RIGHT, OLD)
 
 
 def with_intervals(axes: Axes, places: list[float], scores: list[dict[str, float]], label: str) -> None:
@@ -70,7 +72,7 @@ def draw_differences() -> Any:
     """Differences to tuned LoRA with their intervals, setting by setting."""
     names = in_points()
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.42 * len(names)), layout="constrained")
-    for shift, method in enumerate((UNTUNED, UNTUNED_BASELINE)):
+    for shift, method in enumerate((UNTUNED, RIGHT, UNTUNED_BASELINE)):
         gaps = [methods_of(name)[method]["difference"] for name in names]
         means = [100 * gap["mean"] for gap in gaps]
         errors = [[100 * (g["mean"] - g["low"]) for g in gaps], [100 * (g["high"] - g["mean"]) for g in gaps]]
@@ -79,7 +81,7 @@ def draw_differences() -> Any:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(yticks=[-row for row in range(len(names))], yticklabels=[title(name) for name in names])
     axes.set_xlabel("points ahead of tuned LoRA")
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside upper center", ncols=3)
     return figure
 
 
@@ -100,11 +102,12 @@ def draw_family(values: Means, label: str) -> Any:
 
 def draw_overfitting() -> Any:
     """Training loss and test score over the steps, of the settings that were measured along the way."""
-    names = [name for name in in_points() if len(methods_of(name)[UNTUNED]["curve"]) > 2]
-    figure, panels = plt.subplots(2, len(names), figsize=(5 * len(names), 4.8), layout="constrained", squeeze=False)
+    followed = [name for name in results() if UNTUNED in methods_of(name) and "ablations" not in name]
+    names = [name for name in followed if len(methods_of(name)[UNTUNED]["curve"]) > 2]
+    figure, panels = plt.subplots(2, len(names), figsize=(5 * len(names), 5), layout="constrained", squeeze=False)
     for column, name in enumerate(names):
         methods = methods_of(name)
-        for method in [method for method in FOLLOWED if method in methods]:
+        for method in [method for method in methods if method in COLOURS]:
             losses, points = methods[method]["loss"], methods[method]["curve"]
             window = settings_of(name)["task"]["steps"] / len(losses)
             middles = [window * (position + 0.5) for position in range(len(losses))]
@@ -112,8 +115,9 @@ def draw_overfitting() -> Any:
             scores = [100 * point["test"] for point in points]
             panels[1, column].plot([p["step"] for p in points], scores, marker="o", color=COLOURS[method])
         panels[0, column].set(title=title(name), yscale="log", ylabel="training loss")
-        panels[0, column].legend(fontsize="small")
+        panels[0, column].title.set_fontsize("medium")
         panels[1, column].set(xlabel="step", ylabel="test score x 100")
+    panels[0, 0].legend(fontsize="x-small")
     return figure
 
 

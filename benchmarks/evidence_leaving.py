@@ -50,7 +50,7 @@ def effective_ranks() -> str:
 def written() -> str:
     """BLEU and ROUGE-L of what the models write."""
     rows = []
-    for name in comparisons():
+    for name in writing():
         for method, row in methods_of(name).items():
             if "written" in row:
                 rows.append([title(name), method, *(interval(score, 1, 1) for score in row["written"].values())])
@@ -74,6 +74,12 @@ def tracking() -> str:
     return markdown(["", *(f"step {step}" for step in steps)], rows)
 
 
+def writing() -> list[str]:
+    """Settings whose models write."""
+    return [name for name in comparisons() if any("written" in row for row in methods_of(name).values())]
+
+
 LEAVING: dict[str, Callable[[], str]] = {
-    "exports": export_table, "effective ranks": effective_ranks, "written": written, "tracking": tracking,
+    "exports": export_table, "effective ranks": effective_ranks, "tracking": tracking,
+    **({"written": written} if writing() else {}),
 }  # fmt: skip

@@ -86,13 +86,22 @@ def curves(runs: Sequence[Kept]) -> list[dict[str, float]]:
 
 
 def exports(runs: Sequence[Kept]) -> list[dict[str, Any]]:
-    """For every tolerance: ranks that are kept, and what the test score loses by it, over the seeds."""
+    """For every tolerance that all runs have: ranks that are kept, and what the test score loses, over the seeds.
+
+    >>> fine, coarse = ({"tolerance": t, "median_rank": 2.0, "max_rank": 3, "test": 0.5} for t in (0.01, 0.1))
+    >>> rows = exports([{"test": 0.5, "exported": [fine]}, {"test": 0.6, "exported": [fine, coarse]}])
+    >>> [(row["tolerance"], row["test_minus_full"]["mean"]) for row in rows]
+    [(0.01, -0.05)]
+    """
     rows = []
-    for at_tolerance in zip(*[run["exported"] for run in runs], strict=True):
+    for tolerance in [export["tolerance"] for export in runs[0]["exported"]]:
+        at_tolerance = [export for run in runs for export in run["exported"] if export["tolerance"] == tolerance]
+        if len(at_tolerance) < len(runs):  # some were first wanted by settings with fewer tolerances
+            continue
         losses = [export["test"] - run["test"] for export, run in zip(at_tolerance, runs, strict=True)]
         rows.append(
             {
-                "tolerance": at_tolerance[0]["tolerance"],
+                "tolerance": tolerance,
                 "median_rank": median(export["median_rank"] for export in at_tolerance),
                 "max_rank": max(export["max_rank"] for export in at_tolerance),
                 "test_minus_full": rounded(mean_with_interval(losses)),

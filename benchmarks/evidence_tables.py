@@ -10,9 +10,9 @@ from typing import Any
 from markdown_tables import FOLDER, interval, markdown, result
 from paired import mean_with_interval
 
-BASELINE, UNTUNED, TUNED = "LoRA, tuned", "Deep LoRA", "Deep LoRA, tuned"
-OLD, UNTUNED_BASELINE = "Deep LoRA, start 1e-3", "LoRA, not tuned"
-BESIDE = (UNTUNED, TUNED, OLD, UNTUNED_BASELINE)
+BASELINE, UNTUNED = "LoRA, tuned", "Deep LoRA"
+RIGHT, OLD, UNTUNED_BASELINE = "Deep LoRA, right side", "Deep LoRA, start 1e-3", "LoRA, not tuned"
+BESIDE = (UNTUNED, RIGHT, OLD, UNTUNED_BASELINE)
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 RANKS, RATES = "simlex_64_ranks", "simlex_64_rates"
 COMPARED_RANKS = (4, 64)
