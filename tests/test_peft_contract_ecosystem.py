@@ -1,9 +1,11 @@
 """Deep LoRA inside PEFT's and transformers' machinery: loading, injection, quantisation, checkpointing, status."""
 
 import copy
+from importlib.metadata import version
 
 import pytest
 import torch
+from packaging.version import Version
 from peft import (
     AutoPeftModelForCausalLM,
     AutoPeftModelForSequenceClassification,
@@ -16,6 +18,7 @@ from peft import (
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from deep_lora import DeepLoraConfig
 from tests.models import Mixed, Nest, Pixels, adapt, adapter_tensors, bert_classifier, disturb_, ids, layers_of, llama
@@ -81,6 +84,10 @@ def test_loading_without_memory_for_a_second_copy_gives_the_same_model(base, x, 
     assert not any(p.is_meta for p in again.parameters())
 
 
+@pytest.mark.skipif(
+    Version(version("peft")) < Version(MIN_PEFT_VERSION),
+    reason=f"this release of transformers refuses PEFT before {MIN_PEFT_VERSION} in its own add_adapter",
+)
 def test_transformers_can_add_switch_disable_and_save_an_adapter(tmp_path) -> None:
     model = llama()
     before = _out(model)
