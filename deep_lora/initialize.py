@@ -49,8 +49,7 @@ def initialize_subspaces_(
     With `G = dL/d(dW)` summed over all calls in the closure, and A, B its top r/2 singular vectors:
     `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`, with a seeded implicit
     orthogonal Q; with `sides="right"`, `V = B` of r right singular vectors and `U = Q V`. Extra memory is
-    O(r (in + out)) a layer: G is formed only if smaller than that, otherwise the sum over several micro-batches is
-    truncated after each, hence approximate, unless `exact_bytes` allows to keep it.
+    O(r (in + out)) a layer; G is formed only if smaller, otherwise a sum over calls is truncated after each.
 
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
@@ -59,15 +58,13 @@ def initialize_subspaces_(
         adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
         oversampling, iterations: accuracy: a call's Krylov space (`dmf.block_krylov_svd`) starts at r + oversampling.
         exact_bytes: form every G if all fit this; the split of batches over calls and processes then does not matter.
-        sides: "both" is the paper's; "right" takes all directions from the side of the inputs (any rank up to the
-            smaller side; ours, it scored higher in docs/evidence.md).
+        sides: "both" is the paper's; "right", ours, takes all directions from the inputs' side (docs/evidence.md).
 
     Returns:
         What was initialised; a layer without a gradient keeps its random start and is named in a warning.
 
     Raises:
-        ValueError: if no compressed adapter of that name exists, for an odd rank with both sides, another `sides`, or
-            gradients that are not finite.
+        ValueError: for no compressed adapter of that name, an odd rank with both sides, or gradients not finite.
         RuntimeError: if the closure never reached the layers with a backward pass.
 
     An error leaves everything as it was, U and V too. Source: Yaras et al., ICML 2024, section 3; the sketch is ours.
@@ -78,30 +75,25 @@ def initialize_subspaces_(
     >>> initialize_subspaces_(model, lambda: model(torch.ones(3, 6)).square().sum().backward()).initialized
     ['base_model.model.0']
     """
-    if sides not in SIDES:
-        raise ValueError(f"`sides` must be one of {', '.join(map(repr, SIDES))}, got {sides!r}")
     layers = _layers_to_initialize(model, adapter_name)
-    if sides == "both":
-        _check_even(layers, adapter_name)
+    _check_sides(sides, layers, adapter_name)
     seeds = {name: seed + index for index, name in enumerate(layers)}
     with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, sides)}
     sketches = make_sketches(with_room, adapter_name, seeds, oversampling, iterations, exact_bytes)
     calls = _watch_closure(model, closure, _watched(model, layers, sketches, adapter_name), sketches)
     sum_over_ranks(list(sketches.values()))
     _check_gradients(sketches, calls)
-    report = InitializationReport()
-    for name, layer in layers.items():
-        seen = name in sketches and sketches[name].size() > 0
-        if seen:
-            _write_bases(layer, adapter_name, sketches[name], seeds[name], sides)
-        (report.initialized if seen else report.kept_random).append(name)
-    if random := report.kept_random:
+    seen = [name for name in layers if name in sketches and sketches[name].size() > 0]
+    for name in seen:
+        _write_bases(layers[name], adapter_name, sketches[name], seeds[name], sides)
+    kept_random = [name for name in layers if name not in seen]
+    if kept_random:
         warnings.warn(
-            f"no gradient reached {len(random)} of {len(layers)} adapted modules (or they are too small for their "
-            f"rank); they keep their random subspace: {', '.join(random)}",
+            f"no gradient reached {len(kept_random)} of {len(layers)} adapted modules (or they are too small for their "
+            f"rank); they keep their random subspace: {', '.join(kept_random)}",
             stacklevel=2,
         )
-    return report
+    return InitializationReport(seen, kept_random)
 
 
 def _watch_closure(
@@ -147,7 +139,11 @@ def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, Deep
     return layers
 
 
-def _check_even(layers: dict[str, DeepLoraLayer], adapter_name: str) -> None:
+def _check_sides(sides: str, layers: dict[str, DeepLoraLayer], adapter_name: str) -> None:
+    if sides not in SIDES:
+        raise ValueError(f"`sides` must be one of {', '.join(map(repr, SIDES))}, got {sides!r}")
+    if sides == "right":
+        return
     odd = sorted({layer.r[adapter_name] for layer in layers.values() if layer.r[adapter_name] % 2})
     if odd:
         raise ValueError(
