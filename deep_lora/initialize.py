@@ -53,8 +53,7 @@ def initialize_subspaces_(
 
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
-        closure: runs forward and `backward()` on micro-batches (no optimizer step); called once, dropout off. Under
-            torch.distributed every rank runs it on its own share; all ranks end with the same U, V.
+        closure: forward and `backward()` on micro-batches, called once, dropout off; every rank runs its own share.
         adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
         oversampling, iterations: accuracy: a call's Krylov space (`dmf.block_krylov_svd`) starts at r + oversampling.
         exact_bytes: form every G if all fit this; the split of batches over calls and processes then does not matter.
