@@ -8,7 +8,8 @@
 A method with several rates is swept: the rate with the best mean validation score over the sweep's seeds is taken, and
 the list grows by one at an end that is the best. `then` names changes of the configuration that are tried at that rate.
 Then every method runs on the same seeds, and is tested once, after the last step. Runs are shared between settings of
-one task. A process that is killed loses the run it was at.
+one task. A process that is killed loses the run it was at. A method that the result file already holds, with the same
+settings, is not run again: results are only added to.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from transformers.utils import logging
 from evidence_base import Task, TaskSettings
 from evidence_methods import Method
 from evidence_run import measure_run
-from evidence_summary import summary
+from evidence_summary import Row, summary
 from evidence_tasks import Reviews, SentencePairs, WordPairs
 from evidence_writing import Glosses, Restaurants
 from kept_runs import RunFolder
@@ -41,6 +42,7 @@ KEPT = "runs/few_shot/kept"
 TASKS: dict[str, Callable[[TaskSettings], Task]] = {
     "simlex": WordPairs, "rotten_tomatoes": Reviews, "stsb": SentencePairs, "e2e": Restaurants, "glosses": Glosses,
 }  # fmt: skip
+COMPARISON = ("title", "task", "baseline", "sweep_seeds", "export_tolerances")  # what makes two results one comparison
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
@@ -65,8 +67,8 @@ class Chosen(NamedTuple):
 class Campaign:
     """Which runs one set of settings asks for, in which order, and what they gave."""
 
-    def __init__(self, settings: dict[str, Any], path: Path) -> None:
-        self.settings = settings
+    def __init__(self, settings: dict[str, Any], path: Path, earlier: dict[str, Row] | None = None) -> None:
+        self.settings, self.earlier = settings, earlier or {}
         self.folder = RunFolder(path, settings["task"])
 
     def kept(self, run: Run) -> dict[str, Any] | None:
@@ -132,7 +134,7 @@ class Campaign:
 
     def known(self) -> Iterator[Run]:
         """Every run that can be named by now: the sweeps, then the compared runs, seed by seed."""
-        methods = self.settings["methods"]
+        methods = {name: asked for name, asked in self.settings["methods"].items() if name not in self.earlier}
         for name in methods:
             if self.chosen(name) is None or len(methods[name]["rates"]) > 1:
                 yield from (run for candidate in self.candidates(name) for run in self.sweep_of(*candidate))
@@ -165,6 +167,21 @@ def task_of(settings: dict[str, Any]) -> Task:
     return TASKS[chosen.name](chosen)
 
 
+def earlier_rows(settings: dict[str, Any], results: Path) -> dict[str, Row]:
+    """What a result file of the same comparison says of the methods that are asked for unchanged."""
+    for path in sorted(results.glob("few_shot_*.json")):
+        found = json.loads(path.read_text(encoding="utf8"))
+        if any(found["settings"].get(field) != settings[field] for field in COMPARISON):
+            continue
+        asked, measured = settings["methods"], found["settings"]["methods"]
+        return {
+            name: {"environment": found["environment"], **row}
+            for name, row in found["methods"].items()
+            if asked.get(name) == measured[name]
+        }
+    return {}
+
+
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
     """All runs that are not kept yet, then what they say.
 
@@ -172,7 +189,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         RuntimeError: other processes are still at runs of this benchmark.
     """
     quiet()
-    campaign = Campaign(settings, Path(KEPT))
+    campaign = Campaign(settings, Path(KEPT), earlier_rows(settings, FOLDER / "results"))
     if campaign.missing():
         campaign.work(task_of(settings), float("inf"))
     if missing := campaign.missing():
@@ -197,7 +214,7 @@ def main() -> None:
     every = paths or (FOLDER / "settings").glob("few_shot_*.json")
     for settings in sorted((json.loads(path.read_text(encoding="utf8")) for path in every), key=lambda s: s["order"]):
         torch.set_num_threads(settings["threads"])
-        campaign = Campaign(settings, Path(KEPT))
+        campaign = Campaign(settings, Path(KEPT), earlier_rows(settings, FOLDER / "results"))
         if campaign.missing() and time.time() < until:
             done += campaign.work(task_of(settings), until)
         left += len(campaign.missing())

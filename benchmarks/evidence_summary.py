@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from paired import mean_with_interval
 
 Kept = dict[str, Any]
+Row = dict[str, Any]
 PARTS = ("validation", "test")
 
 
@@ -17,6 +18,7 @@ class Comparison(Protocol):
     """What is needed of a campaign whose runs are all there."""
 
     settings: dict[str, Any]
+    earlier: dict[str, Row]
 
     def candidates(self, name: str) -> Any: ...
     def chosen(self, name: str) -> Any: ...
@@ -26,24 +28,34 @@ class Comparison(Protocol):
 
 
 def summary(campaign: Comparison) -> dict[str, Any]:
-    """For every method what was chosen by what, and its tests against the baseline's on the same seeds."""
-    names = list(campaign.settings["methods"])
-    runs = {name: [campaign.kept(run) for run in campaign.compared(name)] for name in names}
-    baseline, table = runs[campaign.settings["baseline"]], {}
-    for name in names:
-        chosen = campaign.chosen(name)
-        table[name] = {
-            "chosen": {"rate": chosen.rate, "config": chosen.method.config},
-            "sweep": sweep(campaign, name),
-            **scores(runs[name], baseline),
-            "curve": curves(runs[name]),
-            "loss": [round(fmean(losses), 6) for losses in zip(*[run["loss"] for run in runs[name]], strict=True)],
-            "exported": exports(runs[name]),
-            **more(runs[name]),
-            "trainable": runs[name][0]["trainable"],
-            "median_cpu_seconds": median(run["cpu_seconds"] for run in runs[name]),
-        }
-    return {"methods": table, "cpu_seconds": round(sum(seconds(campaign).values()))}
+    """For every method what was chosen by what, and its tests against the baseline's on the same seeds.
+
+    Rows of an earlier result stay as they are, with the environment they were measured in; their differences are taken
+    anew.
+    """
+    table = {name: campaign.earlier.get(name) or measured_row(campaign, name) for name in campaign.settings["methods"]}
+    baseline = table[campaign.settings["baseline"]]["test"]["values"]
+    return {
+        "methods": {name: {**row, **differences(row["test"]["values"], baseline)} for name, row in table.items()},
+        "cpu_seconds": round(sum(seconds(campaign).values())),
+    }
+
+
+def measured_row(campaign: Comparison, name: str) -> Row:
+    """What the kept runs of one method say."""
+    chosen, runs = campaign.chosen(name), [campaign.kept(run) for run in campaign.compared(name)]
+    tests = [run["test"] for run in runs]
+    return {
+        "chosen": {"rate": chosen.rate, "config": chosen.method.config},
+        "sweep": sweep(campaign, name),
+        "test": {**rounded(mean_with_interval(tests)), "values": tests},
+        "curve": curves(runs),
+        "loss": [round(fmean(losses), 6) for losses in zip(*[run["loss"] for run in runs], strict=True)],
+        "exported": exports(runs),
+        **more(runs),
+        "trainable": runs[0]["trainable"],
+        "median_cpu_seconds": median(run["cpu_seconds"] for run in runs),
+    }
 
 
 def sweep(campaign: Comparison, name: str) -> list[dict[str, Any]]:
@@ -60,17 +72,15 @@ def sweep(campaign: Comparison, name: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def scores(runs: Sequence[Kept], baseline: Sequence[Kept]) -> dict[str, Any]:
-    """Test scores, and their differences to the baseline's on the seeds that both have.
+def differences(tests: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
+    """Differences to the baseline's test scores on the seeds that both have.
 
-    >>> row = scores([{"test": 0.5}, {"test": 0.7}], [{"test": 0.4}, {"test": 0.8}, {"test": 0.1}])
-    >>> row["test"]["values"], row["difference"]["mean"], row["seeds_won"], row["seeds_compared"]
-    ([0.5, 0.7], 0.0, 1, 2)
+    >>> row = differences([0.5, 0.7], [0.25, 0.8, 0.1])
+    >>> row["difference"]["mean"], row["seeds_won"], row["seeds_compared"]
+    (0.075, 1, 2)
     """
-    tests = [run["test"] for run in runs]
-    gaps = [mine["test"] - theirs["test"] for mine, theirs in zip(runs, baseline, strict=False)]
+    gaps = [mine - theirs for mine, theirs in zip(tests, baseline, strict=False)]
     return {
-        "test": {**rounded(mean_with_interval(tests)), "values": tests},
         "difference": rounded(mean_with_interval(gaps)),
         "seeds_won": sum(gap > 0 for gap in gaps),
         "seeds_compared": len(gaps),
@@ -129,9 +139,9 @@ def more(runs: Sequence[Kept]) -> dict[str, Any]:
 
 
 def seconds(campaign: Comparison) -> dict[str, float]:
-    """CPU seconds of every run, sweeps included, each once."""
+    """CPU seconds of every run, sweeps included, each once; those of earlier results are told there."""
     spent = {}
-    for name in campaign.settings["methods"]:
+    for name in campaign.settings["methods"].keys() - campaign.earlier.keys():
         swept = [run for candidate in campaign.candidates(name) for run in campaign.sweep_of(*candidate)]
         for run in [*swept, *campaign.compared(name)]:
             kept = campaign.kept(run)

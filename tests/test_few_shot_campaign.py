@@ -28,7 +28,8 @@ from evidence_tables import good_values, spread  # noqa: E402
 
 SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
 SETTINGS: dict[str, Any] = {
-    "task": {"name": "simlex", **SMALL}, "sweep_seeds": [100, 101], "baseline": "LoRA", "export_tolerances": [0.01],
+    "title": "tiny", "task": {"name": "simlex", **SMALL}, "baseline": "LoRA",
+    "sweep_seeds": [100, 101], "export_tolerances": [0.01],
     "methods": {
         "LoRA": {"adapter": "lora", "config": {"r": 8}, "rates": [1e-4, 1e-3], "then": [{"r": 4}], "seeds": 3},
         "Deep LoRA": {"adapter": "deep_lora", "config": {"r": 8}, "batches": 4, "rates": [1e-3], "seeds": 2},
@@ -119,6 +120,31 @@ def test_the_result_is_refused_while_others_are_at_it(campaign: Campaign, tmp_pa
         with pytest.raises(RuntimeError, match="other processes are at .* runs, such as"):
             evidence_campaign.measure(SETTINGS)
     assert evidence_campaign.measure(SETTINGS)["methods"].keys() == SETTINGS["methods"].keys()
+
+
+def test_a_result_is_only_added_to(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(evidence_campaign, "measure_run", measured)
+    monkeypatch.setattr(evidence_campaign, "task_of", lambda settings: NamedTask())
+    monkeypatch.setattr(evidence_campaign, "KEPT", str(tmp_path / "kept"))
+    monkeypatch.setattr(evidence_campaign, "FOLDER", tmp_path)
+    (tmp_path / "results").mkdir()
+    settings = SETTINGS | {"title": "made up"}
+    first = {"settings": settings, "environment": "the first", **evidence_campaign.measure(settings)}
+    (tmp_path / "results" / "few_shot_made_up.json").write_text(json.dumps(first))
+
+    monkeypatch.setattr(evidence_campaign, "KEPT", str(tmp_path / "another machine"))
+    more = settings | {"methods": SETTINGS["methods"] | {"new": SETTINGS["methods"]["Deep LoRA"] | {"seeds": 1}}}
+    second = evidence_campaign.measure(more)
+    assert second["cpu_seconds"] == round(1.5)  # one run
+    assert second["methods"]["LoRA"] == first["methods"]["LoRA"] | {"environment": "the first"}
+    new, baseline = second["methods"]["new"], first["methods"]["LoRA"]
+    assert new["difference"]["mean"] == pytest.approx(new["test"]["mean"] - baseline["test"]["values"][0], abs=1e-5)
+    assert "environment" not in new
+
+    changed = settings | {"methods": SETTINGS["methods"] | {"LoRA": SETTINGS["methods"]["LoRA"] | {"seeds": 2}}}
+    earlier = evidence_campaign.earlier_rows(changed, tmp_path / "results")
+    assert earlier.keys() == {"Deep LoRA"}
+    assert evidence_campaign.earlier_rows(settings | {"baseline": "Deep LoRA"}, tmp_path / "results") == {}
 
 
 @pytest.mark.parametrize("name", METHODS)
