@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import dataclasses
 import importlib
 import re
@@ -10,9 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from peft import LoraConfig
+from transformers import BertForSequenceClassification
 
 from deep_lora import DeepLoraConfig
+from tests.models import bert_classifier, ids
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -56,6 +60,28 @@ def test_every_python_block_is_python_and_names_only_what_exists(page) -> None:
                 assert [alias.name for alias in node.names if not hasattr(package, alias.name)] == []
         for package, name in re.findall(rf"\b({'|'.join(PACKAGES)})\.(\w+)", block):
             assert hasattr(importlib.import_module(package), name), f"{package}.{name}"
+
+
+def test_the_first_block_trains_a_classifier_that_the_block_on_loading_loads(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    loading = next(block for block in blocks if "AutoPeftModel" in block)
+    bert_classifier().save_pretrained("base")
+    data = [{"input_ids": row, "labels": row[0] % 2} for row in ids(8)]
+    names = {"model": BertForSequenceClassification.from_pretrained("base"), "data": data}
+    exec(blocks[0], names)
+    trained, batch = names["model"].cpu().eval(), ids(3)
+    exec(loading, names)
+    assert names["model"] is not trained
+    assert torch.equal(names["model"].cpu()(input_ids=batch).logits, trained(input_ids=batch).logits)
+
+
+def test_the_needed_versions_are_those_that_setup_cfg_declares() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf8")
+    declared = dict(re.findall(r"(\w+)>=([\d.]+)", setup["options"]["install_requires"]))
+    sentence = re.search(r"The library alone.*", README)[0]
+    assert {name.lower(): version for name, version in re.findall(r"(\w+) (\d[\d.]*\d)", sentence)} == declared
 
 
 def test_there_are_pages_links_and_blocks_to_look_at() -> None:
