@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.restoring import dropout_off
-from dmf import OrthogonalMap
+from dmf import OrthogonalMap, one_sided_bases
 
 Gradients = Callable[[], None]
 ADAPTER = "default"
@@ -41,7 +41,7 @@ def _one_sided(take_left: bool) -> Callable[[nn.Module, Gradients, int], None]:
         for number, (layer, gradient) in enumerate(_weight_gradients(model, gradients)):
             left, right = _leading(gradient, layer.r[ADAPTER])
             q = OrthogonalMap(layer.out_features, layer.in_features, seed + number)
-            _write(layer, *((left, q.transpose(left)) if take_left else (q(right), right)))
+            _write(layer, *(one_sided_bases(left, q.transpose)[::-1] if take_left else one_sided_bases(right, q)))
 
     return start
 

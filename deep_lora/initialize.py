@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,28 @@ from deep_lora.gradients import GradientProbe, all_finite
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.restoring import dropout_off, gradients_put_aside
 from deep_lora.sketch import GradientSketch, make_sketches
-from dmf import OrthogonalMap, compressed_bases
+from dmf import FactorSVD, OrthogonalMap, compressed_bases, one_sided_bases
 
 OVERSAMPLING = 8
 ITERATIONS = 4
 Sides = Literal["both", "right"]
-SIDES = get_args(Sides)
+
+
+class Side(NamedTuple):
+    """How U and V come from singular vectors: one pair of those gives `columns` of each, which `bases` writes."""
+
+    columns: int
+    bases: Callable[[FactorSVD, OrthogonalMap], tuple[Tensor, Tensor]]
+
+    def vectors(self, rank: int) -> int:
+        """How many singular vectors an adapter of this rank needs."""
+        return rank // self.columns
+
+
+SIDES: dict[str, Side] = {
+    "both": Side(2, lambda svd, q: compressed_bases(svd.left, svd.right, q, q.transpose)),
+    "right": Side(1, lambda svd, q: one_sided_bases(svd.right, q)),
+}
 
 
 @dataclass(frozen=True)
@@ -75,16 +91,16 @@ def initialize_subspaces_(
     ['base_model.model.0']
     """
     layers = _layers_to_initialize(model, adapter_name)
-    _check_sides(sides, layers, adapter_name)
+    side = _side(sides, layers, adapter_name)
     seeds = {name: seed + index for index, name in enumerate(layers)}
-    with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, sides)}
+    with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, side)}
     sketches = make_sketches(with_room, adapter_name, seeds, oversampling, iterations, exact_bytes)
     calls = _watch_closure(model, closure, _watched(model, layers, sketches, adapter_name), sketches)
     sum_over_ranks(list(sketches.values()))
     _check_gradients(sketches, calls)
     seen = [name for name in layers if name in sketches and sketches[name].size() > 0]
     for name in seen:
-        _write_bases(layers[name], adapter_name, sketches[name], seeds[name], sides)
+        _write_bases(layers[name], adapter_name, sketches[name], seeds[name], side)
     kept_random = [name for name in layers if name not in seen]
     if kept_random:
         warnings.warn(
@@ -138,28 +154,25 @@ def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, Deep
     return layers
 
 
-def _check_sides(sides: str, layers: dict[str, DeepLoraLayer], adapter_name: str) -> None:
+def _side(sides: str, layers: dict[str, DeepLoraLayer], adapter_name: str) -> Side:
     if sides not in SIDES:
         raise ValueError(f"`sides` must be one of {', '.join(map(repr, SIDES))}, got {sides!r}")
-    if sides == "right":
-        return
-    odd = sorted({layer.r[adapter_name] for layer in layers.values() if layer.r[adapter_name] % 2})
+    side = SIDES[sides]
+    odd = sorted({layer.r[adapter_name] for layer in layers.values() if layer.r[adapter_name] % side.columns})
     if odd:
         raise ValueError(
             f"subspaces from both sides take r/2 left and r/2 right singular vectors, so `r` must be even, got {odd}; "
             'use an even rank, `sides="right"`, or keep the random subspace by not calling this function'
         )
+    return side
 
 
-def _has_room(layer: DeepLoraLayer, adapter_name: str, sides: str) -> bool:
-    """Whether there are as many singular vectors as needed, and columns fit; and whether the layer shows its gradient.
-
-    From both sides r columns must fit the larger side and r/2 the smaller one, from the right r the smaller one.
-    """
+def _has_room(layer: DeepLoraLayer, adapter_name: str, side: Side) -> bool:
+    """Whether there are as many singular vectors as needed, columns fit, and the layer shows its gradient."""
     small, large = sorted((layer.in_features, layer.out_features))
     rank = layer.r[adapter_name]
     shows_gradient = type(layer).gradient_operator is not DeepLoraLayer.gradient_operator
-    return shows_gradient and rank <= large and (rank if sides == "right" else rank // 2) <= small
+    return shows_gradient and rank <= large and side.vectors(rank) <= small
 
 
 def _watched(
@@ -228,14 +241,8 @@ def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int])
 
 
 @torch.no_grad()
-def _write_bases(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, sides: str) -> None:
-    rank = layer.r[adapter_name]
+def _write_bases(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, side: Side) -> None:
     start = OrthogonalMap(layer.out_features, layer.in_features, seed)
-    if sides == "right":
-        V = sketch.leading(rank).right
-        U = start(V)
-    else:
-        svd = sketch.leading(rank // 2)
-        U, V = compressed_bases(svd.left, svd.right, start, start.transpose)
+    U, V = side.bases(sketch.leading(side.vectors(layer.r[adapter_name])), start)
     layer.deep_lora_U[adapter_name].copy_(U)
     layer.deep_lora_V[adapter_name].copy_(V)

@@ -27,6 +27,7 @@ from dmf.subspace import (
     compressed_bases,
     factor_svd,
     leading_subspaces,
+    one_sided_bases,
     orthonormalize,
     principal_angles,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "matched_normal",
     "matched_uniform",
     "observed_loss",
+    "one_sided_bases",
     "orthogonal",
     "orthogonal_chain",
     "orthonormalize",

@@ -198,3 +198,24 @@ def compressed_bases(
         return start(v), v
     u = orthonormalize(torch.cat([left, start(right)], dim=1))
     return u, start_transpose(u)
+
+
+def one_sided_bases(
+    right: Float[Tensor, "in r"], start: LinearMap
+) -> tuple[Float[Tensor, "out r"], Float[Tensor, "in r"]]:
+    """The outer factors `U = Q V` and `V = B`: all directions from the first gradient's right singular vectors.
+
+    Args:
+        right: B, the top-r right singular vectors; r may be odd, and is at most the smaller side.
+        start: `M -> Q M`, Q of shape (out, in) with orthonormal rows or columns.
+
+    Returns:
+        U (out, r) and V (in, r).
+
+    Source: ours. The paper's (`compressed_bases`) has r/2 directions from either side, and their partners under Q.
+
+    >>> u, v = one_sided_bases(torch.eye(4)[:, 1:2], lambda m: 2 * m)
+    >>> torch.equal(v, torch.eye(4)[:, 1:2]) and torch.equal(u, 2 * v)
+    True
+    """
+    return start(right), right

@@ -15,6 +15,7 @@ from dmf import (
     compressed_bases,
     factor_svd,
     leading_subspaces,
+    one_sided_bases,
     orthogonal,
     orthonormalize,
     principal_angles,
@@ -192,6 +193,17 @@ def test_compressed_bases_hold_the_gradients_leading_directions_on_both_sides(sh
     assert (svd.left - u @ (u.mT @ svd.left)).norm().item() <= 1e-13
     larger = v if shape[0] <= shape[1] else u
     assert (larger.mT @ larger - torch.eye(4, dtype=torch.float64)).abs().max().item() <= 50 * EPS * max(shape)
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
+@pytest.mark.parametrize("rank", [3, 4])
+def test_one_sided_bases_are_the_leading_right_vectors_and_their_images(shape, rank):
+    right = leading_subspaces(gaussian(*shape, seed=1), rank).right
+    q = OrthogonalMap(*shape, seed=2)
+    u, v = one_sided_bases(right, q)
+    dense = q(torch.eye(shape[1], dtype=torch.float64))
+    assert torch.equal(v, right)
+    assert (u - dense @ right).abs().max().item() <= 50 * EPS * max(shape)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (5, 4)])
