@@ -26,7 +26,10 @@ def csv(tmp_path, **columns):
         (["--task", "causal_lm", "--text_column", "none"], r"no column \['none'\].*--text_column and --target_column"),
         (["--glue", "boolq"], "--glue got 'boolq'; the tasks are cola"),
         (["--adapter", "dora"], "--adapter got 'dora'; choose deep_lora or lora"),
-        (["--rank", "3"], "--rank got 3; deep_lora needs an even rank"),
+        (
+            ["--rank", "3"],
+            r"--rank got 3; deep_lora needs an even rank.*\(or --init_sides right, or --init_batches",
+        ),
         (["--rank", "0"], "--rank got 0; it must be at least 1"),
         (["--init_batches", "-1"], "--init_batches got -1"),
         (["--init_exact_bytes", "-1"], "--init_exact_bytes got -1"),

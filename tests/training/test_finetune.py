@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import deep_lora
+from dmf import OrthogonalMap
 from tests.training import tiny
 
 
@@ -184,6 +185,18 @@ def test_gamma_gives_the_outer_factors_a_rate_of_their_own(bert, reviews, finetu
     assert status == 0, printed
     optimizer = torch.load(tmp_path / "run" / "checkpoint-3" / "optimizer.pt")
     assert {group["initial_lr"] for group in optimizer["param_groups"] if group["params"]} == {1e-3, 1e-5}
+
+
+def test_with_init_sides_right_an_odd_rank_starts_from_right_vectors_and_their_images(
+    bert, reviews, finetune, tmp_path
+) -> None:
+    words = ["--init_sides", "right", "--rank", "3", "--gamma", "0", "--target_modules", r".*layer\.0.*query"]
+    status, printed = finetune(bert, reviews, *words)
+    assert status == 0, printed
+    saved = peft.load_peft_weights(str(tmp_path / "run" / "adapter"), device="cpu")
+    (U,), (V,) = ([w for name, w in saved.items() if f"deep_lora_{factor}" in name] for factor in "UV")
+    assert V.shape == (16, 3) and torch.allclose(V.mT @ V, torch.eye(3), atol=1e-5)
+    assert torch.allclose(U, OrthogonalMap(16, 16, 0)(V), atol=1e-5)  # --seed 0, which --gamma 0 leaves as it was
 
 
 def test_fsdp_on_a_cpu_is_said_to_be_ddp(bert, reviews, finetune, monkeypatch) -> None:
