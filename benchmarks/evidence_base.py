@@ -30,6 +30,7 @@ class TaskSettings:
         samples, validation, test: numbers of examples.
         max_tokens: longer texts are left out.
         head_rate: of the linear head on top of the encoder, for every method; 0 freezes it at its random start.
+        schedule: of all rates: "constant", or "linear", falling to 0 as Trainer's does by default.
         noise: in the training labels: the standard deviation of what is added to scores in [0, 1], or the share of
             classes that are replaced by the other one.
     """
@@ -44,6 +45,11 @@ class TaskSettings:
     max_tokens: int = 16
     head_rate: float = 1e-3
     noise: float = 0.0
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "linear"):
+            raise ValueError(f"`schedule` must be 'constant' or 'linear', got {self.schedule!r}")
 
 
 class PooledEncoder(nn.Module):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from deep_lora import kept_ranks, to_lora
+from dmf import factor_svd
 from evidence_base import Adaptable, Parts, Task
 from evidence_methods import Method, adapted, optimizer_of
 
@@ -48,23 +52,42 @@ def train(
     task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], parts: Parts, rate: float, seed: int
 ) -> tuple[list[float], list[dict[str, float]]]:
     """The loss of every step, and the scores at the measured steps."""
+    losses: list[float] = []
+    curve: list[dict[str, float]] = []
+    for step, loss in steps(task, method, model, batches, rate, seed):
+        losses.append(loss)
+        if step % task.settings.evaluate_every == 0 or step == len(batches):
+            curve.append({"step": step, **measured(task, model, parts)})
+    return losses, curve
+
+
+def steps(
+    task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], rate: float, seed: int
+) -> Iterator[tuple[int, float]]:
+    """Trains; yields the number and the loss of every step, after it."""
     optimizer = optimizer_of(method, model, rate, task.settings.head_rate)
-    losses, curve = [], []
+    schedule = schedule_of(task, optimizer)
     for step, batch in enumerate(batches, start=1):
         if method.restart and step == method.restart + 1:
             model.encoder = model.encoder.merge_and_unload()
             start_from(task, method, model, batches[method.restart :], seed)
             optimizer = optimizer_of(method, model, rate, task.settings.head_rate)
+            schedule = schedule_of(task, optimizer, step - 1)
         model.train()
         torch.manual_seed(seed * 1_000_003 + step)  # the same dropout for every method
         loss = task.loss(model, batch, seed)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-        if step % task.settings.evaluate_every == 0 or step == len(batches):
-            curve.append({"step": step, **measured(task, model, parts)})
-    return losses, curve
+        schedule.step()
+        yield step, loss.item()
+
+
+def schedule_of(task: Task, optimizer: Optimizer, done: int = 0) -> LambdaLR:
+    """A constant rate, or one that falls to 0 in a line, as Trainer's does by default; the head's too."""
+    if task.settings.schedule == "constant":
+        return LambdaLR(optimizer, lambda step: 1.0)
+    return LambdaLR(optimizer, lambda step: max(0.0, 1 - (done + step) / task.settings.steps))
 
 
 def measured(task: Task, model: Adaptable, parts: Parts) -> dict[str, float]:
@@ -114,8 +137,7 @@ def effective_ranks(method: Method, model: Adaptable) -> list[int]:
     pairs = [(state[name], state[name.replace("lora_A", "lora_B")]) for name in state if "lora_A." in name]
     ranks = []
     for A, B in pairs:
-        inner = torch.linalg.qr(B.double()).R @ torch.linalg.qr(A.double().mT).R.mT
-        values = torch.linalg.svdvals(scale * inner.nan_to_num())
+        values = factor_svd(scale * B.double().nan_to_num(), A.double().nan_to_num().mT).values
         ranks.append(int((values > RANK_SHARE * values[0]).sum()) if values[0] > SMALLEST_NORM else 0)
     return ranks
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,16 @@ from few_shot_data import DEFAULT_MODEL, draw_balanced, load_sentences
 from packaged_files import packaged_file
 
 SIMLEX = ("gensim", "4.4.0", "gensim/test/test_data/simlex999.txt")
+
+
+def correlation(statistic: Callable[..., Any], predicted: np.ndarray, target: np.ndarray) -> float:
+    """A correlation; 0 for predictions that are all alike or not finite, which have none.
+
+    >>> correlation(stats.pearsonr, np.array([1.0, 1.0]), np.array([0.0, 1.0]))
+    0.0
+    """
+    usable = np.isfinite(predicted).all() and np.ptp(predicted) > 0
+    return float(statistic(predicted, target).statistic) if usable else 0.0
 
 
 class EncoderTask(Task):
@@ -86,7 +98,7 @@ class WordPairs(EncoderTask):
         similar = F.cosine_similarity(words[:, 0], words[:, 1]).numpy()
         scores, start = {}, 0
         for name, part in parts.items():
-            scores[name] = float(stats.spearmanr(similar[start : start + len(part)], self.targets[part]).statistic)
+            scores[name] = correlation(stats.spearmanr, similar[start : start + len(part)], self.targets[part])
             start += len(part)
         return scores
 
@@ -162,8 +174,7 @@ class SentencePairs(EncoderTask):
         scores = {}
         for name, part in parts.items():
             predicted = embed(model, [self.tokens[i] for i in part])[:, 0].numpy()
-            # a constant prediction has no correlation
-            scores[name] = float(stats.pearsonr(predicted, self.targets[part]).statistic) if np.ptp(predicted) else 0.0
+            scores[name] = correlation(stats.pearsonr, predicted, self.targets[part])
         return scores
 
 

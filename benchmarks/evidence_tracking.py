@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deep_lora.layer import DeepLoraLayer
+from deep_lora import DeepLoraLayer
 from evidence_base import Adaptable, Task
 from evidence_campaign import quiet, task_of
-from evidence_methods import Method, optimizer_of
-from evidence_run import start_from
+from evidence_methods import Method
+from evidence_run import four_digits, start_from, steps
 
 ADAPTER = "default"
 
@@ -37,10 +37,11 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
             overlaps += [shares] if shares else []
     return {
         "losses": {
-            name: [_digits(fmean(values)) for values in zip(*curves, strict=True)] for name, curves in losses.items()
+            name: [four_digits(fmean(values)) for values in zip(*curves, strict=True)]
+            for name, curves in losses.items()
         },
         "overlaps": [
-            {key: _digits(fmean(point[key] for point in points)) for key in points[0]}
+            {key: four_digits(fmean(point[key] for point in points)) for key in points[0]}
             for points in zip(*overlaps, strict=True)
         ],
     }  # fmt: skip
@@ -75,16 +76,9 @@ def follow(
 ) -> tuple[list[float], list[dict[str, float]]]:
     """Trains; the loss of every step, and the overlaps with `bases` after the measured steps."""
     model, batches = prepared(task, method, seed)
-    optimizer = optimizer_of(method, model, rate, task.settings.head_rate)
     losses, shares = [], []
-    for step, batch in enumerate(batches, start=1):
-        model.train()
-        torch.manual_seed(seed * 1_000_003 + step)  # as in the campaign
-        loss = task.loss(model, batch, seed)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    for step, loss in steps(task, method, model, batches, rate, seed):
+        losses.append(loss)
         if bases is not None and step in measured:
             shares.append({"step": float(step), **overlap(layers_of(model), bases)})
     return losses, shares
@@ -102,7 +96,3 @@ def overlap(layers: dict[str, DeepLoraLayer], bases: dict[str, tuple[Tensor, Ten
         found["right"].append(((V.mT @ right[:, :k]).square().sum() / k).item())
         found["chance"].append(fmean(U.shape[1] / basis.shape[0] for basis in (U, V)))
     return {key: fmean(values) for key, values in found.items()}
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.4g}")

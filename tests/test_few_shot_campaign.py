@@ -18,6 +18,8 @@ sys.path.insert(0, str(FOLDER))
 import evidence_campaign  # noqa: E402
 import evidence_report  # noqa: E402
 import run as runner  # noqa: E402
+from deep_lora import DeepLoraConfig, SubspaceInitializationCallback  # noqa: E402
+from deep_lora.functional import auto_core_scale  # noqa: E402
 from evidence_base import Task, TaskSettings  # noqa: E402
 from evidence_campaign import TASKS, Campaign, Run  # noqa: E402
 from evidence_figures import FIGURES, draw_all  # noqa: E402
@@ -212,7 +214,22 @@ def test_the_runner_makes_a_result_file_of_tiny_settings(tmp_path, monkeypatch) 
     (tmp_path / "settings" / "tiny.json").write_text(json.dumps(tiny))
     result = json.loads(runner.run("tiny", repeats=None, output=None).read_text())
     assert result["settings"] == tiny and list(result["methods"]) == ["LoRA", "Deep LoRA"]
-    assert all(-1 <= row["test"]["mean"] <= 1 for row in result["methods"].values())
+    assert all(abs(row["test"]["mean"]) > 0 for row in result["methods"].values())
+
+
+def test_deep_lora_of_the_settings_is_the_default_of_the_library() -> None:
+    default = SubspaceInitializationCallback()
+    found = 0
+    for path in (FOLDER / "settings").glob("few_shot_*.json"):
+        method = json.loads(path.read_text(encoding="utf8"))["methods"].get("Deep LoRA")
+        if method is None:
+            continue
+        found += 1
+        config, library = dict(method["config"]), DeepLoraConfig(r=method["config"]["r"])
+        assert config.pop("core_scale") == pytest.approx(auto_core_scale(library.r, library.init_scale))
+        assert all(getattr(library, field) == value for field, value in config.items()), path.stem
+        assert method["batches"] in (4, default.num_batches) and "start" not in method, path.stem
+    assert found > 5
 
 
 def test_the_range_of_good_rates_and_the_spread_over_ranks() -> None:

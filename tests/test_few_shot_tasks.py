@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from evidence_base import PooledEncoder, Task, TaskSettings, split_by_seed
 from evidence_methods import Method, optimizer_of
-from evidence_tasks import Reviews, SentencePairs, WordPairs
+from evidence_run import schedule_of
+from evidence_tasks import Reviews, SentencePairs, WordPairs, correlation
 
 TASKS = {"simlex": WordPairs, "rotten_tomatoes": Reviews, "stsb": SentencePairs}
 SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
@@ -63,7 +64,10 @@ def test_a_cross_encoder_reads_both_sentences_and_draws_from_the_usual_parts() -
         (model([task.tokens[i] for i in parts["train"]])[:, 0] - torch.tensor(task.targets[parts["train"]]))
         .square().mean().item(), rel=1e-4
     )  # fmt: skip
-    assert -1 <= task.score(model, parts)["test"] <= 1
+    with torch.no_grad():
+        one_by_one = [model([task.tokens[i]]).item() for i in parts["test"]]
+    expected = pearsonr(one_by_one, task.targets[parts["test"]]).statistic
+    assert task.score(model, parts)["test"] == pytest.approx(expected, abs=1e-4)  # float32, other batches
 
 
 def test_stsb_needs_a_folder_and_enough_short_pairs(sentence_pairs: Path, monkeypatch) -> None:
@@ -95,6 +99,28 @@ def test_a_head_of_rate_zero_stays_at_its_start() -> None:
     task.loss(model, task.split(0)["train"], 0).backward()
     optimizer.step()
     assert torch.equal(model.head.weight, before)
+
+
+def test_the_rate_falls_to_zero_or_stays_for_every_group(word_pairs: Task) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    rates = {"constant": [1.0, 1.0, 1.0], "linear": [1.0, 0.5, 0.0]}
+    for schedule, expected in rates.items():
+        optimizer = torch.optim.SGD([{"params": [parameters[0]]}, {"params": [parameters[1]], "lr": 0.1}], lr=1.0)
+        word_pairs.settings = TaskSettings(name="simlex", **SMALL | {"steps": 2}, schedule=schedule)
+        scheduled = schedule_of(word_pairs, optimizer)
+        for share in expected:
+            assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([share, 0.1 * share])
+            optimizer.step()
+            scheduled.step()
+    with pytest.raises(ValueError, match="`schedule` must be 'constant' or 'linear', got 'cosine'"):
+        TaskSettings(name="simlex", **SMALL, schedule="cosine")
+
+
+@pytest.mark.parametrize("predicted", [[0.5, 0.5, 0.5], [0.1, float("nan"), 0.2], [0.1, float("inf"), 0.2]])
+def test_predictions_that_say_nothing_have_no_correlation(predicted: list[float]) -> None:
+    for statistic in (spearmanr, pearsonr):
+        assert correlation(statistic, np.array(predicted), np.array([0.0, 0.5, 1.0])) == 0.0
+    assert correlation(pearsonr, np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.5, 1.0])) == pytest.approx(1.0)
 
 
 def test_too_few_examples_are_refused() -> None:
