@@ -143,6 +143,15 @@ def test_an_8_bit_float_parameter_can_be_merged_and_unmerged() -> None:
     wanted = model(x)
     model.merge_adapter()
     assert torch.equal(model(x), wanted)
+    plain = base[0].weight.float()
+    merged = layer_of(model).get_base_layer().weight.float()
+    model.unmerge_adapter()
+    weight = layer_of(model).get_base_layer().weight
+    assert weight.dtype == torch.float8_e4m3fn
+    # Merging rounds W + dW, and unmerging what is left, each to eight bits.
+    rounding = torch.finfo(torch.float8_e4m3fn).eps / 2 * (merged.abs() + weight.float().abs())
+    assert ((weight.float() - plain).abs() <= 1.01 * rounding).all()
+    assert (weight.float() - plain).norm() < 0.5 * (merged - plain).norm(), "most of the update is gone"
 
 
 def test_an_adapter_made_for_inference_draws_nothing_and_is_an_identity_with_orthonormal_bases() -> None:
