@@ -17,7 +17,7 @@ def class_distance_normalized_variance(statistics: ClassStatistics, max_classes:
     Costs O(K^2 d) and O(K^2) memory, hence the limit: beyond it, the pairs among evenly spaced classes are taken. Two
     class means that coincide give inf.
 
-    Source: Galanti, Gyorgy and Hutter, ICLR 2022, section 3.
+    Source: Galanti, Gyorgy and Hutter, ICLR 2022 (class-distance normalized variance).
 
     >>> statistics = ClassStatistics(2, 1)
     >>> statistics.update(torch.tensor([[1.0], [3.0], [-1.0], [-3.0]]), torch.tensor([0, 0, 1, 1]))

@@ -17,7 +17,7 @@ def normalized_logits(
 ) -> Float[Tensor, "*batch K"]:
     """`tau cos(h, w_k)`: logits of features and class vectors after projection onto the unit sphere.
 
-    Source: Yaras et al., NeurIPS 2022, section 2; NormFace (Wang et al., 2017).
+    Source: Yaras et al., NeurIPS 2022, the normalised model; NormFace (Wang et al., 2017).
 
     >>> normalized_logits(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0], [0.0, -1.0]]), 10.0)
     tensor([[ 6., -8.]])

@@ -22,9 +22,9 @@ def regularized_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Cross entropy of a plain head with penalties on class vectors and features: `CE + s/2 |W|^2 + s/2 sum_i |h_i|^2`.
 
-    Source: the baseline of Yaras et al., NeurIPS 2022, section 4; as their code has it the features are summed over the
-    batch. Their release also renormalises this baseline's classifier rows, which a regularised model has no use for:
-    here they stay free.
+    Source: the regularised baseline of Yaras et al., NeurIPS 2022; as their code has it the features are summed over
+    the batch. Their release also renormalises this baseline's classifier rows, which a regularised model has no use
+    for: here they stay free.
 
     Args:
         logits: of the plain head.

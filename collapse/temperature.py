@@ -26,7 +26,7 @@ def attainable_loss(num_classes: int, temperature: float) -> float:
     Raises:
         ValueError: if either is out of range.
 
-    Source: Yaras et al., NeurIPS 2022, theorem 1.
+    Source: Yaras et al., NeurIPS 2022, the value at the global minimisers.
 
     >>> [round(attainable_loss(k, 1.0), 2) for k in (2, 10, 1000)]
     [0.13, 1.38, 5.91]

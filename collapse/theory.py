@@ -77,7 +77,7 @@ def riemannian_hessian(
 
         Hess[D] = tangent part of ( D^2 f [D] - <p, grad f> D ),   row by row; <Hess[D], D> is f'' along the geodesic
 
-    Source: Yaras et al., NeurIPS 2022, section 3 (bilinear form of the Hessian).
+    Source: Yaras et al., NeurIPS 2022 (bilinear form of the Riemannian Hessian).
 
     >>> point = collapsed_saddle(dimension=2, num_classes=2, per_class=1)
     >>> apart = torch.tensor([[0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
@@ -186,7 +186,8 @@ def unconstrained_features(
     Raises:
         ValueError: for sizes out of range.
 
-    Source: Yaras et al., NeurIPS 2022, section 3; step lengths of Iannazzo and Porcelli, IMA J. Numer. Anal. 2018.
+    Source: Yaras et al., NeurIPS 2022, on a product of spheres; step lengths of Iannazzo and Porcelli,
+    IMA J. Numer. Anal. 2018.
 
     >>> result = unconstrained_features(4, 3, 1.0)
     >>> result.converged, abs(result.losses[-1] - result.minimum) < 1e-10

@@ -26,7 +26,7 @@ class DeepLoraConfig(PeftConfig):
     Each adapted weight (out x in) holds `deep_lora_U` (out, r), `deep_lora_core` (n, r, r) and `deep_lora_V` (in, r):
     `dW = kappa^n U core[n-1] ... core[0] V^T`, minus its value at the start if `subtract_start`.
 
-    Source: Yaras et al., ICML 2024, section 3. The paper's own settings are `init_scale=1e-3, core_scale=1.0,
+    Source: Yaras et al., ICML 2024, Deep LoRA. The paper's own settings are `init_scale=1e-3, core_scale=1.0,
     gamma=1e-2` with rate 1e-2; docs/evidence.md says what led to other defaults.
 
     Raises:

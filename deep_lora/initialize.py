@@ -82,7 +82,7 @@ def initialize_subspaces_(
         ValueError: for no compressed adapter of that name, an odd rank with both sides, or gradients not finite.
         RuntimeError: if the closure never reached the layers with a backward pass.
 
-    An error leaves everything as it was, U and V too. Source: Yaras et al., ICML 2024, section 3; the sketch is ours.
+    An error leaves everything as it was, U and V too. Source: Yaras et al., ICML 2024, Deep LoRA; the sketch is ours.
 
     >>> from peft import get_peft_model
     >>> from deep_lora import DeepLoraConfig

@@ -26,7 +26,7 @@ def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core
     `inference_mode=True`, as when PEFT loads an adapter, U and V are columns of the identity: they are about to be
     overwritten, and nothing needs to be drawn. Tensors on the meta device are left alone.
 
-    Source: Yaras et al., ICML 2024, section 3 and appendix on the narrow network.
+    Source: Yaras et al., ICML 2024: the compressed, the wide and the narrow factorization.
     """
     if any(tensor.is_meta for tensor in (U, core, V)):
         return

@@ -35,7 +35,7 @@ def bases_from_wide(
         ValueError: for a rank that is odd or does not fit, a gradient of another shape, not finite or zero, or factors
             that are not `init_scale` times orthogonal.
 
-    Source: Yaras et al., ICML 2024, section 3; see `dmf.compressed_bases`.
+    Source: Yaras et al., ICML 2024, the compressed factorization; see `dmf.compressed_bases`.
     """
     shape = (factors[-1].shape[0], factors[0].shape[1])
     if tuple(weight_gradient.shape) != shape:
@@ -68,7 +68,7 @@ def bases_from_entries(entries: ObservedEntries, rank: int, seed: int) -> Bases:
     Raises:
         ValueError: for a rank that is odd or does not fit, or values that are all zero.
 
-    Source: Yaras et al., ICML 2024, section 3; the implicit start is ours.
+    Source: Yaras et al., ICML 2024; the implicit start is ours.
     """
     _check_rank(rank, entries.shape)
     _check_gradient(entries.values)

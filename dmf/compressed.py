@@ -35,7 +35,8 @@ class CompressedDMF(MatrixFactorization):
     Raises:
         ValueError: for sizes or a scale out of range.
 
-    Source: Yaras et al., ICML 2024, section 3. Train the outer factors at a smaller rate (`parameter_groups`).
+    Source: Yaras et al., ICML 2024, the compressed factorization. Train the outer factors at a smaller rate
+    (`parameter_groups`).
 
     >>> CompressedDMF(5, 4, rank=2)().shape
     torch.Size([5, 4])
@@ -81,7 +82,7 @@ class CompressedDMF(MatrixFactorization):
             ValueError: for an odd or too large rank, a gradient of another shape, that is not finite or zero, or a wide
                 factorization that is not at an orthogonal start.
 
-        Source: Yaras et al., ICML 2024, section 3, by the closed form of `dmf.compressed_bases`.
+        Source: Yaras et al., ICML 2024, its subspaces, by the closed form of `dmf.compressed_bases`.
 
         >>> wide = DeepMatrixFactorization(6, 6, init_scale=0.1)
         >>> CompressedDMF.from_gradient(wide, wide().detach() - torch.eye(6), rank=2).core.shape
@@ -109,7 +110,7 @@ class CompressedDMF(MatrixFactorization):
         Raises:
             ValueError: for an odd or too large rank, or values that are all zero.
 
-        Source: Yaras et al., ICML 2024, section 3; the implicit start is ours (only its action on r/2 vectors matters).
+        Source: Yaras et al., ICML 2024; the implicit start is ours (only its action on r/2 vectors matters).
 
         >>> entries = ObservedEntries.from_dense(torch.ones(5, 4))
         >>> CompressedDMF.from_entries(entries, rank=2).left.shape

@@ -28,7 +28,7 @@ def chain_product(factors: Chain) -> Float[Tensor, "*batch out in"]:
     Raises:
         ValueError: if the chain is empty.
 
-    Source: the model `f = W_L ... W_1` of Yaras et al., ICML 2024, section 2.
+    Source: the model `f = W_L ... W_1` of Yaras et al., ICML 2024.
 
     >>> chain_product([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])])
     tensor([[3., 6.],
@@ -65,6 +65,8 @@ def orthogonal(
 
     Half precision is drawn in float32 and rounded.
 
+    Source: Mezzadri, Notices of the AMS 54, 2007: a QR factorization whose R has a positive diagonal.
+
     >>> q = orthogonal(5, 3, generator=torch.Generator().manual_seed(0))
     >>> torch.allclose(q.T @ q, torch.eye(3), atol=1e-6)
     True
@@ -93,7 +95,7 @@ def orthogonal_chain(
         widths: `d_0, d_1, ..., d_L`; factor l has shape (d_l, d_{l-1}).
         init_scale: the eps of the paper, a plain number.
 
-    Source: Yaras et al., ICML 2024, section 2 (`W_l(0) = eps_l * orthogonal`).
+    Source: Yaras et al., ICML 2024 (`W_l(0) = eps_l * orthogonal`).
 
     >>> [tuple(w.shape) for w in orthogonal_chain([4, 2, 2, 3])]
     [(2, 4), (2, 2), (3, 2)]
@@ -116,7 +118,7 @@ def identity_chain(
 ) -> Float[Tensor, "depth width width"]:
     """The start of a compressed chain: `depth` stacked cores `init_scale * I`.
 
-    Source: Yaras et al., ICML 2024, section 3 (the compressed factors start at `eps I_{2r}`).
+    Source: Yaras et al., ICML 2024 (the compressed factors start at `eps I_{2r}`).
 
     >>> identity_chain(3, 2, 0.5).sum(0)
     tensor([[1.5000, 0.0000],

@@ -31,7 +31,7 @@ class DeepLinearNetwork(nn.Module):
     Raises:
         ValueError: as `DeepMatrixFactorization` does.
 
-    Source: Yaras et al., arXiv:2306.01154, section 2.
+    Source: Yaras et al., arXiv:2306.01154, the deep linear network on whitened inputs.
 
     >>> network = DeepLinearNetwork(4, 2, width=5, depth=3)
     >>> network(torch.zeros(7, 4)).shape, [h.shape[1] for h in network.features(torch.zeros(7, 4))]

@@ -22,7 +22,7 @@ def dense_loss(matrix: Float[Tensor, "out in"], target: Float[Tensor, "out in"])
     Raises:
         ValueError: if the shapes differ.
 
-    Source: Yaras et al., ICML 2024, section 2, as a mean instead of a sum: a step eta here is eta / numel there.
+    Source: Yaras et al., ICML 2024, as a mean instead of a sum: a step eta here is eta / numel there.
 
     >>> dense_loss(torch.zeros(2, 2), torch.ones(2, 2))
     tensor(0.5000)
@@ -50,7 +50,7 @@ def masked_loss(
     Raises:
         ValueError: if the shapes differ, or `average` is unknown.
 
-    Source: Yaras et al., ICML 2024, section 3 (matrix completion), with average="all".
+    Source: Yaras et al., ICML 2024, deep matrix completion, with average="all".
 
     >>> mask = torch.tensor([[True, False]])
     >>> masked_loss(torch.zeros(1, 2), torch.ones(1, 2), mask), masked_loss(

@@ -27,7 +27,7 @@ def parameter_groups(model: nn.Module, lr: float, gamma: float = 0.01) -> list[d
     Raises:
         ValueError: if a number is out of range or nothing is trainable.
 
-    Source: discrepant learning rates of Yaras et al., ICML 2024, section 3.2 (gamma = 0.01).
+    Source: the discrepant learning rates of Yaras et al., ICML 2024 (gamma = 0.01).
 
     >>> groups = parameter_groups(CompressedDMF(4, 3, rank=2), lr=10.0)
     >>> [(group["name"], group["lr"]) for group in groups]

@@ -2,7 +2,8 @@
 
 For a chain that starts at `eps * orthogonal`, gradient descent only ever changes it inside a subspace of dimension 2h,
 spanned by the top-h singular vectors of the first gradient and their images under the start (Yaras et al., ICML 2024,
-theorem 1 and section 3). Everything here needs products with the gradient only, never the gradient itself.
+the invariant subspace and the compressed factorization). Everything here needs products with the gradient only, never
+the gradient itself.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def principal_angles(a: Float[Tensor, "d k"], b: Float[Tensor, "d k"]) -> Float[
     """Principal angles in radians, largest first, between the column spaces of two orthonormal bases.
 
     Sines of the angles are singular values of `(I - a a^T) b`, which keeps small angles accurate (a cosine does not).
+
+    Source: Bjorck and Golub, Mathematics of Computation 27, 1973.
 
     >>> principal_angles(torch.eye(3)[:, :1], torch.eye(3)[:, 1:2])
     tensor([1.5708])
@@ -180,7 +183,8 @@ def compressed_bases(
     Raises:
         ValueError: if 2h columns do not fit into the larger side.
 
-    Source: Yaras et al., ICML 2024, section 3; this closed form needs neither the wide factors nor an out x in SVD.
+    Source: Yaras et al., ICML 2024, the compressed factorization; this closed form needs neither the wide
+    factors nor an out x in SVD.
 
     >>> e = torch.eye(4)
     >>> u, v = compressed_bases(e[:, :1], e[:, 1:2], lambda m: m, lambda m: m)

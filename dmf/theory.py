@@ -5,7 +5,7 @@ Gradient descent on `1/2 ||W_L ... W_1 - Phi||_F^2`, rank(Phi) = r, from d x d f
     W_l(t) = U_l blockdiag(core_l(t), rho_l(t) I_m) V_l^T,   V_{l+1} = U_l,   m = d - 2r,
 
 so only 2r directions learn; the other m shrink together, by a recursion that knows nothing of Phi (Yaras et al., ICML
-2024, theorem 1).
+2024, the theorem of the invariant subspace).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def rho_recursion(
     Raises:
         ValueError: for no scales or a negative number of steps.
 
-    Source: Yaras et al., ICML 2024, theorem 1.
+    Source: Yaras et al., ICML 2024, the theorem of the invariant subspace.
 
     >>> rho_recursion([1.0, 1.0], step=0.5, num_steps=1)
     tensor([[1.0000, 1.0000],
@@ -78,7 +78,8 @@ def compression_error(rho: Float[Tensor, "*steps depth"], still_dimension: int) 
         rho: from `rho_recursion`.
         still_dimension: m = d - 2r.
 
-    Source: Yaras et al., ICML 2024, section 3. It never exceeds its start `m prod_l eps_l^2` while descent is stable.
+    Source: Yaras et al., ICML 2024, the error of the compressed factorization. It never exceeds its start
+    `m prod_l eps_l^2` while descent is stable.
 
     >>> compression_error(torch.tensor([0.5, 0.1]), still_dimension=4)
     tensor(0.0100)
@@ -102,7 +103,7 @@ def invariance_residual(
     Raises:
         ValueError: for unequal numbers of factors, or factors that are not square and of the size of `moving`.
 
-    Source: Yaras et al., ICML 2024, theorem 1.
+    Source: Yaras et al., ICML 2024, the theorem of the invariant subspace.
 
     >>> start = [0.5 * torch.eye(4)] * 2
     >>> invariance_residual(start, start, torch.eye(4)[:, :2]).rho

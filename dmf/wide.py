@@ -33,7 +33,7 @@ class DeepMatrixFactorization(MatrixFactorization):
     Raises:
         ValueError: for sizes, a depth, a scale or a start out of range.
 
-    Source: Yaras et al., ICML 2024, section 2; the starts of arXiv:2306.01154.
+    Source: Yaras et al., ICML 2024, the deep matrix factorization; the starts of arXiv:2306.01154.
 
     >>> model = DeepMatrixFactorization(4, 3, width=2, depth=3)
     >>> [tuple(w.shape) for w in model.factors], model().shape

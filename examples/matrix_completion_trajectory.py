@@ -52,7 +52,7 @@ def compare_trajectories(output: Path, seed: int, size: int, steps: int) -> dict
 
     Plain gradient descent on the sum of squares, which the rate is for; gamma is the paper's 0.01.
 
-    Source: Yaras et al., ICML 2024, section 3 and figure on deep matrix completion, at a smaller size.
+    Source: Yaras et al., ICML 2024, its run of deep matrix completion, at a smaller size.
     """
     rank, observed, rate = 5, 0.3, 4.0 / size
     generator = torch.Generator().manual_seed(seed)

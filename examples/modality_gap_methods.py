@@ -47,7 +47,7 @@ def scheduled(label: str, schedule: Callable[[float], float], **others: object) 
     return Method(label, "scheduled", initial=schedule(0.0), schedule=schedule, **others)  # type: ignore[arg-type]
 
 
-# Settings of Yaras et al., CPAL 2025, section 4 and tables 2 to 5, where nothing else is said. A hard swap at 0.05
+# Settings of Yaras et al., CPAL 2025, tables 2 to 5, where nothing else is said. A hard swap at 0.05
 # takes as many of a few hundred steps as 0.001 took of the paper's, which were about ten thousand.
 METHODS: dict[str, Method] = {
     BASELINE: Method("learned, from 0.07"),

@@ -31,7 +31,7 @@ class TemperatureScheduleCallback(TrainerCallback):
         TypeError: for a schedule that cannot be called.
         ValueError: at the start of training if there is no temperature, or more than one.
 
-    Source: Yaras et al., CPAL 2025, section 4, which goes by epochs; this goes by steps.
+    Source: Yaras et al., CPAL 2025, temperature scheduling, which goes by epochs; this goes by steps.
 
     >>> from modality.schedules import LinearSchedule
     >>> isinstance(TemperatureScheduleCallback(LinearSchedule(0.01, 0.05)), TrainerCallback)

@@ -32,7 +32,7 @@ class ModalitySwapCollator:
         TypeError: for a collator that is no function, or (when called) returns no mapping.
         ValueError: for settings out of range.
 
-    Source: Yaras et al., CPAL 2025, section 4; their table 2 uses p = 1e-3 for "hard" and 5e-2 for "soft".
+    Source: Yaras et al., CPAL 2025, hard and soft swaps; their table 2 uses p = 1e-3 for "hard" and 5e-2 for "soft".
 
     >>> collate = ModalitySwapCollator(lambda samples: {"count": len(samples)}, "hard", 1e-3)
     >>> collate(["a", "b"])["modality_swap"].shape

@@ -117,7 +117,7 @@ def reparameterize_logit_scale_(
     Raises:
         ValueError: for another mode, or if there is no such parameter, or more than one.
 
-    Source: Yaras et al., CPAL 2025, section 4; s in {2, 10}.
+    Source: Yaras et al., CPAL 2025, temperature reparameterization; s in {2, 10}.
 
     >>> model = nn.Module()
     >>> model.logit_scale = nn.Parameter(torch.tensor(2.6592))

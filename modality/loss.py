@@ -66,7 +66,7 @@ def contrastive_loss(
     Raises:
         TypeError, ValueError: for inputs that do not fit; the text says how.
 
-    Source: Radford et al., ICML 2021, figure 3; section 2.1 of Yaras et al., CPAL 2025.
+    Source: Radford et al., ICML 2021, figure 3; Yaras et al., CPAL 2025 (the symmetric loss).
 
     >>> round(contrastive_loss(torch.eye(4), torch.eye(4), 10.0).item(), 6)
     0.000136
@@ -108,7 +108,7 @@ def sigmoid_loss(
     `z_ij` is 1 for positives (i = j, and what `positives` or `ids` say), -1 for all others. The other arguments, and
     what is raised, are those of `contrastive_loss`. The start in the source is 1 / tau = 10 and a bias of -10.
 
-    Source: Zhai et al., ICCV 2023, equation 1.
+    Source: Zhai et al., ICCV 2023, the sigmoid loss.
 
     >>> round(sigmoid_loss(torch.eye(2), torch.eye(2), 10.0, -5.0).item(), 4)
     0.0134

@@ -29,7 +29,7 @@ def modality_gap(statistics: PairStatistics) -> dict[str, float]:
     Raises:
         ValueError: with fewer than two pairs.
 
-    Source: Yaras et al., CPAL 2025, section 2 (gap, uniformity); the rest is named above.
+    Source: Yaras et al., CPAL 2025 (gap, uniformity); the rest is named above.
 
     >>> statistics = PairStatistics(2)
     >>> statistics.update(torch.eye(2), -torch.eye(2))
@@ -60,7 +60,7 @@ def uniformity(statistics: PairStatistics) -> float:
 
     with their mean m and covariance C (dividing by the 2n features). Never above 0 up to rounding, higher is better.
 
-    Source: Fang et al., ICLR 2024, as used in Yaras et al., CPAL 2025, section 2.
+    Source: Fang et al., ICLR 2024, as used in Yaras et al., CPAL 2025.
 
     >>> statistics = PairStatistics(2)
     >>> statistics.update(torch.eye(2), -torch.eye(2))

@@ -28,7 +28,7 @@ def temperature_parameter_groups(
     Raises:
         ValueError: for a rate, factor or decay out of range, or a model that learns no temperature.
 
-    Source: Yaras et al., CPAL 2025, section 4 (SLRT), with a factor of 0.1.
+    Source: Yaras et al., CPAL 2025, a smaller rate for the temperature (SLRT), with a factor of 0.1.
 
     >>> from modality.temperature import Temperature
     >>> model = nn.Sequential(nn.Linear(2, 2), Temperature(mode="learnable"))

@@ -78,7 +78,7 @@ def margin(
     Raises:
         TypeError, ValueError: for features or ids that do not fit or are not finite, or a block below 1.
 
-    Source: Yaras et al., CPAL 2025, section 3.
+    Source: Yaras et al., CPAL 2025, the margin of perfectly matched pairs.
 
     >>> round(margin(torch.eye(3), torch.eye(3)), 4)
     1.0

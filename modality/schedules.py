@@ -13,7 +13,7 @@ Schedule = Callable[[float], float]
 class ConstantSchedule:
     """`tau(p) = tau`: a frozen temperature (FLT).
 
-    Source: Yaras et al., CPAL 2025, section 4; their table 2 uses 4e-2.
+    Source: Yaras et al., CPAL 2025, a fixed temperature (FLT); their table 2 uses 4e-2.
 
     >>> ConstantSchedule(0.04)(0.3)
     0.04
@@ -35,7 +35,8 @@ class LinearSchedule:
     A temperature that rises lets the loss pull pairs together once they are matched, which is what closes the gap. With
     `end` far above 0.07 the features no longer spread out and retrieval collapses.
 
-    Source: Yaras et al., CPAL 2025, section 4; their S0 to S3 start at 1e-2 and end at 2e-2, 3e-2, 4e-2 and 5e-2.
+    Source: Yaras et al., CPAL 2025, temperature scheduling (TS); their S0 to S3 start at 1e-2 and end at 2e-2,
+    3e-2, 4e-2 and 5e-2.
 
     >>> LinearSchedule(start=0.01, end=0.05)(0.5)
     0.03
@@ -62,7 +63,7 @@ class CosineAlternation:
         low, high: the two temperatures.
         periods: full cosines over training; the source does not say how many.
 
-    Source: Yaras et al., CPAL 2025, section 4; their A0 and A1 go from 1e-2 to 2e-2 and to 4e-2.
+    Source: Yaras et al., CPAL 2025, temperature alternation (TA); their A0 and A1 go from 1e-2 to 2e-2 and to 4e-2.
 
     >>> [round(CosineAlternation(0.01, 0.04, periods=2)(p), 4) for p in (0.0, 0.25, 0.5)]
     [0.01, 0.04, 0.01]

@@ -43,7 +43,7 @@ def swap_features(
     Raises:
         ValueError: for another mode, or features that are no pairs.
 
-    Source: Yaras et al., CPAL 2025, section 4. That l is uniform is our reading.
+    Source: Yaras et al., CPAL 2025, hard and soft swaps. That l is uniform is our reading.
 
     >>> x, y = swap_features(torch.ones(1, 2), torch.zeros(1, 2), "row")
     >>> x.tolist(), y.tolist()
@@ -134,7 +134,7 @@ def apply_swap(
         step: how many batches came before.
         rank: of this process.
 
-    Source: Yaras et al., CPAL 2025, section 4, which swaps "on a random portion"; "step" is the natural reading.
+    Source: Yaras et al., CPAL 2025, which swaps "on a random portion"; "step" is the natural reading.
 
     >>> x, y = apply_swap(torch.ones(1, 2), torch.zeros(1, 2), SwapRule("row", 1.0), step=3)
     >>> x.tolist()

@@ -75,7 +75,7 @@ def synthetic_training(
     Raises:
         ValueError: for counts below 1, or a learned mode together with a schedule.
 
-    Source: Yaras et al., CPAL 2025, section 3 (their run starts from a gap of .62; its other settings are not given).
+    Source: Yaras et al., CPAL 2025, the synthetic run (from a gap of .62; its other settings are not given).
 
     >>> run = synthetic_training(num_pairs=8, duration=10.0, steps=20, points=4)
     >>> run[0].time, run[-1].loss < run[0].loss

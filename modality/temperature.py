@@ -26,7 +26,7 @@ def temperature_map(mode: Mode, scale: float = 1.0) -> Map:
 
         fixed, scheduled: 1 / nu      learnable: exp(nu)      softplus: log(1 + e^nu)      exp: exp(nu / scale)
 
-    Source: Yaras et al., CPAL 2025, section 4 (TR); "learnable" is CLIP's, Radford et al., 2021.
+    Source: Yaras et al., CPAL 2025, temperature reparameterization (TR); "learnable" is CLIP's, Radford et al., 2021.
 
     Raises:
         ValueError: for another mode, or a scale that is not positive.
@@ -67,7 +67,8 @@ class Temperature(nn.Module):
         scale: s of "exp".
         maximum_inverse: upper bound of a learned 1 / tau; None for none.
 
-    Source: Yaras et al., CPAL 2025, section 4; Radford et al., ICML 2021 (0.07, and the bound of 100).
+    Source: Yaras et al., CPAL 2025, temperature reparameterization (TR); Radford et al., ICML 2021 (0.07, and
+    the bound of 100).
 
     >>> Temperature(0.05)()
     tensor(20.)

@@ -48,7 +48,7 @@ def temperature_flow(
     Raises:
         ValueError: for another mode, or values out of range.
 
-    Source: Yaras et al., CPAL 2025, section 3 and appendix C.
+    Source: Yaras et al., CPAL 2025, the parallel-modality model, and appendix C.
 
     >>> [round(point.gap, 3) for point in temperature_flow([1e2, 1e4, 1e6])]
     [0.137, 0.053, 0.028]

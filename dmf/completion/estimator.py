@@ -27,7 +27,7 @@ class MatrixCompletion(BaseEstimator):
 
         x_ij = mean + b_i + c_j + <l_i, r_j>,   l r^T = left core[L-1] ... core[0] right^T.
 
-    Starts in the subspace of the first gradient (Yaras et al., ICML 2024, section 3) and minimises the squared error on
+    Starts in the subspace of the first gradient (Yaras et al., ICML 2024) and minimises the squared error on
     the observed entries with Adam. Decay acts on l and r, a nuclear-norm penalty. Values are standardised, so settings
     hold for any unit. Missing rows and columns: factor and bias 0, so predictions fall back on what is known.
 

@@ -58,8 +58,8 @@ class CompletionModel(nn.Module):
         mean, scale: the data are `mean + scale * standardised`.
         feedback: whether Y (in, r) and Z (out, r) exist; they start at zero.
 
-    Source: the factorization is Yaras et al., ICML 2024, section 3; the feedback is that of SVD++ (Koren, KDD 2008), on
-    both sides.
+    Source: the factorization is the compressed one of Yaras et al., ICML 2024; the feedback is that of SVD++ (Koren,
+    KDD 2008), on both sides.
     """
 
     mean: Tensor

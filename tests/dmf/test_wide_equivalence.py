@@ -80,7 +80,7 @@ def test_factor_gradients_of_the_reference_are_those_of_autograd():
         assert np.allclose(leaf.grad.numpy(), authors.factor_gradient(factors, gradient, index), rtol=0, atol=1e-14)
 
 
-# ---- the theorem (Yaras et al., ICML 2024, theorem 1) ----------------------------------------------------------------
+# ---- the theorem of the invariant subspace (Yaras et al., ICML 2024) -------------------------------------------------
 
 
 def descend(factors: list[torch.Tensor], loss_of: Callable, step: float, decay: float) -> list[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 The wide chain `W_L ... W_1` (width max(out, in)) is differentiated factor by factor; the directions in which it cannot
 move are the intersection of two spans, found as a null space; the subspace in which it moves is what is left over.
-Independent of `dmf`: no function is shared. Yaras et al., ICML 2024, section 3, and the variant that Deep LoRA uses.
+Independent of `dmf`: no function is shared. Yaras et al., ICML 2024, and the variant that Deep LoRA uses.
 """
 
 from __future__ import annotations
