@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora.initialize import InitializationReport, Sides, initialize_subspaces_
+from deep_lora.layer import DeepLoraLayer
 from deep_lora.restoring import random_states_kept
 
 
@@ -18,8 +20,9 @@ class SubspaceInitializationCallback(TrainerCallback):
     """Calls `initialize_subspaces_` in `on_train_begin` with batches of the Trainer's dataloader.
 
     The data order, the random states and the optimizer are as if it had not run: training sees the same first batches
-    again. On resume (global_step > 0) it does nothing. Under several processes each rank takes its own share of the
-    batches and all end with the same subspaces. The model must return its loss (`model(**batch).loss`).
+    again. On resume (global_step > 0) it does nothing; an adapter that was trained before, by an earlier `train()` or
+    before it was loaded, keeps its subspaces, with a warning. Under several processes each rank takes its own share of
+    the batches and all end with the same subspaces. The model must return its loss (`model(**batch).loss`).
 
     Args:
         num_batches: batches whose gradients are summed on each process; several beat one, for a noisy gradient has
@@ -28,7 +31,7 @@ class SubspaceInitializationCallback(TrainerCallback):
         seed, exact_bytes, sides: see `initialize_subspaces_`.
 
     Attributes:
-        report: what was initialised; None before training and on resume.
+        report: what was initialised; None as long as nothing was.
 
     >>> SubspaceInitializationCallback(num_batches=4).report is None
     True
@@ -65,6 +68,15 @@ class SubspaceInitializationCallback(TrainerCallback):
             raise ValueError(
                 "the callback needs the model and the dataloader of a Trainer; add it to `Trainer(callbacks=)`"
             )
+        trained, all_modules = _trained_modules(model, self.adapter_name)
+        if trained:
+            warnings.warn(
+                f"adapter {self.adapter_name!r} was trained before ({trained} of {all_modules} modules have left their "
+                "start), so its subspaces stay as they are: new ones would destroy what it has learned. Leave the "
+                "callback out to train on, or start with a fresh adapter",
+                stacklevel=2,
+            )
+            return
 
         def closure() -> None:
             for batch in _first_batches(train_dataloader, self.num_batches):
@@ -74,6 +86,16 @@ class SubspaceInitializationCallback(TrainerCallback):
             self.report = initialize_subspaces_(
                 model, closure, self.adapter_name, self.seed, exact_bytes=self.exact_bytes, sides=self.sides
             )
+
+
+def _trained_modules(model: nn.Module, adapter_name: str) -> tuple[int, int]:
+    """How many of the modules with a compressed adapter of that name have left their start, and how many there are."""
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, DeepLoraLayer) and module.variant.get(adapter_name) == "compressed"
+    ]
+    return sum(not layer.at_start(adapter_name) for layer in layers), len(layers)
 
 
 def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:

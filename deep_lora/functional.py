@@ -81,6 +81,16 @@ def _scaled(stored: Tensor, core_scale: float) -> Tensor:
     return (stored if stored.dtype == torch.float64 else stored.float()) * core_scale
 
 
+def cores_at(core: Float[Tensor, "n *batch r r"], start: Float[Tensor, ""] | float, tolerance: float = 0.0) -> bool:
+    """Whether every core is `start I`, exactly off the diagonal and up to a relative tolerance on it.
+
+    >>> cores_at(2 * torch.eye(2).expand(3, 2, 2), 2.0), cores_at(torch.ones(3, 2, 2), 1.0)
+    (True, False)
+    """
+    eye = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device)
+    return torch.allclose(core, start * eye, rtol=tolerance, atol=0.0)
+
+
 def delta_weight(
     U: Float[Tensor, "*batch out r"], folded: Float[Tensor, "*batch r r"], V: Float[Tensor, "*batch in r"]
 ) -> Float[Tensor, "*batch out in"]:

@@ -15,7 +15,7 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from deep_lora.files import FACTOR_NAMES
-from deep_lora.functional import auto_core_scale, delta_weight, fold_cores
+from deep_lora.functional import auto_core_scale, cores_at, delta_weight, fold_cores
 from deep_lora.merging import MergeableLayer
 from deep_lora.start import draw_start_
 
@@ -36,7 +36,7 @@ class DeepLoraLayer(MergeableLayer):
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
-        "r", "depth", "variant", "core_scale", "scaling", "gamma", "lenders",
+        "r", "depth", "variant", "init_scale", "core_scale", "scaling", "gamma", "lenders",
         "deep_lora_dropout", "deep_lora_start",
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start")
@@ -66,6 +66,7 @@ class DeepLoraLayer(MergeableLayer):
         self.r: dict[str, int] = {}
         self.depth: dict[str, int] = {}
         self.variant: dict[str, str] = {}
+        self.init_scale: dict[str, float] = {}
         self.core_scale: dict[str, float] = {}
         self.deep_lora_start = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
@@ -110,7 +111,7 @@ class DeepLoraLayer(MergeableLayer):
         self.r[adapter_name], self.depth[adapter_name] = r, depth
         self.variant[adapter_name] = config.variant
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
-        self.gamma[adapter_name] = config.gamma
+        self.init_scale[adapter_name], self.gamma[adapter_name] = config.init_scale, config.gamma
         self.deep_lora_dropout[adapter_name] = (
             nn.Dropout(config.deep_lora_dropout) if config.deep_lora_dropout > 0 else nn.Identity()
         )
@@ -180,6 +181,16 @@ class DeepLoraLayer(MergeableLayer):
             self.frozen_peft_weight_names = kept
             for basis in (self.deep_lora_U[adapter_name], self.deep_lora_V[adapter_name]):
                 basis.requires_grad_(True)
+
+    def at_start(self, adapter_name: str) -> bool:
+        """Whether the cores of a compressed adapter are as they were drawn: then nothing is lost with its U and V."""
+        core = self.deep_lora_core[adapter_name].detach()
+        core = core.full_tensor() if hasattr(core, "full_tensor") else core  # of FSDP, for one answer on all ranks
+        if adapter_name in self.deep_lora_start:
+            return cores_at(core, self.deep_lora_start[adapter_name].to(core.device))
+        # as the config says, but for the rounding of weights in half precision, which the adapter may have had
+        start = self.init_scale[adapter_name] / self.core_scale[adapter_name]
+        return cores_at(core, start, tolerance=torch.finfo(torch.bfloat16).eps)
 
     # ---- the update --------------------------------------------------------------------------------------------------
 

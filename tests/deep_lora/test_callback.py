@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 from deep_lora import SubspaceInitializationCallback, initialize_subspaces_
@@ -28,13 +30,17 @@ class Examples(torch.utils.data.Dataset):
         return {"input_ids": self.inputs[index], **label}
 
 
-def model(dropout=0.0):
+def base(dropout=0.0):
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=41, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=32, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
     )  # fmt: skip
-    return adapt(BertForSequenceClassification(config), target_modules=["query", "value"], r=4)
+    return BertForSequenceClassification(config)
+
+
+def model(dropout=0.0, **settings):
+    return adapt(base(dropout), target_modules=["query", "value"], **({"r": 4} | settings))
 
 
 class Watch(TrainerCallback):
@@ -148,6 +154,47 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     assert rest.batches == whole.batches[4:]
     for a, b in zip(adapter_tensors(uncut.model).values(), adapter_tensors(resumed.model).values(), strict=True):
         assert torch.equal(a, b)
+
+
+KEPT = r"adapter 'default' was trained before \(2 of 2 modules .* new ones would destroy .* Leave the callback out"
+
+
+@pytest.mark.parametrize("settings", [{}, {"subtract_start": False, "init_scale": 0.3}, {"r": 1}], ids=str)
+def test_a_second_training_goes_on_with_the_subspaces_of_the_first(settings, tmp_path):
+    net, callback, catch = model(**settings), SubspaceInitializationCallback(num_batches=2, sides="right"), Catch()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="adapter 'default' was trained")
+        _, trainer = run(tmp_path, [callback, catch], net, max_steps=1)
+    first, after = callback.report, bases(net)
+    assert len(first.initialized) == 2
+    with pytest.warns(UserWarning, match=KEPT):
+        trainer.train()
+    assert all(torch.equal(catch.bases[name], after[name]) for name in after)
+    assert callback.report is first
+
+
+def test_an_adapter_that_was_trained_and_loaded_keeps_its_subspaces(tmp_path):
+    net, catch = model(), Catch()
+    run(tmp_path, [SubspaceInitializationCallback(num_batches=2)], net, max_steps=2)
+    net.save_pretrained(tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(base(), str(tmp_path / "adapter"), is_trainable=True)
+    callback = SubspaceInitializationCallback(num_batches=2)
+    with pytest.warns(UserWarning, match=KEPT):
+        run(tmp_path, [callback, catch], loaded, max_steps=1)
+    assert callback.report is None
+    assert all(torch.equal(catch.bases[name], tensor) for name, tensor in bases(net).items())
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("subtract_start", [True, False])
+def test_a_fresh_adapter_in_half_precision_that_was_saved_and_loaded_is_initialised(subtract_start, autocast, tmp_path):
+    settings = {"target_modules": ["query"], "subtract_start": subtract_start, "init_scale": 0.3}
+    net = adapt(base().to(torch.bfloat16), autocast_adapter_dtype=autocast, **settings)
+    net.save_pretrained(tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(base(), str(tmp_path / "adapter"), is_trainable=True)
+    callback = SubspaceInitializationCallback(num_batches=1)
+    run(tmp_path, [callback], loaded, max_steps=1)
+    assert len(callback.report.initialized) == 1
 
 
 def test_a_model_that_returns_no_loss_is_an_error_that_says_so(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from deep_lora import initialize_subspaces_
 from tests.models import adapt, layers_of
@@ -46,6 +48,16 @@ def initialized(model, inputs, *, calls=1, exact_bytes=0):
     return [(layer.deep_lora_U["default"].detach().clone(), layer.deep_lora_V["default"].detach()) for layer in layers]
 
 
+def spread_at_start(change):
+    """`at_start` of a layer whose cores FSDP spreads over the ranks, after an entry of the last core has changed."""
+    layer = layers_of(large())[0]
+    core = layer.deep_lora_core["default"].detach()
+    core[-1, 0, 1] += change
+    core = distribute_tensor(core, init_device_mesh("cpu", (2,)), [Shard(0)])
+    layer.deep_lora_core["default"] = nn.Parameter(core)
+    return layer.at_start("default")
+
+
 def work(rank, folder):
     """One process: initialise on its half, then meet a NaN that only rank 1 sees."""
     torch.set_num_threads(1)
@@ -57,6 +69,7 @@ def work(rank, folder):
         "formed": initialized(large(), batch(50, MANY).chunk(2)[rank], calls=3, exact_bytes=ALLOWED),
         "sketched": initialized(large(), batch(50, MANY).chunk(2)[rank], calls=3, exact_bytes=ALLOWED - 1),
     }
+    results["at start"] = [spread_at_start(0.0), spread_at_start(1e-6)]
     model, inputs = small(), batch(10)
     try:
         initialize_subspaces_(model, lambda: loss(model(inputs * (float("nan") if rank else 1.0))).backward())
@@ -79,6 +92,10 @@ def test_both_ranks_end_with_the_same_bits(ranks, route):
     assert len(ranks[0][route]) > 0
     for mine, theirs in zip(ranks[0][route], ranks[1][route], strict=True):
         assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
+
+
+def test_both_ranks_agree_on_whether_an_adapter_that_is_spread_over_them_was_trained(ranks):
+    assert ranks[0]["at start"] == ranks[1]["at start"] == [True, False]
 
 
 @pytest.mark.parametrize(("route", "make", "width"), [("small", small, 10), ("large", large, 50)])
