@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from transformers import BertForSequenceClassification
 
 from deep_lora import DeepLoraConfig
@@ -87,6 +87,15 @@ def test_the_needed_versions_are_those_that_setup_cfg_declares() -> None:
 def test_there_are_pages_links_and_blocks_to_look_at() -> None:
     text = "".join(page.read_text(encoding="utf8") for page in PAGES)
     assert len(PAGES) >= 4 and text.count("```python") >= 5 and text.count("](") >= 10
+
+
+def test_an_option_of_lora_that_the_migration_page_does_not_name_is_refused() -> None:
+    named = set(re.findall(r"`(\w+)", (ROOT / "docs" / "migration.md").read_text(encoding="utf8")))
+    of_all_methods = {entry.name for entry in dataclasses.fields(PeftConfig)}
+    not_offered = {entry.name for entry in dataclasses.fields(LoraConfig)} - named - of_all_methods
+    for option in not_offered | {"use_dora", "loftq_config", "megatron_config"}:
+        with pytest.raises(TypeError, match=option):
+            DeepLoraConfig(**{option: None})
 
 
 def test_the_migration_page_names_options_that_exist() -> None:

@@ -42,7 +42,7 @@ def usage() -> str:
             *lines,
             "",
             "  deep-lora <command> --help       what a command takes (--help_all: every option of transformers, too)",
-            "  deep-lora <command> --dry_run    what would be done, without training",
+            "  deep-lora <command> --dry_run    what would be done, without doing it (not inspect, push, configs)",
             "  accelerate launch -m training <command> ...    the same on several processes or machines",
             "",
             "  deep-lora finetune --model distilbert-base-uncased --dataset reviews.csv --output_dir runs/reviews",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -43,8 +44,6 @@ def test_an_unknown_command_is_corrected(capsys) -> None:
     ],
 )
 def test_errors_become_a_sentence_and_a_status(error, status, message, monkeypatch, capsys) -> None:
-    import re
-
     def fail(name):
         raise error
 
@@ -65,6 +64,15 @@ def test_every_command_has_a_help_that_shows_how(command, capsys) -> None:
     printed = capsys.readouterr().out
     assert stopped.value.code == 0 and f"deep-lora {command}" in printed
     assert printed.count("\n  deep-lora ") >= 1, "an example to copy"
+
+
+def test_the_usage_names_the_commands_that_have_no_dry_run(capsys) -> None:
+    named = re.search(r"--dry_run .*\(not (.*)\)", cli.usage())[1].split(", ")
+    for command in sorted(set(COMMANDS) - {"configs"}):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert ("--dry_run" in capsys.readouterr().out) == (command not in named), command
+    assert "configs" in named
 
 
 def test_help_all_shows_what_help_leaves_out(capsys) -> None:
