@@ -16,6 +16,7 @@ sys.path.insert(0, str(FOLDER))
 
 import measuring  # noqa: E402
 import run  # noqa: E402
+from kept_runs import KeptRuns  # noqa: E402
 from peers import METHODS, adapted  # noqa: E402
 from workloads import Workload  # noqa: E402
 
@@ -117,3 +118,13 @@ def test_a_run_writes_its_settings_and_surroundings_beside_the_figures(benchmark
     assert path == tmp_path / "results" / "tiny.json" and result["settings"] == {**settings, "repeats": 1}
     assert result["environment"]["versions"]["torch"] == version("torch")
     assert not list(path.parent.glob("*.partial"))
+
+
+def test_runs_are_kept_for_the_settings_they_were_made_with(tmp_path) -> None:
+    path = tmp_path / "runs.json"
+    first = KeptRuns(path, {"steps": 1})
+    first.runs["a"] = {"score": 0.5}
+    first.save()
+    assert KeptRuns(path, {"steps": 1}).runs == {"a": {"score": 0.5}}
+    with pytest.raises(SystemExit, match="was made with other settings; name another --output, or remove it"):
+        KeptRuns(path, {"steps": 2})

@@ -16,7 +16,7 @@ pytest.importorskip("datasets")
 
 from few_shot_arguments import FewShotArguments, UsageError, parse_arguments  # noqa: E402
 from few_shot_data import load_sentences, split_sentences  # noqa: E402
-from few_shot_training import adapter_config, check_targets  # noqa: E402
+from few_shot_training import adapter_config, check_targets, load_base_model  # noqa: E402
 
 
 def csv(tmp_path: Path, rows: int = 40, **columns) -> str:
@@ -71,6 +71,8 @@ def test_a_missing_file_and_an_unknown_method_are_named(tmp_path) -> None:
         FewShotArguments(methods=["dora"])
     with pytest.raises(UsageError, match="--rank got 0"):
         parse_arguments(["--rank", "0"])
+    with pytest.raises(UsageError, match=r"--seeds \[-1\] and --split_seed 0 must not be negative"):
+        FewShotArguments(seeds=[-1])
     with pytest.raises(UsageError, match="--smoke brings a model and sentences of its own; leave out --model and"):
         FewShotArguments(smoke=True, dataset="reviews.csv")
 
@@ -91,3 +93,42 @@ def test_a_settings_file_is_read_and_the_command_line_wins(tmp_path) -> None:
     path.write_text("rank: 4\nmax_steps: 7\n", encoding="utf8")
     arguments = parse_arguments([str(path), "--rank", "6"])
     assert (arguments.rank, arguments.max_steps) == (6, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.yaml", None, "cannot read the settings in .*none.yaml"),
+        ("broken.json", "{", "cannot read the settings in .*broken.json"),
+        ("list.yaml", "- 1\n", "holds a list; it must map names of arguments to values"),
+        ("ranks.yaml", "ranks: 4\n", r"names unknown arguments \['ranks'\]; known are \["),
+    ],
+)
+def test_a_settings_file_that_cannot_be_used_is_refused(name, content, message, tmp_path) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf8")
+    with pytest.raises(UsageError, match=message):
+        parse_arguments([str(tmp_path / name)])
+
+
+def test_data_and_models_that_cannot_be_loaded_are_named(tmp_path) -> None:
+    (tmp_path / "broken.jsonl").write_text("{", encoding="utf8")
+    with pytest.raises(UsageError, match="--dataset .*broken.jsonl cannot be loaded: "):
+        load_sentences(small(str(tmp_path / "broken.jsonl")))
+    with pytest.raises(UsageError, match="--model .*nowhere cannot be loaded as a sequence classifier: "):
+        load_base_model(str(tmp_path / "nowhere"), ["bad", "good"])
+
+
+def test_a_prediction_that_may_depend_on_deep_lora_is_not_written(tmp_path, monkeypatch) -> None:
+    import predict_with_peft
+
+    assert "deep_lora" in sys.modules
+    (tmp_path / "texts.json").write_text('["a text"]', encoding="utf8")
+    for name in ("load_adapted", "compute_logits"):
+        monkeypatch.setattr(predict_with_peft, name, lambda *_: None)
+    monkeypatch.setattr(predict_with_peft.AutoTokenizer, "from_pretrained", lambda *_: None)
+    words = ["--model", "m", "--adapter", "a", "--texts", tmp_path / "texts.json", "--output", tmp_path / "logits.npy"]
+    monkeypatch.setattr(sys, "argv", ["predict_with_peft.py", *map(str, words)])
+    with pytest.raises(RuntimeError, match="deep_lora was imported in this process; the prediction must not depend"):
+        predict_with_peft.main()
+    assert not (tmp_path / "logits.npy").exists()

@@ -130,7 +130,7 @@ WRONG_MODELS = {
     "a width of zero": (lambda: DeepMatrixFactorization(2, 3, width=0), "needs a width of at least 1"),
     "an unknown start": (
         lambda: DeepMatrixFactorization(2, 3, start="xavier"),
-        "one of 'orthogonal', 'normal', 'uniform', got 'xavier'",
+        "start must be one of 'orthogonal', 'normal', 'uniform', got 'xavier'",
     ),
     "no core": (lambda: CompressedDMF(2, 3, 2, depth=0), "got depth 0 and rank 2"),
     "cores wider than the matrix": (lambda: CompressedDMF(2, 3, 4), "a rank from 1 to 3, got depth 3 and rank 4"),

@@ -98,7 +98,7 @@ def test_a_label_that_training_does_not_know_is_named(bert, reviews, finetune, t
 def test_tags_and_words_must_be_as_many(bert, finetune, tmp_path) -> None:
     data = tiny.save_csv(tmp_path / "tags.csv", header="text,tags")
     status, printed = finetune(bert, data, "--task", "token_classification")
-    assert status == 2 and "row 0 of the train data has 7 words and 1 tags" in printed
+    assert status == 2 and "row 0 of the train data has 7 words and 1 tags; each word needs one tag" in printed
     one = tiny.save_csv(tmp_path / "one.csv", header="text,tags", tags=["O " * 7] * 40)
     assert "holds 1 tag (['O']); at least 2 are needed" in finetune(bert, one, "--task", "token_classification")[1]
     two = tiny.save_csv(tmp_path / "two.csv", header="text,tags", tags=["O " * 6 + "A"] * 40)

@@ -67,7 +67,8 @@ CASES = {
         lambda f: with_header(f, lambda h: h | {FIRST: h[FIRST] | {"shape": [2**40, 2]}}), "claims shape .* needs"
     ),
     "negative shape": (
-        lambda f: with_header(f, lambda h: h | {FIRST: h[FIRST] | {"shape": [-6, -2]}}), "describes no tensor of"
+        lambda f: with_header(f, lambda h: h | {FIRST: h[FIRST] | {"shape": [-6, -2]}}),
+        "describes no tensor of a known kind .*sizes must be whole numbers, not negative, and at most 8",
     ),
     "long name": (lambda f: with_header(f, lambda h: h | {"a" * 2000: h.pop(FIRST)}), "names a tensor 'aaa"),
     "overlap": (
@@ -169,3 +170,12 @@ def test_the_damages_are_many_and_most_are_seen(tmp_path) -> None:
         (tmp_path / str(seed)).mkdir()
         outcomes.append(fuzz.run_case(tmp_path / str(seed), seed))
     assert 5 < outcomes.count("read") < 40
+
+
+def test_an_update_that_cannot_be_decomposed_is_named(tmp_path, monkeypatch) -> None:
+    def fail(*_):
+        raise torch.linalg.LinAlgError("it did not converge")
+
+    monkeypatch.setattr("training.inspection.factor_svd", fail)
+    with pytest.raises(UsageError, match="the update of module 'layer.0' has no singular values: it did not converge"):
+        inspect_adapter(read_adapter(sound(tmp_path / "sound")))

@@ -94,9 +94,9 @@ def test_no_token_and_no_path_of_this_machine_leaves_it(hub) -> None:
     ("what", "status", "message"),
     [
         ("again", 0, "uploaded"),
-        ("forbidden", 1, "the token may not write there; choose a --hub_model_id under your own name"),
+        ("forbidden", 1, "the upload to stranger/reviews failed: the token may not write there; choose a"),
         ("conflict", 1, "someone else changed the repository at the same moment; repeat the upload"),
-        ("broken", 1, "the Hub cannot be reached"),
+        ("broken", 1, "the upload to me/slow failed: the Hub cannot be reached"),
         ("bad token", 1, "the access token was refused; log in with `hf auth login`"),
         ("bad name", 2, "'me/a b' cannot be the name of a repository"),
         ("gated", 2, "me/gated cannot be loaded"),
