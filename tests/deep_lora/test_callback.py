@@ -83,15 +83,16 @@ class Catch(TrainerCallback):
         self.bases = bases(model)
 
 
-def test_it_sets_the_bases_from_the_first_batches_of_training(tmp_path):
-    callback, catch = SubspaceInitializationCallback(num_batches=2, seed=5), Catch()
-    net = model()
+@pytest.mark.parametrize(("rank", "options"), [(4, {}), (4, {"sides": "both"}), (3, {"sides": "right"})])
+def test_it_sets_the_bases_from_the_first_batches_of_training(rank, options, tmp_path):
+    callback, catch = SubspaceInitializationCallback(num_batches=2, seed=5, **options), Catch()
+    net = model(r=rank)
     start = bases(net)
     watch, _ = run(tmp_path, [callback, catch], net)
     assert len(callback.report.initialized) == len(layers_of(net)) == 2
     assert all(not torch.equal(catch.bases[name], start[name]) for name in start)
 
-    reference = model()
+    reference = model(r=rank)
     inputs = [torch.tensor(batch) for batch in watch.batches[:2]]
     rows = {tuple(row.tolist()): index % 2 for index, row in enumerate(Examples().inputs)}
 
@@ -100,7 +101,7 @@ def test_it_sets_the_bases_from_the_first_batches_of_training(tmp_path):
             labels = torch.tensor([rows[tuple(row.tolist())] for row in batch])
             reference(input_ids=batch, labels=labels).loss.backward()
 
-    initialize_subspaces_(reference, closure, seed=5)
+    initialize_subspaces_(reference, closure, seed=5, **options)
     for name, tensor in bases(reference).items():
         # The same numbers summed in the same order; kernels may still differ in the last bits.
         assert torch.allclose(catch.bases[name], tensor, atol=1e-5), name
