@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deep_lora.config import DeepLoraConfig
 from deep_lora.conv import Conv2d
 from deep_lora.embedding import Embedding
+from deep_lora.functional import two_factors
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.parameter import ParamWrapper
 from dmf import FactorSVD, factor_svd
@@ -162,14 +163,14 @@ def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
 
 @torch.no_grad()
 def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
-    U, folded, V = (tensor.cpu().double() for tensor in layer.factors(adapter_name))
-    if not torch.isfinite(U).all() or not torch.isfinite(folded).all() or not torch.isfinite(V).all():
+    U, folded, V = layer.factors(adapter_name)
+    tied = adapter_name in layer.lenders  # the arithmetic of the embedding it is tied to, so that both agree exactly
+    left, right = two_factors((V, folded.mT, U) if tied else (U, folded, V))
+    if not torch.isfinite(left).all() or not torch.isfinite(right).all():
         nan = torch.full((1,), float("nan"))
         return FactorSVD(nan, nan, nan)
-    if adapter_name in layer.lenders:  # the arithmetic of the embedding it is tied to, so that both agree exactly
-        svd = factor_svd(V @ folded.mT, U)
-        return FactorSVD(svd.right, svd.values, svd.left)
-    return factor_svd(U @ folded, V)
+    svd = factor_svd(left, right)
+    return FactorSVD(svd.right, svd.values, svd.left) if tied else svd
 
 
 def _kept(svd: FactorSVD, tolerance: float) -> int:

@@ -50,7 +50,7 @@ def fold_cores(
             zero for a fresh adapter. None subtracts nothing.
         transposed: fold the transposed chain (for a tied output head, which acts in the other direction).
 
-    Source: Yaras et al., ICML 2024, section 3; kappa and the subtraction are ours.
+    Source: Yaras et al., ICML 2024, Deep LoRA; kappa and the subtraction are ours.
 
     >>> fold_cores(2 * torch.eye(2).expand(3, 2, 2), 0.5, start=torch.tensor(2.0))
     tensor([[0., 0.],
@@ -136,6 +136,18 @@ def side_by_side(factors: Sequence[Factors]) -> Factors:
         return factors[0]
     U, folded, V = zip(*factors, strict=True)
     return torch.cat(U, dim=-1), torch.block_diag(*folded), torch.cat(V, dim=-1)
+
+
+def two_factors(factors: Factors) -> tuple[Float[Tensor, "*batch out r"], Float[Tensor, "*batch in r"]]:
+    """`left = U folded` and `right = V` with `dW = left right^T`, in float64 on the CPU: not every device has it.
+
+    >>> U, folded, V = torch.ones(2, 1), 3 * torch.ones(1, 1), torch.ones(3, 1)
+    >>> left, right = two_factors((U, folded, V))
+    >>> torch.equal(left @ right.mT, delta_weight(U, folded, V).double())
+    True
+    """
+    U, folded, V = (tensor.detach().cpu().double() for tensor in factors)
+    return U @ folded, V
 
 
 def transposed_factor(factor: Float[Tensor, "features r"]) -> Float[Tensor, "r features"]:

@@ -15,7 +15,7 @@ import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
 from torch import Tensor
 
-from deep_lora.functional import delta_weight, start_product
+from deep_lora.functional import delta_weight, start_product, two_factors
 from deep_lora.layer import DeepLoraLayer
 from dmf import FactorSVD, factor_svd, leading_subspaces
 
@@ -122,9 +122,9 @@ def _combination(method: str, density: float | None, majority_sign_method: str) 
 def _combine_factors(layer: DeepLoraLayer, present: Sequence[tuple[str, float]]) -> FactorSVD:
     lefts, rights = [], []
     for name, weight in present:
-        U, folded, V = layer.factors(name)
-        lefts.append((U @ folded).cpu().double() * weight)  # not every accelerator has float64
-        rights.append(V.cpu().double())
+        left, right = two_factors(layer.factors(name))
+        lefts.append(weight * left)
+        rights.append(right)
     return factor_svd(torch.cat(lefts, dim=1), torch.cat(rights, dim=1))
 
 

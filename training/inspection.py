@@ -12,6 +12,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from deep_lora import DeepLoraLayer
+from deep_lora.functional import two_factors
 from dmf import effective_rank, factor_svd
 from training.adapter_files import AdapterFiles, read_adapter
 from training.arguments import parse
@@ -134,9 +135,8 @@ def _deep_lora_factors(files: AdapterFiles, model: str | None) -> dict[str, tupl
     found = {}
     for name, layer in skeleton.named_modules():
         if isinstance(layer, DeepLoraLayer):
-            U, folded, V = (tensor.detach().double() for tensor in layer.factors("default"))
             count = sum(getattr(layer, part)["default"].numel() for part in layer.adapter_layer_names)
-            found[name.removeprefix(PREFIX)] = (U @ folded, V, count)
+            found[name.removeprefix(PREFIX)] = (*two_factors(layer.factors("default")), count)
     return found
 
 
