@@ -134,6 +134,21 @@ def adapter_config(method: str, arguments: FewShotArguments) -> PeftConfig:
         raise UsageError(f"{method} cannot be set up: {error}") from error
 
 
+def add_adapter(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """The model with a new adapter; the config stays as it is.
+
+    Raises:
+        UsageError: PEFT refuses, for instance to adapt a layer of the head that it also saves whole.
+    """
+    try:
+        return get_peft_model(model, copy.deepcopy(config))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the adapter does not fit {type(model).__name__}: {error}; pass a pattern to --target_modules that leaves "
+            "out the layers of the head"
+        ) from error
+
+
 def method_callbacks(method: str, arguments: FewShotArguments) -> list[TrainerCallback]:
     if method == "deep_lora":
         return [SubspaceInitializationCallback(num_batches=arguments.init_batches)]
@@ -181,7 +196,7 @@ def train(
         load_base: Loads a fresh base model; called after seeding, so all methods of a seed start from the same head.
     """
     set_seed(seed)
-    model = get_peft_model(load_base(), copy.deepcopy(config))
+    model = add_adapter(load_base(), config)
 
     def encoded(part: LabelledSentences) -> list[dict]:
         return encode(part, tokenizer, arguments.max_length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,9 +15,10 @@ sys.path.insert(0, str(ROOT / "examples"))
 pytest.importorskip("pandas")
 pytest.importorskip("datasets")
 
+from deep_lora import DeepLoraLayer  # noqa: E402
 from few_shot_arguments import FewShotArguments, UsageError, parse_arguments  # noqa: E402
 from few_shot_data import load_sentences, split_sentences  # noqa: E402
-from few_shot_training import adapter_config, check_targets, load_base_model  # noqa: E402
+from few_shot_training import adapter_config, add_adapter, check_targets, load_base_model  # noqa: E402
 
 
 def csv(tmp_path: Path, rows: int = 40, **columns) -> str:
@@ -109,6 +111,20 @@ def test_a_settings_file_that_cannot_be_used_is_refused(name, content, message, 
         (tmp_path / name).write_text(content, encoding="utf8")
     with pytest.raises(UsageError, match=message):
         parse_arguments([str(tmp_path / name)])
+
+
+def test_a_layer_that_is_adapted_and_saved_whole_is_explained_and_the_printed_pattern_leaves_it_out() -> None:
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    sizes = DistilBertConfig(vocab_size=41, dim=16, hidden_dim=24, n_layers=2, n_heads=2)
+    config = adapter_config("deep_lora", FewShotArguments(target_modules="all-linear"))
+    with pytest.raises(UsageError, match="does not fit DistilBertFor.*pattern to --target_modules that leaves"):
+        add_adapter(DistilBertForSequenceClassification(sizes), config)
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf8")
+    pattern = re.search(r"distilbert-base-uncased --target_modules '(.*)'", page)[1]
+    config = adapter_config("deep_lora", FewShotArguments(target_modules=pattern))
+    model = add_adapter(DistilBertForSequenceClassification(sizes), config)
+    assert sum(isinstance(module, DeepLoraLayer) for module in model.modules()) == 12
 
 
 def test_data_and_models_that_cannot_be_loaded_are_named(tmp_path) -> None:

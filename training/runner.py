@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from collapse import normalize_classifier_
 from training import report
-from training.adapters import adapter_config, add_adapter, is_deep_lora
+from training.adapters import adapter_config, add_adapter, gamma_of, is_deep_lora
 from training.errors import RunError, UsageError
 from training.exporting import ADAPTER, save_adapter
 from training.generating import GeneratingTrainer
@@ -140,7 +140,7 @@ def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any], recipe: 
         "data_collator": job.task.collate(job.processor, model),
         "processing_class": job.processor,
         "callbacks": [*initialization(job, model), *recipe.callbacks(job, model)],
-        "gamma": job.adapter.gamma if is_deep_lora(model) else 1.0,
+        "gamma": gamma_of(model),
         "facts": {"settings": settings},
     }
     score, reduce, generation = job.task.score, job.task.reduce_logits, job.task.generation

@@ -49,9 +49,11 @@ class AdapterArguments:
 
     adapter: str = option("deep_lora", "deep_lora or lora; any other PEFT method comes with --adapter_config.")
     adapter_config: str | None = option(
-        None, "JSON or YAML file with the fields of a PEFT config, peft_type among them; replaces the options below."
+        None,
+        "JSON or YAML file with the fields of a PEFT config, peft_type among them; replaces the options below, except "
+        "--init_* (and --modules_to_save, which is added).",
     )
-    rank: int = option(8, "Rank of the update; even for deep_lora.")
+    rank: int = option(8, "Rank of the update; even for deep_lora, unless --init_sides right or --init_batches 0.")
     target_modules: list[str] = field(
         default_factory=lambda: ["all-linear"],
         metadata={"help": "Names of the layers to adapt, one regular expression, or all-linear."},
