@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import peft
@@ -86,7 +87,7 @@ def main() -> None:
             lambda: peft.save_as_lora(peft_folder, model, rank=arguments.rank), arguments.peft_repeats
         )
         difference = largest_difference(ours_folder, peft_folder)
-    median_ours, median_theirs = (sorted(seconds)[len(seconds) // 2] for seconds in (ours, theirs))
+    median_ours, median_theirs = median(ours), median(theirs)
     result = {
         "settings": {
             "layers": arguments.layers, "width": arguments.width, "rank": arguments.rank, "seed": arguments.seed,

@@ -6,10 +6,8 @@ python benchmarks/figures.py --output_dir runs/figures
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -19,10 +17,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
+from markdown_tables import result
 from modality_gap_figures import Place, draw_gap_against_recall
 from modality_gap_methods import METHODS as GAP_METHODS
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SHAPES = {
     "384": "MiniLM shape\n384, 16 x 128",
     "768": "BERT-base shape\n768, 16 x 128",
@@ -35,10 +33,6 @@ METHODS = {
     "deep_lora": "Deep LoRA",
     "deep_lora_gamma_0": "Deep LoRA, gamma = 0",
 }
-
-
-def result(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf8"))
 
 
 def draw(benchmark: str, value: str, label: str, path: Path) -> None:

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix
-from scipy.stats import t as student
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from dmf import MatrixCompletion
 from matrix_completion_data import Ratings, insteval, movielens, split_ratings
+from paired import mean_with_interval
 
 DATASETS: dict[str, Callable[[], Ratings]] = {"movielens": movielens, "insteval": insteval}
 Config = dict[str, Any]
@@ -131,11 +131,9 @@ def run_split(method: str, ratings: Ratings, split: int) -> dict[str, Any]:
 
 def interval(values: np.ndarray) -> list[float | None]:
     """Mean and the half width of its 95 % t interval; the splits overlap, so it is a little narrow."""
-    mean = round(float(values.mean()), 5)
-    if len(values) == 1:
-        return [mean, None]
-    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return [mean, round(float(half), 5)]
+    found = mean_with_interval(values.tolist())
+    half = None if len(values) == 1 else round(found["high"] - found["mean"], 5)
+    return [round(found["mean"], 5), half]
 
 
 def summary(runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

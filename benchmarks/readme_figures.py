@@ -7,16 +7,13 @@ python benchmarks/readme_figures.py --write    # put it between the markers in R
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
+from statistics import median
+
+from markdown_tables import result
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-
-
-def result(name: str) -> Any:
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf8"))
 
 
 def main_job_row() -> tuple[str, str]:
@@ -60,7 +57,7 @@ def sketch_row() -> tuple[str, str]:
 
 def export_row() -> tuple[str, str]:
     cost = result("export_cost")
-    ours = sorted(cost["deep_lora_cpu_seconds"])[len(cost["deep_lora_cpu_seconds"]) // 2]
+    ours = median(cost["deep_lora_cpu_seconds"])
     return (
         f"export of {cost['settings']['modules']} modules of 768 and 3072, one thread",
         f"{ours:.2f} s of CPU, {cost['ratio']:.0f} times less than PEFT's `save_as_lora`",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 from markdown_tables import FOLDER, filled, interval, markdown, result
@@ -30,7 +31,7 @@ def recovery_steps() -> str:
             [
                 f"{noise:g}", name, f"{min(r['steps'] for r in members)} to {max(r['steps'] for r in members)}",
                 f"{min(ratios):.2f} to {max(ratios):.2f}", f"{min(errors):.1e} to {max(errors):.1e}",
-                f"{_median([run['cpu_seconds'] for run in members]):.1f}",
+                f"{median(run['cpu_seconds'] for run in members):.1f}",
             ]
         )  # fmt: skip
     return markdown(["noise", "factorization", "steps", "of the wide one's", "recovery error", "CPU s"], rows)
@@ -84,10 +85,6 @@ def neural_collapse(name: str) -> str:
     header = ["method", "rate", "seeds that reach the baseline's last NC1", "after this share of its steps", "last NC1",
               "test accuracy, %", "paired difference"]  # fmt: skip
     return markdown(header, rows)
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 TABLES: dict[str, Callable[[], str]] = {
