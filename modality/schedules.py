@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from modality.positive_number import is_positive_number
+
 Schedule = Callable[[float], float]
 
 
@@ -122,11 +124,11 @@ def temperature_at(schedule: Schedule, progress: float) -> float:
     0.02
     """
     tau = schedule(progress)
-    if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 < tau < math.inf:
+    if not is_positive_number(tau):
         raise ValueError(f"the schedule gave a temperature of {tau!r} at progress {progress}; it must be positive")
     return float(tau)
 
 
 def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not is_positive_number(value):
         raise ValueError(f"`{name}` of a temperature schedule must be a positive, finite number, got {value!r}")

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modality.positive_number import is_positive_number
+
 Mode = Literal["fixed", "learnable", "softplus", "exp", "scheduled"]
 
 
@@ -34,7 +36,7 @@ def temperature_map(mode: Mode, scale: float = 1.0) -> Map:
     >>> temperature_map("exp", scale=2.0).inverse_temperature(torch.tensor(2.0))
     tensor(2.7183)
     """
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+    if not is_positive_number(scale):
         raise ValueError(f"`scale` must be a positive number, got {scale!r}; the paper uses 2 and 10")
     maps = {
         "fixed": Map(torch.reciprocal, lambda inverse: 1 / inverse),
@@ -146,5 +148,5 @@ class Temperature(nn.Module):
 
 def check_tau(value: float) -> None:
     """Raises unless the value can be a temperature."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not is_positive_number(value):
         raise ValueError(f"a temperature must be positive and finite, got {value!r}; 0.07 is CLIP's start")
