@@ -25,8 +25,7 @@ class SubspaceInitializationCallback(TrainerCallback):
     the batches and all end with the same subspaces. The model must return its loss (`model(**batch).loss`).
 
     Args:
-        num_batches: batches whose gradients are summed on each process; several beat one, for a noisy gradient has
-            a noisy subspace.
+        num_batches: batches whose gradients are summed on each process; one batch alone sees little of the task.
         adapter_name: the adapter to initialise.
         seed, exact_bytes, sides: see `initialize_subspaces_`.
 
@@ -44,7 +43,7 @@ class SubspaceInitializationCallback(TrainerCallback):
         seed: int = 0,
         *,
         exact_bytes: int = 0,
-        sides: Sides = "both",
+        sides: Sides = "right",
     ) -> None:
         if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 1:
             raise ValueError(f"`num_batches` must be a positive integer, got {num_batches!r}")

@@ -27,7 +27,8 @@ class DeepLoraConfig(PeftConfig):
     `dW = kappa^n U core[n-1] ... core[0] V^T`, minus its value at the start if `subtract_start`.
 
     Source: Yaras et al., ICML 2024, Deep LoRA. The paper's own settings are `init_scale=1e-3, core_scale=1.0,
-    gamma=1e-2` with rate 1e-2; docs/evidence.md says what led to other defaults.
+    gamma=1e-2` with rate 1e-2 and `initialize_subspaces_(sides="both")`; docs/evidence.md says what led to other
+    defaults.
 
     Raises:
         ValueError: for a value outside of its range; the message names the field, what came and what is needed.
@@ -37,7 +38,10 @@ class DeepLoraConfig(PeftConfig):
     (3, 0.3)
     """
 
-    r: int = field(default=8, metadata={"help": "Rank. Even, if the subspace is to be set from gradients."})
+    r: int = field(
+        default=8,
+        metadata={"help": "Rank. Even, if the subspaces come from both sides of the gradient (`sides='both'`)."},
+    )
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={"help": "Names of the modules to adapt, a regex, or 'all-linear'; None takes the architecture's."},

@@ -58,13 +58,13 @@ def initialize_subspaces_(
     oversampling: int = OVERSAMPLING,
     iterations: int = ITERATIONS,
     exact_bytes: int = 0,
-    sides: Sides = "both",
+    sides: Sides = "right",
 ) -> InitializationReport:
     """Set U and V of every compressed layer from the gradient that `closure` produces, in place.
 
-    With `G = dL/d(dW)` summed over all calls in the closure, and A, B its top r/2 singular vectors:
-    `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`, with a seeded implicit
-    orthogonal Q; with `sides="right"`, `V = B` of r right singular vectors and `U = Q V`. Extra memory is
+    With `G = dL/d(dW)` summed over all calls in the closure, B its top r right singular vectors, and Q a seeded
+    implicit orthogonal map: `V = B, U = Q V`. The paper's own (`sides="both"`) takes r/2 singular vectors A, B from
+    either side: `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`. Extra memory is
     O(r (in + out)) a layer; G is formed only if smaller, otherwise a sum over calls is truncated after each.
 
     Args:
@@ -73,7 +73,8 @@ def initialize_subspaces_(
         adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
         oversampling, iterations: accuracy: a call's Krylov space (`dmf.block_krylov_svd`) starts at r + oversampling.
         exact_bytes: form every G if all fit this; the split of batches over calls and processes then does not matter.
-        sides: "both" is the paper's; "right", ours, takes all directions from the inputs' side (docs/evidence.md).
+        sides: "right", ours, takes all directions from the inputs' side, for any rank, and scored higher
+            (docs/evidence.md); "both" is the paper's, for even ranks.
 
     Returns:
         What was initialised; a layer without a gradient keeps its random start and is named in a warning.
@@ -82,7 +83,7 @@ def initialize_subspaces_(
         ValueError: for no compressed adapter of that name, an odd rank with both sides, or gradients not finite.
         RuntimeError: if the closure never reached the layers with a backward pass.
 
-    An error leaves everything as it was, U and V too. Source: Yaras et al., ICML 2024, Deep LoRA; the sketch is ours.
+    An error leaves all as it was, U and V too. Source: Yaras et al., ICML 2024, Deep LoRA; sketch and "right" are ours.
 
     >>> from peft import get_peft_model
     >>> from deep_lora import DeepLoraConfig
@@ -162,7 +163,7 @@ def _side(sides: str, layers: dict[str, DeepLoraLayer], adapter_name: str) -> Si
     if odd:
         raise ValueError(
             f"subspaces from both sides take r/2 left and r/2 right singular vectors, so `r` must be even, got {odd}; "
-            'use an even rank, `sides="right"`, or keep the random subspace by not calling this function'
+            'use an even rank, `sides="right"` (the default), or keep the random subspace by not calling this function'
         )
     return side
 

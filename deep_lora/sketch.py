@@ -120,7 +120,7 @@ class GradientSketch:
 
 
 def kept_width(r: int) -> int:
-    """Singular triplets kept between calls for r/2 wanted ones: the rest make sums over several calls more accurate."""
+    """Singular triplets kept between calls for r or r/2 wanted: the rest make sums over several calls more accurate."""
     return r + r // 2
 
 

@@ -51,7 +51,7 @@ class CausalArguments(Settings):
     target_column: str = field(default="target", metadata={"help": "Column with what is to follow."})
     wordnet: str = field(default=DEFAULT_WORDNET, metadata={"help": "Folder with WordNet's data files."})
     cache: str = field(default="runs/smollm2", metadata={"help": "Folder for the unpacked packaged model."})
-    rank: int = field(default=8, metadata={"help": "Rank of the update; even."})
+    rank: int = field(default=8, metadata={"help": "Rank of the update."})
     num_train_samples: int = field(default=2000, metadata={"help": "Rows to train on, at most."})
     num_heldout_samples: int = field(default=100, metadata={"help": "Texts that are only measured."})
     num_generations: int = field(default=4, metadata={"help": "Held-out texts for which the model writes."})
@@ -60,9 +60,7 @@ class CausalArguments(Settings):
     smoke: bool = field(default=False, metadata={"help": "A few steps with a tiny random Llama on made-up texts."})
 
     def __post_init__(self) -> None:
-        if self.rank < 2 or self.rank % 2:
-            raise ValueError(f"--rank got {self.rank}; Deep LoRA needs an even rank of at least 2")
-        for name in ("steps", "batch_size", "num_train_samples", "num_heldout_samples", "num_generations"):
+        for name in ("rank", "steps", "batch_size", "num_train_samples", "num_heldout_samples", "num_generations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} got {getattr(self, name)}; it must be at least 1")
         if self.smoke:

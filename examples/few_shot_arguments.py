@@ -57,7 +57,7 @@ class FewShotArguments:
     methods: list[str] = field(
         default_factory=lambda: list(METHODS), metadata={"help": f"Methods to compare, out of: {', '.join(METHODS)}."}
     )
-    rank: int = field(default=8, metadata={"help": "Rank of the adapters; even for Deep LoRA."})
+    rank: int = field(default=8, metadata={"help": "Rank of the adapters."})
     learning_rate: float = field(
         default=1e-3, metadata={"help": "Rate of AdamW for every method; falls linearly to 0."}
     )
@@ -90,10 +90,6 @@ class FewShotArguments:
             raise UsageError("--smoke brings a model and sentences of its own; leave out --model and --dataset")
         if min(*self.seeds, self.split_seed) < 0:
             raise UsageError(f"--seeds {self.seeds} and --split_seed {self.split_seed} must not be negative")
-        if "deep_lora" in self.methods and self.rank % 2:
-            raise UsageError(
-                f"--rank got {self.rank}; Deep LoRA needs an even rank, half of it for each side of the gradient"
-            )
         for name, value in vars(self).items():
             if isinstance(value, (int, float)) and name not in ("split_seed", "short", "smoke") and not value > 0:
                 raise UsageError(f"--{name} got {value}; it must be greater than 0")

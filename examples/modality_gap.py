@@ -80,10 +80,10 @@ class GapArguments:
         self.methods = list(METHODS) if self.methods == ["all"] else list(dict.fromkeys(self.methods))
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ValueError(f"--methods got {unknown}; choose all, or one or more of: {'; '.join(METHODS)}")
-        if min(self.steps, self.num_validation, self.num_test) < 1 or self.rank < 0 or self.rank % 2:
+        if min(self.steps, self.num_validation, self.num_test) < 1 or self.rank < 0:
             raise ValueError(
                 f"--steps {self.steps}, --num_validation {self.num_validation} and --num_test {self.num_test} must be "
-                f"at least 1, and --rank {self.rank} even (or 0, for a frozen tower)"
+                f"at least 1, and --rank {self.rank} at least 0 (0 is a frozen tower)"
             )
 
 

@@ -197,7 +197,7 @@ def test_what_is_missing_is_named_with_the_command_that_gets_it(tmp_path, monkey
     "words,message",
     [
         (["--methods", "magic"], r"--methods got \['magic'\]; choose all"),
-        (["--rank", "3"], "--rank 3 even"),
+        (["--rank", "-1"], "--rank -1 at least 0"),
         (["--steps", "0"], "--steps 0"),
         (["--data", "nowhere", "--cache", "nowhere.pt"], "npm install"),
     ],

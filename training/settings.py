@@ -53,7 +53,7 @@ class AdapterArguments:
         "JSON or YAML file with the fields of a PEFT config, peft_type among them; replaces the options below, except "
         "--init_* (and --modules_to_save, which is added).",
     )
-    rank: int = option(8, "Rank of the update; even for deep_lora, unless --init_sides right or --init_batches 0.")
+    rank: int = option(8, "Rank of the update; even for deep_lora with --init_sides both.")
     target_modules: list[str] = field(
         default_factory=lambda: ["all-linear"],
         metadata={"help": "Names of the layers to adapt, one regular expression, or all-linear."},
@@ -70,9 +70,9 @@ class AdapterArguments:
         4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
     )
     init_sides: Literal["both", "right"] = option(
-        "both",
-        "Which singular vectors of the gradient span the subspaces of deep_lora: both (half of them left, half right) "
-        "or right (all of them).",
+        "right",
+        "Which singular vectors of the gradient span the subspaces of deep_lora: right (all of them, the default) or "
+        "both (half of them left, half right: the paper's).",
     )
     init_exact_bytes: int = option(
         2**29,
@@ -88,15 +88,23 @@ class AdapterArguments:
             )
         if self.rank < 1:
             raise UsageError(f"--rank got {self.rank}; it must be at least 1")
-        halved = self.init_batches and self.init_sides == "both"
-        if self.adapter == "deep_lora" and not self.adapter_config and halved and self.rank % 2:
-            raise UsageError(
-                f"--rank got {self.rank}; deep_lora needs an even rank, half of it for each side of the gradient "
-                "(or --init_sides right, or --init_batches 0)"
-            )
         for name in ("init_batches", "init_exact_bytes"):
             if (value := getattr(self, name)) < 0:
                 raise UsageError(f"--{name} got {value}; it must not be negative")
+        if self.adapter == "deep_lora" and not self.adapter_config:
+            self.check_halves("--rank", self.rank)
+
+    def check_halves(self, name: str, rank: int) -> None:
+        """Subspaces from both sides of the gradient need a rank of deep_lora that can be halved.
+
+        Raises:
+            UsageError: it is odd; `name` says where it came from.
+        """
+        if self.init_batches and self.init_sides == "both" and rank % 2:
+            raise UsageError(
+                f"{name} got {rank}; with --init_sides both deep_lora needs an even rank, half of it for each side of "
+                "the gradient: pass an even rank, --init_sides right or --init_batches 0"
+            )
 
 
 @dataclass

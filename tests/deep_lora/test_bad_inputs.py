@@ -136,7 +136,8 @@ def _tokenless(key: None = None) -> None:
 BAD = [
     ("sides", lambda: initialize_subspaces_(_small(), lambda: None, sides="left"), ValueError,
      "`sides` must be one of 'both', 'right', got 'left'"),
-    ("odd rank", lambda: _initialize(r=3), ValueError, r"`r` must be even, got \[3\]; use an even rank"),
+    ("odd rank", lambda: initialize_subspaces_(_small(r=3), lambda: None, sides="both"), ValueError,
+     r"`r` must be even, got \[3\]; use an even rank, `sides=\"right\"` \(the default\), or keep the random"),
     ("no call", lambda: _initialize(lambda model: None), RuntimeError, "the closure never ran through the adapted"),
     ("no backward", lambda: _initialize(lambda m: m(torch.ones(3, 6))), RuntimeError, r"never called backward\(\)"),
     ("no_grad", lambda: _initialize(_without_gradients), RuntimeError, r"not under torch.no_grad\(\)"),

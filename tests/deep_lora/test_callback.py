@@ -83,7 +83,7 @@ class Catch(TrainerCallback):
         self.bases = bases(model)
 
 
-@pytest.mark.parametrize(("rank", "options"), [(4, {}), (4, {"sides": "both"}), (3, {"sides": "right"})])
+@pytest.mark.parametrize(("rank", "options"), [(4, {}), (3, {}), (4, {"sides": "both"}), (3, {"sides": "right"})])
 def test_it_sets_the_bases_from_the_first_batches_of_training(rank, options, tmp_path):
     callback, catch = SubspaceInitializationCallback(num_batches=2, seed=5, **options), Catch()
     net = model(r=rank)
@@ -162,7 +162,7 @@ KEPT = r"adapter 'default' was trained before \(2 of 2 modules .* new ones would
 
 @pytest.mark.parametrize("settings", [{}, {"subtract_start": False, "init_scale": 0.3}, {"r": 1}], ids=str)
 def test_a_second_training_goes_on_with_the_subspaces_of_the_first(settings, tmp_path):
-    net, callback, catch = model(**settings), SubspaceInitializationCallback(num_batches=2, sides="right"), Catch()
+    net, callback, catch = model(**settings), SubspaceInitializationCallback(num_batches=2), Catch()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="adapter 'default' was trained")
         _, trainer = run(tmp_path, [callback, catch], net, max_steps=1)

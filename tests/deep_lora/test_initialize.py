@@ -13,12 +13,13 @@ from deep_lora import initialize_subspaces_
 from deep_lora.gradients import GradientOperator
 from deep_lora.initialize import ITERATIONS, OVERSAMPLING
 from deep_lora.sketch import GradientSketch, kept_width
-from dmf import OrthogonalMap, one_sided_bases, principal_angles
+from dmf import principal_angles
 from tests.measure import LargestTensor
 from tests.models import adapt, layers_of
 from tests.reference.first_gradient import product_of_bases, weight_gradient
 
 RANK, SEED = 4, 11
+BOTH_CONSTRUCTIONS = pytest.mark.parametrize("sides", ["both", "right"])
 
 
 def loss(output):
@@ -33,11 +34,11 @@ def written(layer, adapter_name="default"):
     return U.double() @ V.double().mT
 
 
-def check(base, inputs, layout=lambda g: g, rank=RANK):
+def check(base, inputs, sides, layout=lambda g: g, rank=RANK):
     """Adapt module "0" of `base`, initialise it, and compare with the closed form on the dense gradient."""
-    expected, tolerance = product_of_bases(layout(weight_gradient(base, "0.weight", inputs, loss)), rank, SEED)
+    expected, tolerance = product_of_bases(layout(weight_gradient(base, "0.weight", inputs, loss)), rank, SEED, sides)
     model = adapt(copy.deepcopy(base), target_modules=["0"], r=rank)
-    report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=SEED)
+    report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=SEED, sides=sides)
     assert report.initialized == ["base_model.model.0"] and report.kept_random == []
     (layer,) = layers_of(model)
     assert (written(layer) - expected).norm().item() <= tolerance
@@ -47,46 +48,52 @@ def check(base, inputs, layout=lambda g: g, rank=RANK):
 
 
 @pytest.mark.parametrize(("into", "out"), [(8, 8), (7, 12), (12, 7), (40, 40), (24, 60), (60, 24)])
-def test_linear_gets_the_closed_form_of_its_dense_gradient(into, out):
-    layer = check(nn.Sequential(nn.Linear(into, out), nn.Tanh(), nn.Linear(out, 3)), torch.randn(5, 3, into))
-    larger = (layer.deep_lora_V if out <= into else layer.deep_lora_U)["default"].detach()
-    assert torch.allclose(larger.mT @ larger, torch.eye(RANK), atol=1e-5)
+@pytest.mark.parametrize(("sides", "rank"), [("both", 4), ("right", 4), ("right", 3)])
+def test_linear_gets_the_closed_form_of_its_dense_gradient(into, out, sides, rank):
+    base = nn.Sequential(nn.Linear(into, out), nn.Tanh(), nn.Linear(out, 3))
+    layer = check(base, torch.randn(5, 3, into), sides, rank=rank)
+    orthonormal = layer.deep_lora_V if sides == "right" or out <= into else layer.deep_lora_U
+    basis = orthonormal["default"].detach()
+    assert torch.allclose(basis.mT @ basis, torch.eye(rank), atol=1e-5)
 
 
-@pytest.mark.parametrize(("into", "out"), [(8, 8), (7, 12), (12, 7), (40, 60), (60, 40)])
-@pytest.mark.parametrize("rank", [3, RANK])
-def test_the_right_side_alone_gives_all_its_leading_vectors_and_their_images(into, out, rank):
-    base, inputs = nn.Sequential(nn.Linear(into, out), nn.Tanh(), nn.Linear(out, 3)), torch.randn(9, into)
-    model = adapt(copy.deepcopy(base), target_modules=["0"], r=rank)
-    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=SEED, sides="right")
-    (layer,) = layers_of(model)
-    right = torch.linalg.svd(weight_gradient(base, "0.weight", inputs, loss)).Vh[:rank].mT
-    U, V = one_sided_bases(right, OrthogonalMap(out, into, SEED))
-    assert (written(layer) - U @ V.mT).norm() <= 1e-3
-    V = layer.deep_lora_V["default"].detach()
-    assert torch.allclose(V.mT @ V, torch.eye(rank), atol=1e-5)
+def test_all_directions_come_from_the_right_side_unless_another_is_named():
+    base, inputs, products = nn.Sequential(nn.Linear(7, 12), nn.Tanh()), torch.randn(9, 7), []
+    for options in ({}, {"sides": "right"}, {"sides": "both"}):
+        model = adapt(copy.deepcopy(base), target_modules=["0"], r=RANK)
+        initialize_subspaces_(model, lambda model=model: loss(model(inputs)).backward(), **options)
+        products.append(written(layers_of(model)[0]))
+    assert torch.equal(products[0], products[1]) and (products[0] - products[2]).norm() > 0.1
 
 
 def test_a_layer_without_so_many_right_vectors_keeps_its_random_start():
     model = adapt(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)), target_modules=["0", "2"], r=4)
+
+    def closure():
+        loss(model(torch.randn(9, 8))).backward()
+
     with pytest.warns(UserWarning, match="no gradient reached 1 of 2 adapted modules .or they are too small"):
-        report = initialize_subspaces_(model, lambda: loss(model(torch.randn(9, 8))).backward(), sides="right")
+        report = initialize_subspaces_(model, closure)
     assert report.kept_random == ["base_model.model.2"]
+    assert initialize_subspaces_(model, closure, sides="both").kept_random == [], "two of either side are there"
 
 
 @pytest.mark.parametrize(("into", "out"), [(9, 13), (13, 9)])
-def test_conv1d_gets_the_closed_form_of_its_dense_gradient(into, out):
-    check(nn.Sequential(Conv1D(out, into), nn.Tanh()), torch.randn(6, into), layout=lambda g: g.mT)
+@BOTH_CONSTRUCTIONS
+def test_conv1d_gets_the_closed_form_of_its_dense_gradient(into, out, sides):
+    base = nn.Sequential(Conv1D(out, into), nn.Tanh())
+    nn.init.normal_(base[0].weight)  # its own start is so small that the gradient is nearly of rank one
+    check(base, torch.randn(6, into), sides, layout=lambda g: g.mT)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(11, 7), (7, 11), (50, 30)])
 @pytest.mark.parametrize("padding_idx", [None, 0, 3])
-def test_embedding_gets_the_closed_form_of_its_dense_gradient(count, dim, padding_idx):
+@BOTH_CONSTRUCTIONS
+def test_embedding_gets_the_closed_form_of_its_dense_gradient(count, dim, padding_idx, sides):
     inputs = torch.randint(0, count, (4, 6))
     inputs[0, :3] = torch.tensor([0, 3, 3])  # padding, and a token that occurs twice
-    layer = check(
-        nn.Sequential(nn.Embedding(count, dim, padding_idx=padding_idx), nn.Tanh()), inputs, layout=lambda g: g.mT
-    )
+    base = nn.Sequential(nn.Embedding(count, dim, padding_idx=padding_idx), nn.Tanh())
+    layer = check(base, inputs, sides, layout=lambda g: g.mT)
     if padding_idx is not None and count >= dim:
         G = weight_gradient(nn.Sequential(layer.base_layer, nn.Tanh()), "0.weight", inputs, loss)
         assert G[padding_idx].norm() == 0, "padding has no gradient, so the reference covers it"
@@ -105,27 +112,30 @@ def test_embedding_gets_the_closed_form_of_its_dense_gradient(count, dim, paddin
         {"padding": (1, 2), "padding_mode": "circular", "groups": 2},
     ],
 )
-def test_conv2d_gets_the_closed_form_of_its_dense_gradient(settings):
+@BOTH_CONSTRUCTIONS
+def test_conv2d_gets_the_closed_form_of_its_dense_gradient(settings, sides):
     base = nn.Sequential(nn.Conv2d(4, 8, **{"kernel_size": 3, **settings}), nn.Tanh())
-    check(base, torch.randn(3, 4, 9, 10), layout=lambda g: g.flatten(1))
+    check(base, torch.randn(3, 4, 9, 10), sides, layout=lambda g: g.flatten(1))
 
 
-def test_an_unbatched_image_is_one_image():
-    check(nn.Sequential(nn.Conv2d(4, 6, 3), nn.Tanh()), torch.randn(4, 9, 10), layout=lambda g: g.flatten(1))
+@BOTH_CONSTRUCTIONS
+def test_an_unbatched_image_is_one_image(sides):
+    check(nn.Sequential(nn.Conv2d(4, 6, 3), nn.Tanh()), torch.randn(4, 9, 10), sides, layout=lambda g: g.flatten(1))
 
 
 @pytest.mark.parametrize("shape", [(7, 12), (40, 40)])
-def test_micro_batches_add_up_to_the_whole_batch(shape):
+@BOTH_CONSTRUCTIONS
+def test_micro_batches_add_up_to_the_whole_batch(shape, sides):
     base = nn.Sequential(nn.Linear(*shape), nn.Tanh())
     inputs = torch.randn(kept_width(RANK), shape[0])  # as many tokens as triplets are kept, so that nothing is cut off
-    expected, tolerance = product_of_bases(weight_gradient(base, "0.weight", inputs, loss), RANK, SEED)
+    expected, tolerance = product_of_bases(weight_gradient(base, "0.weight", inputs, loss), RANK, SEED, sides)
     model = adapt(base, target_modules=["0"], r=RANK)
 
     def closure():
         for half in inputs.split(3):
             loss(model(half)).backward()
 
-    initialize_subspaces_(model, closure, seed=SEED)
+    initialize_subspaces_(model, closure, seed=SEED, sides=sides)
     (layer,) = layers_of(model)
     assert (written(layer) - expected).norm().item() <= tolerance
 
@@ -147,9 +157,10 @@ def test_the_sketched_route_finds_the_leading_subspaces_of_a_decaying_spectrum()
     assert not sketch.exact
     # As one call of a layer sees it: G = delta^T x with 200 tokens.
     sketch.update(GradientOperator.from_rows(x=right.mT * spectrum[:, None], delta=left.mT))
-    svd = sketch.leading(rank // 2)
-    assert principal_angles(left[:, : rank // 2], svd.left)[0] <= 1e-2
-    assert principal_angles(right[:, : rank // 2], svd.right)[0] <= 1e-2
+    for wanted in (rank // 2, rank):
+        svd = sketch.leading(wanted)
+        assert principal_angles(left[:, :wanted], svd.left)[0] <= 1e-2
+        assert principal_angles(right[:, :wanted], svd.right)[0] <= 1e-2
 
 
 def test_the_exact_route_is_taken_where_the_gradient_is_no_larger_than_its_factors():

@@ -11,6 +11,8 @@ from deep_lora.restoring import dropout_off
 from tests.models import adapt, bert_classifier, disturb_, ids, layers_of, llama
 from tests.reference.first_gradient import product_of_bases, weight_gradient
 
+BOTH_CONSTRUCTIONS = pytest.mark.parametrize("sides", ["both", "right"])
+
 
 def loss(output):
     return (output * torch.linspace(-1, 2, output.shape[-1]).to(output)).sin().sum()
@@ -33,7 +35,8 @@ class WithUpdate(nn.Module):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_quantised_weight_is_never_read_and_the_gradient_is_that_of_a_dense_update(bits):
+@BOTH_CONSTRUCTIONS
+def test_a_quantised_weight_is_never_read_and_the_gradient_is_that_of_a_dense_update(bits, sides):
     bnb = pytest.importorskip("bitsandbytes")
     into, out = 128, 64  # bitsandbytes packs CPU weights in blocks of 64 by 32
     make = bnb.nn.Linear8bitLt if bits == 8 else bnb.nn.Linear4bit
@@ -53,13 +56,14 @@ def test_a_quantised_weight_is_never_read_and_the_gradient_is_that_of_a_dense_up
     (adapted,) = layers_of(model)
     assert adapted.quantization_backend is not None
     before = layer.weight.data.clone()
-    expected, tolerance = product_of_bases(wrapped.update.grad.double(), 4, seed=0)
-    report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0)
+    expected, tolerance = product_of_bases(wrapped.update.grad.double(), 4, 0, sides)
+    report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides)
     assert report.kept_random == [] and torch.equal(layer.weight.data, before)
     assert (written(adapted) - expected).norm().item() <= tolerance
 
 
-def test_a_bfloat16_model_gets_the_bases_of_its_own_gradient():
+@BOTH_CONSTRUCTIONS
+def test_a_bfloat16_model_gets_the_bases_of_its_own_gradient(sides):
     base = nn.Sequential(nn.Linear(12, 9), nn.Tanh()).bfloat16()
     inputs = torch.randn(10, 12).bfloat16()
     model = adapt(base, target_modules=["0"], r=4, autocast_adapter_dtype=False)
@@ -71,8 +75,8 @@ def test_a_bfloat16_model_gets_the_bases_of_its_own_gradient():
         output = base[0](inputs)
     output.requires_grad_().register_hook(lambda grad: delta.append(grad))
     loss(torch.tanh(output)).backward()
-    expected, _ = product_of_bases(delta[0].double().mT @ inputs.double(), 4, seed=0)
-    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0)
+    expected, _ = product_of_bases(delta[0].double().mT @ inputs.double(), 4, 0, sides)
+    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides)
     # Entries of orthonormal columns, each rounded by half an eps: sqrt(2 factors * 4 columns) eps in all.
     assert (written(layer) - expected).norm().item() <= 8**0.5 * torch.finfo(torch.bfloat16).eps
     with torch.no_grad():
@@ -94,13 +98,14 @@ def test_half_precision_bases_are_found_under_autocast_too():
         assert V.dtype == torch.float32 and torch.allclose(V.mT @ V, torch.eye(4), atol=1e-5)
 
 
-def test_double_precision_keeps_its_digits():
+@BOTH_CONSTRUCTIONS
+def test_double_precision_keeps_its_digits(sides):
     base, inputs = nn.Sequential(nn.Linear(9, 7)).double(), torch.randn(20, 9, dtype=torch.float64)
-    expected, tolerance = product_of_bases(weight_gradient(base, "0.weight", inputs, loss), 4, seed=0)
+    expected, tolerance = product_of_bases(weight_gradient(base, "0.weight", inputs, loss), 4, 0, sides)
     model = adapt(base, target_modules=["0"], r=4, autocast_adapter_dtype=False)
     (layer,) = layers_of(model)
     assert layer.deep_lora_U["default"].dtype == torch.float64
-    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0)
+    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides)
     assert (written(layer) - expected).norm().item() <= tolerance * 1e-8  # eps64 / eps32 is 2e-9
 
 
@@ -131,7 +136,8 @@ def test_a_tied_head_follows_its_embedding_and_both_stay_an_identity():
         assert torch.equal(model(ids()).logits, before)
 
 
-def test_a_tied_update_is_initialised_from_the_sum_of_its_two_gradients():
+@BOTH_CONSTRUCTIONS
+def test_a_tied_update_is_initialised_from_the_sum_of_its_two_gradients(sides):
     model = adapted_tied()
     base = model.base_model.model
     # One dense dW (out = width, in = vocabulary): the embedding looks its columns up, the head is its transpose.
@@ -143,8 +149,8 @@ def test_a_tied_update_is_initialised_from_the_sum_of_its_two_gradients():
     loss(model(ids()).logits).backward()
     for hook in hooks:
         hook.remove()
-    expected, tolerance = product_of_bases(update.grad.double(), 4, seed=0)
-    initialize_subspaces_(model, lambda: loss(model(ids()).logits).backward(), seed=0)
+    expected, tolerance = product_of_bases(update.grad.double(), 4, 0, sides)
+    initialize_subspaces_(model, lambda: loss(model(ids()).logits).backward(), seed=0, sides=sides)
     assert (written(layers_of(model)[0]) - expected).norm().item() <= tolerance
 
 

@@ -38,12 +38,12 @@ def loss(output):
     return (output * torch.linspace(-1, 2, output.shape[-1])).sin().sum()
 
 
-def initialized(model, inputs, *, calls=1, exact_bytes=0):
+def initialized(model, inputs, *, calls=1, exact_bytes=0, sides="right"):
     def closure():
         for part in inputs.chunk(calls):
             loss(model(part)).backward()
 
-    initialize_subspaces_(model, closure, seed=3, exact_bytes=exact_bytes)
+    initialize_subspaces_(model, closure, seed=3, exact_bytes=exact_bytes, sides=sides)
     layers = layers_of(model)
     return [(layer.deep_lora_U["default"].detach().clone(), layer.deep_lora_V["default"].detach()) for layer in layers]
 
@@ -66,6 +66,8 @@ def work(rank, folder):
     results = {
         "small": initialized(small(), batch(10).chunk(2)[rank]),
         "large": initialized(large(), batch(50).chunk(2)[rank]),
+        "small, both sides": initialized(small(), batch(10).chunk(2)[rank], sides="both"),
+        "large, both sides": initialized(large(), batch(50).chunk(2)[rank], sides="both"),
         "formed": initialized(large(), batch(50, MANY).chunk(2)[rank], calls=3, exact_bytes=ALLOWED),
         "sketched": initialized(large(), batch(50, MANY).chunk(2)[rank], calls=3, exact_bytes=ALLOWED - 1),
     }
@@ -87,7 +89,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("route", ["small", "large", "formed", "sketched"])
+@pytest.mark.parametrize("route", ["small", "large", "small, both sides", "large, both sides", "formed", "sketched"])
 def test_both_ranks_end_with_the_same_bits(ranks, route):
     assert len(ranks[0][route]) > 0
     for mine, theirs in zip(ranks[0][route], ranks[1][route], strict=True):
@@ -99,9 +101,10 @@ def test_both_ranks_agree_on_whether_an_adapter_that_is_spread_over_them_was_tra
 
 
 @pytest.mark.parametrize(("route", "make", "width"), [("small", small, 10), ("large", large, 50)])
-def test_two_halves_give_what_one_process_finds_on_the_whole_batch(ranks, route, make, width):
-    alone = initialized(make(), batch(width))
-    for (u, v), (u2, v2) in zip(alone, ranks[0][route], strict=True):
+@pytest.mark.parametrize(("sides", "name"), [("right", ""), ("both", ", both sides")], ids=["right", "both"])
+def test_two_halves_give_what_one_process_finds_on_the_whole_batch(ranks, route, make, width, sides, name):
+    alone = initialized(make(), batch(width), sides=sides)
+    for (u, v), (u2, v2) in zip(alone, ranks[0][route + name], strict=True):
         # The same subspaces, column by column up to a rotation. 100 terms of float32 over a gap above a tenth.
         assert (u @ v.mT - u2 @ v2.mT).norm().item() <= 100 * torch.finfo(torch.float32).eps / 0.1
 

@@ -106,18 +106,19 @@ def test_it_works_when_no_parameter_is_trainable():
         assert torch.equal(a, b)
 
 
-def test_the_gradient_is_taken_without_dropout():
+@pytest.mark.parametrize("sides", ["both", "right"])
+def test_the_gradient_is_taken_without_dropout(sides):
     base = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 6), nn.Dropout(0.5), nn.Tanh())
     inputs = torch.randn(10, 8)
 
     def loss(output):
         return (output * torch.linspace(-1, 2, 6)).sin().sum()
 
-    expected, tolerance = product_of_bases(weight_gradient(base.eval(), "1.weight", inputs, loss), 4, seed=0)
+    expected, tolerance = product_of_bases(weight_gradient(base.eval(), "1.weight", inputs, loss), 4, 0, sides)
     model = adapt(base, target_modules=["1"], r=4, deep_lora_dropout=0.5).train()
     seen = []
     model.base_model.model[0].register_forward_hook(lambda m, args, out: seen.append(m.training))
-    initialize_subspaces_(model, lambda: loss(model(inputs)).backward())
+    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), sides=sides)
     (layer,) = layers_of(model)
     product = layer.deep_lora_U["default"].double() @ layer.deep_lora_V["default"].double().mT
     assert (product - expected).norm().item() <= tolerance
@@ -178,15 +179,16 @@ class Twice(nn.Module):
         return self.shared(torch.tanh(self.shared(x)))
 
 
-def test_a_module_that_is_used_twice_gets_the_sum_of_both_gradients():
+@pytest.mark.parametrize("sides", ["both", "right"])
+def test_a_module_that_is_used_twice_gets_the_sum_of_both_gradients(sides):
     base, inputs = Twice(), torch.randn(6, 8)
 
     def loss(output):
         return (output * torch.linspace(-1, 2, 8)).sin().sum()
 
-    expected, tolerance = product_of_bases(weight_gradient(base, "shared.weight", inputs, loss), 4, seed=0)
+    expected, tolerance = product_of_bases(weight_gradient(base, "shared.weight", inputs, loss), 4, 0, sides)
     model = adapt(base, target_modules=["shared"], r=4)
-    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0)
+    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides)
     (layer,) = layers_of(model)
     product = layer.deep_lora_U["default"].double() @ layer.deep_lora_V["default"].double().mT
     assert (product - expected).norm().item() <= tolerance

@@ -167,7 +167,7 @@ def test_initialize_subspaces_with_the_recorded_start_writes_the_recorded_subspa
     start, recorded = recorded_bert.modules("uncompressed"), recorded_bert.modules("compressed0")
     monkeypatch.setattr(RecordedStart, "matrices", [wide_start(start[name]) for name in order])
     monkeypatch.setattr("deep_lora.initialize.OrthogonalMap", RecordedStart)
-    report = initialize_subspaces_(model, lambda: recorded_bert.loss(model).backward(), seed=0)
+    report = initialize_subspaces_(model, lambda: recorded_bert.loss(model).backward(), seed=0, sides="both")
     assert len(report.initialized) == 12
     for name, layer in layers_by_name(model).items():
         u, v = layer.deep_lora_U["default"].detach(), layer.deep_lora_V["default"].detach()

@@ -92,7 +92,7 @@ def test_a_csv_file_of_ones_own_is_learned(bits, tmp_path, capsys) -> None:
     [
         (["--train_file", "none.csv"], "--train_file none.csv: there is no such file"),
         (["--wordnet", "nowhere"], "there is no nowhere/data.noun: `apt-get install wordnet-base`"),
-        (["--rank", "3"], "--rank got 3; Deep LoRA needs an even rank"),
+        (["--rank", "0"], "--rank got 0; it must be at least 1"),
         (["--steps", "0"], "--steps got 0; it must be at least 1"),
         (["--smoke", "--train_file", "FILE"], r"has no column ['text', 'target']; it has ['mr', 'ref']"),
         (

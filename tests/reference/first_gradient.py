@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dmf import OrthogonalMap, compressed_bases
+from dmf import OrthogonalMap, compressed_bases, one_sided_bases
 
 
 def weight_gradient(base: nn.Module, weight: str, inputs: Any, loss: Callable[[Any], Tensor]) -> Tensor:
@@ -21,17 +21,17 @@ def weight_gradient(base: nn.Module, weight: str, inputs: Any, loss: Callable[[A
     return gradient.double()
 
 
-def product_of_bases(gradient: Tensor, rank: int, seed: int) -> tuple[Tensor, float]:
+def product_of_bases(gradient: Tensor, rank: int, seed: int, sides: Literal["both", "right"]) -> tuple[Tensor, float]:
     """`U V^T` of the closed form for G (out, in), and the tolerance for float32 sums of that gradient.
 
-    Rounding of G by eps32 times the number of summed terms turns its leading singular subspace by that over the gap
-    `(s_h - s_{h+1}) / s_1`; terms are taken as 100.
+    Rounding of G by eps32 times the number of summed terms turns its leading singular subspace, of h = r/2 directions
+    for both sides and r for the right one, by that over the gap `(s_h - s_{h+1}) / s_1`; terms are taken as 100.
     """
-    half = rank // 2
+    count = rank // 2 if sides == "both" else rank
     u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
-    start = OrthogonalMap(*gradient.shape, seed)
-    U, V = compressed_bases(u[:, :half], vh[:half].mT, start, start.transpose)
-    following = s[half].item() if half < len(s) else 0.0
-    gap = (s[half - 1].item() - following) / s[0].item()
-    assert gap > 1e-3, f"the leading singular values do not stand out: {s[: half + 1].tolist()}"
+    left, right, start = u[:, :count], vh[:count].mT, OrthogonalMap(*gradient.shape, seed)
+    U, V = compressed_bases(left, right, start, start.transpose) if sides == "both" else one_sided_bases(right, start)
+    following = s[count].item() if count < len(s) else 0.0
+    gap = (s[count - 1].item() - following) / s[0].item()
+    assert gap > 1e-3, f"the leading singular values do not stand out: {s[: count + 1].tolist()}"
     return U @ V.mT, 100 * torch.finfo(torch.float32).eps / gap

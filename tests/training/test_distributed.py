@@ -28,11 +28,14 @@ STEPS = 50
 
 
 def words(folder: Path, batch: int, **others: object) -> list[str]:
-    """A run of 8 samples a step without dropout; 21 rows to validate on, so that the last batches are uneven."""
+    """A run of 8 samples a step without dropout; 21 rows to validate on, so that the last batches are uneven.
+
+    The rank is 1, since the gradient of a fresh head with two classes has one direction that stands out of rounding.
+    """
     options = {
         "model": folder / "bert", "dataset": folder / "train.csv", "validation_data": folder / "validation.csv",
         "output_dir": folder / f"run-{batch}", "max_steps": STEPS, "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": batch, "init_batches": 2, **others,
+        "per_device_eval_batch_size": batch, "init_batches": 2, "rank": 1, **others,
     }  # fmt: skip
     return [*QUICK, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
 

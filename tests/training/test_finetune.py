@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import peft
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import deep_lora
 from dmf import OrthogonalMap
 from tests.training import tiny
+from training.settings import AdapterArguments
 
 
 def logits(base, adapter, text="the film was great"):
@@ -193,16 +195,24 @@ def test_gamma_gives_the_outer_factors_a_rate_of_their_own(given, bert, reviews,
     assert {group["initial_lr"] for group in optimizer["param_groups"] if group["params"]} == {1e-3, 1e-5}
 
 
-def test_with_init_sides_right_an_odd_rank_starts_from_right_vectors_and_their_images(
-    bert, reviews, finetune, tmp_path
+@pytest.mark.parametrize("words", [["--rank", 3], ["--rank", 4, "--init_sides", "both"]], ids=str)
+def test_the_start_has_right_vectors_and_their_images_or_those_of_both_sides(
+    words, bert, reviews, finetune, tmp_path
 ) -> None:
-    words = ["--init_sides", "right", "--rank", "3", "--gamma", "0", "--target_modules", r".*layer\.0.*query"]
-    status, printed = finetune(bert, reviews, *words)
+    status, printed = finetune(bert, reviews, *words, "--gamma", "0", "--target_modules", r".*layer\.0\.inter.*dense")
     assert status == 0, printed
     saved = peft.load_peft_weights(str(tmp_path / "run" / "adapter"), device="cpu")
     (U,), (V,) = ([w for name, w in saved.items() if f"deep_lora_{factor}" in name] for factor in "UV")
-    assert V.shape == (16, 3) and torch.allclose(V.mT @ V, torch.eye(3), atol=1e-5)
-    assert torch.allclose(U, OrthogonalMap(16, 16, 0)(V), atol=1e-5)  # --seed 0, which --gamma 0 leaves as it was
+    rank, Q = words[1], OrthogonalMap(len(U), len(V), 0)  # --seed 0, which --gamma 0 leaves as it was
+    assert len(U) > len(V) and U.shape[1] == V.shape[1] == rank
+    free, image = (U, Q.transpose(U) - V) if "both" in words else (V, Q(V) - U)
+    assert torch.allclose(free.mT @ free, torch.eye(rank), atol=1e-5) and image.abs().max() <= 1e-5
+
+
+def test_the_function_the_callback_and_the_command_take_the_same_side_by_default() -> None:
+    function = inspect.signature(deep_lora.initialize_subspaces_).parameters["sides"].default
+    callback = deep_lora.SubspaceInitializationCallback()
+    assert function == callback.sides == AdapterArguments().init_sides == "right"
 
 
 def test_fsdp_on_a_cpu_is_said_to_be_ddp(bert, reviews, finetune, monkeypatch) -> None:
