@@ -118,8 +118,14 @@ def config_of(model: PeftModel) -> PeftConfig:
 
 
 def is_deep_lora(model: nn.Module) -> bool:
-    """Whether subspaces can be initialised and the adapters exported by this project."""
+    """Whether the adapters are exported by this project."""
     return any(isinstance(config_of(part), DeepLoraConfig) for part in adapted_parts(model).values())
+
+
+def has_subspaces(model: nn.Module) -> bool:
+    """Whether there are adapters whose subspaces a gradient can set; the narrow and wide variants have none."""
+    configs = [config_of(part) for part in adapted_parts(model).values()]
+    return any(isinstance(config, DeepLoraConfig) and config.variant == "compressed" for config in configs)
 
 
 def gamma_of(model: nn.Module) -> float:

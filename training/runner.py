@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from collapse import normalize_classifier_
 from training import report
-from training.adapters import adapter_config, add_adapter, gamma_of, is_deep_lora
+from training.adapters import adapter_config, add_adapter, gamma_of, has_subspaces
 from training.errors import RunError, UsageError
 from training.exporting import ADAPTER, save_adapter
 from training.generating import GeneratingTrainer
@@ -171,7 +171,7 @@ def evaluate(job: Job, trainer: AdapterTrainer) -> dict[str, dict[str, float]]:
 
 def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
     """The callback that sets the subspaces of Deep LoRA, where there are some to set."""
-    if not job.adapter.init_batches or not is_deep_lora(model):
+    if not job.adapter.init_batches or not has_subspaces(model):
         return []
     adapter = job.adapter
     return [

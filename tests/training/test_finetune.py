@@ -71,6 +71,14 @@ def test_other_adapters_train_too(adapter, bert, reviews, finetune, tmp_path) ->
     assert not (tmp_path / "run" / "lora_export").exists()
 
 
+def test_a_variant_without_subspaces_trains_from_its_file(bert, reviews, finetune, tmp_path) -> None:
+    path = tmp_path / "narrow.yaml"
+    path.write_text("peft_type: DEEP_LORA\nvariant: narrow\ntarget_modules: [query]\n")
+    status, printed = finetune(bert, reviews, "--adapter_config", path)
+    assert status == 0, printed
+    assert logits(bert, tmp_path / "run" / "adapter").isfinite().all()
+
+
 def test_layers_that_the_checkpoint_lacks_are_trained_and_saved(bert, reviews, finetune, tmp_path) -> None:
     """A frozen random layer would be another one when the adapter is loaded."""
     from safetensors.torch import load_file, save_file
