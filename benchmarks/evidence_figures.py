@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from evidence_leaving import RANK, TRACKING, rank_shares, ranked
 from evidence_tables import (
     BASELINE,
+    BOTH,
+    FALLING,
     OLD,
-    RIGHT,
     UNTUNED,
     UNTUNED_BASELINE,
     Means,
@@ -32,12 +33,12 @@ from evidence_tables import (
 from markdown_tables import result
 
 COLOURS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
-COLOURS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", RIGHT: "tab:red", "rsLoRA": "tab:green"}
+COLOURS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", BOTH: "tab:cyan", "rsLoRA": "tab:green"}
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %",
     "stsb": "STS-B, Pearson x 100",
 }  # fmt: skip
-FOLLOWED = (BASELINE, UNTUNED, RIGHT, OLD)
+FOLLOWED = (BASELINE, UNTUNED, BOTH, OLD)
 
 
 def with_intervals(axes: Axes, places: list[float], scores: list[dict[str, float]], label: str) -> None:
@@ -47,24 +48,26 @@ def with_intervals(axes: Axes, places: list[float], scores: list[dict[str, float
     axes.errorbar(places, heights, yerr=errors, marker="o", capsize=3, label=label, color=COLOURS.get(label))
 
 
-def sizes_of(task: str) -> dict[int, str]:
-    """Number of samples -> the settings called by task and number alone."""
-    found = {settings_of(name)["task"]["samples"]: name for name in comparisons() if name.startswith(task)}
-    return {size: f"{task}_{size}" for size in sorted(found) if f"{task}_{size}" in comparisons()}
+def sizes_of(task: str, ending: str) -> dict[int, str]:
+    """Number of samples -> the settings called by task, number and ending alone."""
+    sizes = sorted({settings_of(name)["task"]["samples"] for name in comparisons()})
+    return {size: f"{task}_{size}{ending}" for size in sizes if f"{task}_{size}{ending}" in comparisons()}
 
 
-def draw_samples() -> Any:
+def draw_samples(ending: str) -> Any:
     """Score against the number of training samples."""
-    figure, panels = plt.subplots(1, len(TASKS), figsize=(10.5, 3.2), layout="constrained")
-    for axes, (task, label) in zip(panels, TASKS.items(), strict=True):
-        sizes = sizes_of(task)
-        for shift, method in enumerate((*FOLLOWED, UNTUNED_BASELINE)):
+    tasks = {task: label for task, label in TASKS.items() if sizes_of(task, ending)}
+    figure, panels = plt.subplots(1, len(tasks), figsize=(3.5 * len(tasks), 3.2), layout="constrained", squeeze=False)
+    for axes, (task, label) in zip(panels[0], tasks.items(), strict=True):
+        sizes = sizes_of(task, ending)
+        used = {method for name in sizes.values() for method in methods_of(name)}
+        for shift, method in enumerate(m for m in (*FOLLOWED, UNTUNED_BASELINE) if m in used):
             have = [size for size in sizes if method in methods_of(sizes[size])]
             scores = [methods_of(sizes[size])[method]["test"] for size in have]
             with_intervals(axes, [size * 1.06**shift for size in have], scores, method)
         axes.set(xscale="log", xlabel="training samples", ylabel=label, xticks=list(sizes), xticklabels=list(sizes))
         axes.minorticks_off()
-    panels[0].legend(fontsize="x-small")
+    panels[0, 0].legend(fontsize="x-small")
     return figure
 
 
@@ -72,11 +75,12 @@ def draw_differences() -> Any:
     """Differences to tuned LoRA with their intervals, setting by setting."""
     names = in_points()
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.42 * len(names)), layout="constrained")
-    for shift, method in enumerate((UNTUNED, RIGHT, UNTUNED_BASELINE)):
-        gaps = [methods_of(name)[method]["difference"] for name in names]
+    for shift, method in enumerate((UNTUNED, BOTH, UNTUNED_BASELINE)):
+        have = [row for row, name in enumerate(names) if method in methods_of(name)]
+        gaps = [methods_of(names[row])[method]["difference"] for row in have]
         means = [100 * gap["mean"] for gap in gaps]
         errors = [[100 * (g["mean"] - g["low"]) for g in gaps], [100 * (g["high"] - g["mean"]) for g in gaps]]
-        places = [-row - 0.25 * shift for row in range(len(names))]
+        places = [-row - 0.25 * shift for row in have]
         axes.errorbar(means, places, xerr=errors, fmt="o", capsize=3, color=COLOURS[method], label=method)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(yticks=[-row for row in range(len(names))], yticklabels=[title(name) for name in names])
@@ -124,8 +128,13 @@ def draw_overfitting() -> Any:
 def draw_effective_ranks() -> Any:
     """How many of the modules have which effective rank."""
     names = ranked()
-    figure, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3), layout="constrained", squeeze=False)
-    for axes, name in zip(panels[0], names, strict=True):
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    size = (3.2 * columns, 2.6 * rows)
+    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels.flat, names, strict=False):
         for place, method in enumerate(m for m in FOLLOWED if "ranks" in methods_of(name).get(m, {})):
             heights = [100 * share for share in rank_shares(name, method)]
             places = [rank + 0.27 * place for rank in range(RANK + 1)]
@@ -155,7 +164,8 @@ def draw_tracking() -> Any:
 
 FIGURES: dict[str, Callable[[], Any]] = {
     "few_shot_differences": draw_differences,
-    "few_shot_samples": draw_samples,
+    "few_shot_samples": lambda: draw_samples(""),
+    "few_shot_samples_falling": lambda: draw_samples(FALLING),
     "few_shot_ranks": lambda: draw_family(ranks(), "rank, at rate 1e-3"),
     "few_shot_rates": lambda: draw_family(rates(), "rate, at rank 8"),
     "few_shot_overfitting": draw_overfitting,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, LoraGAConfig, get_peft_model
@@ -26,6 +26,7 @@ class Method:
         adapter: "lora", "deep_lora", or "full" (every parameter of the encoder but the embeddings).
         config: fields of `LoraConfig` or `DeepLoraConfig`, as in `DeepLoraConfig(**config)`.
         batches: first batches whose gradient the adapter's start sees (Deep LoRA's subspaces, LoRA-GA); 0 for none.
+        sides: of the gradient that Deep LoRA's subspaces come from.
         adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
         start: other factors to start from than the library's, one of `evidence_starts.STARTS`.
         restart: after so many steps the update is merged and a new adapter starts, from the next batches' gradient.
@@ -39,6 +40,7 @@ class Method:
     start: str = field(default="", metadata={"unnamed": True})
     restart: int = field(default=0, metadata={"unnamed": True})
     embeddings: bool = field(default=False, metadata={"unnamed": True})
+    sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
 
     def key(self) -> str:
         """What a kept run is known by; fields that came later are named when they are used."""
@@ -58,7 +60,7 @@ def adapted(method: Method, model: Adaptable, task: Task, gradients: Callable[[]
     if method.adapter == "deep_lora":
         model.encoder = get_peft_model(encoder, DeepLoraConfig(target_modules=adapted_layers, **method.config))
         if method.batches:
-            initialize_subspaces_(model.encoder, gradients, seed=seed)
+            initialize_subspaces_(model.encoder, gradients, seed=seed, sides=method.sides)
     elif method.adapter == "lora":
         gradient_start = method.config.get("init_lora_weights") == "lora_ga"
         more = {"lora_ga_config": LoraGAConfig()} if gradient_start else {}

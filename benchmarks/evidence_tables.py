@@ -11,10 +11,12 @@ from markdown_tables import FOLDER, interval, markdown, result
 from paired import mean_with_interval
 
 BASELINE, UNTUNED = "LoRA, tuned", "Deep LoRA"
-RIGHT, OLD, UNTUNED_BASELINE = "Deep LoRA, right side", "Deep LoRA, start 1e-3", "LoRA, not tuned"
-BESIDE = (UNTUNED, RIGHT, OLD, UNTUNED_BASELINE)
+BOTH, OLD, UNTUNED_BASELINE = "Deep LoRA, both sides", "Deep LoRA, start 1e-3", "LoRA, not tuned"
+BESIDE = (UNTUNED, BOTH, OLD, UNTUNED_BASELINE)
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 RANKS, RATES = "simlex_64_ranks", "simlex_64_rates"
+FALLING = "_linear"  # how the settings end in which all rates fall to 0
+SEEDS = 10  # of a setting that counts in a mean over settings
 COMPARED_RANKS = (4, 64)
 Means = dict[str, dict[float, dict[str, float]]]
 
@@ -29,21 +31,31 @@ def settings_of(name: str) -> dict[str, Any]:
 
 def results() -> list[str]:
     """All settings with a result, in their order, but the main job's own file."""
-    settings = [path.stem.removeprefix("few_shot_") for path in (FOLDER / "settings").glob("few_shot_*.json")]
+    paths = (FOLDER / "settings").glob("few_shot_*.json")
+    settings = [path.stem.removeprefix("few_shot_") for path in paths if (FOLDER / "results" / path.name).is_file()]
     return sorted(settings, key=lambda name: (settings_of(name)["order"], name))
 
 
-def comparisons() -> list[str]:
-    """The settings in which Deep LoRA as it is stands against tuned LoRA, each once."""
+def comparisons(falling: bool | None = None) -> list[str]:
+    """The settings in which Deep LoRA as it is stands against tuned LoRA, each once: all, or of one kind of rate."""
     needed = {BASELINE, UNTUNED, UNTUNED_BASELINE}
     return [
-        name for name in results() if settings_of(name)["baseline"] == BASELINE and needed <= methods_of(name).keys()
+        name
+        for name in results()
+        if settings_of(name)["baseline"] == BASELINE
+        and needed <= methods_of(name).keys()
+        and falling in (None, name.endswith(FALLING))
     ]
 
 
-def in_points() -> list[str]:
+def in_points(falling: bool | None = None) -> list[str]:
     """Of these, the ones whose score is a correlation or an accuracy."""
-    return [name for name in comparisons() if settings_of(name)["task"]["name"] not in LOSSES]
+    return [name for name in comparisons(falling) if settings_of(name)["task"]["name"] not in LOSSES]
+
+
+def averaged(falling: bool) -> list[str]:
+    """Of these, the ones with as many seeds as a mean over settings asks for."""
+    return [name for name in in_points(falling) if methods_of(name)[UNTUNED]["seeds_compared"] >= SEEDS]
 
 
 def title(name: str) -> str:
@@ -51,15 +63,19 @@ def title(name: str) -> str:
     return text
 
 
-def overview() -> str:
+def overview(falling: bool) -> str:
     """One row for each setting: tuned LoRA's score, and the paired differences of the others to it."""
     rows = []
-    for name in comparisons():
+    for name in in_points(falling):
         methods = methods_of(name)
         score = interval(methods[BASELINE]["test"], 100, 1)
         rows.append([title(name), score, *(_difference(methods.get(method)) for method in BESIDE)])
-    rows.append([f"mean of these {len(in_points())}, seed by seed", "", *(_over_all(method) for method in BESIDE)])
-    return markdown(["setting", BASELINE, *BESIDE], rows)
+    count = len(averaged(falling))
+    mean = [f"mean of the {count} with {SEEDS} seeds", "", *(_over_all(method, falling) for method in BESIDE)]
+    used = [any(cells) for cells in zip(*rows, mean, strict=True)]  # a method that no setting has needs no column
+    table = [["setting", BASELINE, *BESIDE], *rows, mean]
+    header, *body = [[cell for cell, use in zip(row, used, strict=True) if use] for row in table]
+    return markdown(header, body)
 
 
 def _difference(row: dict[str, Any] | None) -> str:
@@ -68,10 +84,10 @@ def _difference(row: dict[str, Any] | None) -> str:
     return f"{interval(row['difference'], 100, 1, '+')}, {row['seeds_won']} of {row['seeds_compared']}"
 
 
-def over_all(method: str) -> list[float]:
+def over_all(method: str, falling: bool) -> list[float]:
     """Differences to tuned LoRA, averaged over the settings seed by seed, for the seeds that all of them have."""
     gaps = []
-    for name in in_points():
+    for name in averaged(falling):
         methods = methods_of(name)
         if method in methods:
             pairs = zip(methods[method]["test"]["values"], methods[BASELINE]["test"]["values"], strict=False)
@@ -79,10 +95,10 @@ def over_all(method: str) -> list[float]:
     return [fmean(seed) for seed in zip(*gaps, strict=False)]
 
 
-def _over_all(method: str) -> str:
-    if any(method not in methods_of(name) for name in in_points()):
+def _over_all(method: str, falling: bool) -> str:
+    if any(method not in methods_of(name) for name in averaged(falling)):
         return ""
-    gaps = over_all(method)
+    gaps = over_all(method, falling)
     return f"{interval(mean_with_interval(gaps), 100, 1, '+')}, {sum(gap > 0 for gap in gaps)} of {len(gaps)}"
 
 
@@ -192,7 +208,8 @@ def _family_table(
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "overview": overview,
+    "overview": lambda: overview(falling=False),
+    "overview falling": lambda: overview(falling=True),
     "ranks": rank_table,
     "rates": rate_table,
     "sweeps": sweeps,

@@ -1,6 +1,7 @@
 """Real few-shot tasks for a pretrained sentence encoder (MiniLM), drawn afresh for every seed.
 
 `simlex`: SimLex-999, human similarity of word pairs; the cosine of the pooled words is regressed on the score / 10.
+`wordsim`: WordSim-353, the same with human scores of relatedness.
 `rotten_tomatoes`: short film reviews, two classes, from a trained linear head on the pooled sentence.
 `stsb`: STS-B, human similarity of sentence pairs; both sentences are read together, a linear head gives the score / 5.
 """
@@ -28,7 +29,7 @@ from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_MODEL, draw_balanced, load_sentences
 from packaged_files import packaged_file
 
-SIMLEX = ("gensim", "4.4.0", "gensim/test/test_data/simlex999.txt")
+WORDS = ("gensim", "4.4.0", "gensim/test/test_data")
 
 
 def correlation(statistic: Callable[..., Any], predicted: np.ndarray, target: np.ndarray) -> float:
@@ -74,10 +75,11 @@ class WordPairs(EncoderTask):
     """Human similarity of word pairs as the cosine of their embeddings; Spearman correlation."""
 
     metric, num_outputs = "Spearman correlation", 0
+    file = "simlex999.txt"
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        lines = packaged_file(*SIMLEX).read_text(encoding="utf8").splitlines()
+        lines = (packaged_file(*WORDS) / self.file).read_text(encoding="utf8").splitlines()
         rows = [line.split("\t") for line in lines if line.strip() and line[0] != "#"]
         words = sorted({word for row in rows for word in row[:2]})
         number = {word: position for position, word in enumerate(words)}
@@ -101,6 +103,12 @@ class WordPairs(EncoderTask):
             scores[name] = correlation(stats.spearmanr, similar[start : start + len(part)], self.targets[part])
             start += len(part)
         return scores
+
+
+class RelatedWords(WordPairs):
+    """WordSim-353: relatedness (coast, hill) besides similarity (coast, shore)."""
+
+    file = "wordsim353.tsv"
 
 
 class Reviews(EncoderTask):

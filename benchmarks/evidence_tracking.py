@@ -48,7 +48,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _method(asked: dict[str, Any]) -> Method:
-    return Method("deep_lora", asked["config"], asked["batches"])
+    return Method("deep_lora", asked["config"], asked["batches"], sides=asked["sides"])
 
 
 def prepared(task: Task, method: Method, seed: int) -> tuple[Any, list[Any]]:

@@ -1,7 +1,8 @@
 """How well sketches find the leading subspaces of real gradients: the evidence behind `deep_lora.gradients`.
 
 For every linear layer of the MiniLM encoder, on the first batches of labelled film reviews, the largest principal angle
-between the exact top-r/2 singular subspaces of the summed gradient (float64) and those found by
+between exact singular subspaces of the summed gradient (float64), of r right vectors as by default or of r/2 from both
+sides, and those found by
 
 - a linear sketch in one pass (`G Omega`, `Psi G`, twice as many rows in Psi), which sums exactly over batches, and
 - the probe of this package (a block Krylov space inside every backward call, leading triplets kept between calls).
@@ -75,16 +76,16 @@ def linear_sketch(gradient: Tensor, half_rank: int, width: int, seed: int) -> tu
     return basis @ u[:, :half_rank], vh[:half_rank].mT
 
 
-def probe(calls: Calls, rank: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Leading subspaces from the sketch of this package."""
+def probe(calls: Calls, rank: int, vectors: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Leading subspaces from the sketch of this package, with so many triplets kept between calls."""
     rows, columns = calls[0][1].shape[1], calls[0][0].shape[1]
     sketch = GradientSketch(
-        rows=rows, columns=columns, width=kept_width(rank), block=rank + OVERSAMPLING, iterations=ITERATIONS,
+        rows=rows, columns=columns, width=width, block=rank + OVERSAMPLING, iterations=ITERATIONS,
         seed=seed, dtype=torch.float32, device=torch.device("cpu"),
     )  # fmt: skip
     for x, delta in calls:
         sketch.update(GradientOperator.from_rows(x, delta))
-    svd = sketch.leading(rank // 2)
+    svd = sketch.leading(vectors)
     return svd.left.double(), svd.right.double()
 
 
@@ -93,20 +94,24 @@ def summary(angles: list[float]) -> dict[str, float]:
 
 
 def measure(calls: dict[str, Calls], rank: int, seed: int) -> dict[str, dict[str, float]]:
-    """Largest principal angle, over both sides, for every method."""
+    """Largest principal angle, over both sides or of the right one, for every method."""
     half = rank // 2
     angles: dict[str, list[float]] = {}
     for layer_calls in calls.values():
         gradient = sum((delta.double().mT @ x.double() for x, delta in layer_calls), start=torch.zeros(()))
         u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
-        if s[half - 1] < 1e-9 * s[0]:
+        if s[rank - 1] < 1e-9 * s[0]:
             continue
         exact = u[:, :half], vh[:half].mT
         found = {f"linear sketch, width {w}": linear_sketch(gradient, half, w, seed) for w in (2 * rank, 4 * rank, 96)}
-        found[f"probe, width {kept_width(rank)}"] = probe(layer_calls, rank, seed)
+        found[f"probe, width {kept_width(rank)}"] = probe(layer_calls, rank, half, kept_width(rank), seed)
         for name, pair in found.items():
             largest = max(principal_angles(a, b)[0].item() for a, b in zip(exact, pair, strict=True))
             angles.setdefault(name, []).append(largest)
+        for width in (kept_width(rank), 2 * rank, 3 * rank):
+            right = probe(layer_calls, rank, rank, width, seed)[1]
+            found_angle = principal_angles(vh[:rank].mT, right)[0].item()
+            angles.setdefault(f"right side, probe, width {width}", []).append(found_angle)
     return {name: summary(values) for name, values in angles.items()}
 
 

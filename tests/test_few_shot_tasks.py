@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from evidence_base import PooledEncoder, Task, TaskSettings, split_by_seed
 from evidence_methods import Method, optimizer_of
 from evidence_run import schedule_of
-from evidence_tasks import Reviews, SentencePairs, WordPairs, correlation
+from evidence_tasks import RelatedWords, Reviews, SentencePairs, WordPairs, correlation
 
-TASKS = {"simlex": WordPairs, "rotten_tomatoes": Reviews, "stsb": SentencePairs}
+TASKS = {"simlex": WordPairs, "wordsim": RelatedWords, "rotten_tomatoes": Reviews, "stsb": SentencePairs}
 SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
 
 
@@ -131,6 +131,14 @@ def test_too_few_examples_are_refused() -> None:
 def test_every_epoch_shows_every_example_once(word_pairs: Task) -> None:
     train = word_pairs.split(3)["train"]
     assert sorted(np.concatenate(word_pairs.batches(train, 3))) == sorted(train)
+
+
+@pytest.mark.parametrize(("name", "count", "first"), [("simlex", 999, 0.158), ("wordsim", 353, 0.677)])
+def test_word_pairs_are_those_of_the_published_tables(name: str, count: int, first: float) -> None:
+    """The first rows are "old new 1.58" and "love sex 6.77"."""
+    task = TASKS[name](TaskSettings(name=name, **SMALL))
+    assert task.pairs.shape == (count, 2) and task.targets[0] == pytest.approx(first)
+    assert 0 <= task.targets.min() and task.targets.max() <= 1
 
 
 def test_scores_are_rank_correlations_of_every_part_by_itself(word_pairs: Task) -> None:

@@ -15,7 +15,7 @@ from evidence_methods import Method
 from evidence_tracking import bases_of, layers_of, measure, overlap, prepared
 
 TASK = {"name": "simlex", "samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 2}
-COMPRESSED = {"config": {"r": 4, "core_scale": 1.0}, "batches": 1, "rate": 1e-2}
+COMPRESSED = {"config": {"r": 4, "core_scale": 1.0}, "batches": 1, "sides": "both", "rate": 1e-2}
 
 
 def test_the_overlap_with_its_own_bases_is_one_and_with_random_ones_that_of_chance() -> None:
@@ -36,7 +36,8 @@ def test_the_overlap_with_its_own_bases_is_one_and_with_random_ones_that_of_chan
 def test_every_method_gets_a_loss_for_each_step_and_the_wide_one_its_overlaps() -> None:
     settings = {
         "task": TASK, "seeds": [0, 1], "measured_steps": [2], "wide": "wide", "compressed": "compressed",
-        "methods": {"wide": {"config": {"r": 4, "variant": "narrow", "init_scale": 0.3}, "batches": 0, "rate": 1e-3},
+        "methods": {"wide": {"config": {"r": 4, "variant": "narrow", "init_scale": 0.3}, "batches": 0, "rate": 1e-3,
+                             "sides": "right"},
                     "compressed": COMPRESSED},
     }  # fmt: skip
     result = measure(settings)
