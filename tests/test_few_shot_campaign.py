@@ -168,9 +168,7 @@ def test_a_key_names_the_later_fields_only_when_they_are_used() -> None:
 
 
 def test_a_restart_keeps_what_was_learned_and_starts_a_new_adapter(word_pairs: Task) -> None:
-    word_pairs.settings = replace(
-        word_pairs.settings, validation=60, test=60
-    )  # finer rankings
+    word_pairs.settings = replace(word_pairs.settings, validation=60, test=60)  # finer rankings
     method = Method("deep_lora", {"r": 2}, batches=1, restart=1)
     run = measure_run(word_pairs, method, 1e-2, 0, [0.01])
     straight = measure_run(word_pairs, replace(method, restart=0), 1e-2, 0, [0.01])
