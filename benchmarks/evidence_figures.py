@@ -141,7 +141,8 @@ def draw_effective_ranks() -> Any:
             axes.bar(places, heights, width=0.27, color=COLOURS[method], label=method)
         axes.set(title=title(name), xlabel="effective rank of 8", ylabel="% of modules")
         axes.title.set_fontsize("small")
-    panels[0, 0].legend(fontsize="x-small")
+    bars = {label: bar for axes in panels.flat for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(bars.values(), bars.keys(), fontsize="small", loc="outside upper center", ncols=len(bars))
     return figure
 
 
