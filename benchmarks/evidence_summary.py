@@ -139,7 +139,7 @@ def more(runs: Sequence[Kept]) -> dict[str, Any]:
 
 
 def seconds(campaign: Comparison) -> dict[str, float]:
-    """CPU seconds of every run, sweeps included, each once; those of earlier results are told there."""
+    """CPU seconds of every run, sweeps included, each once; without the rows that an earlier result already held."""
     spent = {}
     for name in campaign.settings["methods"].keys() - campaign.earlier.keys():
         swept = [run for candidate in campaign.candidates(name) for run in campaign.sweep_of(*candidate)]
