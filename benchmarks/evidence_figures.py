@@ -16,6 +16,7 @@ from evidence_leaving import RANK, TRACKING, rank_shares, ranked
 from evidence_tables import (
     BASELINE,
     BOTH,
+    DEEPER,
     FALLING,
     OLD,
     UNTUNED,
@@ -34,11 +35,12 @@ from markdown_tables import result
 
 COLOURS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
 COLOURS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", BOTH: "tab:cyan", "rsLoRA": "tab:green"}
+COLOURS |= {DEEPER: "tab:red"}
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %",
     "stsb": "STS-B, Pearson x 100",
 }  # fmt: skip
-FOLLOWED = (BASELINE, UNTUNED, BOTH, OLD)
+FOLLOWED = (BASELINE, UNTUNED, DEEPER, BOTH, OLD)
 
 
 def with_intervals(axes: Axes, places: list[float], scores: list[dict[str, float]], label: str) -> None:
@@ -75,17 +77,17 @@ def draw_differences() -> Any:
     """Differences to tuned LoRA with their intervals, setting by setting."""
     names = in_points()
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.42 * len(names)), layout="constrained")
-    for shift, method in enumerate((UNTUNED, BOTH, UNTUNED_BASELINE)):
+    for shift, method in enumerate((UNTUNED, DEEPER, BOTH, UNTUNED_BASELINE)):
         have = [row for row, name in enumerate(names) if method in methods_of(name)]
         gaps = [methods_of(names[row])[method]["difference"] for row in have]
         means = [100 * gap["mean"] for gap in gaps]
         errors = [[100 * (g["mean"] - g["low"]) for g in gaps], [100 * (g["high"] - g["mean"]) for g in gaps]]
-        places = [-row - 0.25 * shift for row in have]
+        places = [-row - 0.2 * shift for row in have]
         axes.errorbar(means, places, xerr=errors, fmt="o", capsize=3, color=COLOURS[method], label=method)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(yticks=[-row for row in range(len(names))], yticklabels=[title(name) for name in names])
     axes.set_xlabel("points ahead of tuned LoRA")
-    figure.legend(fontsize="small", loc="outside upper center", ncols=3)
+    figure.legend(fontsize="small", loc="outside upper center", ncols=4)
     return figure
 
 
@@ -137,8 +139,8 @@ def draw_effective_ranks() -> Any:
     for axes, name in zip(panels.flat, names, strict=False):
         for place, method in enumerate(m for m in FOLLOWED if "ranks" in methods_of(name).get(m, {})):
             heights = [100 * share for share in rank_shares(name, method)]
-            places = [rank + 0.27 * place for rank in range(RANK + 1)]
-            axes.bar(places, heights, width=0.27, color=COLOURS[method], label=method)
+            places = [rank + 0.2 * place for rank in range(RANK + 1)]
+            axes.bar(places, heights, width=0.2, color=COLOURS[method], label=method)
         axes.set(title=title(name), xlabel="effective rank of 8", ylabel="% of modules")
         axes.title.set_fontsize("small")
     bars = {label: bar for axes in panels.flat for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -169,6 +171,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "few_shot_samples_falling": lambda: draw_samples(FALLING),
     "few_shot_ranks": lambda: draw_family(ranks(), "rank, at rate 1e-3"),
     "few_shot_rates": lambda: draw_family(rates(), "rate, at rank 8"),
+    "few_shot_rates_falling": lambda: draw_family(rates(falling=True), "rate at the start, at rank 8"),
     "few_shot_overfitting": draw_overfitting,
     "few_shot_effective_ranks": draw_effective_ranks,
     "few_shot_tracking": draw_tracking,

@@ -12,7 +12,9 @@ from paired import mean_with_interval
 
 BASELINE, UNTUNED = "LoRA, tuned", "Deep LoRA"
 BOTH, OLD, UNTUNED_BASELINE = "Deep LoRA, both sides", "Deep LoRA, start 1e-3", "LoRA, not tuned"
-BESIDE = (UNTUNED, BOTH, OLD, UNTUNED_BASELINE)
+DEEPER, OTHER_RATES = "Deep LoRA, depth 5", ("LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
+ONE_RATE = (UNTUNED_BASELINE, *OTHER_RATES)
+BESIDE = (UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE)
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 RANKS, RATES = "simlex_64_ranks", "simlex_64_rates"
 FALLING = "_linear"  # how the settings end in which all rates fall to 0
@@ -68,14 +70,33 @@ def overview(falling: bool) -> str:
     rows = []
     for name in in_points(falling):
         methods = methods_of(name)
-        score = interval(methods[BASELINE]["test"], 100, 1)
-        rows.append([title(name), score, *(_difference(methods.get(method)) for method in BESIDE)])
-    count = len(averaged(falling))
-    mean = [f"mean of the {count} with {SEEDS} seeds", "", *(_over_all(method, falling) for method in BESIDE)]
+        beside = [_difference(methods.get(method)) for method in BESIDE]
+        rows.append([title(name), interval(methods[BASELINE]["test"], 100, 1), *beside])
+    names = averaged(falling)
+    mean = [f"mean of the {len(names)} with {SEEDS} seeds", "", *(ahead(names, method, BASELINE) for method in BESIDE)]
     used = [any(cells) for cells in zip(*rows, mean, strict=True)]  # a method that no setting has needs no column
     table = [["setting", BASELINE, *BESIDE], *rows, mean]
     header, *body = [[cell for cell, use in zip(row, used, strict=True) if use] for row in table]
     return markdown(header, body)
+
+
+def one_rate() -> str:
+    """Means over the settings with falling rates, clean and noisy ones: what has one rate for all of them."""
+    names = averaged(falling=True)
+    noisy = [name for name in names if settings_of(name)["task"].get("noise")]
+    clean = [name for name in names if name not in noisy]
+    pairs = [(method, other) for method in (UNTUNED, DEEPER) for other in (BASELINE, *ONE_RATE)]
+    pairs += [(method, BASELINE) for method in ONE_RATE]
+    groups = {f"all {len(names)}": names, f"{len(clean)} clean": clean, f"{len(noisy)} noisy": noisy}
+    rows = [[method, other, *(ahead(group, method, other) for group in groups.values())] for method, other in pairs]
+    return markdown(["method", "points ahead of", *groups], rows)
+
+
+def best_one_rate(falling: bool) -> str:
+    """Of the LoRAs with one rate for all settings, the one with the best mean."""
+    names = averaged(falling)
+    have = [method for method in ONE_RATE if all(method in methods_of(name) for name in names)]
+    return max(have, key=lambda method: fmean(gap for name in names for gap in gaps(name, method, BASELINE)))
 
 
 def _difference(row: dict[str, Any] | None) -> str:
@@ -84,22 +105,18 @@ def _difference(row: dict[str, Any] | None) -> str:
     return f"{interval(row['difference'], 100, 1, '+')}, {row['seeds_won']} of {row['seeds_compared']}"
 
 
-def over_all(method: str, falling: bool) -> list[float]:
-    """Differences to tuned LoRA, averaged over the settings seed by seed, for the seeds that all of them have."""
-    gaps = []
-    for name in averaged(falling):
-        methods = methods_of(name)
-        if method in methods:
-            pairs = zip(methods[method]["test"]["values"], methods[BASELINE]["test"]["values"], strict=False)
-            gaps.append([mine - theirs for mine, theirs in pairs])
-    return [fmean(seed) for seed in zip(*gaps, strict=False)]
+def gaps(name: str, method: str, other: str) -> list[float]:
+    """Seed by seed, what a method's test score is ahead of another's."""
+    mine, theirs = (methods_of(name)[which]["test"]["values"] for which in (method, other))
+    return [ours - its for ours, its in zip(mine, theirs, strict=False)]
 
 
-def _over_all(method: str, falling: bool) -> str:
-    if any(method not in methods_of(name) for name in averaged(falling)):
+def ahead(names: list[str], method: str, other: str) -> str:
+    """Mean over settings, seed by seed, for the seeds that all of them have; empty if one lacks a method."""
+    if any(not {method, other} <= methods_of(name).keys() for name in names):
         return ""
-    gaps = over_all(method, falling)
-    return f"{interval(mean_with_interval(gaps), 100, 1, '+')}, {sum(gap > 0 for gap in gaps)} of {len(gaps)}"
+    means = [fmean(seed) for seed in zip(*[gaps(name, method, other) for name in names], strict=False)]
+    return f"{interval(mean_with_interval(means), 100, 1, '+')}, {sum(gap > 0 for gap in means)} of {len(means)}"
 
 
 def comparison(name: str) -> str:
@@ -117,11 +134,11 @@ def comparison(name: str) -> str:
 
 
 def tuned_fields(name: str, method: str) -> str:
-    """Fields of the configuration that the sweep decided."""
+    """Fields of the configuration that the sweep decided, with the library's default where it kept that."""
     changes = settings_of(name)["methods"][method].get("then", [])
     fields = sorted({field for change in changes for field in change})
     chosen = methods_of(name)[method]["chosen"]["config"]
-    return ", ".join(f"{field} {chosen[field]}" for field in fields)
+    return ", ".join(f"{field} {chosen.get(field, 'as by default')}" for field in fields)
 
 
 def sweeps() -> str:
@@ -158,8 +175,8 @@ def ranks() -> Means:
     return families(RANKS, "r=")
 
 
-def rates() -> Means:
-    return families(RATES, "rate ")
+def rates(falling: bool = False) -> Means:
+    return families(RATES + FALLING * falling, "rate ")
 
 
 def spread(scores: dict[float, dict[str, float]]) -> float:
@@ -186,14 +203,14 @@ def rank_table() -> str:
     )
 
 
-def rate_table() -> str:
+def rate_table(falling: bool) -> str:
     """Test score at rank 8 for all rates."""
 
     def good(scores: dict[float, dict[str, float]]) -> str:
         values = good_values(scores)
         return f"{min(values):g} to {max(values):g}"
 
-    return _family_table(rates(), "{:g}", "rates within a point of the best", good)
+    return _family_table(rates(falling), "{:g}", "rates within a point of the best", good)
 
 
 def _family_table(
@@ -210,8 +227,10 @@ def _family_table(
 TABLES: dict[str, Callable[[], str]] = {
     "overview": lambda: overview(falling=False),
     "overview falling": lambda: overview(falling=True),
+    "one rate": one_rate,
     "ranks": rank_table,
-    "rates": rate_table,
+    "rates": lambda: rate_table(falling=False),
+    "rates falling": lambda: rate_table(falling=True),
     "sweeps": sweeps,
-    **{name: lambda name=name: comparison(name) for name in results() if name not in (RANKS, RATES)},
+    **{name: lambda name=name: comparison(name) for name in results() if not name.startswith((RANKS, RATES))},
 }

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from statistics import median
 
+from evidence_tables import BASELINE, DEEPER, SEEDS, UNTUNED, ahead, averaged, best_one_rate
 from markdown_tables import result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,9 +115,23 @@ def completion_row() -> tuple[str, str]:
     )
 
 
+def campaign_rows() -> list[tuple[str, str]]:
+    """Means over the settings of docs/evidence.md, at constant and at falling rates."""
+    rows = []
+    for falling, rates, methods in ((False, "constant", (UNTUNED,)), (True, "falling", (UNTUNED, DEEPER))):
+        names, rival = averaged(falling), best_one_rate(falling)
+        cells = [
+            f"{method} to {other} {ahead(names, method, other)}" for method in methods for other in (BASELINE, rival)
+        ]
+        what = f"few-shot scores, {rates} rates, mean of {len(names)} settings with {SEEDS} seeds: points, seeds won"
+        rows.append((what, "; ".join(cells)))
+    return rows
+
+
 def table() -> str:
     rows = [
-        *step_rows(), initialization_row(), main_job_row(), *rank_rows(), sketch_row(), export_row(), completion_row(),
+        *step_rows(), initialization_row(), *campaign_rows(), main_job_row(), *rank_rows(), sketch_row(), export_row(),
+        completion_row(),
     ]  # fmt: skip
     lines = ["| what | measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]
     return "\n".join(lines)
