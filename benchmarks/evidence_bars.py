@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from evidence_tables import DEEPER, UNTUNED, good_values, in_points, methods_of, ranks, rates, results, spread, title
+from evidence_tables import (
+    DEEPER,
+    UNTUNED,
+    gaps,
+    good_values,
+    in_points,
+    methods_of,
+    ranks,
+    rates,
+    results,
+    spread,
+    title,
+)  # fmt: skip
 from markdown_tables import interval, markdown
 from paired import mean_with_interval
 
@@ -41,8 +53,7 @@ def against_wide() -> list[list[str]]:
     for name in results():
         methods = methods_of(name)
         if {WIDE, UNTUNED} <= methods.keys():
-            pairs = zip(methods[UNTUNED]["test"]["values"], methods[WIDE]["test"]["values"], strict=False)
-            difference = mean_with_interval([mine - theirs for mine, theirs in pairs])
+            difference = mean_with_interval(gaps(name, UNTUNED, WIDE))
             goal = f"{title(name)}: compressed is no worse than wide, whose rate is tuned"
             rows.append([goal, interval(difference, 100, 1, "+"), answer(no_worse(difference))])
     return rows or [["compressed is no worse than wide", "not measured", answer(False)]]

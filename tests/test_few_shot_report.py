@@ -1,0 +1,78 @@
+"""The report of the few-shot campaign: what its tables say of the results, and a page and figures made of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import evidence_report  # noqa: E402
+import evidence_tables  # noqa: E402
+from deep_lora import DeepLoraConfig, SubspaceInitializationCallback  # noqa: E402
+from deep_lora.functional import auto_core_scale  # noqa: E402
+from evidence_figures import FIGURES, draw_all  # noqa: E402
+from evidence_tables import ahead, best_one_rate, gaps, good_values, spread  # noqa: E402
+
+
+def test_deep_lora_of_the_settings_is_the_default_of_the_library() -> None:
+    default = SubspaceInitializationCallback()
+    found = 0
+    for path in (FOLDER / "settings").glob("few_shot_*.json"):
+        method = json.loads(path.read_text(encoding="utf8"))["methods"].get("Deep LoRA")
+        if method is None:
+            continue
+        found += 1
+        config, library = dict(method["config"]), DeepLoraConfig(r=method["config"]["r"])
+        assert config.pop("core_scale") == pytest.approx(auto_core_scale(library.r, library.init_scale))
+        assert all(getattr(library, field) == value for field, value in config.items()), path.stem
+        sides = method.get("start") or method.get("sides", "right")  # the campaign's own right start is the library's
+        assert (method["batches"], sides) == (default.num_batches, default.sides), path.stem
+    assert found > 5
+
+
+def test_the_range_of_good_rates_and_the_spread_over_ranks() -> None:
+    scores = {value: {"mean": mean} for value, mean in [(2.0, 0.1), (4.0, 0.2), (8.0, 0.5), (64.0, 0.495)]}
+    assert good_values(scores) == [8.0, 64.0] and spread(scores) == pytest.approx(0.3)  # ranks 4 to 64
+
+
+def test_differences_are_taken_seed_by_seed_and_then_averaged_over_settings(monkeypatch) -> None:
+    scores = {
+        "one": {"LoRA, tuned": [0.5, 0.6], "LoRA, not tuned": [0.4, 0.6], "Deep LoRA": [0.53, 0.61]},
+        "two": {"LoRA, tuned": [0.7, 0.7, 0.1], "LoRA, not tuned": [0.7, 0.6, 0.1], "Deep LoRA": [0.71, 0.68, 0.2]},
+    }
+    table = {name: {m: {"test": {"values": values}} for m, values in row.items()} for name, row in scores.items()}
+    monkeypatch.setattr(evidence_tables, "methods_of", table.__getitem__)
+    assert gaps("one", "Deep LoRA", "LoRA, tuned") == pytest.approx([0.03, 0.01])
+    # the seeds that both settings have: (3 + 1) / 2 and (1 - 2) / 2 points, so 0.75 in the mean and one of two won
+    assert ahead(["one", "two"], "Deep LoRA", "LoRA, tuned").startswith("+0.8 [")
+    assert ahead(["one", "two"], "Deep LoRA", "LoRA, tuned").endswith(", 1 of 2")
+    assert ahead(["one", "two"], "Deep LoRA, depth 5", "LoRA, tuned") == ""
+    monkeypatch.setattr(evidence_tables, "averaged", lambda falling: ["one", "two"])
+    assert best_one_rate(falling=True) == "LoRA, not tuned"  # the other rates are in no setting
+    for row in table.values():
+        row["LoRA, not tuned, 3e-4"] = row["LoRA, tuned"]
+    assert best_one_rate(falling=True) == "LoRA, not tuned, 3e-4"
+
+
+def test_a_field_that_the_sweep_left_alone_is_said_to_be_the_default(monkeypatch) -> None:
+    asked = {"methods": {"tuned": {"config": {"r": 8}, "then": [{"depth": 5}]}}}
+    row: dict = {"tuned": {"chosen": {"rate": 1.0, "config": {"r": 8}}}}
+    monkeypatch.setattr(evidence_tables, "settings_of", lambda name: asked)
+    monkeypatch.setattr(evidence_tables, "methods_of", lambda name: row)
+    assert evidence_tables.tuned_fields("any", "tuned") == "depth as by default"
+    row["tuned"]["chosen"]["config"]["depth"] = 5
+    assert evidence_tables.tuned_fields("any", "tuned") == "depth 5"
+
+
+def test_the_page_is_what_the_results_files_say_and_shows_every_figure(tmp_path) -> None:
+    page = evidence_report.PAGE.read_text(encoding="utf8")
+    assert evidence_report.with_tables(page) == page, "run `python benchmarks/evidence_report.py --write`"
+    drawn = draw_all(tmp_path)
+    assert [path.stem for path in drawn] == list(FIGURES) and all(path.stat().st_size for path in drawn)
+    for path in drawn:
+        assert f"(images/{path.name})" in page and (evidence_report.DOCS / "images" / path.name).is_file()
