@@ -79,6 +79,14 @@ class DeepLoraConfig(PeftConfig):
         default=True,
         metadata={"help": "Subtract the start of a 'compressed' update, so that a fresh adapter is an exact identity."},
     )
+    max_update_norm: float | None = field(
+        default=None,
+        metadata={
+            "help": "b: bound on the norm of every update, in units of the root-mean-square singular value of its base "
+            "weight, s = ||W||_F / sqrt(min(out, in)): dW / sqrt(1 + (||dW||_F / (b s))^2) is used in place of dW. "
+            "None bounds nothing."
+        },
+    )
     deep_lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter, in [0, 1)."})
     fan_in_fan_out: bool = field(
         default=False, metadata={"help": "True if the base weights are stored (in, out), as GPT-2's Conv1D does."}
@@ -160,6 +168,8 @@ class DeepLoraConfig(PeftConfig):
                 raise ValueError(f"`core_scale` must be a positive number or 'auto', got {self.core_scale!r}")
             _check_number("core_scale", self.core_scale, low=0.0, low_open=True)
         _check_number("gamma", self.gamma, low=0.0)
+        if self.max_update_norm is not None:
+            _check_number("max_update_norm", self.max_update_norm, low=0.0, low_open=True)
         if self.variant != "compressed" and self.gamma != 1.0:
             raise ValueError(
                 f"`gamma` must be 1 for variant {self.variant!r}, whose factors share one rate, got {self.gamma}"

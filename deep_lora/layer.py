@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
+from deep_lora.bound import bound_factor, new_bound
 from deep_lora.files import FACTOR_NAMES
 from deep_lora.functional import auto_core_scale, cores_at, delta_weight, fold_cores
 from deep_lora.merging import MergeableLayer
@@ -31,15 +32,16 @@ class DeepLoraLayer(MergeableLayer):
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
     `deep_lora_start` is what the diagonals of the cores held at the start; a buffer, so that it is rounded, moved and
-    saved just as they are. The rest of `other_param_names` follows from the config and is not saved.
+    saved just as they are; so is `deep_lora_bound`, the largest norm that the update can have, if the config bounds it.
+    The rest of `other_param_names` follows from the config and is not saved.
     """
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
         "r", "depth", "variant", "init_scale", "core_scale", "scaling", "gamma", "lenders",
-        "deep_lora_dropout", "deep_lora_start",
+        "deep_lora_dropout", "deep_lora_start", "deep_lora_bound",
     )  # fmt: skip
-    saved_names = (*adapter_layer_names, "deep_lora_start")
+    saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_bound")
     supports_dropout = True
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
@@ -69,6 +71,7 @@ class DeepLoraLayer(MergeableLayer):
         self.init_scale: dict[str, float] = {}
         self.core_scale: dict[str, float] = {}
         self.deep_lora_start = BufferDict({}, persistent=True)
+        self.deep_lora_bound = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
         self.gamma: dict[str, float] = {}
         self.lenders: dict[str, DeepLoraLayer] = {}  # of a tied head: the embedding whose parameters it uses
@@ -121,6 +124,7 @@ class DeepLoraLayer(MergeableLayer):
             self._create_parameters(adapter_name, r, config.num_cores(depth))
             self.reset_parameters(adapter_name, config)
             self._set_start(adapter_name, config, scale)
+            self._set_bound(adapter_name, config)
             self._move_adapter_to_device_of_base_layer(adapter_name)
         if config.gamma == 0:
             self.freeze_bases(adapter_name)
@@ -148,6 +152,17 @@ class DeepLoraLayer(MergeableLayer):
         elif adapter_name in self.deep_lora_start:
             del self.deep_lora_start[adapter_name]
 
+    def _set_bound(self, adapter_name: str, config: DeepLoraConfig) -> None:
+        norm = config.max_update_norm
+        if norm is not None:
+            self.deep_lora_bound[adapter_name] = new_bound(self, adapter_name, norm, loading=config.inference_mode)
+        elif adapter_name in self.deep_lora_bound:
+            del self.deep_lora_bound[adapter_name]
+
+    def base_matrix(self) -> Tensor:
+        """The base weight as a matrix, (out, in) or (in, out); of stacked experts one for each."""
+        return self.get_base_weight().flatten(1)
+
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT calls this after loading onto the meta device, which parts shared tensors.
         if adapter_name in self.lenders:
@@ -161,8 +176,9 @@ class DeepLoraLayer(MergeableLayer):
         self.deep_lora_U[adapter_name] = source.deep_lora_V[adapter_name]
         self.deep_lora_core[adapter_name] = source.deep_lora_core[adapter_name]
         self.deep_lora_V[adapter_name] = source.deep_lora_U[adapter_name]
-        if adapter_name in source.deep_lora_start:
-            self.deep_lora_start[adapter_name] = source.deep_lora_start[adapter_name].clone()
+        for name in ("deep_lora_start", "deep_lora_bound"):
+            if adapter_name in getattr(source, name):
+                getattr(self, name)[adapter_name] = getattr(source, name)[adapter_name].clone()
 
     def reset_parameters(self, adapter_name: str, config: DeepLoraConfig) -> None:
         """Draw the start of that adapter (see `deep_lora.start.draw_start_`)."""
@@ -195,14 +211,16 @@ class DeepLoraLayer(MergeableLayer):
     # ---- the update --------------------------------------------------------------------------------------------------
 
     def folded_core(self, adapter_name: str) -> Tensor:
-        """The r x r middle of the update, scaling included (see `deep_lora.functional.fold_cores`)."""
-        core = self.deep_lora_core[adapter_name]
+        """The r x r middle of the update (see `deep_lora.functional.fold_cores`), bound and scaling included."""
         folded = fold_cores(
-            core,
+            self.deep_lora_core[adapter_name],
             self.core_scale[adapter_name],
             self.deep_lora_start[adapter_name] if adapter_name in self.deep_lora_start else None,
             transposed=adapter_name in self.lenders,
         )
+        if adapter_name in self.deep_lora_bound:
+            U, V = self.deep_lora_U[adapter_name], self.deep_lora_V[adapter_name]
+            folded = (folded * bound_factor(U, folded, V, self.deep_lora_bound[adapter_name])).to(folded.dtype)
         scaling = self.scaling[adapter_name]
         return folded if scaling == 1.0 else folded * scaling
 

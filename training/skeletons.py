@@ -94,7 +94,7 @@ def adapted_modules(files: AdapterFiles) -> dict[str, dict[str, tuple[int, ...]]
 
 def is_factor(name: str) -> bool:
     """Whether a tensor belongs to the update, as opposed to a layer that was trained whole."""
-    return name.rpartition(".")[2] in (*FACTORS, "deep_lora_start")
+    return name.rpartition(".")[2] in (*FACTORS, "deep_lora_start", "deep_lora_bound")
 
 
 def load_meta_base(config: dict[str, Any], model: str | None, *, trust_remote_code: bool = False) -> nn.Module | None:

@@ -18,6 +18,8 @@ CONFIGS = [
     ({"init_scale": float("nan")}, "`init_scale` must be a number.*got nan"),
     ({"init_scale": "small"}, "`init_scale` must be a number.*got 'small'"),
     ({"core_scale": -1.0}, r"`core_scale` must be a number in \(0, inf\), got -1.0"),
+    ({"max_update_norm": 0.0}, r"`max_update_norm` must be a number in \(0, inf\), got 0.0"),
+    ({"max_update_norm": "auto"}, "`max_update_norm` must be a number.*got 'auto'"),
     ({"core_scale": "big"}, "`core_scale` must be a positive number or 'auto', got 'big'"),
     ({"gamma": -0.1}, r"`gamma` must be a number in \[0, inf\), got -0.1"),
     ({"gamma": 0.5, "variant": "narrow"}, "`gamma` must be 1 for variant 'narrow', whose factors share one rate"),
