@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
 from evidence_base import Adaptable, Task
+from evidence_bounded import bound_lora_
 from evidence_starts import STARTS
 
 
@@ -27,6 +28,7 @@ class Method:
         config: fields of `LoraConfig` or `DeepLoraConfig`, as in `DeepLoraConfig(**config)`.
         batches: first batches whose gradient the adapter's start sees (Deep LoRA's subspaces, LoRA-GA); 0 for none.
         sides: of the gradient that Deep LoRA's subspaces come from.
+        max_update_norm: bounds LoRA's updates (Deep LoRA's are bounded by its configuration); 0 for no bound.
         adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
         start: other factors to start from than the library's, one of `evidence_starts.STARTS`.
         restart: after so many steps the update is merged and a new adapter starts, from the next batches' gradient.
@@ -41,6 +43,7 @@ class Method:
     restart: int = field(default=0, metadata={"unnamed": True})
     embeddings: bool = field(default=False, metadata={"unnamed": True})
     sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
+    max_update_norm: float = field(default=0.0, metadata={"unnamed": True})
 
     def key(self) -> str:
         """What a kept run is known by; fields that came later are named when they are used."""
@@ -62,16 +65,23 @@ def adapted(method: Method, model: Adaptable, task: Task, gradients: Callable[[]
         if method.batches:
             initialize_subspaces_(model.encoder, gradients, seed=seed, sides=method.sides)
     elif method.adapter == "lora":
-        gradient_start = method.config.get("init_lora_weights") == "lora_ga"
-        more = {"lora_ga_config": LoraGAConfig()} if gradient_start else {}
-        config = LoraConfig(target_modules=adapted_layers, **method.config, **more)
-        if gradient_start:
-            preprocess_loraga(encoder, config, gradients)
-        model.encoder = get_peft_model(encoder, config)
+        model.encoder = _with_lora(method, encoder, adapted_layers, gradients)
     else:
         raise ValueError(f"`adapter` must be 'lora', 'deep_lora' or 'full', got {method.adapter!r}")
     if method.start:
         STARTS[method.start](model.encoder, gradients, seed)
+
+
+def _with_lora(method: Method, encoder: nn.Module, adapted_layers: str, gradients: Callable[[], None]) -> nn.Module:
+    gradient_start = method.config.get("init_lora_weights") == "lora_ga"
+    more = {"lora_ga_config": LoraGAConfig()} if gradient_start else {}
+    config = LoraConfig(target_modules=adapted_layers, **method.config, **more)
+    if gradient_start:
+        preprocess_loraga(encoder, config, gradients)
+    model = get_peft_model(encoder, config)
+    if method.max_update_norm:
+        bound_lora_(model, method.max_update_norm)
+    return model
 
 
 def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float) -> Optimizer:

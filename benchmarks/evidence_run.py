@@ -125,11 +125,11 @@ def exports(method: Method, model: Adaptable) -> bool:
 def effective_ranks(method: Method, model: Adaptable) -> list[int]:
     """Of every module's update: singular values above a hundredth of its largest; 0 where that is at most 1e-3.
 
-    Empty for what holds no low-rank update, or starts from another weight than the pretrained one.
+    Empty for what holds no low-rank update, starts from another weight than the pretrained one, or is a bounded LoRA.
     """
     if exports(method, model):
         config, state = to_lora(model.encoder)
-    elif method.adapter == "lora" and "init_lora_weights" not in method.config:
+    elif method.adapter == "lora" and "init_lora_weights" not in method.config and not method.max_update_norm:
         config, state = model.encoder.peft_config["default"], get_peft_model_state_dict(model.encoder)
     else:
         return []

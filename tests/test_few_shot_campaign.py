@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import Linear
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -37,6 +38,7 @@ METHODS = {
     "PiSSA": Method("lora", {"r": 2, "init_lora_weights": "pissa_niter_4"}),
     "LoRA-GA": Method("lora", {"r": 2, "init_lora_weights": "lora_ga"}, batches=1),
     "the paper's LoRA": Method("lora", {"r": 2}, start="normal"),
+    "LoRA, bounded": Method("lora", {"r": 2}, max_update_norm=0.5),
     "Deep LoRA": Method("deep_lora", {"r": 2}, batches=1),
     **{f"Deep LoRA, {start}": Method("deep_lora", {"r": 2}, 1, start=start) for start in ("aligned", "left", "right")},
     "full": Method("full"),
@@ -183,6 +185,21 @@ def test_effective_ranks_are_those_of_the_dense_update(name: str, word_pairs: Ta
     values = [torch.linalg.svdvals(m.get_delta_weight("default")) for m in model.encoder.modules()
               if hasattr(m, "get_delta_weight")]  # fmt: skip
     assert effective_ranks(method, model) == [int((v > 0.01 * v[0]).sum()) if v[0] > 1e-3 else 0 for v in values]
+
+
+def test_a_bounded_lora_computes_with_the_bounded_update(word_pairs: Task) -> None:
+    method, model, chosen = METHODS["LoRA, bounded"], word_pairs.model(0).eval(), word_pairs.split(0)["train"][:4]
+    adapted(method, model, word_pairs, lambda: None, 0)
+    model.eval()
+    layer = next(m for m in model.encoder.modules() if isinstance(m, Linear))
+    layer.lora_B["default"].weight.data.normal_()
+    update = 4.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight  # lora_alpha 8, rank 2
+    bound = 0.5 * torch.linalg.svdvals(layer.base_layer.weight).square().mean().sqrt()
+    x = torch.randn(3, layer.in_features)
+    expected = layer.base_layer(x) + x @ (update / (1 + (update.norm() / bound) ** 2).sqrt()).T
+    for _ in range(2):  # the bound is not applied to what it has scaled
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(word_pairs.loss(model, chosen, 0)) and effective_ranks(method, model) == []
 
 
 def test_an_unknown_adapter_is_refused(word_pairs: Task) -> None:
