@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deep_lora.layer import DeepLoraLayer
+from deep_lora.relative_steps import RelativeStepLimit
 
 # The paper's. With n cores kappa c_l that start at kappa c_l = eps I, the gradient of a stored core c_l starts at
 # kappa^n (eps / kappa)^(n-1) = kappa eps^(n-1) times that of dW: with n = 3 and r = 8, 1e-5 at the small start
@@ -75,6 +76,7 @@ def create_optimizer(
     lr: float,
     gamma: float | None = None,
     weight_decay: float = 0.0,
+    max_relative_step: float | None = None,
     **kwargs: Any,
 ) -> Optimizer:
     """An optimizer over `parameter_groups`, for `Trainer(optimizers=(optimizer, None))`.
@@ -82,11 +84,20 @@ def create_optimizer(
     Args:
         optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included. If it takes `eps` and none is given, it gets
             1e-6, the paper's setting, which matters at a small start.
+        max_relative_step: no step of U, V or a core is longer than this share of its norm (0.03 was tried), times what
+            a scheduler has left of the rate: then no rate is too high. None limits nothing. See `RelativeStepLimit`.
         kwargs: handed to `optimizer_cls`.
+
+    Raises:
+        ValueError: if a number is out of range, or the model has no trainable Deep LoRA parameter.
     """
     if "eps" in inspect.signature(optimizer_cls).parameters:
         kwargs.setdefault("eps", ADAM_EPS)
-    return optimizer_cls(parameter_groups(model, lr, gamma, weight_decay), lr=lr, **kwargs)  # type: ignore[call-arg]
+    groups = parameter_groups(model, lr, gamma, weight_decay)
+    optimizer = optimizer_cls(groups, lr=lr, **kwargs)  # type: ignore[call-arg]
+    if max_relative_step is not None:
+        RelativeStepLimit(optimizer, max_relative_step)
+    return optimizer
 
 
 def _collect(

@@ -1,0 +1,61 @@
+"""Steps of an optimizer that are limited relative to what they change, so that no rate is too high."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+LIMITED_GROUPS = ("deep_lora_core", "deep_lora_bases")
+
+
+class RelativeStepLimit:
+    """Hooks of an optimizer: no step of a tensor in Deep LoRA's groups is longer than a share of the tensor's norm.
+
+    A step `d` from `p` becomes `min(1, c f norm(p) / norm(d)) d`, with c the limit and f what a scheduler has left of
+    the group's rate, `lr / initial_lr` (1 without a scheduler). A rate that is high enough for every step to be limited
+    has no influence any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks.
+
+    Source: ours; trust ratios (You et al., LAMB, 2020) rescale every step, this shortens only long ones.
+
+    >>> p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = torch.optim.SGD([{"params": [p], "name": "deep_lora_core"}], lr=100.0)
+    >>> limit = RelativeStepLimit(optimizer, 0.1)
+    >>> p.grad = torch.tensor([1.0, 0.0])
+    >>> optimizer.step()
+    >>> p.detach()
+    tensor([2.5000, 4.0000])
+    """
+
+    def __init__(self, optimizer: Optimizer, limit: float) -> None:
+        if not limit > 0:
+            raise ValueError(f"the limit of relative steps must be positive, got {limit}")
+        self.limit = limit
+        self._before: list[tuple[list[Tensor], list[Tensor], float]] = []
+        optimizer.register_step_pre_hook(self._remember)
+        optimizer.register_step_post_hook(self._shorten)
+
+    @torch.no_grad()
+    def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._before = []
+        for group in optimizer.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group.get("name") in LIMITED_GROUPS and parameters:
+                left = float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1.0)
+                self._before.append((parameters, [p.detach().clone() for p in parameters], self.limit * left))
+
+    @torch.no_grad()
+    def _shorten(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before, self._before = self._before, []
+        for parameters, old, limit in before:
+            steps = torch._foreach_sub(parameters, old)
+            lengths, norms = torch._foreach_norm(steps), torch._foreach_norm(old)
+            # a step of no length stays 0, one that is not finite is left to show
+            factors = [
+                torch.where(length > limit * norm, limit * norm / length, 1.0)
+                for length, norm in zip(lengths, norms, strict=True)
+            ]
+            for parameter, start, step, factor in zip(parameters, old, steps, factors, strict=True):
+                parameter.copy_(torch.where(factor < 1, start + factor.to(step.dtype) * step, parameter))

@@ -1,0 +1,116 @@
+"""`create_optimizer(max_relative_step=...)`: what a step may be, what is left alone, and which rates become one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from deep_lora import create_optimizer
+from tests.models import Mixed, adapt, adapter_tensors, ids
+
+LIMIT, STEPS = 0.03, 4
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    settings = {"target_modules": ["square", "tall"], "init_weights": False, "modules_to_save": ["head"]}
+    return adapt(Mixed().double(), r=2, autocast_adapter_dtype=False, **settings).double().train()
+
+
+def _gradients(model: nn.Module, number: int) -> None:
+    generator = torch.Generator().manual_seed(number)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+
+
+def _trained(lr: float, limit: float | None, steps: int = STEPS, **settings) -> nn.Module:
+    """Steps with given gradients and a rate that falls to 0 in a line."""
+    model = _model()
+    optimizer = create_optimizer(model, lr=lr, max_relative_step=limit, **settings)
+    schedule = LambdaLR(optimizer, lambda step: 1 - step / steps)
+    for number in range(steps):
+        _gradients(model, number)
+        optimizer.step()
+        schedule.step()
+    return model
+
+
+def test_steps_are_cut_to_a_share_of_the_norm_that_falls_with_the_rate_and_others_are_left_alone() -> None:
+    model = _trained(1.0, LIMIT, optimizer_cls=SGD)
+    expected = _model()
+    limited = set(map(id, adapter_tensors(expected).values()))
+    cut = 0
+    for number in range(STEPS):
+        _gradients(expected, number)
+        left = 1 - number / STEPS
+        for parameter in [p for p in expected.parameters() if p.requires_grad]:
+            step = -left * parameter.grad
+            if id(parameter) in limited:
+                share = LIMIT * left * parameter.data.norm() / step.norm()
+                cut += int(share < 1)
+                step = step * min(1.0, share.item())
+            parameter.data += step
+    assert cut == STEPS * len(limited)
+    for (name, ours), theirs in zip(model.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_a_low_rate_is_obeyed_as_it_is() -> None:
+    limited, free = _trained(1e-5, LIMIT), _trained(1e-5, None)
+    for ours, theirs in zip(limited.parameters(), free.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_rates_that_are_too_high_are_all_the_same() -> None:
+    found = [adapter_tensors(_trained(rate, LIMIT)) for rate in (1.0, 100.0)]
+    free = adapter_tensors(_trained(1.0, None))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name])
+        assert (tensor - free[name]).norm() > tensor.norm()
+
+
+def test_without_a_scheduler_the_limit_stays() -> None:
+    model = _model()
+    before = copy.deepcopy(adapter_tensors(model))
+    optimizer = create_optimizer(model, lr=1.0, max_relative_step=LIMIT)
+    _gradients(model, 0)
+    optimizer.step()
+    for name, tensor in adapter_tensors(model).items():
+        assert ((tensor - before[name]).norm() / before[name].norm()).item() == pytest.approx(LIMIT)
+
+
+def test_the_limit_holds_through_accelerate_and_for_parameters_without_a_gradient() -> None:
+    model = _model()
+    optimizer = create_optimizer(model, AdamW, lr=1.0, max_relative_step=LIMIT)
+    model, prepared = Accelerator(cpu=True).prepare(model, optimizer)
+    before = copy.deepcopy(adapter_tensors(model))
+    frozen = next(name for name in before if "square" in name and name.endswith("U.default"))
+    adapter_tensors(model)[frozen].requires_grad_(False)
+    model(ids()).sum().backward()
+    prepared.step()
+    for name, tensor in adapter_tensors(model).items():
+        share = ((tensor - before[name]).norm() / before[name].norm()).item()
+        assert share == pytest.approx(0.0 if name == frozen else LIMIT)
+
+
+def test_no_step_stays_none_and_one_that_is_not_finite_shows() -> None:
+    model = _model()
+    tensors = list(adapter_tensors(model).values())
+    optimizer = create_optimizer(model, SGD, lr=1.0, max_relative_step=LIMIT)
+    before = tensors[0].clone()
+    tensors[0].grad, tensors[1].grad = torch.zeros_like(tensors[0]), torch.full_like(tensors[1], torch.nan)
+    optimizer.step()
+    assert torch.equal(tensors[0], before) and tensors[1].isnan().all()
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_a_limit_that_is_not_positive_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match="the limit of relative steps must be positive, got"):
+        create_optimizer(_model(), lr=1.0, max_relative_step=limit)
