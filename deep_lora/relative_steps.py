@@ -16,7 +16,8 @@ class RelativeStepLimit:
 
     A step `d` from `p` becomes `min(1, c f norm(p) / norm(d)) d`, with c the limit and f what a scheduler has left of
     the group's rate, `lr / initial_lr` (1 without a scheduler). A rate that is high enough for every step to be limited
-    has no influence any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks.
+    has no influence any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks,
+    but not under DeepSpeed ZeRO, whose optimizers see flattened pieces of the tensors.
 
     Source: ours; trust ratios (You et al., LAMB, 2020) rescale every step, this shortens only long ones.
 

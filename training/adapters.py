@@ -58,7 +58,11 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
             alpha = arguments.rank if arguments.lora_alpha is None else arguments.lora_alpha
             return LoraConfig(**shared, lora_alpha=alpha, lora_dropout=arguments.adapter_dropout)
         return DeepLoraConfig(
-            **shared, depth=arguments.depth, gamma=arguments.gamma, deep_lora_dropout=arguments.adapter_dropout
+            **shared,
+            depth=arguments.depth,
+            gamma=arguments.gamma,
+            max_update_norm=arguments.max_update_norm,
+            deep_lora_dropout=arguments.adapter_dropout,
         )
     except (ValueError, TypeError) as error:
         raise UsageError(f"the adapter cannot be set up: {error}") from error

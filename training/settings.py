@@ -66,6 +66,11 @@ class AdapterArguments:
     lora_alpha: int | None = option(None, "LoRA's scale is lora_alpha / rank; the rank if unset. Deep LoRA has none.")
     depth: int = option(3, "Number of factors of deep_lora.")
     gamma: float = option(1.0, "Rate of the outer factors of deep_lora relative to the inner ones; 0 freezes them.")
+    max_update_norm: float | None = option(
+        None,
+        "Bound on the norm of every update of deep_lora, in root-mean-square singular values of its weight: with 0.4 a "
+        "rate that is too high does not diverge. Unbounded if unset.",
+    )
     init_batches: int = option(
         4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
     )

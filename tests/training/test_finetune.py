@@ -189,20 +189,6 @@ def test_samples_are_drawn_by_seed(bert, reviews, finetune, tmp_path) -> None:
     assert tiny.results(tmp_path / "run")["samples"] == {"train": 10, "validation": 2}
 
 
-@pytest.mark.parametrize("given", ["option", "file"])
-def test_gamma_gives_the_outer_factors_a_rate_of_their_own(given, bert, reviews, finetune, tmp_path) -> None:
-    words = ["--gamma", "0.01"]
-    if given == "file":
-        path = tmp_path / "adapter.json"
-        path.write_text(json.dumps({"peft_type": "DEEP_LORA", "target_modules": ["query"], "gamma": 0.01}))
-        words = ["--adapter_config", path, "--gamma", "0.1"]
-    words += ["--init_batches", "0", "--save_strategy", "steps", "--save_steps", "3"]
-    status, printed = finetune(bert, reviews, *words)
-    assert status == 0, printed
-    optimizer = torch.load(tmp_path / "run" / "checkpoint-3" / "optimizer.pt")
-    assert {group["initial_lr"] for group in optimizer["param_groups"] if group["params"]} == {1e-3, 1e-5}
-
-
 @pytest.mark.parametrize("words", [["--rank", 3], ["--rank", 4, "--init_sides", "both"]], ids=str)
 def test_the_start_has_right_vectors_and_their_images_or_those_of_both_sides(
     words, bert, reviews, finetune, tmp_path
