@@ -16,8 +16,12 @@ from evidence_leaving import RANK, TRACKING, rank_shares, ranked
 from evidence_tables import (
     BASELINE,
     BOTH,
+    BOUNDED,
+    BOUNDED_DEEPER,
+    BOUNDED_LORA,
     DEEPER,
     FALLING,
+    LIMITED,
     OLD,
     UNTUNED,
     UNTUNED_BASELINE,
@@ -35,7 +39,8 @@ from markdown_tables import result
 
 COLOURS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
 COLOURS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", BOTH: "tab:cyan", "rsLoRA": "tab:green"}
-COLOURS |= {DEEPER: "tab:red"}
+COLOURS |= {DEEPER: "tab:red", BOUNDED: "tab:brown", BOUNDED_DEEPER: "tab:pink", BOUNDED_LORA: "tab:gray"}
+COLOURS |= {LIMITED: "black"}
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %",
     "stsb": "STS-B, Pearson x 100",
@@ -76,18 +81,18 @@ def draw_samples(ending: str) -> Any:
 def draw_differences() -> Any:
     """Differences to tuned LoRA with their intervals, setting by setting."""
     names = in_points()
-    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.42 * len(names)), layout="constrained")
-    for shift, method in enumerate((UNTUNED, DEEPER, BOTH, UNTUNED_BASELINE)):
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.5 * len(names)), layout="constrained")
+    for shift, method in enumerate((UNTUNED, DEEPER, BOUNDED, BOUNDED_DEEPER, UNTUNED_BASELINE)):
         have = [row for row, name in enumerate(names) if method in methods_of(name)]
         gaps = [methods_of(names[row])[method]["difference"] for row in have]
         means = [100 * gap["mean"] for gap in gaps]
         errors = [[100 * (g["mean"] - g["low"]) for g in gaps], [100 * (g["high"] - g["mean"]) for g in gaps]]
-        places = [-row - 0.2 * shift for row in have]
+        places = [-row - 0.16 * shift for row in have]
         axes.errorbar(means, places, xerr=errors, fmt="o", capsize=3, color=COLOURS[method], label=method)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(yticks=[-row for row in range(len(names))], yticklabels=[title(name) for name in names])
     axes.set_xlabel("points ahead of tuned LoRA")
-    figure.legend(fontsize="small", loc="outside upper center", ncols=4)
+    figure.legend(fontsize="small", loc="outside upper center", ncols=3)
     return figure
 
 
@@ -98,7 +103,7 @@ def draw_family(values: Means, label: str) -> Any:
         scores = values[family]
         heights = [100 * score["mean"] for score in scores.values()]
         axes.plot(list(scores), heights, marker="o", label=family, color=COLOURS[family])
-    ticks = list(values[UNTUNED])
+    ticks = sorted({value for scores in values.values() for value in scores})
     labels = [f"{tick:g}" for tick in ticks]
     axes.set(xscale="log", xlabel=label, ylabel=TASKS["simlex"], xticks=ticks, xticklabels=labels, ylim=(40, 60))
     axes.minorticks_off()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evidence_tables import BASELINE, BOTH, OLD, UNTUNED, comparisons, methods_of, title
+from evidence_tables import BASELINE, BOTH, BOUNDED, BOUNDED_DEEPER, OLD, UNTUNED, comparisons, methods_of, title
 from markdown_tables import interval, markdown, result
 
 RANK = 8
@@ -15,7 +15,7 @@ def export_table() -> str:
     """What `to_lora(tolerance=...)` keeps of 8 ranks, and what the test score loses by it."""
     rows = []
     for name in comparisons():
-        for method in (UNTUNED, BOTH, OLD):
+        for method in (UNTUNED, BOUNDED, BOUNDED_DEEPER, BOTH, OLD):
             for export in methods_of(name).get(method, {"exported": []})["exported"]:
                 change = interval(export["test_minus_full"], 100, 2, "+")
                 kept = [f"{export['median_rank']:g}", f"{export['max_rank']:g}"]

@@ -29,6 +29,7 @@ class Method:
         batches: first batches whose gradient the adapter's start sees (Deep LoRA's subspaces, LoRA-GA); 0 for none.
         sides: of the gradient that Deep LoRA's subspaces come from.
         max_update_norm: bounds LoRA's updates (Deep LoRA's are bounded by its configuration); 0 for no bound.
+        max_relative_step: of Deep LoRA's optimizer; 0 for no limit.
         adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
         start: other factors to start from than the library's, one of `evidence_starts.STARTS`.
         restart: after so many steps the update is merged and a new adapter starts, from the next batches' gradient.
@@ -44,6 +45,7 @@ class Method:
     embeddings: bool = field(default=False, metadata={"unnamed": True})
     sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
     max_update_norm: float = field(default=0.0, metadata={"unnamed": True})
+    max_relative_step: float = field(default=0.0, metadata={"unnamed": True})
 
     def key(self) -> str:
         """What a kept run is known by; fields that came later are named when they are used."""
@@ -88,7 +90,8 @@ def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float
     """AdamW without weight decay; the head has a rate of its own, so that `rate` says nothing about it."""
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":
-        optimizer = create_optimizer(model.encoder, AdamW, lr=rate, weight_decay=0.0, **eps)
+        limit = method.max_relative_step or None
+        optimizer = create_optimizer(model.encoder, AdamW, lr=rate, max_relative_step=limit, weight_decay=0.0, **eps)
     else:
         trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)

@@ -13,12 +13,13 @@ from pathlib import Path
 from evidence_bars import bars
 from evidence_figures import draw_all
 from evidence_leaving import LEAVING
+from evidence_overview import OVERVIEWS
 from evidence_tables import TABLES
 from markdown_tables import filled
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "evidence.md"
-ALL: Mapping[str, Callable[[], str]] = {"bars": bars, **TABLES, **LEAVING}
+ALL: Mapping[str, Callable[[], str]] = {"bars": bars, **OVERVIEWS, **TABLES, **LEAVING}
 
 
 def with_tables(text: str) -> str:

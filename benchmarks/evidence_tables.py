@@ -8,13 +8,13 @@ from statistics import fmean
 from typing import Any
 
 from markdown_tables import FOLDER, interval, markdown, result
-from paired import mean_with_interval
 
 BASELINE, UNTUNED = "LoRA, tuned", "Deep LoRA"
 BOTH, OLD, UNTUNED_BASELINE = "Deep LoRA, both sides", "Deep LoRA, start 1e-3", "LoRA, not tuned"
 DEEPER, OTHER_RATES = "Deep LoRA, depth 5", ("LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
 ONE_RATE = (UNTUNED_BASELINE, *OTHER_RATES)
-BESIDE = (UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE)
+BOUNDED, BOUNDED_DEEPER, BOUNDED_LORA = "Deep LoRA, bounded", "Deep LoRA, bounded, depth 5", "LoRA, bounded"
+LIMITED = "Deep LoRA, bounded, steps limited"
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 RANKS, RATES = "simlex_64_ranks", "simlex_64_rates"
 FALLING = "_linear"  # how the settings end in which all rates fall to 0
@@ -65,58 +65,10 @@ def title(name: str) -> str:
     return text
 
 
-def overview(falling: bool) -> str:
-    """One row for each setting: tuned LoRA's score, and the paired differences of the others to it."""
-    rows = []
-    for name in in_points(falling):
-        methods = methods_of(name)
-        beside = [_difference(methods.get(method)) for method in BESIDE]
-        rows.append([title(name), interval(methods[BASELINE]["test"], 100, 1), *beside])
-    names = averaged(falling)
-    mean = [f"mean of the {len(names)} with {SEEDS} seeds", "", *(ahead(names, method, BASELINE) for method in BESIDE)]
-    used = [any(cells) for cells in zip(*rows, mean, strict=True)]  # a method that no setting has needs no column
-    table = [["setting", BASELINE, *BESIDE], *rows, mean]
-    header, *body = [[cell for cell, use in zip(row, used, strict=True) if use] for row in table]
-    return markdown(header, body)
-
-
-def one_rate() -> str:
-    """Means over the settings with falling rates, clean and noisy ones: what has one rate for all of them."""
-    names = averaged(falling=True)
-    noisy = [name for name in names if settings_of(name)["task"].get("noise")]
-    clean = [name for name in names if name not in noisy]
-    pairs = [(method, other) for method in (UNTUNED, DEEPER) for other in (BASELINE, *ONE_RATE)]
-    pairs += [(method, BASELINE) for method in ONE_RATE]
-    groups = {f"all {len(names)}": names, f"{len(clean)} clean": clean, f"{len(noisy)} noisy": noisy}
-    rows = [[method, other, *(ahead(group, method, other) for group in groups.values())] for method, other in pairs]
-    return markdown(["method", "points ahead of", *groups], rows)
-
-
-def best_one_rate(falling: bool) -> str:
-    """Of the LoRAs with one rate for all settings, the one with the best mean."""
-    names = averaged(falling)
-    have = [method for method in ONE_RATE if all(method in methods_of(name) for name in names)]
-    return max(have, key=lambda method: fmean(gap for name in names for gap in gaps(name, method, BASELINE)))
-
-
-def _difference(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    return f"{interval(row['difference'], 100, 1, '+')}, {row['seeds_won']} of {row['seeds_compared']}"
-
-
 def gaps(name: str, method: str, other: str) -> list[float]:
     """Seed by seed, what a method's test score is ahead of another's."""
     mine, theirs = (methods_of(name)[which]["test"]["values"] for which in (method, other))
     return [ours - its for ours, its in zip(mine, theirs, strict=False)]
-
-
-def ahead(names: list[str], method: str, other: str) -> str:
-    """Mean over settings, seed by seed, for the seeds that all of them have; empty if one lacks a method."""
-    if any(not {method, other} <= methods_of(name).keys() for name in names):
-        return ""
-    means = [fmean(seed) for seed in zip(*[gaps(name, method, other) for name in names], strict=False)]
-    return f"{interval(mean_with_interval(means), 100, 1, '+')}, {sum(gap > 0 for gap in means)} of {len(means)}"
 
 
 def comparison(name: str) -> str:
@@ -225,9 +177,6 @@ def _family_table(
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "overview": lambda: overview(falling=False),
-    "overview falling": lambda: overview(falling=True),
-    "one rate": one_rate,
     "ranks": rank_table,
     "rates": lambda: rate_table(falling=False),
     "rates falling": lambda: rate_table(falling=True),

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from deep_lora import DeepLoraConfig
+from deep_lora import DeepLoraConfig, create_optimizer
 
 
 class _GradientMark(torch.autograd.Function):
@@ -58,6 +59,10 @@ def deep_lora_frozen_bases(model: nn.Module, targets: str, rank: int) -> nn.Modu
     return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, gamma=0.0))
 
 
+def deep_lora_bounded(model: nn.Module, targets: str, rank: int) -> nn.Module:
+    return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, max_update_norm=0.4))
+
+
 METHODS: dict[str, Callable[[nn.Module, str, int], nn.Module]] = {
     "frozen": frozen,
     "lora": lora,
@@ -65,7 +70,17 @@ METHODS: dict[str, Callable[[nn.Module, str, int], nn.Module]] = {
     "vera": vera,
     "deep_lora": deep_lora,
     "deep_lora_gamma_0": deep_lora_frozen_bases,
+    "deep_lora_bounded": deep_lora_bounded,
+    "deep_lora_limited": deep_lora_bounded,  # and an optimizer of its own
 }
+
+
+def optimizer_of(model: nn.Module, method: str) -> Optimizer | None:
+    """AdamW over what is trained; with limited steps for "deep_lora_limited", none for a frozen model."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if method == "deep_lora_limited":
+        return create_optimizer(model, lr=1e-4, max_relative_step=1e-6)  # so low that every step is cut
+    return torch.optim.AdamW(parameters, lr=1e-4) if parameters else None
 
 
 def adapted(model: nn.Module, method: str, targets: str, rank: int) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from measuring import compared, interleaved_seconds, peak_allocated_bytes, peak_resident_bytes
-from peers import adapted
+from peers import adapted, optimizer_of
 from workloads import Workload
 
 PEER = "lora"
@@ -23,8 +23,7 @@ def step_function(workload: Workload, method: str, rank: int, seed: int) -> tupl
     """A model with that method's adapter, and a function that makes one training step."""
     model = adapted(workload.model(seed), method, workload.targets, rank)
     loss = workload.loss(model, seed)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4) if parameters else None
+    optimizer = optimizer_of(model, method)
 
     def step() -> None:
         loss().backward()

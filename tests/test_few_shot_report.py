@@ -11,12 +11,15 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+import evidence_bars  # noqa: E402
+import evidence_overview  # noqa: E402
 import evidence_report  # noqa: E402
 import evidence_tables  # noqa: E402
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback  # noqa: E402
 from deep_lora.functional import auto_core_scale  # noqa: E402
 from evidence_figures import FIGURES, draw_all  # noqa: E402
-from evidence_tables import ahead, best_one_rate, gaps, good_values, spread  # noqa: E402
+from evidence_overview import ahead, best_one_rate  # noqa: E402
+from evidence_tables import gaps, good_values, spread  # noqa: E402
 
 
 def test_deep_lora_of_the_settings_is_the_default_of_the_library() -> None:
@@ -40,19 +43,42 @@ def test_the_range_of_good_rates_and_the_spread_over_ranks() -> None:
     assert good_values(scores) == [8.0, 64.0] and spread(scores) == pytest.approx(0.3)  # ranks 4 to 64
 
 
+def test_the_goals_over_rates_and_ranks_compare_a_family_with_lora(monkeypatch) -> None:
+    def family(*means: float) -> dict[float, dict[str, float]]:
+        return {value: {"mean": mean} for value, mean in zip((1e-3, 1e-2, 1e-1, 1.0), means, strict=True)}
+
+    found = {
+        "LoRA": family(0.5, 0.5, 0.1, 0.1),
+        "wide": family(0.5, 0.5, 0.5, 0.5),
+        "wider": family(0.4, 0.5, 0.5, 0.5),
+    }
+    monkeypatch.setattr(evidence_bars, "rates", lambda falling: found)
+    answers = {name: evidence_bars.rate_insensitivity(name, falling=True)[1:] for name in ("wide", "wider")}
+    assert answers == {  # three decades against one, then two
+        "wide": ["0.001 to 1; LoRA 0.001 to 0.01", "yes"],
+        "wider": ["0.01 to 1; LoRA 0.001 to 0.01", "no"],
+    }
+    flat = {rank: {"mean": 0.5 + share} for rank, share in ((4.0, 0.0), (8.0, 0.002), (64.0, 0.001))}
+    steep = {rank: {"mean": 0.5 + 4 * (row["mean"] - 0.5)} for rank, row in flat.items()}
+    for ours, text in ((flat, "yes"), (steep, "no")):
+        monkeypatch.setattr(evidence_bars, "ranks", lambda ours=ours: {"LoRA": steep, "Deep LoRA": ours})
+        assert evidence_bars.rank_insensitivity()[2] == text
+
+
 def test_differences_are_taken_seed_by_seed_and_then_averaged_over_settings(monkeypatch) -> None:
     scores = {
         "one": {"LoRA, tuned": [0.5, 0.6], "LoRA, not tuned": [0.4, 0.6], "Deep LoRA": [0.53, 0.61]},
         "two": {"LoRA, tuned": [0.7, 0.7, 0.1], "LoRA, not tuned": [0.7, 0.6, 0.1], "Deep LoRA": [0.71, 0.68, 0.2]},
     }
     table = {name: {m: {"test": {"values": values}} for m, values in row.items()} for name, row in scores.items()}
-    monkeypatch.setattr(evidence_tables, "methods_of", table.__getitem__)
+    for module in (evidence_tables, evidence_overview):
+        monkeypatch.setattr(module, "methods_of", table.__getitem__)
     assert gaps("one", "Deep LoRA", "LoRA, tuned") == pytest.approx([0.03, 0.01])
     # the seeds that both settings have: (3 + 1) / 2 and (1 - 2) / 2 points, so 0.75 in the mean and one of two won
     assert ahead(["one", "two"], "Deep LoRA", "LoRA, tuned").startswith("+0.8 [")
     assert ahead(["one", "two"], "Deep LoRA", "LoRA, tuned").endswith(", 1 of 2")
     assert ahead(["one", "two"], "Deep LoRA, depth 5", "LoRA, tuned") == ""
-    monkeypatch.setattr(evidence_tables, "averaged", lambda falling: ["one", "two"])
+    monkeypatch.setattr(evidence_overview, "averaged", lambda falling: ["one", "two"])
     assert best_one_rate(falling=True) == "LoRA, not tuned"  # the other rates are in no setting
     for row in table.values():
         row["LoRA, not tuned, 3e-4"] = row["LoRA, tuned"]

@@ -1,0 +1,90 @@
+"""Tables of all few-shot settings at once: differences to tuned LoRA, and what one rate for everything costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from evidence_tables import (
+    BASELINE,
+    BOTH,
+    BOUNDED,
+    BOUNDED_DEEPER,
+    BOUNDED_LORA,
+    DEEPER,
+    LIMITED,
+    OLD,
+    ONE_RATE,
+    SEEDS,
+    UNTUNED,
+    averaged,
+    gaps,
+    in_points,
+    methods_of,
+    settings_of,
+    title,
+)  # fmt: skip
+from markdown_tables import interval, markdown
+from paired import mean_with_interval
+
+BESIDE = (UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE)
+BESIDE_BOUNDED = (BOUNDED, LIMITED, BOUNDED_DEEPER, BOUNDED_LORA, UNTUNED, DEEPER)
+OURS = (UNTUNED, DEEPER, BOUNDED, LIMITED, BOUNDED_DEEPER)
+
+
+def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
+    """One row for each setting: tuned LoRA's score, and the paired differences of the others to it."""
+    rows = []
+    for name in in_points(falling):
+        methods = methods_of(name)
+        cells = [_difference(methods.get(method)) for method in beside]
+        rows.append([title(name), interval(methods[BASELINE]["test"], 100, 1), *cells])
+    names = averaged(falling)
+    mean = [f"mean of the {len(names)} with {SEEDS} seeds", "", *(ahead(names, method, BASELINE) for method in beside)]
+    used = [any(cells) for cells in zip(*rows, mean, strict=True)]  # a method that no setting has needs no column
+    table = [["setting", BASELINE, *beside], *rows, mean]
+    header, *body = [[cell for cell, use in zip(row, used, strict=True) if use] for row in table]
+    return markdown(header, body)
+
+
+def one_rate() -> str:
+    """Means over the settings with falling rates, clean and noisy ones: what has one rate for all of them."""
+    names = averaged(falling=True)
+    noisy = [name for name in names if settings_of(name)["task"].get("noise")]
+    clean = [name for name in names if name not in noisy]
+    pairs = [(method, other) for method in OURS for other in (BASELINE, *ONE_RATE)]
+    pairs += [(BOUNDED, UNTUNED), (BOUNDED_DEEPER, DEEPER), (BOUNDED_DEEPER, BOUNDED_LORA)]
+    pairs += [(method, BASELINE) for method in (BOUNDED_LORA, *ONE_RATE)]
+    groups = {f"all {len(names)}": names, f"{len(clean)} clean": clean, f"{len(noisy)} noisy": noisy}
+    rows = [[method, other, *(ahead(group, method, other) for group in groups.values())] for method, other in pairs]
+    return markdown(["method", "points ahead of", *groups], rows)
+
+
+def best_one_rate(falling: bool) -> str:
+    """Of the LoRAs with one rate for all settings, the one with the best mean."""
+    names = averaged(falling)
+    have = [method for method in ONE_RATE if all(method in methods_of(name) for name in names)]
+    return max(have, key=lambda method: fmean(gap for name in names for gap in gaps(name, method, BASELINE)))
+
+
+def _difference(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{interval(row['difference'], 100, 1, '+')}, {row['seeds_won']} of {row['seeds_compared']}"
+
+
+def ahead(names: list[str], method: str, other: str) -> str:
+    """Mean over settings, seed by seed, for the seeds that all of them have; empty if one lacks a method."""
+    if any(not {method, other} <= methods_of(name).keys() for name in names):
+        return ""
+    means = [fmean(seed) for seed in zip(*[gaps(name, method, other) for name in names], strict=False)]
+    return f"{interval(mean_with_interval(means), 100, 1, '+')}, {sum(gap > 0 for gap in means)} of {len(means)}"
+
+
+OVERVIEWS: dict[str, Callable[[], str]] = {
+    "overview": lambda: overview(falling=False),
+    "overview falling": lambda: overview(falling=True),
+    "overview bounded": lambda: overview(falling=True, beside=BESIDE_BOUNDED),
+    "one rate": one_rate,
+}
