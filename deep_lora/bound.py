@@ -65,4 +65,5 @@ def new_bound(
     if loading:
         return torch.full((*core.shape[1:-2], 1, 1), torch.inf, device=core.device)
     with gather_params_ctx(list(layer.get_base_layer().parameters(recurse=False))):
-        return max_update_norm * rms_singular_value(layer.base_matrix()).to(core.device)
+        bound = max_update_norm * rms_singular_value(layer.base_matrix())
+    return bound if bound.is_meta else bound.to(core.device)  # a weight without values gives a bound without one

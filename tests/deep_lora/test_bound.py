@@ -180,6 +180,13 @@ def test_a_quantised_weight_is_measured_by_its_values(kind: str) -> None:
     assert bound == pytest.approx(BOUND * plain.weight.norm().item() / 8, rel=0.05)  # rounding to 4 bits changes W
 
 
+def test_a_base_on_the_meta_device_gives_a_bound_that_is_there_too() -> None:
+    with torch.device("meta"):
+        base = nn.Sequential(nn.Linear(6, 6))
+    (layer,) = layers_of(adapt(base, r=2, target_modules=["0"], max_update_norm=BOUND))
+    assert layer.deep_lora_bound["default"].is_meta and layer.deep_lora_U["default"].is_meta
+
+
 def test_a_scale_multiplies_the_bounded_update() -> None:
     model, _ = _adapted("linear", max_update_norm=BOUND)
     disturb_(model, scale=10.0)

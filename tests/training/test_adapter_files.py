@@ -23,11 +23,11 @@ def base(folder):
     return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
 
 
-@pytest.fixture
-def saved(bert, tmp_path):
+@pytest.fixture(params=[None, 0.1], ids=["free", "bounded"])
+def saved(bert, tmp_path, request):
     """A trained-looking adapter on linear layers and an embedding, and the model that holds it."""
-    targets = ["query", "dense", "word_embeddings"]
-    config = DeepLoraConfig(r=4, target_modules=targets, task_type="SEQ_CLS", rank_pattern={"query": 2}, init_scale=0.5)
+    settings = {"rank_pattern": {"query": 2}, "init_scale": 0.5, "max_update_norm": request.param}
+    config = DeepLoraConfig(r=4, target_modules=["query", "dense", "word_embeddings"], task_type="SEQ_CLS", **settings)
     model = get_peft_model(base(bert), config).eval()
     disturb_(model)
     model.save_pretrained(tmp_path / "adapter")
