@@ -77,9 +77,9 @@ METHODS: dict[str, Callable[[nn.Module, str, int], nn.Module]] = {
 
 def optimizer_of(model: nn.Module, method: str) -> Optimizer | None:
     """AdamW over what is trained; with limited steps for "deep_lora_limited", none for a frozen model."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
     if method == "deep_lora_limited":
         return create_optimizer(model, lr=1e-4, max_relative_step=1e-6)  # so low that every step is cut
+    parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(parameters, lr=1e-4) if parameters else None
 
 

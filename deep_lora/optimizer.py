@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deep_lora.layer import DeepLoraLayer
-from deep_lora.relative_steps import RelativeStepLimit
+from deep_lora.relative_steps import BASES_GROUP, CORES_GROUP, RelativeStepLimit
 
 # The paper's. With n cores kappa c_l that start at kappa c_l = eps I, the gradient of a stored core c_l starts at
 # kappa^n (eps / kappa)^(n-1) = kappa eps^(n-1) times that of dW: with n = 3 and r = 8, 1e-5 at the small start
@@ -60,10 +60,10 @@ def parameter_groups(
             "and check that the adapter is active and not in inference mode"
         )
     others = [p for p in model.parameters() if p.requires_grad and p not in cores and p not in bases]
-    groups = [_group("deep_lora_core", list(cores), lr, weight_decay)]
+    groups = [_group(CORES_GROUP, list(cores), lr, weight_decay)]
     for ratio in sorted(set(bases.values()), reverse=True):
         members = [parameter for parameter, own in bases.items() if own == ratio]
-        groups.append(_group("deep_lora_bases", members, ratio * lr, weight_decay))
+        groups.append(_group(BASES_GROUP, members, ratio * lr, weight_decay))
     groups.append(_group("other", [p for p in others if p.ndim > 1], lr, weight_decay))
     groups.append(_group("other_no_decay", [p for p in others if p.ndim <= 1], lr, 0.0))
     return [group for group in groups if group["params"]]

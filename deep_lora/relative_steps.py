@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-LIMITED_GROUPS = ("deep_lora_core", "deep_lora_bases")
+CORES_GROUP, BASES_GROUP = "deep_lora_core", "deep_lora_bases"  # names of the optimizer groups that are limited
 
 
 class RelativeStepLimit:
@@ -43,7 +43,7 @@ class RelativeStepLimit:
         self._before = []
         for group in optimizer.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if group.get("name") in LIMITED_GROUPS and parameters:
+            if group.get("name") in (CORES_GROUP, BASES_GROUP) and parameters:
                 left = float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1.0)
                 self._before.append((parameters, [p.detach().clone() for p in parameters], self.limit * left))
 
