@@ -19,9 +19,13 @@ ADAM_EPS = 1e-6
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, gamma: float | None = None, weight_decay: float = 0.0
+    model: nn.Module,
+    lr: float,
+    gamma: float | None = None,
+    weight_decay: float = 0.0,
+    other_lr: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: cores at `lr`, U and V at `gamma * lr`, everything else trainable at `lr`.
+    """Optimizer groups: cores at `lr`, U and V at `gamma * lr`, everything else trainable at `other_lr`.
 
     Parameters are found by visiting the layers, never by name; shared ones appear once, frozen ones not at all.
 
@@ -31,6 +35,7 @@ def parameter_groups(
         gamma: rate of U and V relative to `lr`; None takes each adapter's `DeepLoraConfig.gamma`. 0 freezes them (they
             are saved all the same).
         weight_decay: for matrices; vectors (biases, norms) get none.
+        other_lr: rate of what is trained beside the adapter, such as a new head; None takes `lr`.
 
     Raises:
         ValueError: if a number is out of range, or the model has no trainable Deep LoRA parameter.
@@ -43,12 +48,7 @@ def parameter_groups(
     >>> [(group["name"], group["lr"]) for group in parameter_groups(model, lr=1e-2, gamma=0.1)]
     [('deep_lora_core', 0.01), ('deep_lora_bases', 0.001)]
     """
-    if not lr > 0:
-        raise ValueError(f"`lr` must be positive, got {lr}")
-    if gamma is not None and not gamma >= 0:
-        raise ValueError(f"`gamma` must be 0 (freeze U and V) or positive, got {gamma}")
-    if not weight_decay >= 0:
-        raise ValueError(f"`weight_decay` must not be negative, got {weight_decay}")
+    _check_numbers(lr, gamma, weight_decay, other_lr)
     cores: dict[nn.Parameter, float] = {}
     bases: dict[nn.Parameter, float] = {}
     for layer in model.modules():
@@ -64,8 +64,9 @@ def parameter_groups(
     for ratio in sorted(set(bases.values()), reverse=True):
         members = [parameter for parameter, own in bases.items() if own == ratio]
         groups.append(_group(BASES_GROUP, members, ratio * lr, weight_decay))
-    groups.append(_group("other", [p for p in others if p.ndim > 1], lr, weight_decay))
-    groups.append(_group("other_no_decay", [p for p in others if p.ndim <= 1], lr, 0.0))
+    beside = lr if other_lr is None else other_lr
+    groups.append(_group("other", [p for p in others if p.ndim > 1], beside, weight_decay))
+    groups.append(_group("other_no_decay", [p for p in others if p.ndim <= 1], beside, 0.0))
     return [group for group in groups if group["params"]]
 
 
@@ -76,6 +77,7 @@ def create_optimizer(
     lr: float,
     gamma: float | None = None,
     weight_decay: float = 0.0,
+    other_lr: float | None = None,
     max_relative_step: float | None = None,
     **kwargs: Any,
 ) -> Optimizer:
@@ -85,7 +87,10 @@ def create_optimizer(
         optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included. If it takes `eps` and none is given, it gets
             1e-6, the paper's setting, which matters at a small start.
         max_relative_step: no step of U, V or a core is longer than this share of its norm (0.015, say), times what a
-            scheduler has left of the rate: then no rate is too high. None limits nothing. See `RelativeStepLimit`.
+            scheduler has left of the rate: then no rate is too high for the adapter, whose updates should be bounded
+            (`DeepLoraConfig.max_update_norm`); what is trained beside it needs an `other_lr`. None limits nothing. See
+            `RelativeStepLimit`.
+        other_lr: see `parameter_groups`.
         kwargs: handed to `optimizer_cls`.
 
     Raises:
@@ -93,11 +98,22 @@ def create_optimizer(
     """
     if "eps" in inspect.signature(optimizer_cls).parameters:
         kwargs.setdefault("eps", ADAM_EPS)
-    groups = parameter_groups(model, lr, gamma, weight_decay)
+    groups = parameter_groups(model, lr, gamma, weight_decay, other_lr)
     optimizer = optimizer_cls(groups, lr=lr, **kwargs)  # type: ignore[call-arg]
     if max_relative_step is not None:
         RelativeStepLimit(optimizer, max_relative_step)
     return optimizer
+
+
+def _check_numbers(lr: float, gamma: float | None, weight_decay: float, other_lr: float | None) -> None:
+    if not lr > 0:
+        raise ValueError(f"`lr` must be positive, got {lr}")
+    if other_lr is not None and not other_lr > 0:
+        raise ValueError(f"`other_lr` must be positive, or None for that of the adapter, got {other_lr}")
+    if gamma is not None and not gamma >= 0:
+        raise ValueError(f"`gamma` must be 0 (freeze U and V) or positive, got {gamma}")
+    if not weight_decay >= 0:
+        raise ValueError(f"`weight_decay` must not be negative, got {weight_decay}")
 
 
 def _collect(

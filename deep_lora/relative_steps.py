@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -16,8 +18,8 @@ class RelativeStepLimit:
 
     A step `d` from `p` becomes `min(1, c f norm(p) / norm(d)) d`, with c the limit and f what a scheduler has left of
     the group's rate, `lr / initial_lr` (1 without a scheduler). A rate that is high enough for every step to be limited
-    has no influence any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks,
-    but not under DeepSpeed ZeRO, whose optimizers see flattened pieces of the tensors.
+    has no influence any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks, under
+    DDP and FSDP 2, but not under DeepSpeed ZeRO or FSDP 1, whose optimizers see flattened pieces of the tensors.
 
     Source: ours; trust ratios (You et al., LAMB, 2020) rescale every step, this shortens only long ones.
 
@@ -42,21 +44,29 @@ class RelativeStepLimit:
     def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._before = []
         for group in optimizer.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if group.get("name") in (CORES_GROUP, BASES_GROUP) and parameters:
-                left = float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1.0)
+            if group.get("name") not in (CORES_GROUP, BASES_GROUP):
+                continue
+            left = float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1.0)
+            by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_device[parameter.device].append(parameter)
+            for parameters in by_device.values():
                 self._before.append((parameters, [p.detach().clone() for p in parameters], self.limit * left))
 
     @torch.no_grad()
     def _shorten(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         before, self._before = self._before, []
         for parameters, old, limit in before:
-            steps = torch._foreach_sub(parameters, old)
-            lengths, norms = torch._foreach_norm(steps), torch._foreach_norm(old)
-            # a step of no length stays 0, one that is not finite is left to show
-            factors = [
-                torch.where(length > limit * norm, limit * norm / length, 1.0)
-                for length, norm in zip(lengths, norms, strict=True)
-            ]
-            for parameter, start, step, factor in zip(parameters, old, steps, factors, strict=True):
-                parameter.copy_(torch.where(factor < 1, start + factor.to(step.dtype) * step, parameter))
+            steps = list(torch._foreach_sub(parameters, old))
+            lengths, allowed = _norms(steps), limit * _norms(old)
+            # what is cut off: nothing of a step of no length, and of one that is not finite, which is left to show
+            cut = torch.where(lengths > allowed, 1 - allowed / lengths, 0.0)
+            torch._foreach_mul_(steps, [share.to(step.dtype) for share, step in zip(cut, steps, strict=True)])
+            torch._foreach_sub_(parameters, steps)
+
+
+def _norms(tensors: list[Tensor]) -> Float[Tensor, " count"]:
+    """Their Euclidean norms; of tensors that FSDP has spread over processes, those of the whole."""
+    norms = torch.stack(list(torch._foreach_norm(tensors)))
+    return norms.full_tensor() if hasattr(norms, "full_tensor") else norms

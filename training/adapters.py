@@ -132,12 +132,6 @@ def has_subspaces(model: nn.Module) -> bool:
     return any(isinstance(config, DeepLoraConfig) and config.variant == "compressed" for config in configs)
 
 
-def gamma_of(model: nn.Module) -> float:
-    """The rate of the outer factors of Deep LoRA relative to the inner ones; all parts of a model share it."""
-    configs = [config_of(part) for part in adapted_parts(model).values()]
-    return next((config.gamma for config in configs if isinstance(config, DeepLoraConfig)), 1.0)
-
-
 def _from_file(path: Path, peft_task: str | None, whole: list[str] | None) -> PeftConfig:
     try:
         text = path.read_text(encoding="utf-8")

@@ -16,12 +16,13 @@ from transformers.utils import logging
 
 from collapse import normalize_classifier_
 from training import report
-from training.adapters import adapter_config, add_adapter, gamma_of, has_subspaces
+from training.adapters import adapter_config, add_adapter, has_subspaces
 from training.errors import RunError, UsageError
 from training.exporting import ADAPTER, save_adapter
 from training.generating import GeneratingTrainer
 from training.job import Job
 from training.models import load_base, prepare_base, quantization_config, train_in_full_precision
+from training.optimizer import optimizer_settings
 from training.resuming import checkpoint_to_resume, decisive_settings
 from training.settings import RunArguments
 from training.tasks.generation import keep_tokens
@@ -57,6 +58,7 @@ def run_job(job: Job, recipe: Recipe | None = None) -> int:
         logging.set_verbosity_error()
     set_seed(job.run.seed)
     model = recipe.build_model(job)
+    optimizer_settings(job.adapter, model)  # a dry run refuses them too
     if main_process:
         print(report.describe(job, model), flush=True)
     if job.run.dry_run:
@@ -140,7 +142,7 @@ def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any], recipe: 
         "data_collator": job.task.collate(job.processor, model),
         "processing_class": job.processor,
         "callbacks": [*initialization(job, model), *recipe.callbacks(job, model)],
-        "gamma": gamma_of(model),
+        "optimizer_settings": optimizer_settings(job.adapter, model),
         "facts": {"settings": settings},
     }
     score, reduce, generation = job.task.score, job.task.reduce_logits, job.task.generation

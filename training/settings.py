@@ -71,6 +71,14 @@ class AdapterArguments:
         "Bound on the norm of every update of deep_lora, in root-mean-square singular values of its weight: with 0.4 a "
         "rate that is too high does not diverge. Unbounded if unset.",
     )
+    max_relative_step: float | None = option(
+        None,
+        "No step of a factor of deep_lora is longer than this share of its norm (0.015, say): no rate is too high for "
+        "the adapter any more. Takes --max_update_norm; a new head needs --other_learning_rate. Unlimited if unset.",
+    )
+    other_learning_rate: float | None = option(
+        None, "Rate of what is trained beside deep_lora, such as a new head; --learning_rate if unset."
+    )
     init_batches: int = option(
         4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
     )
@@ -96,6 +104,9 @@ class AdapterArguments:
         for name in ("init_batches", "init_exact_bytes"):
             if (value := getattr(self, name)) < 0:
                 raise UsageError(f"--{name} got {value}; it must not be negative")
+        for name in ("max_relative_step", "other_learning_rate"):
+            if (share := getattr(self, name)) is not None and not share > 0:
+                raise UsageError(f"--{name} got {share}; it must be positive, or left out")
         if self.adapter == "deep_lora" and not self.adapter_config:
             self.check_halves("--rank", self.rank)
 

@@ -33,13 +33,19 @@ class AdapterTrainer(Trainer):
     never saved, and a loss that is not finite ends the run at the next log, checkpoint or evaluation.
 
     Args:
-        gamma: see `deep_lora.parameter_groups`; 1 leaves the optimizer to Trainer.
+        optimizer_settings: keywords of `deep_lora.create_optimizer`; without any, Trainer makes the optimizer.
         facts: what the manifest of each checkpoint says about the run.
     """
 
-    def __init__(self, *args: Any, gamma: float = 1.0, facts: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        optimizer_settings: dict[str, float] | None = None,
+        facts: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.gamma, self.facts = gamma, facts or {}
+        self.optimizer_settings, self.facts = optimizer_settings or {}, facts or {}
         self._folder: Path | None = None
         accepts: bool = getattr(self, "model_accepts_loss_kwargs", False)
         self.model_accepts_loss_kwargs: bool = accepts and self._model_divides_by_items()
@@ -82,13 +88,12 @@ class AdapterTrainer(Trainer):
         return super().prediction_step(model, first, True, ignore_keys)[0], logits, labels
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Trainer's, or one with a rate of their own for the outer factors of Deep LoRA."""
+        """Trainer's, or one with rates and limits of their own for the factors of Deep LoRA."""
         existing: Any = getattr(self, "optimizer", None)
-        if existing is None and self.gamma != 1.0:
+        if existing is None and self.optimizer_settings:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = create_optimizer(
-                self.model, kind, gamma=self.gamma, weight_decay=self.args.weight_decay, **settings
-            )
+            asked: dict[str, Any] = {"weight_decay": self.args.weight_decay, **self.optimizer_settings, **settings}
+            self.optimizer = create_optimizer(self.model, kind, **asked)
         return super().create_optimizer(*args, **kwargs)
 
     def _model_divides_by_items(self) -> bool:

@@ -84,6 +84,15 @@ def test_weight_decay_is_for_matrices_only() -> None:
         assert group["weight_decay"] in (0.0, 0.1)
 
 
+def test_what_is_beside_the_adapter_has_a_rate_of_its_own() -> None:
+    model = adapt(Mixed(), r=2, target_modules=["square"], modules_to_save=["head"], bias="all", gamma=0.5)
+    rates = {g["name"]: g["lr"] for g in parameter_groups(model, lr=1.0, other_lr=1e-3)}
+    assert rates == {"deep_lora_core": 1.0, "deep_lora_bases": 0.5, "other": 1e-3, "other_no_decay": 1e-3}
+    assert {g["name"]: g["lr"] for g in create_optimizer(model, lr=1.0, other_lr=1e-3).param_groups} == rates
+    with pytest.raises(ValueError, match="`other_lr` must be positive, or None for that of the adapter, got 0"):
+        parameter_groups(model, lr=1.0, other_lr=0.0)
+
+
 def test_the_variants_with_one_rate_ignore_gamma() -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS, variant="narrow")
     assert {g["lr"] for g in parameter_groups(model, lr=1e-2, gamma=0.1)} == {1e-2}
