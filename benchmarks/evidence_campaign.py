@@ -6,10 +6,10 @@
     python benchmarks/run.py few_shot_simlex_64          # the result file, out of the kept runs
 
 A method with several rates is swept: the rate with the best mean validation score over the sweep's seeds is taken, and
-the list grows by one at an end that is the best. `then` names changes of the configuration that are tried at that rate.
-Then every method runs on the same seeds, and is tested once, after the last step. Runs are shared between settings of
-one task. A process that is killed loses the run it was at. A method that the result file already holds, with the same
-settings, is not run again: results are only added to.
+the list grows by one at an end that is the best. `then` names changes of the configuration, or of the limit of the
+steps, that are tried at that rate. Then every method runs on the same seeds, and is tested once, after the last step.
+Runs are shared between settings of one task. A process that is killed loses the run it was at. A method that the result
+file already holds, with the same settings, is not run again: results are only added to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
@@ -108,7 +108,7 @@ class Campaign:
         changes = self.settings["methods"][name].get("then", [])
         best = self._best([Chosen(method, rate) for rate in rates])
         if best is not None:
-            yield from (Chosen(replace(method, config=method.config | change), best.rate) for change in changes)
+            yield from (Chosen(method.changed(change), best.rate) for change in changes)
 
     def chosen(self, name: str) -> Chosen | None:
         """The candidate with the best validation score; None while the sweep is not complete."""

@@ -22,15 +22,15 @@ from evidence_tables import (
     DEEPER,
     FALLING,
     LIMITED,
+    LIMITED_DEEPER,
     OLD,
     UNTUNED,
     UNTUNED_BASELINE,
-    Means,
     comparisons,
+    family_means,
     in_points,
+    kind_of,
     methods_of,
-    ranks,
-    rates,
     results,
     settings_of,
     title,
@@ -39,12 +39,13 @@ from markdown_tables import result
 
 COLOURS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
 COLOURS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", BOTH: "tab:cyan", "rsLoRA": "tab:green"}
-COLOURS |= {DEEPER: "tab:red", BOUNDED: "tab:brown", BOUNDED_DEEPER: "tab:pink", BOUNDED_LORA: "tab:gray"}
-COLOURS |= {LIMITED: "black"}
+COLOURS |= {DEEPER: "tab:red", BOUNDED: "tab:brown", BOUNDED_DEEPER: "tab:purple", BOUNDED_LORA: "tab:gray"}
+COLOURS |= {LIMITED: "black", LIMITED_DEEPER: "tab:pink", "LoRA, 1e-3": "tab:orange", "LoRA, 3e-3": "tab:olive"}
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %",
     "stsb": "STS-B, Pearson x 100",
 }  # fmt: skip
+AXES, SHOWN = {"ranks": "rank", "rates": "rate at the start"}, 18  # points below the best that are in the picture
 FOLLOWED = (BASELINE, UNTUNED, DEEPER, BOTH, OLD)
 
 
@@ -82,7 +83,7 @@ def draw_differences() -> Any:
     """Differences to tuned LoRA with their intervals, setting by setting."""
     names = in_points()
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.5 * len(names)), layout="constrained")
-    for shift, method in enumerate((UNTUNED, DEEPER, BOUNDED, BOUNDED_DEEPER, UNTUNED_BASELINE)):
+    for shift, method in enumerate((UNTUNED, DEEPER, LIMITED, LIMITED_DEEPER, UNTUNED_BASELINE)):
         have = [row for row, name in enumerate(names) if method in methods_of(name)]
         gaps = [methods_of(names[row])[method]["difference"] for row in have]
         means = [100 * gap["mean"] for gap in gaps]
@@ -96,18 +97,25 @@ def draw_differences() -> Any:
     return figure
 
 
-def draw_family(values: Means, label: str) -> Any:
+def draw_family(name: str) -> Any:
     """Mean score against a rank or a rate; what failed to train falls out of the picture."""
+    values = family_means(name)
     figure, axes = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
-    for family in [family for family in values if family in COLOURS]:
+    for family in values:
         scores = values[family]
         heights = [100 * score["mean"] for score in scores.values()]
-        axes.plot(list(scores), heights, marker="o", label=family, color=COLOURS[family])
+        if colour := COLOURS.get(family):
+            axes.plot(list(scores), heights, marker="o", label=family, color=colour)
     ticks = sorted({value for scores in values.values() for value in scores})
-    labels = [f"{tick:g}" for tick in ticks]
-    axes.set(xscale="log", xlabel=label, ylabel=TASKS["simlex"], xticks=ticks, xticklabels=labels, ylim=(40, 60))
+    best = max(score["mean"] for scores in values.values() for score in scores.values())
+    labels = [f"{tick:g}" if tick >= 1e-3 else f"{tick:.0e}".replace("e-0", "e-") for tick in ticks]
+    axes.set(xscale="log", xticks=ticks, xticklabels=labels)
+    axes.set(xlabel=AXES[str(kind_of(name))], ylabel=TASKS[settings_of(name)["task"]["name"]])
+    axes.set(ylim=(100 * best - SHOWN, 100 * best + 2), title=title(name))
+    axes.title.set_fontsize("small")
+    axes.tick_params(axis="x", labelsize="x-small")
     axes.minorticks_off()
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="x-small")
     return figure
 
 
@@ -174,9 +182,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "few_shot_differences": draw_differences,
     "few_shot_samples": lambda: draw_samples(""),
     "few_shot_samples_falling": lambda: draw_samples(FALLING),
-    "few_shot_ranks": lambda: draw_family(ranks(), "rank, at rate 1e-3"),
-    "few_shot_rates": lambda: draw_family(rates(), "rate, at rank 8"),
-    "few_shot_rates_falling": lambda: draw_family(rates(falling=True), "rate at the start, at rank 8"),
+    **{f"few_shot_{name}": lambda name=name: draw_family(name) for name in results() if kind_of(name)},
     "few_shot_overfitting": draw_overfitting,
     "few_shot_effective_ranks": draw_effective_ranks,
     "few_shot_tracking": draw_tracking,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -46,6 +46,20 @@ class Method:
     sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
     max_update_norm: float = field(default=0.0, metadata={"unnamed": True})
     max_relative_step: float = field(default=0.0, metadata={"unnamed": True})
+
+    def changed(self, change: dict[str, Any]) -> Method:
+        """Another configuration, or another limit of the steps.
+
+        >>> Method("deep_lora", {"r": 8}).changed({"depth": 5, "max_relative_step": 0.1}).described()
+        {'r': 8, 'depth': 5, 'max_relative_step': 0.1}
+        """
+        limit = change.get("max_relative_step", self.max_relative_step)
+        fields_of_config = {name: value for name, value in change.items() if name != "max_relative_step"}
+        return replace(self, config=self.config | fields_of_config, max_relative_step=limit)
+
+    def described(self) -> dict[str, Any]:
+        """What a sweep may change: the configuration, and the limit of the steps if there is one."""
+        return self.config | ({"max_relative_step": self.max_relative_step} if self.max_relative_step else {})
 
     def key(self) -> str:
         """What a kept run is known by; fields that came later are named when they are used."""

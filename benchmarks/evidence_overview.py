@@ -14,8 +14,10 @@ from evidence_tables import (
     BOUNDED_LORA,
     DEEPER,
     LIMITED,
+    LIMITED_DEEPER,
     OLD,
     ONE_RATE,
+    OURS,
     SEEDS,
     UNTUNED,
     averaged,
@@ -28,9 +30,8 @@ from evidence_tables import (
 from markdown_tables import interval, markdown
 from paired import mean_with_interval
 
-BESIDE = (UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE)
-BESIDE_BOUNDED = (BOUNDED, LIMITED, BOUNDED_DEEPER, BOUNDED_LORA, UNTUNED, DEEPER)
-OURS = (UNTUNED, DEEPER, BOUNDED, LIMITED, BOUNDED_DEEPER)
+BESIDE = (UNTUNED, DEEPER, BOTH, OLD, LIMITED, *ONE_RATE)
+BESIDE_BOUNDED = (BOUNDED, LIMITED, BOUNDED_DEEPER, LIMITED_DEEPER, BOUNDED_LORA, UNTUNED, DEEPER)
 
 
 def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:

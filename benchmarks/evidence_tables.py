@@ -1,4 +1,4 @@
-"""Tables of the few-shot campaign, for `docs/evidence.md`, made from `benchmarks/results/few_shot_*.json` alone."""
+"""Tables of the few-shot campaign, for the evidence pages, made from `benchmarks/results/few_shot_*.json` alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ BOTH, OLD, UNTUNED_BASELINE = "Deep LoRA, both sides", "Deep LoRA, start 1e-3", 
 DEEPER, OTHER_RATES = "Deep LoRA, depth 5", ("LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
 ONE_RATE = (UNTUNED_BASELINE, *OTHER_RATES)
 BOUNDED, BOUNDED_DEEPER, BOUNDED_LORA = "Deep LoRA, bounded", "Deep LoRA, bounded, depth 5", "LoRA, bounded"
-LIMITED = "Deep LoRA, bounded, steps limited"
+LIMITED, LIMITED_DEEPER = "Deep LoRA, bounded, steps limited", "Deep LoRA, bounded, steps limited, depth 5"
+OURS = (UNTUNED, DEEPER, BOUNDED, LIMITED, BOUNDED_DEEPER, LIMITED_DEEPER)  # with one rate for all settings
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
-RANKS, RATES = "simlex_64_ranks", "simlex_64_rates"
+FAMILIES = {"ranks": "r=", "rates": "rate "}  # kinds of settings that compare values of one thing, and its name there
 FALLING = "_linear"  # how the settings end in which all rates fall to 0
 SEEDS = 10  # of a setting that counts in a mean over settings
 COMPARED_RANKS = (4, 64)
@@ -108,7 +109,8 @@ def sweeps() -> str:
 
 def label(name: str, method: str, candidate: dict[str, Any]) -> str:
     """The rate, and what differs from the configuration that the sweep began with."""
-    begun = settings_of(name)["methods"][method]["config"]
+    asked = settings_of(name)["methods"][method]
+    begun = asked["config"] | {"max_relative_step": asked.get("max_relative_step")}
     changed = [f"{field} {value}" for field, value in candidate["config"].items() if begun.get(field) != value]
     return ", ".join([f"{candidate['rate']:g}", *changed])
 
@@ -123,12 +125,23 @@ def families(name: str, separator: str) -> Means:
     return {family: dict(sorted(scores.items())) for family, scores in found.items()}
 
 
-def ranks() -> Means:
-    return families(RANKS, "r=")
+def kind_of(name: str) -> str | None:
+    """Whether a setting goes through ranks or rates.
+
+    >>> kind_of("simlex_64_rates_linear"), kind_of("simlex_64_linear")
+    ('rates', None)
+    """
+    return next((kind for kind in FAMILIES if name.removesuffix(FALLING).endswith(f"_{kind}")), None)
 
 
-def rates(falling: bool = False) -> Means:
-    return families(RATES + FALLING * falling, "rate ")
+def of_kind(kind: str) -> list[str]:
+    """The settings that go through ranks, or through rates."""
+    return [name for name in results() if kind_of(name) == kind]
+
+
+def family_means(name: str) -> Means:
+    """Of a setting that goes through ranks or rates."""
+    return families(name, FAMILIES[str(kind_of(name))])
 
 
 def spread(scores: dict[float, dict[str, float]]) -> float:
@@ -148,21 +161,22 @@ def good_values(scores: dict[float, dict[str, float]], margin: float = 0.01) -> 
     return [value for value, score in scores.items() if score["mean"] >= best - margin]
 
 
-def rank_table() -> str:
-    """Test score at one rate for all ranks."""
-    return _family_table(
-        ranks(), "r = {:g}", "largest minus smallest mean, r = 4 to 64", lambda s: f"{100 * spread(s):.1f}"
-    )
+def family_table(name: str) -> str:
+    """Test scores over the ranks, with the spread, or over the rates, with the good ones."""
+    if kind_of(name) == "ranks":
+        last = "largest minus smallest mean, r = 4 to 64"
+        return _family_table(family_means(name), "r = {:g}", last, lambda scores: f"{100 * spread(scores):.1f}")
+    return _family_table(family_means(name), "{:g}", "rates within a point of the best", good_range)
 
 
-def rate_table(falling: bool) -> str:
-    """Test score at rank 8 for all rates."""
+def good_range(scores: dict[float, dict[str, float]]) -> str:
+    """The smallest and the largest of the good values.
 
-    def good(scores: dict[float, dict[str, float]]) -> str:
-        values = good_values(scores)
-        return f"{min(values):g} to {max(values):g}"
-
-    return _family_table(rates(falling), "{:g}", "rates within a point of the best", good)
+    >>> good_range({1.0: {"mean": 0.5}, 2.0: {"mean": 0.495}, 3.0: {"mean": 0.4}})
+    '1 to 2'
+    """
+    values = good_values(scores)
+    return f"{min(values):g} to {max(values):g}"
 
 
 def _family_table(
@@ -177,9 +191,6 @@ def _family_table(
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "ranks": rank_table,
-    "rates": lambda: rate_table(falling=False),
-    "rates falling": lambda: rate_table(falling=True),
     "sweeps": sweeps,
-    **{name: lambda name=name: comparison(name) for name in results() if not name.startswith((RANKS, RATES))},
+    **{name: lambda name=name: (family_table if kind_of(name) else comparison)(name) for name in results()},
 }

@@ -52,17 +52,45 @@ def test_the_goals_over_rates_and_ranks_compare_a_family_with_lora(monkeypatch) 
         "wide": family(0.5, 0.5, 0.5, 0.5),
         "wider": family(0.4, 0.5, 0.5, 0.5),
     }
-    monkeypatch.setattr(evidence_bars, "rates", lambda falling: found)
-    answers = {name: evidence_bars.rate_insensitivity(name, falling=True)[1:] for name in ("wide", "wider")}
+    monkeypatch.setattr(evidence_bars, "OURS", ("wide", "wider"))
+    monkeypatch.setattr(evidence_bars, "of_kind", lambda kind: ["one"])
+    monkeypatch.setattr(evidence_bars, "title", lambda name: "One")
+    monkeypatch.setattr(evidence_bars, "family_means", {"one": found}.__getitem__)
+    rows = evidence_bars.rate_insensitivity()
+    answers = {goal.split(",")[0]: rest for goal, *rest in rows}
     assert answers == {  # three decades against one, then two
         "wide": ["0.001 to 1; LoRA 0.001 to 0.01", "yes"],
         "wider": ["0.01 to 1; LoRA 0.001 to 0.01", "no"],
     }
     flat = {rank: {"mean": 0.5 + share} for rank, share in ((4.0, 0.0), (8.0, 0.002), (64.0, 0.001))}
     steep = {rank: {"mean": 0.5 + 4 * (row["mean"] - 0.5)} for rank, row in flat.items()}
-    for ours, text in ((flat, "yes"), (steep, "no")):
-        monkeypatch.setattr(evidence_bars, "ranks", lambda ours=ours: {"LoRA": steep, "Deep LoRA": ours})
-        assert evidence_bars.rank_insensitivity()[2] == text
+    steeper = {rank: {"mean": 0.5 + 9 * (row["mean"] - 0.5)} for rank, row in flat.items()}
+    found = {"LoRA, 1e-3": steep, "LoRA, 3e-3": steeper, "wide": flat, "wider": steep}
+    monkeypatch.setattr(evidence_bars, "family_means", {"one": found}.__getitem__)
+    assert [row[1:] for row in evidence_bars.rank_insensitivity()] == [  # against the steadier of the LoRAs
+        ["0.2 points, LoRA 0.8", "yes"],
+        ["0.8 points, LoRA 0.8", "no"],
+    ]
+
+
+def test_the_gain_is_asked_for_on_two_tasks_at_either_size(monkeypatch) -> None:
+    settings = {f"{task} {size}": {"task": {"name": task, "samples": size}} for task in "ab" for size in (64, 256)}
+    settings["a 64 noisy"] = settings["a 64"]
+    monkeypatch.setattr(evidence_bars, "OURS", ("ours",))
+    monkeypatch.setattr(evidence_bars, "in_points", lambda: list(settings))
+    monkeypatch.setattr(evidence_bars, "settings_of", settings.__getitem__)
+    monkeypatch.setattr(evidence_bars, "title", str)
+
+    def answered(low: float, *lost: str) -> list[str]:
+        won, none = {"mean": 0.02, "low": low, "high": 0.1}, {"mean": 0.01, "low": 0.001, "high": 0.1}
+        rows = {name: {"ours": {"difference": none if name in lost else won}} for name in settings}
+        monkeypatch.setattr(evidence_bars, "methods_of", rows.__getitem__)
+        [row] = evidence_bars.gains()
+        return row[1:]
+
+    assert answered(0.001)[1] == "yes" and answered(-0.001) == ["in 0 of 5 settings", "no"]
+    assert answered(0.001, "b 64")[1] == "no" and answered(0.001, "a 64 noisy")[1] == "yes"
+    assert answered(0.001, "b 64", "b 256", "a 256", "a 64")[0] == "in 1 of 5 settings: a 64 noisy +2.0 [+0.1, +10.0]"
 
 
 def test_differences_are_taken_seed_by_seed_and_then_averaged_over_settings(monkeypatch) -> None:
@@ -96,8 +124,11 @@ def test_a_field_that_the_sweep_left_alone_is_said_to_be_the_default(monkeypatch
 
 
 def test_the_page_is_what_the_results_files_say_and_shows_every_figure(tmp_path) -> None:
-    page = evidence_report.PAGE.read_text(encoding="utf8")
-    assert evidence_report.with_tables(page) == page, "run `python benchmarks/evidence_report.py --write`"
+    page, tables = (path.read_text(encoding="utf8") for path in evidence_report.PAGES)
+    for text in (page, tables):
+        assert evidence_report.with_tables(text) == text, "run `python benchmarks/evidence_report.py --write`"
+    for name in evidence_report.ALL:
+        assert (page + tables).count(f"<!-- {name}: begin -->") == 1, f"{name} belongs on one of the pages"
     drawn = draw_all(tmp_path)
     assert [path.stem for path in drawn] == list(FIGURES) and all(path.stat().st_size for path in drawn)
     for path in drawn:
