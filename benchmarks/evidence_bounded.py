@@ -1,4 +1,4 @@
-"""LoRA with Deep LoRA's bound on the norm of its updates: how much of a difference is the bound's own."""
+"""LoRA under Deep LoRA's bound and with its limited steps: how much of a difference is theirs, and not the method's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import Linear
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from deep_lora.bound import bound_factor, rms_singular_value
 
@@ -15,17 +16,56 @@ ADAPTER = "default"
 
 def bound_lora_(model: nn.Module, max_update_norm: float) -> None:
     """Every forward pass of a LoRA layer scales its update as `DeepLoraConfig.max_update_norm` scales Deep LoRA's."""
-    for module in model.modules():
-        if isinstance(module, Linear):
-            bound = max_update_norm * rms_singular_value(module.get_base_layer().weight.detach())
-            module.register_forward_pre_hook(_Bounded(module.scaling[ADAPTER], bound))
+    for module in _layers(model):
+        module.register_forward_pre_hook(_Bounded(module.scaling[ADAPTER], _bound(module, max_update_norm)))
 
 
 class _Bounded:
-    def __init__(self, scaling: float, bound: torch.Tensor) -> None:
+    def __init__(self, scaling: float, bound: Tensor) -> None:
         self.scaling, self.bound = scaling, bound
 
     def __call__(self, layer: Any, args: tuple[Any, ...]) -> None:
         A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         middle = self.scaling * torch.eye(len(A))
         layer.scaling[ADAPTER] = self.scaling * bound_factor(B, middle, A.mT, self.bound)
+
+
+class LoraStepLimit:
+    """Hooks of an optimizer: no step of A is longer than a share of its norm, and none of B than that of its measure.
+
+    B starts at zero, so its measure is its norm or, as long as that is larger, `b / (s rms(A))`: the norm at which the
+    update `s B A` would reach its bound b, were the rows of A orthogonal and all as long as their root-mean-square
+    singular value. Otherwise as `deep_lora.relative_steps.RelativeStepLimit`; AdamW's steps alone, one tensor by one.
+    """
+
+    def __init__(self, optimizer: Optimizer, model: nn.Module, limit: float, max_update_norm: float) -> None:
+        self.limit = limit
+        self.measures: dict[nn.Parameter, float] = {}
+        for layer in _layers(model):
+            A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            reach = _bound(layer, max_update_norm) / (layer.scaling[ADAPTER] * rms_singular_value(A.detach()))
+            self.measures |= {A: 0.0, B: reach.item()}
+        optimizer.register_step_pre_hook(self._remember)
+        optimizer.register_step_post_hook(self._shorten)
+
+    @torch.no_grad()
+    def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.before = {parameter: parameter.detach().clone() for parameter in self.measures}
+
+    @torch.no_grad()
+    def _shorten(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        group = optimizer.param_groups[0]
+        left = group["lr"] / group.get("initial_lr", group["lr"])
+        for parameter, measure in self.measures.items():
+            old = self.before[parameter]
+            step = parameter - old
+            allowed = self.limit * left * max(old.norm().item(), measure)
+            parameter.copy_(old + step * min(1.0, allowed / max(step.norm().item(), 1e-30)))
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, Linear)]
+
+
+def _bound(layer: Any, max_update_norm: float) -> Tensor:
+    return max_update_norm * rms_singular_value(layer.get_base_layer().weight.detach())

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
 from evidence_base import Adaptable, Task
-from evidence_bounded import bound_lora_
+from evidence_bounded import LoraStepLimit, bound_lora_
 from evidence_starts import STARTS
 
 
@@ -29,7 +29,7 @@ class Method:
         batches: first batches whose gradient the adapter's start sees (Deep LoRA's subspaces, LoRA-GA); 0 for none.
         sides: of the gradient that Deep LoRA's subspaces come from.
         max_update_norm: bounds LoRA's updates (Deep LoRA's are bounded by its configuration); 0 for no bound.
-        max_relative_step: of Deep LoRA's optimizer; 0 for no limit.
+        max_relative_step: limits the optimizer's steps, LoRA's as `LoraStepLimit` says; 0 for no limit.
         adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
         start: other factors to start from than the library's, one of `evidence_starts.STARTS`.
         restart: after so many steps the update is merged and a new adapter starts, from the next batches' gradient.
@@ -109,6 +109,8 @@ def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float
     else:
         trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)
+        if method.max_relative_step:
+            LoraStepLimit(optimizer, model.encoder, method.max_relative_step, method.max_update_norm)
     if isinstance(model.head, nn.Linear):
         optimizer.add_param_group({"params": list(model.head.parameters()), "lr": head_rate, "eps": 1e-8})
     return optimizer
