@@ -1,17 +1,29 @@
-"""What `deep_lora.create_optimizer` is told by a command."""
+"""The rate of a run, and what `deep_lora.create_optimizer` is told by a command."""
 
 from __future__ import annotations
 
 import os
 
 from torch import nn
+from transformers import SchedulerType
 
 from deep_lora import DeepLoraConfig
 from training.adapters import adapted_parts, config_of
 from training.errors import UsageError
-from training.settings import AdapterArguments
+from training.settings import AdapterArguments, RunArguments
 
 SPREADING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
+
+
+RATE, FALLING_RATE = 1e-3, 3e-3  # docs/evidence.md: which rate Deep LoRA wants with either kind of schedule
+STEADY = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")  # do not fall by themselves
+
+
+def choose_rate(run: RunArguments, model: nn.Module) -> None:
+    """Sets the rate of a run where none is given."""
+    if run.learning_rate is None:
+        falls = SchedulerType(run.lr_scheduler_type).value not in STEADY
+        run.learning_rate = FALLING_RATE if falls and _ours(model) else RATE
 
 
 def optimizer_settings(arguments: AdapterArguments, model: nn.Module) -> dict[str, float]:
@@ -20,8 +32,7 @@ def optimizer_settings(arguments: AdapterArguments, model: nn.Module) -> dict[st
     Raises:
         UsageError: steps are to be limited, or what is beside the adapter to have its own rate, and that cannot be.
     """
-    configs = [config_of(part) for part in adapted_parts(model).values()]
-    ours = [config for config in configs if isinstance(config, DeepLoraConfig)]
+    ours = _ours(model)
     options = {"max_relative_step": arguments.max_relative_step, "other_lr": arguments.other_learning_rate}
     asked = {name: value for name, value in options.items() if value is not None}
     if asked and not ours:
@@ -31,6 +42,11 @@ def optimizer_settings(arguments: AdapterArguments, model: nn.Module) -> dict[st
         _check_limit(ours)
     gamma = ours[0].gamma if ours else 1.0  # all parts of a model share it
     return asked if gamma == 1.0 else asked | {"gamma": gamma}
+
+
+def _ours(model: nn.Module) -> list[DeepLoraConfig]:
+    configs = [config_of(part) for part in adapted_parts(model).values()]
+    return [config for config in configs if isinstance(config, DeepLoraConfig)]
 
 
 def _check_limit(configs: list[DeepLoraConfig]) -> None:

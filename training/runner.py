@@ -22,7 +22,7 @@ from training.exporting import ADAPTER, save_adapter
 from training.generating import GeneratingTrainer
 from training.job import Job
 from training.models import load_base, prepare_base, quantization_config, train_in_full_precision
-from training.optimizer import optimizer_settings
+from training.optimizer import choose_rate, optimizer_settings
 from training.resuming import checkpoint_to_resume, decisive_settings
 from training.settings import RunArguments
 from training.tasks.generation import keep_tokens
@@ -58,6 +58,7 @@ def run_job(job: Job, recipe: Recipe | None = None) -> int:
         logging.set_verbosity_error()
     set_seed(job.run.seed)
     model = recipe.build_model(job)
+    choose_rate(job.run, model)
     optimizer_settings(job.adapter, model)  # a dry run refuses them too
     if main_process:
         print(report.describe(job, model), flush=True)

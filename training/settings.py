@@ -161,7 +161,9 @@ class RunArguments(TrainingArguments):
     _argument_group_name = "training (--help_all shows every option of transformers' TrainingArguments)"
 
     output_dir: str | None = option("runs/finetune", "Folder for everything that is written.")
-    learning_rate: float = option(1e-3, "Rate of the optimizer.")
+    learning_rate: float = option(
+        None, "Rate of the optimizer. If unset: 1e-3; 3e-3 for deep_lora where the schedule lets the rate fall."
+    )
     per_device_train_batch_size: int = option(16, "Training samples in a step on each process.")
     per_device_eval_batch_size: int = option(32, "Samples in a forward pass of evaluation on each process.")
     logging_steps: float = option(10, "Steps between two logs; below 1 it is a part of the whole run.")

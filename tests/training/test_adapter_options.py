@@ -27,7 +27,24 @@ def test_gamma_gives_the_outer_factors_a_rate_of_their_own(given, bert, reviews,
     status, printed = finetune(bert, reviews, *words)
     assert status == 0, printed
     optimizer = torch.load(tmp_path / "run" / "checkpoint-3" / "optimizer.pt")
-    assert {group["initial_lr"] for group in optimizer["param_groups"] if group["params"]} == {1e-3, 1e-5}
+    assert {group["initial_lr"] for group in optimizer["param_groups"] if group["params"]} == {3e-3, 3e-5}
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        ([], 3e-3),
+        (["--lr_scheduler_type", "constant"], 1e-3),
+        (["--adapter", "lora"], 1e-3),
+        (["--learning_rate", "0.02"], 0.02),
+    ],
+)
+def test_the_rate_that_is_not_given_fits_adapter_and_schedule(words, rate, bert, reviews, finetune, tmp_path) -> None:
+    status, printed = finetune(bert, reviews, *words)
+    assert status == 0 and f", rate {rate:g}\n" in printed, printed
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["settings"]["learning_rate"] == rate
+    assert max(entry.get("learning_rate", 0.0) for entry in results["log"]) == rate
 
 
 def test_the_norms_of_the_updates_can_be_bounded(bert, reviews, finetune, tmp_path) -> None:

@@ -29,7 +29,7 @@ def words(folder: Path, batch: int, **others: object) -> list[str]:
     options = {
         "model": folder / "clip", "dataset": folder / "pictures-0.csv", "validation_data": folder / "pictures-1.csv",
         "output_dir": folder / f"run-{batch}", "max_steps": STEPS, "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": batch, "init_batches": 2, "eval_on_start": "true",
+        "per_device_eval_batch_size": batch, "init_batches": 2, "learning_rate": 1e-3, "eval_on_start": "true",
         "rank": 2, **others,
     }  # fmt: skip
     return [*QUICK, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]

@@ -35,7 +35,7 @@ def words(folder: Path, batch: int, **others: object) -> list[str]:
     options = {
         "model": folder / "bert", "dataset": folder / "train.csv", "validation_data": folder / "validation.csv",
         "output_dir": folder / f"run-{batch}", "max_steps": STEPS, "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": batch, "init_batches": 2, "rank": 1, **others,
+        "per_device_eval_batch_size": batch, "init_batches": 2, "learning_rate": 1e-3, "rank": 1, **others,
     }  # fmt: skip
     return [*QUICK, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
 
