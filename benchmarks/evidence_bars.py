@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from evidence_tables import (
+    BOUNDED_LORA,
+    LIMITED_LORA,
     OURS,
     UNTUNED,
     family_means,
@@ -93,7 +95,7 @@ def rate_insensitivity() -> list[list[str]]:
     for name in of_kind("rates"):
         found = family_means(name)
         lora = width(found["LoRA"])
-        for family in [family for family in (*OURS, "LoRA, bounded") if family in found]:
+        for family in [family for family in (*OURS, BOUNDED_LORA, LIMITED_LORA) if family in found]:
             goal = f"{family}, {title(name)}: range within a point of the best three times as wide as LoRA's"
             measured = f"{good_range(found[family])}; LoRA {good_range(found['LoRA'])}"
             rows.append(

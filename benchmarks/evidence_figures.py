@@ -23,6 +23,7 @@ from evidence_tables import (
     FALLING,
     LIMITED,
     LIMITED_DEEPER,
+    LIMITED_LORA,
     OLD,
     UNTUNED,
     UNTUNED_BASELINE,
@@ -40,7 +41,13 @@ from markdown_tables import result
 COLOURS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
 COLOURS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", BOTH: "tab:cyan", "rsLoRA": "tab:green"}
 COLOURS |= {DEEPER: "tab:red", BOUNDED: "tab:brown", BOUNDED_DEEPER: "tab:purple", BOUNDED_LORA: "tab:gray"}
-COLOURS |= {LIMITED: "black", LIMITED_DEEPER: "tab:pink", "LoRA, 1e-3": "tab:orange", "LoRA, 3e-3": "tab:olive"}
+COLOURS |= {
+    LIMITED: "black",
+    LIMITED_LORA: "goldenrod",
+    LIMITED_DEEPER: "tab:pink",
+    "LoRA, 1e-3": "tab:orange",
+    "LoRA, 3e-3": "tab:olive",
+}
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %",
     "stsb": "STS-B, Pearson x 100",

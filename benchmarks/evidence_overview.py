@@ -15,6 +15,8 @@ from evidence_tables import (
     DEEPER,
     LIMITED,
     LIMITED_DEEPER,
+    LIMITED_LORA,
+    LIMITED_TUNED,
     OLD,
     ONE_RATE,
     OURS,
@@ -31,7 +33,7 @@ from markdown_tables import interval, markdown
 from paired import mean_with_interval
 
 BESIDE = (UNTUNED, DEEPER, BOTH, OLD, LIMITED, *ONE_RATE)
-BESIDE_BOUNDED = (BOUNDED, LIMITED, BOUNDED_DEEPER, LIMITED_DEEPER, BOUNDED_LORA, UNTUNED, DEEPER)
+BESIDE_BOUNDED = (BOUNDED, LIMITED, BOUNDED_DEEPER, LIMITED_DEEPER, LIMITED_TUNED, BOUNDED_LORA, LIMITED_LORA)
 
 
 def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
@@ -51,15 +53,35 @@ def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
 
 def one_rate() -> str:
     """Means over the settings with falling rates, clean and noisy ones: what has one rate for all of them."""
+    groups, rival = _groups(), best_one_rate(falling=True)
+    everything = next(iter(groups))
+    header = [f"ahead of {BASELINE}: {group}" for group in groups] + [f"ahead of {rival}: {everything}"]
+    rows = [
+        [
+            method,
+            *(ahead(names, method, BASELINE) for names in groups.values()),
+            ahead(groups[everything], method, rival),
+        ]
+        for method in (*OURS, BOUNDED_LORA, LIMITED_LORA, *ONE_RATE)
+    ]
+    return markdown(["method, one rate", *header], rows)
+
+
+def pairs() -> str:
+    """Means over the same settings, of one method against its counterpart."""
+    groups = _groups()
+    pairs = [(LIMITED_TUNED, BASELINE), (LIMITED_TUNED, LIMITED), (LIMITED, UNTUNED), (LIMITED, LIMITED_LORA)]
+    pairs += [(LIMITED_DEEPER, DEEPER), (BOUNDED, UNTUNED), (BOUNDED, BOUNDED_LORA), (BOUNDED_DEEPER, DEEPER)]
+    rows = [[method, other, *(ahead(names, method, other) for names in groups.values())] for method, other in pairs]
+    return markdown(["method", "points ahead of", *groups], rows)
+
+
+def _groups() -> dict[str, list[str]]:
+    """All settings with falling rates and enough seeds, the clean and the noisy ones, by what they are called."""
     names = averaged(falling=True)
     noisy = [name for name in names if settings_of(name)["task"].get("noise")]
     clean = [name for name in names if name not in noisy]
-    pairs = [(method, other) for method in OURS for other in (BASELINE, *ONE_RATE)]
-    pairs += [(BOUNDED, UNTUNED), (BOUNDED_DEEPER, DEEPER), (BOUNDED_DEEPER, BOUNDED_LORA)]
-    pairs += [(method, BASELINE) for method in (BOUNDED_LORA, *ONE_RATE)]
-    groups = {f"all {len(names)}": names, f"{len(clean)} clean": clean, f"{len(noisy)} noisy": noisy}
-    rows = [[method, other, *(ahead(group, method, other) for group in groups.values())] for method, other in pairs]
-    return markdown(["method", "points ahead of", *groups], rows)
+    return {f"all {len(names)}": names, f"{len(clean)} clean": clean, f"{len(noisy)} noisy": noisy}
 
 
 def best_one_rate(falling: bool) -> str:
@@ -88,4 +110,5 @@ OVERVIEWS: dict[str, Callable[[], str]] = {
     "overview falling": lambda: overview(falling=True),
     "overview bounded": lambda: overview(falling=True, beside=BESIDE_BOUNDED),
     "one rate": one_rate,
+    "pairs": pairs,
 }
