@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -14,6 +13,7 @@ from training.arguments import parse
 from training.data import load_splits
 from training.errors import UsageError
 from training.job import Job, take_hub_options
+from training.optimizer import spreading
 from training.pairs.arguments import MethodArguments, PairDataArguments, PairModelArguments
 from training.pairs.method import make_schedule, make_temperature, swapping
 from training.pairs.models import build_contrastive
@@ -76,12 +76,11 @@ def refuse_spread_weights() -> None:
     Raises:
         UsageError: for FSDP and DeepSpeed.
     """
-    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-        if os.environ.get(variable, "false").lower() == "true":
-            raise UsageError(
-                f"{name} spreads weights over processes, which a temperature and a contrast of all pairs do not bear; "
-                "use DDP (ddp.yaml), and --chunk_size or --gradient_checkpointing where memory is short"
-            )
+    for name in spreading():
+        raise UsageError(
+            f"{name} spreads weights over processes, which a temperature and a contrast of all pairs do not bear; "
+            "use DDP (ddp.yaml), and --chunk_size or --gradient_checkpointing where memory is short"
+        )
 
 
 def recipe(job: Job) -> Recipe:

@@ -44,6 +44,11 @@ def optimizer_settings(arguments: AdapterArguments, model: nn.Module) -> dict[st
     return asked if gamma == 1.0 else asked | {"gamma": gamma}
 
 
+def spreading() -> list[str]:
+    """What accelerate was told to spread the weights over processes with, if anything."""
+    return [name for name, variable in SPREADING.items() if os.environ.get(variable, "false").lower() == "true"]
+
+
 def _ours(model: nn.Module) -> list[DeepLoraConfig]:
     configs = [config_of(part) for part in adapted_parts(model).values()]
     return [config for config in configs if isinstance(config, DeepLoraConfig)]
@@ -55,7 +60,7 @@ def _check_limit(configs: list[DeepLoraConfig]) -> None:
             "--max_relative_step without a bound lets the updates grow exponentially; pass --max_update_norm too (0.4, "
             "say), or max_update_norm in the file of --adapter_config"
         )
-    spread = [name for name, variable in SPREADING.items() if os.environ.get(variable, "false").lower() == "true"]
+    spread = spreading()
     if spread and not (spread == ["FSDP"] and os.environ.get("FSDP_VERSION") == "2"):
         raise UsageError(
             f"--max_relative_step compares whole factors, of which an optimizer under {spread[0]} sees flattened "

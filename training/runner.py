@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from training.exporting import ADAPTER, save_adapter
 from training.generating import GeneratingTrainer
 from training.job import Job
 from training.models import load_base, prepare_base, quantization_config, train_in_full_precision
-from training.optimizer import choose_rate, optimizer_settings
+from training.optimizer import choose_rate, optimizer_settings, spreading
 from training.resuming import checkpoint_to_resume, decisive_settings
 from training.settings import RunArguments
 from training.tasks.generation import keep_tokens
@@ -102,7 +101,7 @@ def _save(
 
 def _warn_of_ddp(run: RunArguments) -> None:
     """accelerate spreads weights on accelerators only; on a CPU it silently copies them to each process."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and run.device.type == "cpu":
+    if "FSDP" in spreading() and run.device.type == "cpu":
         warnings.warn("accelerate has no FSDP on the CPU: each process holds the whole model (DDP)", stacklevel=3)
 
 
