@@ -1,4 +1,7 @@
-"""LoRA under Deep LoRA's bound and with its limited steps: how much of a difference is theirs, and not the method's."""
+"""LoRA under Deep LoRA's bound and with its limited steps: how much of a difference is theirs, and not the method's.
+
+And the limit of an earlier version, which was the same for cores of every rank.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deep_lora.bound import bound_factor, rms_singular_value
+from deep_lora.relative_steps import RelativeStepLimit
 
 ADAPTER = "default"
 
@@ -61,6 +65,13 @@ class LoraStepLimit:
             step = parameter - old
             allowed = self.limit * left * max(old.norm().item(), measure)
             parameter.copy_(old + step * min(1.0, allowed / max(step.norm().item(), 1e-30)))
+
+
+class AlikeStepLimit(RelativeStepLimit):
+    """The same share of its norm for every tensor, whatever its rank."""
+
+    def factor(self, group: str, parameter: Tensor) -> float:
+        return 1.0
 
 
 def _layers(model: nn.Module) -> list[Any]:

@@ -33,15 +33,15 @@ from evidence_base import Task, TaskSettings
 from evidence_methods import Method
 from evidence_run import measure_run
 from evidence_summary import Row, summary
-from evidence_tasks import RelatedWords, Reviews, SentencePairs, WordPairs
+from evidence_tasks import ImageTags, RareWords, RelatedWords, Reviews, SentencePairs, WordPairs
 from evidence_writing import Glosses, Restaurants
 from kept_runs import RunFolder
 
 FOLDER = Path(__file__).resolve().parent
 KEPT = "runs/few_shot/kept"
 TASKS: dict[str, Callable[[TaskSettings], Task]] = {
-    "simlex": WordPairs, "wordsim": RelatedWords, "rotten_tomatoes": Reviews, "stsb": SentencePairs,
-    "e2e": Restaurants, "glosses": Glosses,
+    "simlex": WordPairs, "wordsim": RelatedWords, "rare_words": RareWords, "men": ImageTags,
+    "rotten_tomatoes": Reviews, "stsb": SentencePairs, "e2e": Restaurants, "glosses": Glosses,
 }  # fmt: skip
 COMPARISON = ("title", "task", "baseline", "sweep_seeds", "export_tolerances")  # what makes two results one comparison
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from evidence_leaving import RANK, TRACKING, rank_shares, ranked
 from evidence_tables import (
@@ -49,8 +50,8 @@ COLOURS |= {
     "LoRA, 3e-3": "tab:olive",
 }
 TASKS = {
-    "simlex": "SimLex-999, Spearman x 100", "rotten_tomatoes": "Rotten Tomatoes, accuracy in %",
-    "stsb": "STS-B, Pearson x 100",
+    "simlex": "SimLex-999, Spearman x 100", "rare_words": "Rare Words, Spearman x 100", "men": "MEN, Spearman x 100",
+    "rotten_tomatoes": "Rotten Tomatoes, accuracy in %", "stsb": "STS-B, Pearson x 100",
 }  # fmt: skip
 AXES, SHOWN = {"ranks": "rank", "rates": "rate at the start"}, 18  # points below the best that are in the picture
 FOLLOWED = (BASELINE, UNTUNED, DEEPER, BOTH, OLD)
@@ -72,18 +73,30 @@ def sizes_of(task: str, ending: str) -> dict[int, str]:
 def draw_samples(ending: str) -> Any:
     """Score against the number of training samples."""
     tasks = {task: label for task, label in TASKS.items() if sizes_of(task, ending)}
-    figure, panels = plt.subplots(1, len(tasks), figsize=(3.5 * len(tasks), 3.2), layout="constrained", squeeze=False)
-    for axes, (task, label) in zip(panels[0], tasks.items(), strict=True):
+    figure, panels = _panels(len(tasks), columns=3, width=3.5, height=3.2)
+    for axes, (task, label) in zip(panels, tasks.items(), strict=False):
         sizes = sizes_of(task, ending)
         used = {method for name in sizes.values() for method in methods_of(name)}
-        for shift, method in enumerate(m for m in (*FOLLOWED, UNTUNED_BASELINE) if m in used):
+        for shift, method in enumerate(m for m in (*FOLLOWED, LIMITED_DEEPER, UNTUNED_BASELINE) if m in used):
             have = [size for size in sizes if method in methods_of(sizes[size])]
             scores = [methods_of(sizes[size])[method]["test"] for size in have]
             with_intervals(axes, [size * 1.06**shift for size in have], scores, method)
         axes.set(xscale="log", xlabel="training samples", ylabel=label, xticks=list(sizes), xticklabels=list(sizes))
         axes.minorticks_off()
-    panels[0, 0].legend(fontsize="x-small")
+    lines = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), fontsize="small", loc="outside upper center", ncols=3)
     return figure
+
+
+def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """At least so many panels, in rows; those that are left over are hidden."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (width * columns, height * rows)
+    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in panels.flat[count:]:
+        axes.set_visible(False)
+    return figure, list(panels.flat)
 
 
 def draw_differences() -> Any:
@@ -150,20 +163,15 @@ def draw_overfitting() -> Any:
 def draw_effective_ranks() -> Any:
     """How many of the modules have which effective rank."""
     names = ranked()
-    columns = min(4, len(names))
-    rows = -(-len(names) // columns)
-    size = (3.2 * columns, 2.6 * rows)
-    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    for axes in panels.flat[len(names) :]:
-        axes.set_visible(False)
-    for axes, name in zip(panels.flat, names, strict=False):
+    figure, panels = _panels(len(names), columns=4, width=3.2, height=2.6)
+    for axes, name in zip(panels, names, strict=False):
         for place, method in enumerate(m for m in FOLLOWED if "ranks" in methods_of(name).get(m, {})):
             heights = [100 * share for share in rank_shares(name, method)]
             places = [rank + 0.2 * place for rank in range(RANK + 1)]
             axes.bar(places, heights, width=0.2, color=COLOURS[method], label=method)
         axes.set(title=title(name), xlabel="effective rank of 8", ylabel="% of modules")
         axes.title.set_fontsize("small")
-    bars = {label: bar for axes in panels.flat for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    bars = {label: bar for axes in panels for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(bars.values(), bars.keys(), fontsize="small", loc="outside upper center", ncols=len(bars))
     return figure
 

@@ -32,7 +32,7 @@ from evidence_tables import (
 from markdown_tables import interval, markdown
 from paired import mean_with_interval
 
-BESIDE = (UNTUNED, DEEPER, BOTH, OLD, LIMITED, *ONE_RATE)
+BESIDE = (UNTUNED, DEEPER, BOTH, OLD, LIMITED, LIMITED_DEEPER, *ONE_RATE)
 BESIDE_BOUNDED = (BOUNDED, LIMITED, BOUNDED_DEEPER, LIMITED_DEEPER, LIMITED_TUNED, BOUNDED_LORA, LIMITED_LORA)
 
 
@@ -44,7 +44,9 @@ def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
         cells = [_difference(methods.get(method)) for method in beside]
         rows.append([title(name), interval(methods[BASELINE]["test"], 100, 1), *cells])
     names = averaged(falling)
-    mean = [f"mean of the {len(names)} with {SEEDS} seeds", "", *(ahead(names, method, BASELINE) for method in beside)]
+    rates = " and LoRA at three rates" if falling else ""
+    label = f"mean of the {len(names)} with {SEEDS} seeds{rates}"
+    mean = [label, "", *(ahead(names, method, BASELINE) for method in beside)]
     used = [any(cells) for cells in zip(*rows, mean, strict=True)]  # a method that no setting has needs no column
     table = [["setting", BASELINE, *beside], *rows, mean]
     header, *body = [[cell for cell, use in zip(row, used, strict=True) if use] for row in table]

@@ -58,8 +58,9 @@ def in_points(falling: bool | None = None) -> list[str]:
 
 
 def averaged(falling: bool) -> list[str]:
-    """Of these, the ones with as many seeds as a mean over settings asks for."""
-    return [name for name in in_points(falling) if methods_of(name)[UNTUNED]["seeds_compared"] >= SEEDS]
+    """Of these, the ones with what a mean over settings asks for: the seeds, and LoRA at all of its single rates."""
+    enough = [name for name in in_points(falling) if methods_of(name)[UNTUNED]["seeds_compared"] >= SEEDS]
+    return [name for name in enough if not falling or set(ONE_RATE) <= methods_of(name).keys()]
 
 
 def title(name: str) -> str:

@@ -2,6 +2,8 @@
 
 `simlex`: SimLex-999, human similarity of word pairs; the cosine of the pooled words is regressed on the score / 10.
 `wordsim`: WordSim-353, the same with human scores of relatedness.
+`rare_words`: Stanford's Rare Words, the same with similarity of words that texts hold seldom.
+`men`: MEN, the same with relatedness of words that tag images.
 `rotten_tomatoes`: short film reviews, two classes, from a trained linear head on the pooled sentence.
 `stsb`: STS-B, human similarity of sentence pairs; both sentences are read together, a linear head gives the score / 5.
 """
@@ -75,17 +77,20 @@ class WordPairs(EncoderTask):
     """Human similarity of word pairs as the cosine of their embeddings; Spearman correlation."""
 
     metric, num_outputs = "Spearman correlation", 0
-    file = "simlex999.txt"
+    file, highest_score = "simlex999.txt", 10
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        lines = (packaged_file(*WORDS) / self.file).read_text(encoding="utf8").splitlines()
-        rows = [line.split("\t") for line in lines if line.strip() and line[0] != "#"]
+        lines = (self.data_folder() / self.file).read_text(encoding="utf8").splitlines()
+        rows = [line.split() for line in lines if line.strip() and line[0] != "#"]
         words = sorted({word for row in rows for word in row[:2]})
         number = {word: position for position, word in enumerate(words)}
         self.tokens = self.tokenizer(words)["input_ids"]
         self.pairs = np.array([[number[row[0]], number[row[1]]] for row in rows])
-        self.targets = np.array([float(row[2]) / 10 for row in rows])
+        self.targets = np.array([float(row[2]) / self.highest_score for row in rows])
+
+    def data_folder(self) -> Path:
+        return packaged_file(*WORDS)
 
     def split(self, seed: int) -> Parts:
         return split_by_seed(len(self.pairs), self.settings, seed)
@@ -109,6 +114,21 @@ class RelatedWords(WordPairs):
     """WordSim-353: relatedness (coast, hill) besides similarity (coast, shore)."""
 
     file = "wordsim353.tsv"
+
+
+class RareWords(WordPairs):
+    """Stanford's Rare Words (Luong, Socher and Manning, 2013): 2,034 pairs."""
+
+    file, name = "rareword.txt", "Stanford's Rare Words"
+
+    def data_folder(self) -> Path:
+        return data_folder("WORD_PAIRS_FOLDER", self.name, (self.file,))
+
+
+class ImageTags(RareWords):
+    """MEN (Bruni, Tran and Baroni, 2014): relatedness of 3,000 pairs of words that tag images."""
+
+    file, name, highest_score = "men.txt", "MEN", 50
 
 
 class Reviews(EncoderTask):

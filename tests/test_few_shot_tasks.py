@@ -15,9 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from evidence_base import PooledEncoder, Task, TaskSettings, split_by_seed
 from evidence_methods import Method, optimizer_of
 from evidence_run import schedule_of
-from evidence_tasks import RelatedWords, Reviews, SentencePairs, WordPairs, correlation
+from evidence_tasks import ImageTags, RareWords, RelatedWords, Reviews, SentencePairs, WordPairs, correlation
 
-TASKS = {"simlex": WordPairs, "wordsim": RelatedWords, "rotten_tomatoes": Reviews, "stsb": SentencePairs}
+TASKS = {
+    "simlex": WordPairs, "wordsim": RelatedWords, "rare_words": RareWords, "men": ImageTags,
+    "rotten_tomatoes": Reviews, "stsb": SentencePairs,
+}  # fmt: skip
 SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
 
 
@@ -36,8 +39,18 @@ def sentence_pairs(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def more_word_pairs(tmp_path, monkeypatch) -> Path:
+    """A folder in the form of Rare Words and MEN, with 40 made-up pairs in each file."""
+    for file, gap, highest in (("rareword.txt", "\t", 10), ("men.txt", " ", 50)):
+        rows = [gap.join([f"untie{i}", f"unbind{i}", f"{highest * i / 39:.6f}"]) for i in range(40)]
+        (tmp_path / file).write_text("\n".join(rows) + "\n", encoding="utf8")
+    monkeypatch.setenv("WORD_PAIRS_FOLDER", str(tmp_path))
+    return tmp_path
+
+
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.usefixtures("sentence_pairs")
+@pytest.mark.usefixtures("sentence_pairs", "more_word_pairs")
 def test_parts_are_disjoint_and_depend_on_the_seed_alone_but_validation_is_the_same_for_all(name: str) -> None:
     task = TASKS[name](TaskSettings(name=name, **SMALL))
     first, again, other = task.split(0), task.split(0), task.split(1)
@@ -81,7 +94,17 @@ def test_stsb_needs_a_folder_and_enough_short_pairs(sentence_pairs: Path, monkey
         TASKS["stsb"](TaskSettings(name="stsb", **SMALL))
 
 
-@pytest.mark.usefixtures("sentence_pairs")
+@pytest.mark.parametrize("name", ["rare_words", "men"])
+def test_scores_of_word_pairs_of_a_folder_are_shares_of_the_highest(name: str, more_word_pairs: Path) -> None:
+    task = TASKS[name](TaskSettings(name=name, **SMALL))
+    np.testing.assert_allclose(task.targets, np.linspace(0, 1, 40), atol=1e-6)
+    assert len(task.pairs) == 40 and len({*task.pairs.ravel()}) == 80
+    (more_word_pairs / TASKS[name].file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"WORD_PAIRS_FOLDER names, with the files {TASKS[name].file}"):
+        TASKS[name](TaskSettings(name=name, **SMALL))
+
+
+@pytest.mark.usefixtures("sentence_pairs", "more_word_pairs")
 @pytest.mark.parametrize("name", TASKS)
 def test_noise_changes_the_labels_that_are_trained_on_and_repeats_with_the_seed(name: str) -> None:
     clean, noisy = (TASKS[name](TaskSettings(name=name, **SMALL, noise=noise)) for noise in (0.0, 1.0))
