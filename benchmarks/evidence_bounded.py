@@ -1,10 +1,11 @@
 """LoRA under Deep LoRA's bound and with its limited steps: how much of a difference is theirs, and not the method's.
 
-And the limit of an earlier version, which was the same for cores of every rank.
+And another limit for the cores, which was tried for what it does over the ranks.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from deep_lora.bound import bound_factor, rms_singular_value
 from deep_lora.relative_steps import RelativeStepLimit
 
 ADAPTER = "default"
+CORE_NDIM = 3  # of the tensor that stacks a layer's cores
 
 
 def bound_lora_(model: nn.Module, max_update_norm: float) -> None:
@@ -67,11 +69,19 @@ class LoraStepLimit:
             parameter.copy_(old + step * min(1.0, allowed / max(step.norm().item(), 1e-30)))
 
 
-class AlikeStepLimit(RelativeStepLimit):
-    """The same share of its norm for every tensor, whatever its rank."""
+class RankStepLimit(RelativeStepLimit):
+    """Another limit for the cores, `sqrt(r / 8)` times the given one.
 
-    def factor(self, group: str, parameter: Tensor) -> float:
-        return 1.0
+    Adam spreads a step over all r^2 entries of a core, whose norm grows with sqrt(r) only: so every entry may move as
+    it does at rank 8. The rank is the same in all layers here.
+    """
+
+    def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super()._remember(optimizer, args, kwargs)
+        self._before = [
+            (tensors, before, limit * math.sqrt(tensors[0].shape[-1] / 8) if tensors[0].ndim == CORE_NDIM else limit)
+            for tensors, before, limit in self._before
+        ]
 
 
 def _layers(model: nn.Module) -> list[Any]:

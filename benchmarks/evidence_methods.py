@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
 from evidence_base import Adaptable, Task
-from evidence_bounded import AlikeStepLimit, LoraStepLimit, bound_lora_
+from evidence_bounded import LoraStepLimit, RankStepLimit, bound_lora_
 from evidence_starts import STARTS
 
 
@@ -30,7 +30,7 @@ class Method:
         sides: of the gradient that Deep LoRA's subspaces come from.
         max_update_norm: bounds LoRA's updates (Deep LoRA's are bounded by its configuration); 0 for no bound.
         max_relative_step: limits the optimizer's steps, LoRA's as `LoraStepLimit` says; 0 for no limit.
-        limit_alike: limits Deep LoRA's cores of every rank alike, as an earlier version did.
+        limit_by_rank: limits Deep LoRA's cores as `RankStepLimit` says.
         adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
         start: other factors to start from than the library's, one of `evidence_starts.STARTS`.
         restart: after so many steps the update is merged and a new adapter starts, from the next batches' gradient.
@@ -47,7 +47,7 @@ class Method:
     sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
     max_update_norm: float = field(default=0.0, metadata={"unnamed": True})
     max_relative_step: float = field(default=0.0, metadata={"unnamed": True})
-    limit_alike: bool = field(default=False, metadata={"unnamed": True})
+    limit_by_rank: bool = field(default=False, metadata={"unnamed": True})
 
     def changed(self, change: dict[str, Any]) -> Method:
         """Another configuration, or another limit of the steps.
@@ -106,10 +106,10 @@ def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float
     """AdamW without weight decay; the head has a rate of its own, so that `rate` says nothing about it."""
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":
-        limit = None if method.limit_alike else method.max_relative_step or None
+        limit = None if method.limit_by_rank else method.max_relative_step or None
         optimizer = create_optimizer(model.encoder, AdamW, lr=rate, max_relative_step=limit, weight_decay=0.0, **eps)
-        if method.limit_alike:
-            AlikeStepLimit(optimizer, method.max_relative_step)
+        if method.limit_by_rank:
+            RankStepLimit(optimizer, method.max_relative_step)
     else:
         trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)

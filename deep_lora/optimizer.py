@@ -86,10 +86,10 @@ def create_optimizer(
     Args:
         optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included. If it takes `eps` and none is given, it gets
             1e-6, the paper's setting, which matters at a small start.
-        max_relative_step: no step of U, V or a core is longer than this share of its norm (0.015, say; sqrt(r / 8)
-            times that for the cores), times what a scheduler has left of the rate: then no rate is too high for the
-            adapter, whose updates should be bounded (`DeepLoraConfig.max_update_norm`); what is trained beside it needs
-            an `other_lr`. None limits nothing. See `RelativeStepLimit`.
+        max_relative_step: no step of U, V or a core is longer than this share of its norm (0.015, say), times what a
+            scheduler has left of the rate: then no rate is too high for the adapter, whose updates should be bounded
+            (`DeepLoraConfig.max_update_norm`); what is trained beside it needs an `other_lr`. None limits nothing. See
+            `RelativeStepLimit`.
         other_lr: see `parameter_groups`.
         kwargs: handed to `optimizer_cls`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from typing import Any
 
@@ -12,29 +11,25 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 CORES_GROUP, BASES_GROUP = "deep_lora_core", "deep_lora_bases"  # names of the optimizer groups that are limited
-REFERENCE_RANK = 8  # of the core whose steps are limited as they are given
 
 
 class RelativeStepLimit:
     """Hooks of an optimizer: no step of a tensor in Deep LoRA's groups is longer than a share of the tensor's norm.
 
-    A step `d` from `p` becomes `min(1, c s f norm(p) / norm(d)) d`, with c the limit, f what a scheduler has left of
-    the group's rate, `lr / initial_lr` (1 without a scheduler), and s = 1 for U and V and `sqrt(r / 8)` for cores of
-    rank r: Adam spreads a step over all r^2 entries of a core, whose norm grows with sqrt(r) only, so that without s
-    its singular values would move the less the higher the rank, beside U and V that move alike. A rate that is high
-    enough for every step to be limited has no influence any more; a low one is obeyed as it is. Works with any
-    optimizer whose steps run its hooks, under DDP and FSDP 2, but not under DeepSpeed ZeRO or FSDP 1, whose optimizers
-    see flattened pieces of the tensors.
+    A step `d` from `p` becomes `min(1, c f norm(p) / norm(d)) d`, with c the limit and f what a scheduler has left of
+    the group's rate, `lr / initial_lr` (1 without a scheduler). A rate that is high enough for every step to be limited
+    has no influence any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks, under
+    DDP and FSDP 2, but not under DeepSpeed ZeRO or FSDP 1, whose optimizers see flattened pieces of the tensors.
 
     Source: ours; trust ratios (You et al., LAMB, 2020) rescale every step, this shortens only long ones.
 
-    >>> p = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
-    >>> optimizer = torch.optim.SGD([{"params": [p], "name": "deep_lora_bases"}], lr=100.0)
+    >>> p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = torch.optim.SGD([{"params": [p], "name": "deep_lora_core"}], lr=100.0)
     >>> limit = RelativeStepLimit(optimizer, 0.1)
-    >>> p.grad = torch.tensor([[1.0, 0.0]])
+    >>> p.grad = torch.tensor([1.0, 0.0])
     >>> optimizer.step()
     >>> p.detach()
-    tensor([[2.5000, 4.0000]])
+    tensor([2.5000, 4.0000])
     """
 
     def __init__(self, optimizer: Optimizer, limit: float) -> None:
@@ -52,16 +47,12 @@ class RelativeStepLimit:
             if group.get("name") not in (CORES_GROUP, BASES_GROUP):
                 continue
             left = float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1.0)
-            alike: defaultdict[tuple[torch.device, float], list[Tensor]] = defaultdict(list)
+            by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike[parameter.device, self.factor(group["name"], parameter)].append(parameter)
-            for (_, factor), parameters in alike.items():
-                self._before.append((parameters, [p.detach().clone() for p in parameters], self.limit * left * factor))
-
-    def factor(self, group: str, parameter: Tensor) -> float:
-        """How many times the limit a tensor of a group may move: s of the class's equation."""
-        return math.sqrt(min(parameter.shape[-2:]) / REFERENCE_RANK) if group == CORES_GROUP else 1.0
+                    by_device[parameter.device].append(parameter)
+            for parameters in by_device.values():
+                self._before.append((parameters, [p.detach().clone() for p in parameters], self.limit * left))
 
     @torch.no_grad()
     def _shorten(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -71,3 +71,20 @@ def test_the_steps_of_a_limited_lora_are_a_share_of_what_they_change_or_of_the_b
     for one in (optimizer, free):
         one.step()
     torch.testing.assert_close(B, start)
+
+
+@pytest.mark.parametrize("rank", [2, 8])
+def test_a_limit_by_rank_is_the_given_one_for_cores_of_rank_eight_and_for_bases(rank: int, word_pairs: Task) -> None:
+    config = {"r": rank, "max_update_norm": 0.5}
+    method, model = Method("deep_lora", config, max_relative_step=0.1, limit_by_rank=True), word_pairs.model(0)
+    adapted(method, model, word_pairs, lambda: None, 0)
+    optimizer = optimizer_of(method, model, 10.0, 1e-3)
+    expected = {"core": 0.1 * (rank / 8) ** 0.5, "_U": 0.1, "_V": 0.1}
+    tensors = [(kind, p) for name, p in model.encoder.named_parameters() for kind in expected if kind in name]
+    before = [tensor.detach().clone() for _, tensor in tensors]
+    for _, tensor in tensors:
+        tensor.grad = torch.randn_like(tensor)
+    optimizer.step()
+    assert len(tensors) == 3 * 36
+    for (kind, tensor), old in zip(tensors, before, strict=True):
+        assert ((tensor - old).norm() / old.norm()).item() == pytest.approx(expected[kind], rel=1e-3)
