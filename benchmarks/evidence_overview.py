@@ -28,6 +28,7 @@ from evidence_tables import (
     methods_of,
     settings_of,
     title,
+    with_enough_seeds,
 )  # fmt: skip
 from markdown_tables import interval, markdown
 from paired import mean_with_interval
@@ -43,12 +44,13 @@ def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
         methods = methods_of(name)
         cells = [_difference(methods.get(method)) for method in beside]
         rows.append([title(name), interval(methods[BASELINE]["test"], 100, 1), *cells])
-    names = averaged(falling)
-    rates = " and LoRA at three rates" if falling else ""
-    label = f"mean of the {len(names)} with {SEEDS} seeds{rates}"
-    mean = [label, "", *(ahead(names, method, BASELINE) for method in beside)]
-    used = [any(cells) for cells in zip(*rows, mean, strict=True)]  # a method that no setting has needs no column
-    table = [["setting", BASELINE, *beside], *rows, mean]
+    groups = {f"mean of the {len(names)} with {SEEDS} seeds": names for names in [with_enough_seeds(falling)]}
+    if averaged(falling) != with_enough_seeds(falling):
+        groups[f"mean of the {len(averaged(falling))} of them with LoRA at three rates"] = averaged(falling)
+    for label, names in groups.items():
+        rows.append([label, "", *(ahead(names, method, BASELINE) for method in beside)])
+    used = [any(cells) for cells in zip(*rows, strict=True)]  # a method that no setting has needs no column
+    table = [["setting", BASELINE, *beside], *rows]
     header, *body = [[cell for cell, use in zip(row, used, strict=True) if use] for row in table]
     return markdown(header, body)
 

@@ -57,10 +57,14 @@ def in_points(falling: bool | None = None) -> list[str]:
     return [name for name in comparisons(falling) if settings_of(name)["task"]["name"] not in LOSSES]
 
 
+def with_enough_seeds(falling: bool) -> list[str]:
+    """Of these, the ones with as many seeds as a mean over settings asks for."""
+    return [name for name in in_points(falling) if methods_of(name)[UNTUNED]["seeds_compared"] >= SEEDS]
+
+
 def averaged(falling: bool) -> list[str]:
-    """Of these, the ones with what a mean over settings asks for: the seeds, and LoRA at all of its single rates."""
-    enough = [name for name in in_points(falling) if methods_of(name)[UNTUNED]["seeds_compared"] >= SEEDS]
-    return [name for name in enough if not falling or set(ONE_RATE) <= methods_of(name).keys()]
+    """Of these, the ones in which LoRA ran at all of its single rates, if they fall."""
+    return [name for name in with_enough_seeds(falling) if not falling or set(ONE_RATE) <= methods_of(name).keys()]
 
 
 def title(name: str) -> str:
