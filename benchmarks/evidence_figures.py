@@ -48,6 +48,7 @@ COLOURS |= {
     LIMITED_DEEPER: "tab:pink",
     "LoRA, 1e-3": "tab:orange",
     "LoRA, 3e-3": "tab:olive",
+    "Deep LoRA, tuned": "tab:blue",
 }
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rare_words": "Rare Words, Spearman x 100", "men": "MEN, Spearman x 100",
