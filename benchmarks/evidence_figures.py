@@ -84,8 +84,7 @@ def draw_samples(ending: str) -> Any:
             with_intervals(axes, [size * 1.06**shift for size in have], scores, method)
         axes.set(xscale="log", xlabel="training samples", ylabel=label, xticks=list(sizes), xticklabels=list(sizes))
         axes.minorticks_off()
-    lines = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines.keys(), fontsize="small", loc="outside upper center", ncols=3)
+    _legend_above(figure, panels)
     return figure
 
 
@@ -98,6 +97,12 @@ def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figu
     for axes in panels.flat[count:]:
         axes.set_visible(False)
     return figure, list(panels.flat)
+
+
+def _legend_above(figure: Figure, panels: list[Axes]) -> None:
+    """One legend for all panels, each label once."""
+    drawn = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), fontsize="small", loc="outside upper center", ncols=3)
 
 
 def draw_differences() -> Any:
@@ -172,8 +177,7 @@ def draw_effective_ranks() -> Any:
             axes.bar(places, heights, width=0.2, color=COLOURS[method], label=method)
         axes.set(title=title(name), xlabel="effective rank of 8", ylabel="% of modules")
         axes.title.set_fontsize("small")
-    bars = {label: bar for axes in panels for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(bars.values(), bars.keys(), fontsize="small", loc="outside upper center", ncols=len(bars))
+    _legend_above(figure, panels)
     return figure
 
 
