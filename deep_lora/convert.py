@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from peft import LoraConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -38,7 +41,7 @@ def to_lora(
     `B = Q_u P S^(1/2)`, `A = S^(1/2) Q^T Q_v^T`. No matrix of the size of the weight is decomposed.
 
     Args:
-        model: a PEFT model (or a model with injected adapters).
+        model: a PEFT model (or a model with injected adapters), compiled or wrapped for several processes or not.
         adapter_name: the adapter to export.
         tolerance: singular values below this fraction of a module's largest are dropped, in [0, 1); 0 is exact.
 
@@ -69,7 +72,8 @@ def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float
     >>> kept_ranks(model)
     {'base_model.model.0': 0}
     """
-    return {name: _kept(svd, tolerance) for name, (_, svd) in _decompose(model, adapter_name, tolerance).items()}
+    found = _decompose(_unwrapped(model), adapter_name, tolerance)
+    return {name: _kept(svd, tolerance) for name, (_, svd) in found.items()}
 
 
 def save_as_lora(
@@ -108,11 +112,12 @@ def _export(
     model: nn.Module, adapter_name: str, tolerance: float
 ) -> tuple[LoraConfig, dict[str, Tensor], dict[str, int]]:
     """What `to_lora` returns, and the rank kept in each module."""
+    model = _unwrapped(model)
     decompositions = _decompose(model, adapter_name, tolerance)
     ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
     rank = max([1, *ranks.values()])
     state_dict = {
-        key: tensor
+        _uncompiled(key): tensor
         for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
         if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
     }
@@ -136,12 +141,27 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
             svd = _layer_svd(layer, adapter_name)
             if not torch.isfinite(svd.values).all():
                 raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
-            found[name] = (layer, svd)
+            found[_uncompiled(name)] = (layer, svd)
     if not found:
         configs: Any = getattr(model, "peft_config", {})
         present = sorted(configs)
         raise ValueError(f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {present})")
     return found
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, out of `torch.compile`, DataParallel and the like, which prefix the names of its modules."""
+    unwrapped: nn.Module = extract_model_from_parallel(model, keep_torch_compile=False)
+    return unwrapped
+
+
+def _uncompiled(name: str) -> str:
+    """The name without what `torch.compile` adds for submodules that are compiled one by one.
+
+    >>> _uncompiled("encoder.layer.0._orig_mod.query")
+    'encoder.layer.0.query'
+    """
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
@@ -200,7 +220,27 @@ def _lora_tensors(layer: DeepLoraLayer, B: Tensor, A: Tensor) -> dict[str, Tenso
     return {"lora_A.weight": A, "lora_B.weight": B}
 
 
+def _with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
+    """Names the tied head too: only by its name, or by that of an embedding called the same, does PEFT's LoRA tie it.
+
+    >>> sorted(_with_tied_targets({"wte"}, {"lm_head"})), _with_tied_targets("wte|c_attn", {"lm_head"})
+    (['lm_head', 'wte'], '(?:wte|c_attn|^lm_head$)')
+    """
+    if not tied:
+        return targets
+    if not any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in tied):
+        raise ValueError(
+            f"PEFT's LoRA ties no output layer of the name {sorted(tied)} to the embedding, so the tied adapter cannot "
+            "be exported; merge it with `merge_and_unload`, or train without `ensure_weight_tying`"
+        )
+    if isinstance(targets, str):
+        return f"(?:{targets}|{'|'.join(f'^{re.escape(name)}$' for name in sorted(tied))})"
+    return {*(targets or ()), *tied}
+
+
 def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
     bias = {"deep_lora_only": "lora_only"}.get(config.bias, config.bias)
     fields = {name: copy.deepcopy(getattr(config, name)) for name in _COPIED_FIELDS}
+    tied = getattr(config, "target_modules_to_tie", None)
+    fields["target_modules"] = _with_tied_targets(fields["target_modules"], tied)
     return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, bias=bias, **fields)

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners.lora import LoraModel
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, find_parameter_name_by_module
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     get_quantization_kwargs,
     resolve_quantization_backend,
 )
-from peft.utils.other import get_pattern_key
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
+from peft.utils.other import get_pattern_key, match_target_against_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -58,6 +59,23 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                     f"parameters, but got {sorted(wanted)} for the new adapter and {sorted(other.target_parameters)} "
                     f"for adapter '{name}'."
                 )
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: DeepLoraConfig) -> None:
+        """PEFT knows embeddings by two names alone; this asks the model which one is its own (GPT-2's is `wte`)."""
+        saved = {name.split(".")[-1] for name in peft_config.modules_to_save or []}
+        if peft_config.ensure_weight_tying and not saved & set(EMBEDDING_LAYER_NAMES):
+            tied = self._get_module_names_tied_with_embedding()
+            if tied and self._targets_the_embedding(peft_config):
+                self._add_targets_to_tie(peft_config, tied)
+                return
+        super()._check_tied_modules(model, peft_config)
+
+    def _targets_the_embedding(self, config: DeepLoraConfig) -> bool:
+        name = find_parameter_name_by_module(self.model, self.model.get_input_embeddings())
+        targets = config.target_modules or []
+        if isinstance(targets, str):
+            return bool(match_target_against_key(targets, name))
+        return any(name == target or name.endswith(f".{target}") for target in targets)
 
     def _check_target_module_compatiblity(
         self, peft_config: DeepLoraConfig, model: nn.Module, target_name: str

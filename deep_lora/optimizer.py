@@ -84,7 +84,8 @@ def create_optimizer(
     """An optimizer over `parameter_groups`, for `Trainer(optimizers=(optimizer, None))`.
 
     Args:
-        optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included. If it takes `eps` and none is given, it gets
+        optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included, that takes parameters of every shape (the cores
+            have three axes, which torch's Muon refuses). If it takes one number as `eps` and none is given, it gets
             1e-6, the paper's setting, which matters at a small start.
         max_relative_step: no step of U, V or a core is longer than this share of its norm (0.015, say), times what a
             scheduler has left of the rate: then no rate is too high for the adapter, whose updates should be bounded
@@ -96,7 +97,8 @@ def create_optimizer(
     Raises:
         ValueError: if a number is out of range, or the model has no trainable Deep LoRA parameter.
     """
-    if "eps" in inspect.signature(optimizer_cls).parameters:
+    eps = inspect.signature(optimizer_cls).parameters.get("eps")
+    if eps is not None and isinstance(eps.default, float):  # Adafactor's is a pair of other numbers
         kwargs.setdefault("eps", ADAM_EPS)
     groups = parameter_groups(model, lr, gamma, weight_decay, other_lr)
     optimizer = optimizer_cls(groups, lr=lr, **kwargs)  # type: ignore[call-arg]

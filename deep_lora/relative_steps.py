@@ -11,15 +11,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 CORES_GROUP, BASES_GROUP = "deep_lora_core", "deep_lora_bases"  # names of the optimizer groups that are limited
+RATE = "unscheduled_lr"  # of such a group when the limit was set
 
 
 class RelativeStepLimit:
     """Hooks of an optimizer: no step of a tensor in Deep LoRA's groups is longer than a share of the tensor's norm.
 
-    A step `d` from `p` becomes `min(1, c f norm(p) / norm(d)) d`, with c the limit and f what a scheduler has left of
-    the group's rate, `lr / initial_lr` (1 without a scheduler). A rate that is high enough for every step to be limited
-    has no influence any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks, under
-    DDP and FSDP 2, but not under DeepSpeed ZeRO or FSDP 1, whose optimizers see flattened pieces of the tensors.
+    A step `d` from `p` becomes `min(1, c f norm(p) / norm(d)) d`, with c the limit and f <= 1 what a scheduler, of
+    whatever kind, has left of the group's rate: `lr` over the largest of the rate at which this was made, the
+    scheduler's `initial_lr` and its `max_lr`. A rate that is high enough for every step to be limited has no influence
+    any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks (a copy made by
+    `copy.deepcopy` has none), under DDP and FSDP 2, but not under DeepSpeed ZeRO or FSDP 1, whose optimizers see
+    flattened pieces of the tensors.
 
     Source: ours; trust ratios (You et al., LAMB, 2020) rescale every step, this shortens only long ones.
 
@@ -37,16 +40,16 @@ class RelativeStepLimit:
             raise ValueError(f"the limit of relative steps must be positive, got {limit}")
         self.limit = limit
         self._before: list[tuple[list[Tensor], list[Tensor], float]] = []
+        for group in _limited_groups(optimizer):
+            group[RATE] = float(group["lr"])  # in the group, so that it is saved and loaded with the optimizer
         optimizer.register_step_pre_hook(self._remember)
         optimizer.register_step_post_hook(self._shorten)
 
     @torch.no_grad()
     def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._before = []
-        for group in optimizer.param_groups:
-            if group.get("name") not in (CORES_GROUP, BASES_GROUP):
-                continue
-            left = float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1.0)
+        for group in _limited_groups(optimizer):
+            left = _share_left(group)
             by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -64,6 +67,21 @@ class RelativeStepLimit:
             cut = torch.where(lengths > allowed, 1 - allowed / lengths, 0.0)
             torch._foreach_mul_(steps, [share.to(step.dtype) for share, step in zip(cut, steps, strict=True)])
             torch._foreach_sub_(parameters, steps)
+
+
+def _limited_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [group for group in optimizer.param_groups if group.get("name") in (CORES_GROUP, BASES_GROUP)]
+
+
+def _share_left(group: dict[str, Any]) -> float:
+    """Of the group's highest rate; schedulers that start low, such as OneCycleLR, call the low one `initial_lr`.
+
+    >>> _share_left({"lr": 0.5, "initial_lr": 1.0}), _share_left({"lr": 0.5, "initial_lr": 0.1, "max_lr": 2.0})
+    (0.5, 0.25)
+    """
+    rate = float(group["lr"])
+    highest = max(float(group.get(name, 0.0)) for name in (RATE, "initial_lr", "max_lr"))
+    return min(1.0, rate / highest) if highest > 0 else 1.0
 
 
 def _norms(tensors: list[Tensor]) -> Float[Tensor, " count"]:

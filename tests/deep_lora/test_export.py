@@ -50,6 +50,12 @@ CASES = {
         lambda: llama(tie_word_embeddings=True), ids(),
         {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "ensure_weight_tying": True},
     ),
+    "tied, an embedding of another name": (
+        gpt2, ids(), {"target_modules": ["wte", "c_attn"], "ensure_weight_tying": True},
+    ),
+    "tied, by a pattern": (
+        gpt2, ids(), {"target_modules": r".*(wte|c_attn)", "ensure_weight_tying": True},
+    ),
 }  # fmt: skip
 
 
@@ -87,7 +93,7 @@ def test_the_export_gives_the_same_logits(case: str, tmp_path) -> None:
     exported = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path))
     assert isinstance(exported.peft_config["default"], LoraConfig)
     assert _relative(_out(exported, x), wanted) <= 1e-6  # the promise of the project: about 8 eps of float32
-    if case != "tied":  # PEFT's LoRA adds both updates to the one weight that a tied embedding and head share
+    if not case.startswith("tied"):  # PEFT's LoRA adds both updates to the one weight of a tied embedding and head
         assert _relative(_out(exported.merge_and_unload(), x), wanted) <= 1e-6
 
 
@@ -99,6 +105,34 @@ def test_the_state_dict_loads_through_peft_without_a_file(case: str) -> None:
     result = set_peft_model_state_dict(exported, tensors)
     assert not result.unexpected_keys
     assert _relative(_out(exported, x), _out(model, x)) <= 1e-6
+
+
+@pytest.mark.parametrize("case", ["linear", "saved modules", "own biases"])
+@pytest.mark.parametrize("wrapping", ["whole", "layer by layer", "DataParallel"])
+def test_a_compiled_or_wrapped_model_leaves_as_the_model_itself(case: str, wrapping: str) -> None:
+    _, _, model = _trained(case)
+    config, wanted = to_lora(model)
+    ranks = kept_ranks(model)
+    if wrapping == "whole":
+        wrapped = torch.compile(model, backend="eager")
+    elif wrapping == "DataParallel":
+        wrapped = nn.DataParallel(model)
+    else:
+        wrapped, inner = model, model.base_model.model
+        inner.square = torch.compile(inner.square, backend="eager")
+    found_config, found = to_lora(wrapped)
+    assert found_config.to_dict() == config.to_dict() and kept_ranks(wrapped) == ranks
+    assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_a_tied_head_that_lora_would_not_tie_is_refused() -> None:
+    model = gpt2()
+    model.out_proj, model.lm_head = model.lm_head, None
+    model._tied_weights_keys = {"out_proj.weight": "transformer.wte.weight"}
+    model.get_output_embeddings = lambda: model.out_proj
+    adapted = adapt(model, r=2, target_modules=["wte"], ensure_weight_tying=True)
+    with pytest.raises(ValueError, match="ties no output layer of the name .'out_proj'. .* merge it"):
+        to_lora(adapted)
 
 
 def test_a_process_without_the_package_gets_the_same_logits(tmp_path) -> None:

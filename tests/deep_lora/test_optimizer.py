@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -111,6 +112,17 @@ def test_an_optimizer_without_eps_works_and_gets_its_own_options() -> None:
     optimizer = create_optimizer(adapt(Mixed(), r=2, target_modules=TARGETS), torch.optim.SGD, lr=1e-3, momentum=0.5)
     assert isinstance(optimizer, torch.optim.SGD) and {g["momentum"] for g in optimizer.param_groups} == {0.5}
     assert all("eps" not in g for g in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("optimizer_cls", [torch.optim.Adafactor, transformers.Adafactor])
+def test_an_eps_that_is_no_number_stays_the_optimizers_own(optimizer_cls) -> None:
+    model = adapt(Mixed(), r=2, target_modules=TARGETS, init_weights=False)
+    options = {} if optimizer_cls is torch.optim.Adafactor else {"relative_step": False}
+    optimizer = create_optimizer(model, optimizer_cls, lr=1e-3, **options)
+    before = copy.deepcopy(adapter_tensors(model))
+    model(ids()).sum().backward()
+    optimizer.step()
+    assert all((tensor - before[name]).any() for name, tensor in adapter_tensors(model).items())
 
 
 def test_a_step_moves_every_trainable_parameter_and_no_other() -> None:

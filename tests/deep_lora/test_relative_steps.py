@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from deep_lora import create_optimizer
 from tests.models import Mixed, adapt, adapter_tensors, ids
@@ -84,6 +84,49 @@ def test_without_a_scheduler_the_limit_stays() -> None:
     optimizer.step()
     for name, tensor in adapter_tensors(model).items():
         assert ((tensor - before[name]).norm() / before[name].norm()).item() == pytest.approx(LIMIT)
+
+
+def _shares(schedule_of, steps: int = 20, metric: bool = False) -> list[tuple[float, float]]:
+    """Rate and largest relative step, step by step, where every step is long enough to be cut."""
+    model = _model()
+    optimizer = create_optimizer(model, SGD, lr=1.0, max_relative_step=LIMIT)
+    schedule, found = schedule_of(optimizer), []
+    for _ in range(steps):
+        before = copy.deepcopy(adapter_tensors(model))
+        for tensor in adapter_tensors(model).values():
+            tensor.grad = 1e3 * torch.ones_like(tensor)
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule.step(*[1.0] * metric)
+        moved = [((t - before[name]).norm() / before[name].norm()).item() for name, t in adapter_tensors(model).items()]
+        found.append((rate, max(moved)))
+    return found
+
+
+def test_schedulers_that_start_low_or_wait_for_a_metric_scale_the_limit_and_never_lift_it() -> None:
+    one_cycle = _shares(lambda o: OneCycleLR(o, max_lr=1.0, total_steps=21, cycle_momentum=False))
+    higher = _shares(lambda o: OneCycleLR(o, max_lr=5.0, total_steps=21, cycle_momentum=False))
+    cyclic = _shares(lambda o: CyclicLR(o, base_lr=0.1, max_lr=1.0, step_size_up=5, cycle_momentum=False))
+    plateau = _shares(lambda o: ReduceLROnPlateau(o, factor=0.5, patience=0), metric=True)
+    for found, highest in ((one_cycle, 1.0), (higher, 5.0), (cyclic, 1.0), (plateau, 1.0)):
+        assert len({rate for rate, _ in found}) > 5
+        for rate, share in found:
+            assert share == pytest.approx(LIMIT * rate / highest)
+
+
+def test_the_rate_that_the_limit_goes_by_is_saved_with_the_optimizer() -> None:
+    first = create_optimizer(_model(), SGD, lr=1.0, max_relative_step=LIMIT)
+    for group in first.param_groups:
+        group["lr"] = 0.25  # by a scheduler, when the run was cut
+    model = _model()
+    second = create_optimizer(model, SGD, lr=0.25, max_relative_step=LIMIT)
+    second.load_state_dict(first.state_dict())
+    before = copy.deepcopy(adapter_tensors(model))
+    for tensor in adapter_tensors(model).values():
+        tensor.grad = 1e3 * torch.ones_like(tensor)
+    second.step()
+    for name, tensor in adapter_tensors(model).items():
+        assert ((tensor - before[name]).norm() / before[name].norm()).item() == pytest.approx(0.25 * LIMIT)
 
 
 def test_the_limit_holds_through_accelerate_and_for_parameters_without_a_gradient() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tests.models import adapt, ids, layers_of, llama
+from tests.models import adapt, disturb_, gpt2, ids, layers_of, llama
 
 TARGETS = ["embed_tokens", "lm_head"]
 
@@ -59,6 +59,20 @@ def test_a_tied_adapter_stays_tied_when_it_is_loaded_with_low_memory_or_copied(t
         assert head.deep_lora_core["default"] is embedding.deep_lora_core["default"]
         assert head.deep_lora_U["default"] is embedding.deep_lora_V["default"]
         assert torch.equal(logits(candidate), logits(model))
+
+
+@pytest.mark.parametrize("targets", [["wte"], ["lm_head"], ["wte", "lm_head"], r".*(wte|c_attn)"])
+@pytest.mark.filterwarnings("ignore")
+def test_an_embedding_that_peft_does_not_know_by_name_is_tied_and_saved_tied(targets, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = adapt(gpt2(), r=4, target_modules=targets, ensure_weight_tying=True)
+    disturb_(model)
+    head = model.get_output_embeddings()
+    assert head.deep_lora_core["default"] is model.get_input_embeddings().deep_lora_core["default"]
+    model.save_pretrained(str(tmp_path))
+    loaded = PeftModel.from_pretrained(copy.deepcopy(model).unload(), str(tmp_path)).eval()
+    wanted = logits(model)
+    assert torch.equal(logits(loaded), wanted) and not torch.equal(logits(model.unload()), wanted)
 
 
 def test_a_tied_head_of_a_half_precision_model_shares_its_parameters_too() -> None:
