@@ -180,9 +180,11 @@ def good_range(scores: dict[float, dict[str, float]]) -> str:
 
     >>> good_range({1.0: {"mean": 0.5}, 2.0: {"mean": 0.495}, 3.0: {"mean": 0.4}})
     '1 to 2'
+    >>> good_range({1.0: {"mean": 0.5}, 2.0: {"mean": 0.4}})
+    '1 only'
     """
     values = good_values(scores)
-    return f"{min(values):g} to {max(values):g}"
+    return f"{min(values):g} to {max(values):g}" if len(values) > 1 else f"{values[0]:g} only"
 
 
 def _family_table(

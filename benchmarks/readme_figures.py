@@ -1,7 +1,7 @@
-"""The README's table of measured figures, made from `benchmarks/results` alone.
+"""The README's tables of measured figures, made from `benchmarks/results` alone.
 
-python benchmarks/readme_figures.py            # print the table
-python benchmarks/readme_figures.py --write    # put it between the markers in README.md
+python benchmarks/readme_figures.py            # print the tables
+python benchmarks/readme_figures.py --write    # put them between the markers in README.md
 """
 
 from __future__ import annotations
@@ -10,27 +10,21 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-from evidence_overview import ahead, best_one_rate
 from evidence_tables import (
-    BASELINE,
-    BOUNDED,
-    DEEPER,
     FALLING,
     LIMITED,
     LIMITED_DEEPER,
-    SEEDS,
     UNTUNED,
-    averaged,
     family_means,
     good_range,
     methods_of,
     of_kind,
     title,
-)  # fmt: skip
-from markdown_tables import result
+)
+from markdown_tables import filled, markdown, result
+from readme_evidence import better
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 def main_job_row() -> tuple[str, str]:
@@ -52,9 +46,12 @@ def rank_rows() -> list[tuple[str, str]]:
     steps = runs["settings"]["steps"]
     rows = []
     for start, label in (("random", "random subspace"), ("gradient", "subspace from gradients")):
-        ends = [f"r={r['rank']}: {100 * r['end_over_start']:.1f} %" for r in runs["runs"] if r["subspace"] == start]
+        ends = [f"r={r['rank']}: {100 * r['end_over_start']:.1f}" for r in runs["runs"] if r["subspace"] == start]
         rows.append(
-            (f"training loss after {steps} steps of plain AdamW(lr=1e-3), of its start, {label}", "; ".join(ends))
+            (
+                f"training loss after {steps} steps of plain AdamW(lr=1e-3), per cent of its start, one seed, {label}",
+                "; ".join(ends),
+            )
         )
     return rows
 
@@ -132,21 +129,6 @@ def completion_row() -> tuple[str, str]:
     )
 
 
-def campaign_rows() -> list[tuple[str, str]]:
-    """Means over the settings of docs/evidence.md, at constant and at falling rates."""
-    rows = []
-    for falling, kind, methods in (
-        (False, "constant", (UNTUNED, LIMITED)),
-        (True, "falling", (UNTUNED, DEEPER, BOUNDED, LIMITED, LIMITED_DEEPER)),
-    ):
-        names, rival = averaged(falling), best_one_rate(falling)
-        for method in methods:
-            cells = [f"to {other} {found}" for other in (BASELINE, rival) if (found := ahead(names, method, other))]
-            what = f"few-shot scores of {method}, {kind} rates, {len(names)} settings, {SEEDS} seeds: points, seeds won"
-            rows += [(what, "; ".join(cells))] if cells else []
-    return rows
-
-
 def bounded_row() -> tuple[str, str]:
     measured = result("training_step_384_bounded")
     cells = []
@@ -163,7 +145,7 @@ def rates_rows() -> list[tuple[str, str]]:
     for name in [name for name in of_kind("rates") if name.endswith(FALLING)]:
         found, seeds = family_means(name), max(row["seeds_compared"] for row in methods_of(name).values())
         cells = []
-        for family in ("LoRA", UNTUNED, LIMITED):
+        for family in ("LoRA", UNTUNED, LIMITED, LIMITED_DEEPER):
             best = 100 * max(score["mean"] for score in found[family].values())
             cells.append(f"{family} {good_range(found[family])} (best {best:.1f})")
         rows.append((f"rates within a point of the best, {title(name)}, {seeds} seeds", "; ".join(cells)))
@@ -172,17 +154,18 @@ def rates_rows() -> list[tuple[str, str]]:
 
 def table() -> str:
     rows = [
-        *step_rows(), bounded_row(), initialization_row(), *campaign_rows(), *rates_rows(), main_job_row(),
+        *step_rows(), bounded_row(), initialization_row(), *rates_rows(), main_job_row(),
         *rank_rows(), sketch_row(), export_row(), completion_row(),
     ]  # fmt: skip
-    lines = ["| what | measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]
-    return "\n".join(lines)
+    return markdown(["what", "measured"], [list(row) for row in rows])
 
 
-def with_table(text: str) -> str:
-    """`text` with the table between the markers replaced."""
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+TABLES = {"better": better, "figures": table}
+
+
+def with_tables(text: str) -> str:
+    """`text` with the tables between their markers replaced."""
+    return filled(text, TABLES)
 
 
 def main() -> None:
@@ -190,9 +173,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="update README.md")
     if parser.parse_args().write:
         readme = ROOT / "README.md"
-        readme.write_text(with_table(readme.read_text(encoding="utf8")), encoding="utf8")
+        readme.write_text(with_tables(readme.read_text(encoding="utf8")), encoding="utf8")
     else:
-        print(table())
+        print(*(make() for make in TABLES.values()), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-METHODS = ("deep_lora", "lora")
+RATES = {"deep_lora": 3e-3, "lora": 1e-3}  # where the rate falls to 0
+METHODS = tuple(RATES)
 
 
 class UsageError(ValueError):
@@ -58,8 +59,13 @@ class FewShotArguments:
         default_factory=lambda: list(METHODS), metadata={"help": f"Methods to compare, out of: {', '.join(METHODS)}."}
     )
     rank: int = field(default=8, metadata={"help": "Rank of the adapters."})
-    learning_rate: float = field(
-        default=1e-3, metadata={"help": "Rate of AdamW for every method; falls linearly to 0."}
+    learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Rate of AdamW for every method; falls linearly to 0. Default: the usual one of each, "
+            + " and ".join(f"{rate:g} for {method}" for method, rate in RATES.items())
+            + "."
+        },
     )
     max_steps: int = field(default=100, metadata={"help": "Optimizer steps of each run."})
     batch_size: int = field(default=16, metadata={"help": "Training sentences in a step."})

@@ -54,6 +54,7 @@ def print_table(runs: Sequence[Run], arguments: FewShotArguments) -> None:
     )
     table.add_column("method")
     for name in (
+        "rate",
         "test\naccuracy",
         "validation\naccuracy",
         "final\ntraining\nloss",
@@ -65,6 +66,7 @@ def print_table(runs: Sequence[Run], arguments: FewShotArguments) -> None:
     for method, group in group_by_method(runs).items():
         table.add_row(
             LABELS[method],
+            f"{group[0].learning_rate:g}",
             mean_and_deviation([100 * run.test_accuracy for run in group]),
             mean_and_deviation([100 * run.validation_accuracy for run in group]),
             f"{fmean(run.final_training_loss for run in group):.4f}",

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
-from few_shot_arguments import FewShotArguments, UsageError
+from few_shot_arguments import RATES, FewShotArguments, UsageError
 from few_shot_data import LabelledSentences, Splits, encode
 from processes import on_cpu, own_share
 
@@ -38,6 +38,7 @@ class Run:
 
     method: str
     seed: int
+    learning_rate: float
     test_accuracy: float
     validation_accuracy: float
     final_training_loss: float
@@ -159,12 +160,12 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
-def training_arguments(arguments: FewShotArguments, seed: int) -> TrainingArguments:
-    """Plain AdamW on all trainable parameters, one rate for every method."""
+def training_arguments(method: str, arguments: FewShotArguments, seed: int) -> TrainingArguments:
+    """Plain AdamW on all trainable parameters, at one rate for the adapter and the head."""
     return TrainingArguments(
         output_dir=arguments.output_dir,
         max_steps=arguments.max_steps,
-        learning_rate=arguments.learning_rate,
+        learning_rate=arguments.learning_rate or RATES[method],
         per_device_train_batch_size=own_share(arguments.batch_size),
         per_device_eval_batch_size=own_share(arguments.eval_batch_size),
         eval_strategy="steps",
@@ -203,7 +204,7 @@ def train(
 
     trainer = Trainer(
         model=model,
-        args=training_arguments(arguments, seed),
+        args=training_arguments(method, arguments, seed),
         train_dataset=encoded(splits.train[seed]),
         eval_dataset=encoded(splits.validation),
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -226,6 +227,7 @@ def train(
     run = Run(
         method=method,
         seed=seed,
+        learning_rate=trainer.args.learning_rate,
         test_accuracy=tested.metrics["test_accuracy"],
         validation_accuracy=validation[-1][1],
         final_training_loss=losses[-1][1],

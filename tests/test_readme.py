@@ -21,7 +21,7 @@ from tests.models import bert_classifier, ids
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from readme_figures import with_table  # noqa: E402
+import readme_figures  # noqa: E402
 from tables import with_tables  # noqa: E402
 
 PACKAGES = ("collapse", "deep_lora", "dmf", "modality")
@@ -34,8 +34,8 @@ PAGES = [
 README = (ROOT / "README.md").read_text(encoding="utf8")
 
 
-def test_the_table_of_figures_is_what_the_results_files_say() -> None:
-    assert with_table(README) == README, "run `python benchmarks/readme_figures.py --write`"
+def test_the_tables_of_figures_are_what_the_results_files_say() -> None:
+    assert readme_figures.with_tables(README) == README, "run `python benchmarks/readme_figures.py --write`"
 
 
 def test_the_tables_of_the_benchmarks_page_are_what_the_results_files_say() -> None:
@@ -74,6 +74,22 @@ def test_the_first_block_trains_a_classifier_that_the_block_on_loading_loads(tmp
     exec(loading, names)
     assert names["model"] is not trained
     assert torch.equal(names["model"].cpu()(input_ids=batch).logits, trained(input_ids=batch).logits)
+
+
+def test_the_block_with_limited_steps_goes_on_from_the_first_one(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = re.findall(r"```python\n(.*?)```", README, re.S)[:2]
+    data = [{"input_ids": row, "labels": row[0] % 2} for row in ids(8)]
+    imports = first[: first.index("# here a classifier")]
+    names = {"model": bert_classifier(), "data": data}
+    exec(f"{imports}\n{second}", names)
+    model, trainer = names["model"], names["trainer"]
+    before = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+    trainer.train()
+    assert model.peft_config["default"].depth == 5
+    assert all((value - before[name]).any() for name, value in model.named_parameters() if name in before)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)  # Trainer's own falling schedule
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {0.1, 1e-3}
 
 
 def test_the_needed_versions_are_those_that_setup_cfg_declares() -> None:
