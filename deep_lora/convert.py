@@ -220,10 +220,10 @@ def _lora_tensors(layer: DeepLoraLayer, B: Tensor, A: Tensor) -> dict[str, Tenso
     return {"lora_A.weight": A, "lora_B.weight": B}
 
 
-def _with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
+def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
     """Names the tied head too: only by its name, or by that of an embedding called the same, does PEFT's LoRA tie it.
 
-    >>> sorted(_with_tied_targets({"wte"}, {"lm_head"})), _with_tied_targets("wte|c_attn", {"lm_head"})
+    >>> sorted(with_tied_targets({"wte"}, {"lm_head"})), with_tied_targets("wte|c_attn", {"lm_head"})
     (['lm_head', 'wte'], '(?:wte|c_attn|^lm_head$)')
     """
     if not tied:
@@ -242,5 +242,5 @@ def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
     bias = {"deep_lora_only": "lora_only"}.get(config.bias, config.bias)
     fields = {name: copy.deepcopy(getattr(config, name)) for name in _COPIED_FIELDS}
     tied = getattr(config, "target_modules_to_tie", None)
-    fields["target_modules"] = _with_tied_targets(fields["target_modules"], tied)
+    fields["target_modules"] = with_tied_targets(fields["target_modules"], tied)
     return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, bias=bias, **fields)

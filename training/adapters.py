@@ -132,7 +132,12 @@ def has_subspaces(model: nn.Module) -> bool:
     return any(isinstance(config, DeepLoraConfig) and config.variant == "compressed" for config in configs)
 
 
-def _from_file(path: Path, peft_task: str | None, whole: list[str] | None) -> PeftConfig:
+def read_fields(path: Path) -> dict[str, Any]:
+    """The fields that a file for `--adapter_config` holds.
+
+    Raises:
+        UsageError: it cannot be read, or names no method of PEFT.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -141,7 +146,11 @@ def _from_file(path: Path, peft_task: str | None, whole: list[str] | None) -> Pe
     known = sorted(kind.value for kind in peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING)
     if not isinstance(fields, dict) or str(fields.get("peft_type", "")).upper() not in known:
         raise UsageError(f"--adapter_config {path} must name a `peft_type`, one of {', '.join(known)}")
-    fields = dict(fields)
+    return dict(fields)
+
+
+def _from_file(path: Path, peft_task: str | None, whole: list[str] | None) -> PeftConfig:
+    fields = read_fields(path)
     config_class = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(str(fields.pop("peft_type")).upper())]
     fields.setdefault("task_type", peft_task)
     if whole and "modules_to_save" in getattr(config_class, "__dataclass_fields__", {}):

@@ -51,7 +51,7 @@ def parse(
         *found, rest = parser.parse_args_into_dataclasses(
             args=words, look_for_args_file=False, return_remaining_strings=True
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
     if rest:
         raise UsageError(_unknown(rest[0], parser))

@@ -13,8 +13,8 @@ import pandas as pd
 
 from dmf import MatrixCompletion
 from training.arguments import parse
-from training.data import read_source
-from training.errors import UsageError, public_settings
+from training.data import find_names, number_names, read_table
+from training.errors import RunError, UsageError, public_settings
 from training.report import installed_version, write_json
 from training.settings import option
 
@@ -23,8 +23,9 @@ DESCRIPTION = """Completes a matrix from some of its entries by a compressed dee
   deep-lora complete --data ratings.csv --row_column user --column_column film --value_column stars
   deep-lora complete --data ratings.csv --predict wanted.csv --output_dir runs/ratings
 
-Rows and columns may have any names. Written to --output_dir: model.safetensors (dmf.MatrixCompletion.load), names.json,
-results.json with the error on held-out entries, training.png and, with --predict, predictions.csv."""
+Rows and columns may have any names, which count as they are written: 001 is not 1, but 1.0 is where all are numbers.
+Written to --output_dir: model.safetensors (dmf.MatrixCompletion.load), names.json, results.json with the error on
+held-out entries, training.png and, with --predict, predictions.csv."""
 PAIRS = ("row_column", "column_column")
 
 
@@ -53,6 +54,9 @@ class CompleteArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.test_fraction < 1:
             raise UsageError(f"--test_fraction got {self.test_fraction}; it must be at least 0 and below 1")
+        columns = [self.row_column, self.column_column, self.value_column]
+        if len(set(columns)) < 3:
+            raise UsageError(f"--row_column, --column_column and --value_column got {columns}; they must differ")
 
 
 def main(words: Sequence[str]) -> int:
@@ -60,19 +64,13 @@ def main(words: Sequence[str]) -> int:
     (arguments,) = parse((CompleteArguments,), words, command="complete", description=DESCRIPTION)
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
-    table = read_entries(arguments)
-    rows, row_names = pd.factorize(table[arguments.row_column], sort=True)
-    columns, column_names = pd.factorize(table[arguments.column_column], sort=True)
-    shape = (len(row_names), len(column_names))
-    print(
-        f"{len(table):,} of {shape[0]:,} x {shape[1]:,} entries ({len(table) / shape[0] / shape[1]:.2%}), "
-        f"rank {arguments.rank}"
-    )
+    rows, columns, values, names = read_entries(arguments)
+    count, shape = len(values), (len(names["rows"]), len(names["columns"]))
+    part = f"{count / shape[0] / shape[1]:.2%}"
+    print(f"{count:,} of {shape[0]:,} x {shape[1]:,} entries ({part}), rank {arguments.rank}")
     if arguments.dry_run:
         return 0
-    values = table[arguments.value_column].to_numpy(dtype=float)
-    test = hold_out(len(table), arguments)
-    names = {"rows": [str(name) for name in row_names], "columns": [str(name) for name in column_names]}
+    test = hold_out(count, arguments)
     wanted = read_wanted(names, arguments) if arguments.predict else None
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,14 +80,21 @@ def main(words: Sequence[str]) -> int:
     metrics = errors(model, rows[test], columns[test], values[test], values[~test]) if test.any() else {}
     if wanted is not None:
         write_predictions(folder / "predictions.csv", model, wanted, arguments.value_column)
-    write_results(
-        folder, arguments, model, metrics, {"entries": len(table), "held_out": int(test.sum()), "shape": shape}
-    )
+    write_results(folder, arguments, model, metrics, entries=count, held_out=int(test.sum()), shape=shape)
     print("\n".join(f"{name:>14}  {value:.4g}" for name, value in metrics.items()) + f"\n{'written to':>14}  {folder}")
     return 0
 
 
-def read_entries(arguments: CompleteArguments) -> pd.DataFrame:
+class Entries(NamedTuple):
+    """The known entries: numbers of rows and columns, values, and the names that belong to the numbers."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    names: dict[str, list[str]]
+
+
+def read_entries(arguments: CompleteArguments) -> Entries:
     """The known entries.
 
     Raises:
@@ -97,27 +102,27 @@ def read_entries(arguments: CompleteArguments) -> pd.DataFrame:
     """
     if arguments.data is None:
         raise UsageError("there is nothing to complete; pass --data with a file of rows, columns and values")
-    table = read_table(arguments.data, arguments, with_values=True)
-    values = pd.to_numeric(table[arguments.value_column], errors="coerce")
-    if not np.isfinite(values).all():
-        place = int(np.flatnonzero(~np.isfinite(values))[0])
+    table = read_columns(arguments.data, arguments, with_values=True)
+    values = pd.to_numeric(table[arguments.value_column], errors="coerce").to_numpy(dtype=float)
+    if len(odd := np.flatnonzero(~np.isfinite(values))):
         raise UsageError(
-            f"--value_column {arguments.value_column} is no finite number in row {place} of {arguments.data}"
+            f"--value_column {arguments.value_column} is no finite number in row {odd[0]} of {arguments.data}"
         )
-    pairs = [arguments.row_column, arguments.column_column]
-    if twice := int(table.duplicated(pairs).sum()):
+    (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
+    if twice := int(pd.DataFrame({"row": rows, "column": columns}).duplicated().sum()):
         raise UsageError(f"{twice} entries of {arguments.data} come twice; each row and column may have one value")
-    return table.assign(**{arguments.value_column: values})
+    return Entries(rows, columns, values, {"rows": row_names, "columns": column_names})
 
 
-def read_table(path: str, arguments: CompleteArguments, *, with_values: bool) -> pd.DataFrame:
+def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) -> pd.DataFrame:
     """The columns of a file that name entries, and their values if asked for.
 
     Raises:
         UsageError: it cannot be read, or a column is missing or has empty places.
     """
-    table = next(iter(read_source(path).values())).to_pandas()
-    wanted = [getattr(arguments, name) for name in (*PAIRS, *(["value_column"] if with_values else []))]
+    wanted = [getattr(arguments, name) for name in PAIRS]
+    table = read_table(path, wanted)
+    wanted += [arguments.value_column] if with_values else []
     missing = [name for name in wanted if name not in table.columns]
     if missing:
         raise UsageError(
@@ -144,16 +149,20 @@ def fit(
 
     Raises:
         UsageError: a setting is out of range for these data.
+        RunError: the fit diverged.
     """
     names = ("rank", "depth", "learning_rate", "weight_decay", "max_epochs", "validation_fraction", "patience",
              "implicit_feedback")  # fmt: skip
     settings = {name: getattr(arguments, name) for name in names}
-    checkpoint = str(Path(arguments.output_dir) / "checkpoint.safetensors")
-    model = MatrixCompletion(**settings, random_state=arguments.seed, checkpoint=checkpoint, verbose=1)
+    checkpoint = Path(arguments.output_dir) / "checkpoint.safetensors"
+    model = MatrixCompletion(**settings, random_state=arguments.seed, checkpoint=str(checkpoint), verbose=1)
     try:
         return model.fit(rows, columns, values, shape=shape)
     except ValueError as error:
         raise UsageError(f"the matrix cannot be completed: {error}") from error
+    except FloatingPointError as error:
+        kept = f"{checkpoint} is kept; delete it to start anew" if checkpoint.exists() else "nothing is kept"
+        raise RunError(f"{error}. Of this fit {kept}") from error
 
 
 def errors(
@@ -181,14 +190,17 @@ def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Wa
     Raises:
         UsageError: a row or column was not among the data.
     """
-    table = read_table(str(arguments.predict), arguments, with_values=False)
+    table = read_columns(str(arguments.predict), arguments, with_values=False)
     indices = []
     for option_name, known in zip(PAIRS, names.values(), strict=True):
         column = getattr(arguments, option_name)
-        found = pd.Index(known).get_indexer(table[column].astype(str))
+        found = find_names(known, table[column])
         if (found < 0).any():
             unknown = sorted(set(table[column][found < 0].astype(str)))[:5]
-            raise UsageError(f"{arguments.predict} names {unknown} in {column!r}, which the data do not have")
+            raise UsageError(
+                f"{arguments.predict} names {unknown} in {column!r}, which the data do not have; write names as there "
+                "(7 is not 007; 1.0 is 1 if all are numbers)"
+            )
         indices.append(found)
     return Wanted(table, indices)
 
@@ -201,11 +213,7 @@ def write_predictions(path: Path, model: MatrixCompletion, wanted: Wanted, value
 
 
 def write_results(
-    folder: Path,
-    arguments: CompleteArguments,
-    model: MatrixCompletion,
-    metrics: dict[str, float],
-    facts: dict[str, Any],
+    folder: Path, arguments: CompleteArguments, model: MatrixCompletion, metrics: dict[str, float], **facts: Any
 ) -> None:
     """`results.json` and the picture."""
     results = {

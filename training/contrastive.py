@@ -56,6 +56,11 @@ def build_job(
         UsageError: the arguments do not go together, or the data do not fit them.
     """
     refuse_spread_weights()
+    if run.label_smoothing_factor:
+        raise UsageError(
+            f"--label_smoothing_factor got {run.label_smoothing_factor}; it smooths classes, of which pairs have none: "
+            "pass --label_smoothing, which spreads a part of each target over the pairs of the batch"
+        )
     push, token = take_hub_options(run)
     tower_names(model, data)
     make_temperature(method, None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from deep_lora import kept_ranks, to_lora
+from deep_lora.convert import with_tied_targets
 from training.adapter_files import CONFIG, WEIGHTS, AdapterFiles
 from training.errors import RunError, UsageError
 from training.skeletons import PREFIX, deep_lora_skeleton, foreign_tensors, load_meta_base
@@ -18,6 +19,8 @@ _COPIED = (
     "task_type", "base_model_name_or_path", "revision", "target_modules", "exclude_modules", "modules_to_save",
     "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices",
 )  # fmt: skip
+# PEFT's names for what DeepLoraConfig.bias trains; `to_lora` says the same of a whole model.
+_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}
 
 
 def convert(
@@ -30,13 +33,15 @@ def convert(
     """Writes the LoRA adapter, and returns the rank of each module.
 
     Raises:
-        UsageError: the files are no Deep LoRA adapter, or the kinds of its layers are not known.
+        UsageError: the files are no Deep LoRA adapter, its config says what there is not, or the kinds of its layers
+            are not known.
         RunError: the output cannot be written.
     """
     if files.config["peft_type"].upper() != "DEEP_LORA":
         raise UsageError(
             f"the adapter is a {files.config['peft_type'][:40]}, not a DEEP_LORA; there is nothing to convert"
         )
+    bias = _lora_bias(files.config)
     base = None if assume_linear else load_meta_base(files.config, model)
     if base is None and not assume_linear:
         raise UsageError(
@@ -51,9 +56,21 @@ def convert(
         raise UsageError(f"the adapter cannot be converted: {error}") from error
     if output is not None:
         fields = config.to_dict() | {name: files.config[name] for name in _COPIED if name in files.config}
+        tied = getattr(skeleton.peft_config["default"], "target_modules_to_tie", None)
+        if tied:
+            fields |= {"target_modules": with_tied_targets(fields["target_modules"], tied), "ensure_weight_tying": True}
+        fields |= {"bias": bias, "inference_mode": True}
         named = {name if name.startswith(PREFIX) else PREFIX + name: tensor for name, tensor in tensors.items()}
-        _write(output, fields | {"inference_mode": True}, named | foreign_tensors(files))
+        _write(output, fields, named | foreign_tensors(files))
     return ranks
+
+
+def _lora_bias(config: dict) -> str:
+    """Which biases were trained, in PEFT's words; they are in the file beside the update."""
+    bias = config.get("bias", "none")
+    if not isinstance(bias, str) or bias not in _BIASES:
+        raise UsageError(f"the adapter's config has the bias {str(bias)[:40]!r}; it must be one of {list(_BIASES)}")
+    return _BIASES[bias]
 
 
 def _write(folder: Path, fields: dict, tensors: dict) -> None:

@@ -1,16 +1,28 @@
-"""Loads, checks, splits and subsamples data sets."""
+"""Loads, checks, splits and subsamples data sets, and numbers the names in a column."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 from training.errors import UsageError, redacted
 from training.settings import DataArguments
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+# Words that pandas takes for an empty place in a csv file; a class or a text may be called so.
+MISSING_WORDS = (
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
+    "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+_PART = 10_000  # rows of a csv file that are read at a time
+_NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"  # as one writes it without need: 7, -7, 7.50, not 007
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 Splits = dict[str, Dataset]
 
@@ -49,30 +61,124 @@ def read_source(source: str, config: str | None = None, images: bool = False) ->
         UsageError: there is no such file, or the libraries below cannot read it.
     """
     path = Path(source)
-    if path.suffix in FORMATS and not path.is_file():
-        raise UsageError(f"there is no file {source}")
-    try:
+    with _loading(source):
         if path.is_file():
             return _read_file(path)
         if path.is_dir() and images:
             return load_dataset("imagefolder", data_dir=str(path))
         return load_dataset(source, config)
+
+
+def read_table(source: str, texts: Sequence[str]) -> pd.DataFrame:
+    """The first split of a source as a table.
+
+    Args:
+        source: as for `read_source`.
+        texts: columns that are texts as they are written, such as 001, where the source is a csv or tsv file, which
+            does not say; other files have types.
+
+    Raises:
+        UsageError: as `read_source`.
+    """
+    path = Path(source)
+    with _loading(source):
+        if not path.is_file() or FORMATS.get(path.suffix) != "csv":
+            return next(iter(read_source(source).values())).to_pandas()
+        _refuse_empty_file(path)
+        kinds = dict.fromkeys(texts, str)
+        table = pd.read_csv(
+            path, sep=_separator(path), dtype=kinds, keep_default_na=False, na_values=[""], low_memory=False
+        )
+        if table.empty:
+            raise UsageError(f"the data set {source} has no rows; at least one is needed")
+        return table
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    """Whatever the libraries raise, as a sentence."""
+    path = Path(source)
+    if path.suffix in FORMATS and not path.is_file():
+        raise UsageError(f"there is no file {source}")
+    try:
+        yield
     except UsageError:
         raise
     except Exception as error:  # the libraries raise many kinds; all mean that the source cannot be read
         if "corresponds to no data" in str(error):
             raise UsageError(f"the data set {source} has no rows; at least one is needed") from error
-        reason = redacted(str(error) or type(error).__name__)
-        raise UsageError(f"the data set {source} cannot be loaded: {reason}") from error
+        reason = str(error) or type(error).__name__
+        if isinstance(error, DatasetGenerationError) and error.__cause__:  # which says no more than that there was one
+            reason = f"{reason}: {error.__cause__}"
+        raise UsageError(f"the data set {source} cannot be loaded: {redacted(reason)}") from error
 
 
 def _read_file(path: Path) -> DatasetDict:
     if path.suffix not in FORMATS:
         raise UsageError(f"{path} ends in {path.suffix!r}; readable are {', '.join(FORMATS)}")
+    _refuse_empty_file(path)
+    kind = FORMATS[path.suffix]
+    return _read_csv(path) if kind == "csv" else load_dataset(kind, data_files={"train": str(path)})
+
+
+def _refuse_empty_file(path: Path) -> None:
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty; it needs a header and at least one row")
-    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    return load_dataset(FORMATS[path.suffix], data_files={"train": str(path)}, **options)
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix == ".tsv" else ","
+
+
+def _read_csv(path: Path) -> DatasetDict:
+    """Words such as NA and None are empty places in a column of numbers, and stand for themselves in any other."""
+    separator = _separator(path)
+    empty = {name: ["", *MISSING_WORDS] if numbers else [""] for name, numbers in _columns(path, separator).items()}
+    files = {"train": str(path)}
+    return load_dataset("csv", data_files=files, sep=separator, keep_default_na=False, na_values=empty)
+
+
+def _columns(path: Path, separator: str) -> dict[str, bool]:
+    """The columns of a csv file, and whether they hold numbers and nothing else but such words."""
+    texts, numbers = set(), set()
+    with pd.read_csv(path, sep=separator, chunksize=_PART) as parts:
+        for part in parts:
+            known = set(part.columns[part.notna().any()])
+            plain = set(part.select_dtypes("number").columns)
+            numbers |= known & plain
+            texts |= known - plain
+    return {name: name in numbers - texts for name in part.columns}
+
+
+def number_names(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """The number of the name in each row, and the names in the order of their numbers.
+
+    Where all names are plain numbers, 1.0 is 1. With one like 007 they are codes, each another as it is written.
+
+    >>> number_names(pd.Series(["10", "9", "9.0"])), number_names(pd.Series(["9", "009", "b"]))
+    ((array([1, 0, 0]), ['9', '10']), (array([1, 0, 2]), ['009', '9', 'b']))
+    """
+    codes, found = pd.factorize(column)
+    written = pd.Series(found).astype(str)
+    numbers = _are_numbers(written)
+    names = _by_value(written) if numbers else written
+    ordered = sorted(set(names), key=Decimal if numbers else None)
+    return pd.Index(ordered).get_indexer(names)[codes], ordered
+
+
+def find_names(names: Sequence[str], column: pd.Series) -> np.ndarray:
+    """The numbers that `number_names` gave to names, for another column; -1 for those that are new."""
+    written = column.astype(str)
+    return pd.Index(names).get_indexer(_by_value(written) if _are_numbers(pd.Series(names)) else written)
+
+
+def _are_numbers(names: pd.Series) -> bool:
+    return bool(names.str.strip().str.fullmatch(_NUMBER).all())
+
+
+def _by_value(names: pd.Series) -> pd.Series:
+    """1 for 1.0, 1.5 for 1.50; 007 stays."""
+    return names.str.strip().str.replace(r"(\.[0-9]*?)0+$", r"\1", regex=True).str.replace(r"\.$", "", regex=True)
 
 
 def require_columns(splits: Splits, columns: Sequence[str], hint: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}")
@@ -17,6 +19,27 @@ class UsageError(ValueError):
 
 class RunError(RuntimeError):
     """The run stopped for a reason outside of its arguments: no space, no network, a diverged loss. Exit status 1."""
+
+
+@contextmanager
+def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns errors of these kinds, with which a library refuses the arguments that it is handed, into a sentence.
+
+    Raises:
+        UsageError: `what` cannot be done, and the reason that the library gives.
+
+    >>> with refused("the answer cannot be found", ValueError):
+    ...     int("x")
+    Traceback (most recent call last):
+        ...
+    training.errors.UsageError: the answer cannot be found: invalid literal for int() with base 10: 'x'
+    """
+    try:
+        yield
+    except (UsageError, RunError):
+        raise
+    except kinds as error:
+        raise UsageError(f"{what}: {redacted(str(error))}") from error
 
 
 def redacted(text: str, *secrets: str | None) -> str:

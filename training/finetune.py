@@ -54,6 +54,8 @@ def build_job(
         data = with_glue(data, data.glue)
     if head.normalized_head and data.task not in ("classification", "token_classification"):
         raise UsageError(f"--normalized_head needs classes to tell apart; --task {data.task} has none")
+    if run.label_smoothing_factor and data.task == "regression":
+        raise UsageError("--label_smoothing_factor smooths classes, of which --task regression has none; leave it out")
     push, token = take_hub_options(run)
     processor = load_processor(model, token=token)
     task = BUILDERS[data.task](load_splits(data), data, run.metric_source)

@@ -124,13 +124,6 @@ def prepare_base(base: Base, processor: Any, *, quantised: bool, checkpointing: 
     return model
 
 
-def train_in_full_precision(model: nn.Module) -> None:
-    """What is trained of a half-precision base, such as a new head, in float32."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
-            parameter.data = parameter.data.float()
-
-
 def _loading_settings(arguments: ModelArguments, token: str | None) -> dict[str, Any]:
     settings: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code, "token": token}
     if arguments.revision:

@@ -1,14 +1,17 @@
-"""Which checkpoint a run goes on from."""
+"""Which checkpoint a run goes on from, and whether it is of the same run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from training import checkpoints
+from training import checkpoints, digests
+from training.adapters import read_fields
 from training.errors import UsageError, public_settings
 from training.job import Job
 from training.settings import RunArguments
+from training.trainer import STATE
 
 # What changes neither the data nor the steps, and may differ between the parts of one run.
 _FREE = {
@@ -27,6 +30,25 @@ _RUN = (
 )  # fmt: skip
 
 
+_MODELS = ("model", "image_model", "text_model", "second_text_model")
+# Names of what may lie elsewhere now; the digests say whether it is the same.
+_BY_CONTENT = {"dataset", "adapter_config", *_MODELS}
+_OTHERS = {
+    "training_data": "the training data differ",
+    "base_model": "the base model differs",
+    "adapter_config": "the adapter config differs",
+}
+
+
+def facts_of(job: Job) -> dict[str, Any]:
+    """What the manifest of each checkpoint says about the run: its settings, and digests of what it learns from."""
+    models = {name: value for name in _MODELS if (value := getattr(job.model, name, None))}
+    found = {"training_data": digests.of_data(job.task.splits["train"]), "base_model": digests.of_models(models)}
+    if job.adapter.adapter_config:
+        found["adapter_config"] = digests.of_fields(_plain(read_fields(Path(job.adapter.adapter_config))))
+    return {"settings": decisive_settings(job), "digests": found}
+
+
 def decisive_settings(job: Job) -> dict[str, Any]:
     """The settings that decide what is learned; equal for two parts of one run."""
     settings = public_settings(job.settings())
@@ -37,11 +59,17 @@ def decisive_settings(job: Job) -> dict[str, Any]:
     return {name: _plain(value) for name, value in sorted((others | run | counts).items())}
 
 
-def checkpoint_to_resume(folder: Path, run: RunArguments, settings: dict[str, Any]) -> Path | None:
+def checkpoint_to_resume(folder: Path, run: RunArguments, facts: dict[str, Any]) -> Path | None:
     """The newest complete checkpoint of the same run, the one that was asked for, or None to start anew.
 
+    Args:
+        folder: of the run.
+        run: its arguments.
+        facts: see `facts_of`.
+
     Raises:
-        UsageError: the checkpoints belong to a run with other settings, or the one asked for is damaged.
+        UsageError: the checkpoints belong to a run with other settings or data, or of another model or adapter, or the
+            one asked for is damaged.
     """
     if run.overwrite:
         _on_main_process(run, lambda: checkpoints.clear(folder))
@@ -55,15 +83,33 @@ def checkpoint_to_resume(folder: Path, run: RunArguments, settings: dict[str, An
         if newest is None:
             return None
         found = newest
-    before = checkpoints.read_manifest(found).get("settings", {})
-    changed = [name for name in sorted(settings.keys() | before.keys()) if settings.get(name) != before.get(name)]
-    if changed:
-        pairs = ", ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in changed[:4])
+    if changed := differences(checkpoints.read_manifest(found), facts):
         raise UsageError(
-            f"{found} belongs to a run with other settings ({pairs}); pass another --output_dir, or --overwrite to "
+            f"{found} belongs to another run ({', '.join(changed[:4])}); pass another --output_dir, or --overwrite to "
             "start anew"
         )
     return found
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In what two runs differ that would be parts of one. A manifest without digests is compared by names."""
+    old, new = before.get("digests") or {}, now["digests"]
+    others = [text for name, text in _OTHERS.items() if old and old.get(name) != new.get(name)]
+    was, now_is = before.get("settings", {}), now["settings"]
+    names = sorted((was.keys() | now_is.keys()) - (_BY_CONTENT if old else set()))
+    changed = [name for name in names if was.get(name) != now_is.get(name)]
+    return others + [f"{name} was {was.get(name)!r} and is {now_is.get(name)!r}" for name in changed]
+
+
+def progress(checkpoint: Path) -> str:
+    """What a run that goes on from this checkpoint has left to do, in a line."""
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    if state["global_step"] < state["max_steps"]:
+        return f"goes on from {checkpoint.name}, with {state['max_steps']:,} steps in all"
+    return (
+        f"goes on from {checkpoint.name}, which is already complete: all {state['max_steps']:,} steps are done, and "
+        "nothing more is trained (--overwrite starts anew)"
+    )
 
 
 def _on_main_process(run: RunArguments, action: Any) -> None:

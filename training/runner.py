@@ -16,13 +16,14 @@ from transformers.utils import logging
 from collapse import normalize_classifier_
 from training import report
 from training.adapters import adapter_config, add_adapter, has_subspaces
-from training.errors import RunError, UsageError
+from training.errors import RunError, UsageError, refused
 from training.exporting import ADAPTER, save_adapter
 from training.generating import GeneratingTrainer
 from training.job import Job
-from training.models import load_base, prepare_base, quantization_config, train_in_full_precision
+from training.models import load_base, prepare_base, quantization_config
 from training.optimizer import choose_rate, optimizer_settings, spreading
-from training.resuming import checkpoint_to_resume, decisive_settings
+from training.precision import train_in_full_precision
+from training.resuming import checkpoint_to_resume, facts_of, progress
 from training.settings import RunArguments
 from training.tasks.generation import keep_tokens
 from training.trainer import AdapterTrainer, InitializationCallback, NonFiniteLoss, saving_error
@@ -55,6 +56,7 @@ def run_job(job: Job, recipe: Recipe | None = None) -> int:
         _warn_of_ddp(job.run)
     if not main_process:
         logging.set_verbosity_error()
+    _refuse_empty_epoch(job)
     set_seed(job.run.seed)
     model = recipe.build_model(job)
     choose_rate(job.run, model)
@@ -64,11 +66,12 @@ def run_job(job: Job, recipe: Recipe | None = None) -> int:
     if job.run.dry_run:
         return 0
     folder = Path(job.run.output_dir or "runs")
-    settings = decisive_settings(job)
-    resume = checkpoint_to_resume(folder, job.run, settings)
-    trainer = build_trainer(job, model, settings, recipe)
+    facts = facts_of(job)
+    resume = _checkpoint(job, folder, facts)
+    trainer = build_trainer(job, model, facts, recipe)
     try:
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        with refused("the training cannot start", ImportError):  # what an option needs and is not installed
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except NonFiniteLoss as error:
         report.write_failure(folder, job, trainer, str(error))
         raise
@@ -81,6 +84,23 @@ def run_job(job: Job, recipe: Recipe | None = None) -> int:
         _push(job, folder, main_process)
     trainer.accelerator.wait_for_everyone()
     return 0
+
+
+def _checkpoint(job: Job, folder: Path, facts: dict[str, Any]) -> Path | None:
+    """`checkpoint_to_resume`, and a line that says so."""
+    resume = checkpoint_to_resume(folder, job.run, facts)
+    if resume is not None and job.run.process_index == 0:
+        print(f"{'resumed':>14}  {progress(resume)}", flush=True)
+    return resume
+
+
+def _refuse_empty_epoch(job: Job) -> None:
+    rows, batch = len(job.task.splits["train"]), job.run.train_batch_size * job.run.world_size
+    if job.run.dataloader_drop_last and rows < batch:
+        raise UsageError(
+            f"{rows} training samples fill no batch of {batch}, and --dataloader_drop_last leaves out the rest; pass "
+            "a smaller --per_device_train_batch_size, or leave --dataloader_drop_last out"
+        )
 
 
 def _save(
@@ -129,8 +149,8 @@ def build_model(job: Job) -> PeftModel:
     return model
 
 
-def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any], recipe: Recipe | None = None) -> AdapterTrainer:
-    """The Trainer of a job, with encoded data."""
+def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any], recipe: Recipe | None = None) -> AdapterTrainer:
+    """The Trainer of a job, with encoded data; `facts` go into the manifest of each checkpoint."""
     recipe = recipe or ADAPTED
     with job.run.main_process_first(desc="encoding the data"):
         encoded = job.task.encode(job.task.splits, job.processor)
@@ -143,7 +163,7 @@ def build_trainer(job: Job, model: nn.Module, settings: dict[str, Any], recipe: 
         "processing_class": job.processor,
         "callbacks": [*initialization(job, model), *recipe.callbacks(job, model)],
         "optimizer_settings": optimizer_settings(job.adapter, model),
-        "facts": {"settings": settings},
+        "facts": facts,
     }
     score, reduce, generation = job.task.score, job.task.reduce_logits, job.task.generation
     if generation is not None and reduce is not None:

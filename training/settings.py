@@ -188,6 +188,11 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.batch_eval_metrics:
+            raise UsageError(
+                "--batch_eval_metrics asks for metrics batch by batch, and those of this package are of all rows "
+                "together; leave it out (--eval_accumulation_steps 1 spares the accelerator's memory)"
+            )
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
 

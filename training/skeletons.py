@@ -15,7 +15,7 @@ import transformers
 from peft import PeftModel
 from torch import Tensor, nn
 
-from deep_lora import DeepLoraConfig
+from deep_lora import DeepLoraConfig, DeepLoraLayer
 from training.adapter_files import AdapterFiles
 from training.errors import UsageError
 
@@ -62,7 +62,33 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
     left = [name for name, tensor in held if tensor.is_meta and "deep_lora" in name]
     if left or result.unexpected_keys:
         raise UsageError(f"the adapter's tensors do not fit its config: {[*left, *result.unexpected_keys][:3]}")
+    if files.config.get("ensure_weight_tying"):
+        _tie(model, kinds_are_known=base is not None)
     return model
+
+
+def _tie(model: PeftModel, kinds_are_known: bool) -> None:
+    """Makes a head that was saved with an embedding's parameters borrow them again, and names it in the config."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, DeepLoraLayer)}
+    tied = set()
+    for name, head in layers.items():
+        for embedding in [layer for layer in layers.values() if layer is not head and _borrowed(head, layer)]:
+            if not kinds_are_known:
+                raise UsageError(
+                    "the adapter ties a head to an embedding, whose scale is not that of a linear layer; pass --model"
+                )
+            if isinstance(embedding.get_base_layer(), nn.Embedding):
+                head.lenders["default"] = embedding
+                head.core_scale["default"] = embedding.core_scale["default"]
+                tied.add(name.removeprefix(PREFIX))
+    model.peft_config["default"].ensure_weight_tying = bool(tied)
+    model.peft_config["default"].target_modules_to_tie = tied
+
+
+def _borrowed(head: DeepLoraLayer, embedding: DeepLoraLayer) -> bool:
+    """Whether they hold the same numbers, U and V exchanged."""
+    parts = [("deep_lora_U", "deep_lora_V"), ("deep_lora_core", "deep_lora_core"), ("deep_lora_V", "deep_lora_U")]
+    return all(torch.equal(getattr(head, own)["default"], getattr(embedding, its)["default"]) for own, its in parts)
 
 
 def adapted_modules(files: AdapterFiles) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -17,9 +17,10 @@ from transformers.trainer_pt_utils import find_batch_size
 
 from deep_lora import SubspaceInitializationCallback, create_optimizer
 from training import checkpoints
-from training.errors import RunError
+from training.errors import RunError, refused
 
 STATE = "trainer_state.json"
+_REFUSALS = (ValueError, TypeError, ImportError)  # of values, of keywords, of what is not installed
 
 
 class NonFiniteLoss(RunError):
@@ -44,7 +45,8 @@ class AdapterTrainer(Trainer):
         facts: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        with refused("the Trainer cannot be set up", ValueError, ImportError, RuntimeError):
+            super().__init__(*args, **kwargs)
         self.optimizer_settings, self.facts = optimizer_settings or {}, facts or {}
         self._folder: Path | None = None
         accepts: bool = getattr(self, "model_accepts_loss_kwargs", False)
@@ -87,6 +89,7 @@ class AdapterTrainer(Trainer):
         first = {name: value[:valid] if _per_row(value, rows) else value for name, value in inputs.items()}
         return super().prediction_step(model, first, True, ignore_keys)[0], logits, labels
 
+    @refused("the optimizer cannot be set up (--optim, --optim_args, --learning_rate, --weight_decay)", *_REFUSALS)
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's, or one with rates and limits of their own for the factors of Deep LoRA."""
         existing: Any = getattr(self, "optimizer", None)
@@ -95,6 +98,11 @@ class AdapterTrainer(Trainer):
             asked: dict[str, Any] = {"weight_decay": self.args.weight_decay, **self.optimizer_settings, **settings}
             self.optimizer = create_optimizer(self.model, kind, **asked)
         return super().create_optimizer(*args, **kwargs)
+
+    @refused("the schedule cannot be set up (--lr_scheduler_type, --lr_scheduler_kwargs)", *_REFUSALS)
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's."""
+        return super().create_scheduler(*args, **kwargs)
 
     def _model_divides_by_items(self) -> bool:
         """Whether the model's loss is a sum divided by `num_items_in_batch`, as Trainer takes for granted.
@@ -106,7 +114,7 @@ class AdapterTrainer(Trainer):
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self.accelerator.autocast():
                 first, second = (self.model(**inputs, num_items_in_batch=torch.tensor(n)) for n in (1, 2))
         except TypeError:
             return False

@@ -9,10 +9,10 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from deep_lora import DeepLoraConfig, save_as_lora
-from tests.models import disturb_
+from tests.models import disturb_, gpt2, ids
 from training.adapter_files import CONFIG, WEIGHTS, read_adapter
 from training.cli import main
 from training.inspection import inspect_adapter
@@ -104,3 +104,54 @@ def test_kinds_of_layers_are_not_guessed(saved, tmp_path, capsys) -> None:
     assert "pass --model, or --assume_linear if all of them are linear" in capsys.readouterr().err
     assert main([*words, "--model", "no/model"]) == 2
     assert "the base model no/model cannot be built" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("bias", "exported"), [("none", "none"), ("all", "all"), ("deep_lora_only", "lora_only")])
+def test_convert_describes_the_adapter_as_the_library_does(bias, exported, bert, tmp_path) -> None:
+    settings = {"deep_lora_dropout": 0.1, "modules_to_save": ["pooler"], "layers_to_transform": [1]}
+    config = DeepLoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS", bias=bias, **settings)
+    model = get_peft_model(base(bert), config).eval()
+    disturb_(model)
+    model.save_pretrained(tmp_path / "adapter")
+    save_as_lora(tmp_path / "expected", model)
+    assert main(["convert", "--adapter", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "lora")]) == 0
+    expected, found = (json.loads((tmp_path / name / CONFIG).read_text()) for name in ("expected", "lora"))
+    assert found == expected and found["bias"] == exported
+    saved, converted = (load_file(tmp_path / name / WEIGHTS) for name in ("expected", "lora"))
+    assert saved.keys() == converted.keys() and any("query.base_layer.bias" in name for name in saved) == (
+        bias != "none"
+    )
+    ids = torch.tensor([[2, 7, 9, 3]])
+    lora = PeftModel.from_pretrained(base(bert), tmp_path / "lora").eval()
+    assert torch.allclose(model(ids).logits, lora(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", ["lora_only", None, ["all"], {}, "x" * 5000], ids=lambda bias: str(bias)[:9])
+def test_a_bias_that_there_is_not_is_refused(bias, saved, tmp_path, capsys) -> None:
+    path = tmp_path / "adapter" / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bias": bias}))
+    assert main(["convert", "--adapter", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "lora")]) == 2
+    printed = capsys.readouterr().err
+    assert "the adapter's config has the bias" in printed and len(printed) < 300
+    assert "it must be one of ['none', 'all', 'deep_lora_only']" in printed and not (tmp_path / "lora").exists()
+
+
+@pytest.mark.parametrize("targets", [["wte", "c_attn"], r".*(wte|c_attn)"], ids=["names", "pattern"])
+def test_a_tied_head_is_converted_and_inspected_as_the_embedding_that_it_borrows_from(
+    targets, tmp_path, capsys
+) -> None:
+    torch.manual_seed(0)
+    gpt2().save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    model = get_peft_model(model, DeepLoraConfig(r=4, target_modules=targets, ensure_weight_tying=True)).eval()
+    disturb_(model)
+    model.save_pretrained(tmp_path / "adapter")
+    words = ["convert", "--adapter", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "lora")]
+    assert main([*words, "--model", str(tmp_path / "base")]) == 0
+    fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    lora = PeftModel.from_pretrained(fresh, tmp_path / "lora").eval()
+    assert torch.allclose(model(ids()).logits, lora(ids()).logits, atol=1e-5)
+    found = {one.module: one.singular_values for one in inspect_adapter(read_adapter(tmp_path / "adapter"))}
+    assert found["lm_head"] == pytest.approx(found["transformer.wte"])
+    assert main([*words, "--assume_linear", "--overwrite"]) == 2
+    assert "ties a head to an embedding" in capsys.readouterr().err

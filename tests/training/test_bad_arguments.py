@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 
@@ -58,12 +59,70 @@ def csv(tmp_path, **columns):
         (["--adapter_config", "none.json"], "cannot read --adapter_config none.json"),
         (["--resume_from_checkpoint", "nowhere"], "--resume_from_checkpoint nowhere cannot be used"),
         (["--eval_strategy", "steps", "--eval_steps", "1.5"], "--eval_steps must be an integer"),
+        (
+            ["--dataloader_drop_last", "true", "--per_device_train_batch_size", "64"],
+            "36 training samples fill no batch of 64, and --dataloader_drop_last .*pass a smaller --per_device_train",
+        ),
+        (["--batch_eval_metrics", "true"], "--batch_eval_metrics .* are of all rows together; leave it out"),
+        (
+            ["--task", "regression", "--label_smoothing_factor", "0.1"],
+            "--label_smoothing_factor smooths classes, of which --task regression has none; leave it out",
+        ),
     ],
 )
 def test_bad_arguments_end_with_status_2_and_a_way_out(words, message, bert, tmp_path, finetune) -> None:
     status, printed = finetune(bert, csv(tmp_path), *words)
     assert status == 2 and re.search(message, printed), printed
     assert "Traceback" not in printed and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--learning_rate", "0", "--gamma", "0.1"],
+            "the optimizer .*--learning_rate, .*`lr` must be positive",
+        ),
+        (
+            ["--weight_decay", "-1", "--gamma", "0.1"],
+            "the optimizer .*--weight_decay.*: `weight_decay` must not",
+        ),
+        (["--adapter", "lora", "--adam_beta1", "2"], "the optimizer cannot be set up .*: Invalid beta parameter"),
+        (
+            ["--lr_scheduler_kwargs", '{"speed": 1}'],
+            "the schedule .*--lr_scheduler_kwargs.*unexpected .*'speed'",
+        ),
+    ],
+)
+def test_what_the_libraries_refuse_ends_with_their_reason(words, message, bert, tmp_path, finetune) -> None:
+    status, printed = finetune(bert, csv(tmp_path), *words)
+    assert status == 2 and re.search(message, printed), printed
+    assert "Traceback" not in printed and not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "package", "message"),
+    [
+        (["--use_liger_kernel", "true"], "liger_kernel", "the training cannot start: .*pip install liger-kernel"),
+        (["--report_to", "wandb"], "wandb", "the Trainer cannot be set up: .*pip install wandb"),
+        (["--optim", "galore_adamw"], "galore_torch", "the optimizer cannot be set up .*install `galore_torch`"),
+        (["--deepspeed", "zero2.json"], "deepspeed", "error: .*'deepspeed.*' distribution was not found"),
+    ],
+)
+def test_packages_that_an_option_needs_are_named(words, package, message, bert, tmp_path, finetune) -> None:
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    status, printed = finetune(bert, csv(tmp_path), *words)
+    assert status == 2 and re.search(message, printed), printed
+
+
+def test_defects_of_the_training_itself_are_not_taken_for_bad_arguments(bert, reviews, finetune, monkeypatch) -> None:
+    def defective(*_, **__):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("transformers.Trainer.training_step", defective)
+    with pytest.raises(ValueError, match="a defect"):
+        finetune(bert, reviews)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_p
         (["--rank", "3"], "the matrix cannot be completed: .*rank"),
         (["--test_fraction", "1"], "--test_fraction got 1.0; it must be at least 0 and below 1"),
         (["--predict", "none.csv"], "there is no file none.csv"),
+        (["--value_column", "column"], r"--value_column got \['row', 'column', 'column'\]; they must differ"),
+        (["--row_column", "column"], r"--value_column got \['column', 'column', 'value'\]; they must differ"),
     ],
 )
 def test_what_cannot_be_completed_is_refused(words, message, ratings, tmp_path, capsys) -> None:
@@ -86,3 +88,90 @@ def test_unknown_names_and_empty_places_are_named(ratings, tmp_path, capsys) -> 
     ratings.write_text("row,column,value\na,,1\nb,c,2\n")
     assert complete(ratings, tmp_path / "out") == 2 and "has empty places in" in capsys.readouterr().err
     assert main(["complete"]) == 2 and "there is nothing to complete; pass --data" in capsys.readouterr().err
+    ratings.write_text("row,column,value\na,b,1\nb,c,NA\n")
+    assert complete(ratings, tmp_path / "out") == 2
+    assert "--value_column value is no finite number in row 1" in capsys.readouterr().err
+
+
+def save(path: Path, table: pd.DataFrame) -> Path:
+    writers = {
+        ".csv": lambda: table.to_csv(path, index=False),
+        ".tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+        ".json": lambda: table.to_json(path, orient="records", lines=True),
+        ".parquet": lambda: table.to_parquet(path),
+    }
+    writers[path.suffix]()
+    return path
+
+
+def with_ids(*ids: object) -> pd.DataFrame:
+    """Every one of these rows with each of four columns."""
+    return pd.DataFrame(
+        [{"row": one, "column": f"c{j}", "value": i + j} for i, one in enumerate(ids) for j in range(4)]
+    )
+
+
+FORMATS = (".csv", ".tsv", ".json", ".parquet")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_ids_that_are_texts_keep_their_zeros_whatever_else_their_file_holds(suffix, tmp_path) -> None:
+    data = save(tmp_path / f"data{suffix}", with_ids("001", "7", "007", "bob", "NA"))
+    wanted = pd.DataFrame({"row": ["001", "007", "7"], "column": ["c1", "c2", "c2"]})
+    save(tmp_path / f"wanted{suffix}", wanted)
+    assert complete(data, tmp_path / "out", "--predict", tmp_path / f"wanted{suffix}", "--max_epochs", "2") == 0
+    assert json.loads((tmp_path / "out" / "names.json").read_text())["rows"] == ["001", "007", "7", "NA", "bob"]
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype={"row": str})
+    assert found["row"].tolist() == ["001", "007", "7"], "as in the wanted file"
+    model = MatrixCompletion.load(tmp_path / "out" / "model.safetensors")
+    assert found["value"].to_numpy() == pytest.approx(model.predict([0, 1, 2], [1, 2, 2]))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_ids_that_are_numbers_are_found_by_value_and_written_as_they_were(suffix, tmp_path) -> None:
+    data = save(tmp_path / f"data{suffix}", with_ids(1, 2, 10))
+    wanted = tmp_path / "wanted.csv"
+    wanted.write_text("row,column\n10.0,c0\n2,c0\n")
+    assert complete(data, tmp_path / "out", "--predict", wanted, "--max_epochs", "2") == 0
+    assert json.loads((tmp_path / "out" / "names.json").read_text())["rows"] == ["1", "2", "10"], "in their order"
+    assert re.findall(r"^([\d.]+),c0,", (tmp_path / "out" / "predictions.csv").read_text(), re.M) == ["10.0", "2"]
+    model = MatrixCompletion.load(tmp_path / "out" / "model.safetensors")
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")["value"]
+    assert found.to_numpy() == pytest.approx(model.predict([2, 1], [0, 0]))
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(("007", "8"), 7), ((7, 8), "007"), (("7", "bob"), "7.0")], ids=str)
+def test_names_that_are_written_otherwise_are_not_taken_for_another(held, wanted, tmp_path, capsys) -> None:
+    data = save(tmp_path / "data.csv", with_ids(*held))
+    table = save(tmp_path / "wanted.parquet", pd.DataFrame({"row": [wanted], "column": ["c1"]}))
+    assert complete(data, tmp_path / "out", "--predict", table) == 2 and not (tmp_path / "out").exists()
+    printed = capsys.readouterr().err
+    assert f"names ['{wanted}'] in 'row', which the data do not have; write names as there" in printed
+
+
+def test_one_number_written_in_two_ways_is_one_name(tmp_path, capsys) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("row,column,value\n1,a,1\n1.0,a,2\n2,a,2\n")
+    assert complete(data, tmp_path / "out") == 2 and "1 entries of" in capsys.readouterr().err
+    data.write_text("row,column,value\n01,a,1\n1,a,2\n2,a,2\n")
+    assert complete(data, tmp_path / "out", "--dry_run") == 0 and "of 3 x 1 entries" in capsys.readouterr().out
+
+
+def test_a_fit_that_diverges_ends_with_status_1_and_a_sentence(ratings, tmp_path, capsys) -> None:
+    words = ["--max_epochs", "60", "--validation_fraction", "0"]
+    assert complete(ratings, tmp_path / "out", *words, "--learning_rate", "1e9") == 1
+    message = r"error: training diverged in epoch \d+: .*; lower learning_rate .*1e\+09\)\. Of this fit nothing is kept"
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert complete(ratings, tmp_path / "out", *words) == 0, "the folder serves for another rate"
+
+
+def test_the_checkpoint_of_a_fit_that_diverges_is_named(ratings, tmp_path, capsys, monkeypatch) -> None:
+    def diverging(self, *_, **__):
+        Path(self.checkpoint).write_bytes(b"an epoch that went well")
+        raise FloatingPointError("training diverged in epoch 11")
+
+    monkeypatch.setattr(MatrixCompletion, "fit", diverging)
+    assert complete(ratings, tmp_path / "out") == 1
+    kept = tmp_path / "out" / "checkpoint.safetensors"
+    assert f"in epoch 11. Of this fit {kept} is kept; delete it to start anew" in capsys.readouterr().err

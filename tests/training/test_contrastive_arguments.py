@@ -29,6 +29,10 @@ from training.pairs.processor import decode
             ["--loss", "sigmoid", "--label_smoothing", "0.1"],
             "cannot be set up: the sigmoid loss has no label smoothing",
         ),
+        (
+            ["--label_smoothing_factor", "0.1"],
+            "--label_smoothing_factor got 0.1; it smooths classes.* --label_smoothing,",
+        ),
         (["--temperature", "0"], "--temperature: a temperature must be positive"),
         (["--temperature_mode", "log"], "--temperature_mode got 'log'; choose one of: learnable, softplus, exp, fixed"),
         (["--temperature_mode", "exp", "--temperature_scale", "0"], "--temperature: `scale` must be a positive"),
