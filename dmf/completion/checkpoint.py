@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -21,8 +23,13 @@ NOT_DECISIVE = ("checkpoint", "checkpoint_every", "verbose", "device")
 
 
 def fingerprint(settings: Mapping[str, Any], entries: ObservedEntries, start: CompletionModel | None) -> str:
-    """A digest of settings, data and, for a warm start, the parameters to start from: equal for the same training."""
+    """A digest of settings, data and, for a warm start, the parameters to start from: equal for the same training.
+
+    Of a generator as `random_state` it knows no more than that it is one; the seed drawn from it is in the checkpoint.
+    """
     decisive = {name: repr(value) for name, value in settings.items() if name not in NOT_DECISIVE}
+    if not isinstance(settings["random_state"], (int, np.integer, NoneType)):
+        decisive["random_state"] = type(settings["random_state"]).__name__
     digest = hashlib.sha256(json.dumps([decisive, entries.shape], sort_keys=True).encode())
     tensors = [entries.pattern.row_pointers, entries.pattern.columns, entries.values]
     for tensor in [*tensors, *(start.state_dict().values() if start else ())]:

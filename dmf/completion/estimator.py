@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from dmf.completion.biases import has_columns, has_mean, has_rows
 from dmf.completion.data import entries_from_matrix, entries_from_triplets, index_vector
 from dmf.completion.fitting import fit_model
 from dmf.completion.model import CompletionModel
@@ -20,6 +21,8 @@ from dmf.completion.prediction import CompletedMatrix, completed_matrix
 from dmf.completion.saving import load_fitted, save_fitted
 from dmf.completion.settings import check_settings
 from dmf.observed import ObservedEntries
+
+DESCRIBING = ("n_features_in_", "feature_names_in_")  # scikit-learn's attributes of the data of the fit
 
 
 class MatrixCompletion(BaseEstimator):
@@ -128,10 +131,15 @@ class MatrixCompletion(BaseEstimator):
             ValueError: for settings out of range, or data that are empty, repeated, out of range or not finite.
         """
         check_settings(self.get_params())
-        entries = self._entries(X, y, values, shape, reset=True)
+        described = {name: vars(self)[name] for name in DESCRIBING if name in vars(self)}
+        try:
+            entries = self._entries(X, y, values, shape, reset=True)
+            fit = fit_model(entries, self.get_params(), self._previous(entries.shape))
+        except BaseException:  # what was fitted before stays whole
+            self._describe(described)
+            raise
         if values is not None:
-            self.n_features_in_ = entries.shape[1]
-        fit = fit_model(entries, self.get_params(), self._previous(entries.shape))
+            self._describe({"n_features_in_": entries.shape[1]})
         self.model_: CompletionModel = fit.model
         completed = completed_matrix(fit.model, fit.training)
         self.mean_, self.row_bias_, self.column_bias_ = completed.mean, completed.row_bias, completed.column_bias
@@ -157,10 +165,20 @@ class MatrixCompletion(BaseEstimator):
         return self._clipped(self._completed().dense())
 
     def score(self, X: Any, y: Any = None, values: ArrayLike | None = None) -> float:
-        """Minus the root mean squared error on other entries, given as in `fit`: higher is better, 0 is perfect."""
+        """Minus the root mean squared error on other entries, given as in `fit`: higher is better, 0 is perfect.
+
+        Raises:
+            ValueError: for a matrix of another shape than that of the fit, whose rows would be other ones.
+        """
         check_is_fitted(self)
-        shape = None if values is None else (len(self.row_bias_), len(self.column_bias_))
-        entries = self._entries(X, y, values, shape, reset=False)
+        fitted = (len(self.row_bias_), len(self.column_bias_))
+        entries = self._entries(X, y, values, None if values is None else fitted, reset=False)
+        if entries.shape != fitted:
+            raise ValueError(
+                f"the model is of a matrix of shape {fitted}, and X is of shape {entries.shape}: which of its rows are "
+                "these? Pass a matrix of the same shape, NaN where nothing is known, or rows, cols and values; "
+                "searches of scikit-learn split rows, so give them triplets too (docs/dmf.md)"
+            )
         error = self.predict(entries.rows.numpy(), entries.cols.numpy()) - entries.values.numpy()
         return -float(np.sqrt(np.mean(error**2)))
 
@@ -197,16 +215,31 @@ class MatrixCompletion(BaseEstimator):
         options = {"accept_sparse": ("csr", "csc", "coo"), "dtype": np.float64, "ensure_all_finite": "allow-nan"}
         return entries_from_matrix(validate_data(self, X, reset=reset, **options))
 
+    def _describe(self, attributes: dict[str, Any]) -> None:
+        """Sets what scikit-learn knows of the data, and forgets the rest of it."""
+        for name in DESCRIBING:
+            if name in vars(self):
+                delattr(self, name)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
     def _previous(self, shape: tuple[int, int]) -> CompletionModel | None:
         """The model to go on from, if this is a warm start."""
         if not (self.warm_start and hasattr(self, "model_")):
             return None
         model = self.model_.factorization
-        found = (model.n_out, model.n_in, model.rank, model.depth, self.model_.row_feedback is not None)
-        asked = (*shape, self.rank, self.depth, bool(self.implicit_feedback))
+        kind = (
+            self.model_.row_feedback is not None,
+            *self.model_.has_biases,
+            str(model.left.dtype).removeprefix("torch."),
+        )
+        found = (model.n_out, model.n_in, model.rank, model.depth, *kind)
+        biases = has_mean(self.biases), has_rows(self.biases), has_columns(self.biases)
+        asked = (*shape, self.rank, self.depth, bool(self.implicit_feedback), *biases, self.dtype)
         if found != asked:
             raise ValueError(
-                "warm_start goes on with the present model, of (rows, columns, rank, depth, implicit feedback) = "
+                "warm_start goes on with the present model, of (rows, columns, rank, depth, implicit feedback, mean, "
+                "row biases, column biases, dtype) = "
                 f"{found}, but {asked} is asked for; pass shape=, or set warm_start=False to start anew"
             )
         return self.model_

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dmf.completion.biases import has_columns, has_rows
+from dmf.completion.biases import has_columns, has_mean, has_rows
 from dmf.compressed import CompressedDMF
 from dmf.observed import ObservedEntries
 from dmf.sparse import SparsityPattern, sparse_product
@@ -82,6 +82,7 @@ class CompletionModel(nn.Module):
         self.column_bias = nn.Parameter(column_bias.to(factorization.left), requires_grad=has_columns(biases))
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.has_biases = (has_mean(biases), has_rows(biases), has_columns(biases))
         self.row_feedback: nn.Parameter | None = None
         self.column_feedback: nn.Parameter | None = None
         if feedback:

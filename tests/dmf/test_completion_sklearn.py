@@ -7,11 +7,14 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+import pandas
+import sklearn
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
 from dmf import MatrixCompletion
-from tests.dmf.completion_data import ratings
+from tests.dmf.completion_data import ratings, triplets
 
 SMALL = {"rank": 2, "max_epochs": 5}  # the checks use matrices of one column and of one row, too
 REASON = "predict takes the indices of entries, predict(rows, cols), and the check calls predict(X)"
@@ -94,3 +97,30 @@ def test_fit_leaves_the_global_random_state_alone():
     np.random.seed(3), torch.manual_seed(3)
     MatrixCompletion(rank=4, max_epochs=3, random_state=0, batch_size=50, validation_fraction=0.1).fit(ratings())
     assert (np.random.rand(), torch.rand(1)) == expected
+
+
+def test_a_search_over_triplets_finds_the_setting_and_one_over_a_matrix_says_why_it_cannot():
+    matrix = ratings(noise=0.1)
+    rows, cols, values = triplets(matrix)
+    decays = {"weight_decay": [0.5, 50.0]}
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = MatrixCompletion(rank=4, random_state=0)
+        model.set_fit_request(values=True, shape=True).set_score_request(values=True)
+        search = GridSearchCV(model, decays, cv=KFold(3, shuffle=True, random_state=0))
+        search.fit(rows, cols, values=values, shape=matrix.shape)
+    assert search.best_params_ == {"weight_decay": 0.5} and search.best_score_ > -0.9 * values.std()
+    with pytest.raises(
+        ValueError, match=r"matrix of shape \(20, 20\), and X is of shape \(10, 20\).*give them triplets"
+    ):
+        GridSearchCV(MatrixCompletion(**SMALL), decays, cv=3, error_score="raise").fit(matrix)
+
+
+def test_a_refit_that_is_refused_leaves_what_is_known_of_the_data_and_one_to_triplets_forgets_the_names():
+    frame = pandas.DataFrame(ratings()).add_prefix("film ")
+    model = MatrixCompletion(rank=4, max_epochs=3, random_state=0).fit(frame)
+    before = model.score(frame)
+    with pytest.raises(ValueError, match="rank 4 is too large"):
+        model.fit(frame.iloc[:3, :3])
+    assert model.n_features_in_ == 20 and len(model.feature_names_in_) == 20 and model.score(frame) == before
+    model.fit(*triplets(ratings(columns=12)[:, :12]))
+    assert model.n_features_in_ == 12 and not hasattr(model, "feature_names_in_")

@@ -84,7 +84,17 @@ def test_a_warm_start_takes_new_entries_of_the_same_matrix():
     assert model.score(rows[half:], cols[half:], values[half:]) > before
 
 
-@pytest.mark.parametrize("change", [{"rank": 6}, {"depth": 2}, {"implicit_feedback": True}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rank": 6},
+        {"depth": 2},
+        {"implicit_feedback": True},
+        {"dtype": "float64"},
+        {"biases": False},
+        {"biases": "rows"},
+    ],
+)
 def test_a_warm_start_of_another_model_is_refused_and_changes_nothing(change):
     model = MatrixCompletion(rank=4, max_epochs=3, warm_start=True, random_state=0).fit(ratings())
     before = model.complete()
@@ -160,6 +170,18 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_result(settings, tmp_path, mo
     assert np.array_equal(resumed.complete(), whole.complete())
     assert resumed.history_ == whole.history_ and resumed.n_iter_ == whole.n_iter_
     assert list(tmp_path.iterdir()) == [], "a finished fit leaves no checkpoint"
+
+
+def test_a_generator_as_random_state_goes_on_with_the_seed_that_was_drawn_from_it(tmp_path, monkeypatch):
+    def fitted(**more):
+        return MatrixCompletion(rank=4, max_epochs=8, random_state=np.random.RandomState(5), **more).fit(ratings())
+
+    path = {"checkpoint": str(tmp_path / "checkpoint"), "checkpoint_every": 2}
+    with monkeypatch.context() as patched:
+        die_after(4, patched)
+        with pytest.raises(Killed):
+            fitted(**path)
+    assert np.array_equal(fitted(**path).complete(), fitted().complete())
 
 
 def test_a_warm_start_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch):
