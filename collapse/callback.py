@@ -25,7 +25,8 @@ class NeuralCollapseCallback(TrainerCallback):
     after every epoch where the Trainer does not evaluate: `train_nc1`, .... Under several processes each takes its
     share, samples that were repeated to even out the last batch do not count, and all log the same values. It holds no
     state, so a resumed run logs what an uninterrupted one does. The hooks are on the model during training only: an
-    `evaluate` outside of it costs one more pass over its data.
+    `evaluate` outside of it costs one more pass over its data. What is measured is the model that the Trainer has at
+    the time, such as the one that `model_init` made for the run.
 
         callback = NeuralCollapseCallback(trainer, {"train": DataLoader(probe, batch_size=256, collate_fn=collator)})
         trainer.add_callback(callback)
@@ -71,9 +72,11 @@ class NeuralCollapseCallback(TrainerCallback):
             trainer.model, head, within=within, centre_samples=centre_samples, valid_rows=self._valid_rows
         )
         self._observer.stop()
+        self._unobserved: set[str] = set()
         self.latest: dict[str, float] = {}
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._observer.point_at(self.trainer.model)
         self._observer.attach()
         self._observer.start()
 
@@ -95,7 +98,7 @@ class NeuralCollapseCallback(TrainerCallback):
     ) -> None:
         found: dict[str, float] = {}
         if self.piggyback:
-            if not self._observer.attached:
+            if not self._observer.observes(self.trainer.model):
                 self._run(eval_dataloader)
             found = self._metrics(_prefix(metrics or {}))
         self._report(found | self._measure_loaders(), metrics)
@@ -131,6 +134,7 @@ class NeuralCollapseCallback(TrainerCallback):
         model, was_attached = self.trainer.model, self._observer.attached
         was_training = model.training
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        self._observer.point_at(model)
         self._observer.attach()
         self._observer.start()
         model.eval()
@@ -158,6 +162,7 @@ class NeuralCollapseCallback(TrainerCallback):
             if count:
                 warnings.warn(f"neural collapse of {prefix!r}: {count} batches {reason}", stacklevel=2)
         if statistics.num_samples == 0:
+            self._warn_of_nothing(prefix)
             return {}
         try:
             found = neural_collapse(statistics, observer.class_vectors(), **self._options)
@@ -167,6 +172,18 @@ class NeuralCollapseCallback(TrainerCallback):
         if observer.centre_samples:
             found["nc4"] = _weighted_mean(*observer.centre_agreement(statistics), statistics.means.device)
         return {f"{prefix}_{name}": value for name, value in found.items()}
+
+    def _warn_of_nothing(self, prefix: str) -> None:
+        """Once for each set, unless batches that were left out have been told of."""
+        if self._observer.unlabelled or self._observer.not_finite or prefix in self._unobserved:
+            return
+        self._unobserved.add(prefix)
+        warnings.warn(
+            f"neural collapse of {prefix!r}: nothing is logged, for no labelled sample went through the head of the "
+            f"Trainer's model, a {type(self.trainer.model).__name__}; is the set empty, or does something else "
+            "evaluate? Then pass `loaders`",
+            stacklevel=3,
+        )
 
     def _valid_rows(self, rows: int) -> int:
         """Rows of this process's batch that are not repeats, by the rule of `accelerator.gather_for_metrics`."""

@@ -89,15 +89,30 @@ class HeadObserver:
     ) -> None:
         if centre_samples < 0:
             raise ValueError(f"`centre_samples` is a number of rows to keep for NC4, 0 for none, got {centre_samples}")
-        self._base = base_model_of(model)
-        found = find_head(self._base, head)
-        self._copies = list(found.copies.values())
-        self._last: LinearHead = self._copies[0]
         self.within, self.centre_samples, self._valid_rows = within, centre_samples, valid_rows
-        self._handles: list[RemovableHandle] = []
-        self._features: Tensor | None = None
+        self._head_name, self._handles = head, list[RemovableHandle]()
+        self.point_at(model)
         self.start()
         self._watching = False
+
+    def point_at(self, model: nn.Module) -> None:
+        """Observe this model from now on and let go of the one before; hooks that are on move along.
+
+        Raises:
+            ValueError: if its head is not found; see `find_head`.
+        """
+        was_attached = self.attached
+        self.detach()
+        self._base = base_model_of(model)
+        self._copies = list(find_head(self._base, self._head_name).copies.values())
+        self._last: LinearHead = self._copies[0]
+        self._features: Tensor | None = None
+        if was_attached:
+            self.attach()
+
+    def observes(self, model: nn.Module) -> bool:
+        """Whether the hooks are on this model."""
+        return self.attached and self._base is base_model_of(model)
 
     @property
     def head(self) -> LinearHead:

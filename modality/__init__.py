@@ -12,7 +12,7 @@ A CLIP model, fine-tuned with Deep LoRA, a temperature that rises and features t
     adapted = get_peft_model(clip, DeepLoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
     model = ContrastiveModel(adapted, temperature=Temperature(0.01, mode="scheduled"))
     trainer = Trainer(
-        model, TrainingArguments("clip-small-gap", num_train_epochs=3, learning_rate=1e-3, eval_strategy="epoch"),
+        model, TrainingArguments("clip-small-gap", num_train_epochs=3, learning_rate=3e-3, eval_strategy="epoch"),
         data_collator=ModalitySwapCollator(default_data_collator, "hard", probability=1e-3),
         train_dataset=train, eval_dataset=test,
         callbacks=[TemperatureScheduleCallback(LinearSchedule(0.01, 0.05)), SubspaceInitializationCallback()],

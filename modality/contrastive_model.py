@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from peft import PeftModel
 from torch import Tensor, nn
 
 from modality.chunks import encode_in_chunks
-from modality.logit_scale import base_model_of
+from modality.logit_scale import base_model_of, own_logit_scale, set_logit_scale_
 from modality.loss import Duplicates
 from modality.objective import ContrastiveObjective, Loss
 from modality.output import FIRST_MODALITY, SECOND_MODALITY, ContrastiveOutput, paired_embeddings
@@ -28,7 +29,9 @@ class ContrastiveModel(SavedModel, library_name="deep-lora", tags=["modality", "
     Args:
         model: returns `image_embeds` and `text_embeds`.
         temperature: replaces the model's `logit_scale`, which is then frozen and holds the same value whenever the
-            model is saved. Without it the model's own `logit_scale` is trained, as transformers does (no bound).
+            model is saved. Without it the model's own `logit_scale` is trained, as transformers does (no bound), under
+            PEFT too, which froze it (as it does SigLIP's `logit_bias`), unless all of the PEFT model is frozen. To
+            keep it as it is, freeze it afterwards: `find_temperature(model).freeze()`.
         loss: "contrastive", or "sigmoid" with the model's `logit_bias`, or one of our own.
         gather: contrast with the rows of all ranks.
         chunk_size: pairs whose activations are in memory at a time; see `encode_in_chunks`.
@@ -60,19 +63,24 @@ class ContrastiveModel(SavedModel, library_name="deep-lora", tags=["modality", "
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        scale = getattr(base_model_of(model), "logit_scale", None)
-        if temperature is None and scale is None:
+        base, scale = base_model_of(model), own_logit_scale(model)
+        if temperature is None and getattr(base, "logit_scale", None) is None:
             raise ValueError(
-                f"{type(base_model_of(model)).__name__} has no `logit_scale`; pass `temperature=Temperature(...)`, or "
+                f"{type(base).__name__} has no `logit_scale`; pass `temperature=Temperature(...)`, or "
                 "put towers without a head of their own into a `DualEncoder`"
             )
         self.model, self.temperature, self.chunk_size = model, temperature, chunk_size
         self.objective = ContrastiveObjective(
             loss, gather=gather, block_size=chunk_size, duplicates=duplicates, label_smoothing=label_smoothing
         )
-        if temperature is not None and isinstance(scale, nn.Parameter):
+        if temperature is not None and scale is not None:
             scale.requires_grad_(False)
-        own_bias = loss == "sigmoid" and not hasattr(base_model_of(model), "logit_bias")
+        own_bias = loss == "sigmoid" and not hasattr(base, "logit_bias")
+        if isinstance(model, PeftModel) and any(parameter.requires_grad for parameter in model.parameters()):
+            if temperature is None and scale is not None:
+                scale.requires_grad_(True)
+            if loss == "sigmoid" and not own_bias:
+                base.logit_bias.requires_grad_(True)
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if own_bias else None
 
     def forward(
@@ -123,10 +131,8 @@ class ContrastiveModel(SavedModel, library_name="deep-lora", tags=["modality", "
         return cls(**parts, **(settings | {"temperature": temperature}))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        scale = getattr(base_model_of(self.model), "logit_scale", None)
-        if self.temperature is not None and isinstance(scale, nn.Parameter):
-            with torch.no_grad():
-                scale.fill_(-math.log(self.temperature.tau))
+        if self.temperature is not None:
+            set_logit_scale_(self.model, -math.log(self.temperature.tau))
         super()._save_pretrained(save_directory)
 
     def _bias(self) -> float | Tensor:

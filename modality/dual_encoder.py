@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from modality.chunks import encode_in_chunks
+from modality.logit_scale import base_model_of
 from modality.loss import Duplicates
 from modality.objective import ContrastiveObjective, Loss
 from modality.output import ContrastiveOutput
@@ -27,7 +28,8 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
         x_embeds = unit_rows(x_projection(x_tower(x))),   y likewise
 
     A tower is a transformers model, a PEFT model, any `nn.Module` that returns vectors, tokens or feature maps, or
-    `nn.Identity()` for features that were computed before. Freeze one with `tower.requires_grad_(False)`.
+    `nn.Identity()` for features that were computed before. Freeze one with `tower.requires_grad_(False)`. One module
+    may be both towers, and stays so when it is saved and loaded.
 
     A batch is `{"x": ..., "y": ...}`, each a tensor or a mapping of the tower's keyword arguments, with two optional
     keys: `ids`, one integer for each pair, which tells duplicates, and `modality_swap`, from a `ModalitySwapCollator`.
@@ -43,7 +45,7 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
         normalize: put embeddings on the sphere; False is the control without normalisation.
 
     Raises:
-        ValueError: for settings that do not fit.
+        ValueError: for settings that do not fit, or a tower and the same one adapted by PEFT.
 
     >>> model = DualEncoder(nn.Identity(), nn.Linear(5, 6), x_width=4, y_width=6, width=3)
     >>> model(torch.randn(2, 4), torch.randn(2, 5)).x_embeds.shape
@@ -72,6 +74,11 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
         normalize: bool = True,
     ) -> None:
         super().__init__()
+        if x_tower is not y_tower and base_model_of(x_tower) is base_model_of(y_tower):
+            raise ValueError(
+                "one tower is the model inside the other, which PEFT adapts in place: both would run with the adapter; "
+                "pass the adapted model twice, or adapt a `copy.deepcopy` of the plain one"
+            )
         self.x_tower, self.y_tower = x_tower, y_tower
         self.x_projection = make_projection(projection, x_width, width)
         self.y_projection = make_projection(projection, y_width, width)

@@ -21,7 +21,8 @@ class ModalityGapCallback(TrainerCallback):
     With `loaders`, one pass over each is added after every evaluation, or after every epoch where the Trainer does not
     evaluate: `train_gap`, .... Under several processes each takes its share, samples that were repeated to even out
     the last batch do not count, and all log the same values. Training steps only pass a hook that returns at once;
-    an `evaluate` outside of training, where there is no hook, costs one more pass over its data.
+    an `evaluate` outside of training, where there is no hook, costs one more pass over its data. What is measured is
+    the model that the Trainer has at the time, such as the one that `model_init` made for the run.
 
         trainer.add_callback(ModalityGapCallback(trainer))
         trainer.add_callback(ModalityGapCallback(trainer, {"test": DataLoader(test, 256, collate_fn=collator)}))
@@ -60,9 +61,11 @@ class ModalityGapCallback(TrainerCallback):
         self.trainer, self.piggyback = trainer, piggyback
         self._loaders, self._prepared = dict(loaders or {}), False
         self._observer = PairObserver(trainer.model, pool_size=pool_size, ks=ks, valid_rows=self._valid_rows)
+        self._unobserved: set[str] = set()
         self.latest: dict[str, float] = {}
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._observer.point_at(self.trainer.model)
         self._observer.start()
         self._observer.attach()
 
@@ -83,7 +86,7 @@ class ModalityGapCallback(TrainerCallback):
     ) -> None:
         found: dict[str, float] = {}
         if self.piggyback:
-            if not self._observer.attached:
+            if not (self._observer.attached and self._observer.model is self.trainer.model):
                 self._run(eval_dataloader)
             found = self._metrics(_prefix(metrics or {}))
         self._report(found | self._measure_loaders(), metrics)
@@ -118,6 +121,7 @@ class ModalityGapCallback(TrainerCallback):
         model, was_attached = self.trainer.model, self._observer.attached
         was_training = model.training
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        self._observer.point_at(model)
         self._observer.start()
         self._observer.attach()
         model.eval()
@@ -138,7 +142,16 @@ class ModalityGapCallback(TrainerCallback):
                 "modalities among what the model returned",
                 stacklevel=2,
             )
-        return {f"{prefix}_{name}": value for name, value in observer.metrics().items()}
+        found = observer.metrics()
+        if not found and not observer.skipped and prefix not in self._unobserved:
+            self._unobserved.add(prefix)
+            warnings.warn(
+                f"modality gap of {prefix!r}: nothing is logged, for fewer than two pairs went through the Trainer's "
+                f"model, a {type(self.trainer.model).__name__}; is the set empty, or does something else evaluate? "
+                "Then pass `loaders`",
+                stacklevel=2,
+            )
+        return {f"{prefix}_{name}": value for name, value in found.items()}
 
     def _valid_rows(self, rows: int) -> int:
         """Rows of this process's batch that are not repeats, by the rule of `accelerator.gather_for_metrics`."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from modality.temperature import Map, Temperature, check_tau, temperature_map
+from modality.temperature import Temperature, check_tau, temperature_map
 
 _NAME = re.compile(r"(^|_)logit_scale(_|$)")
 _REPARAMETERIZED = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
@@ -127,19 +127,70 @@ def reparameterize_logit_scale_(
     """
     if mode not in ("softplus", "exp"):
         raise ValueError(f"`mode` must be 'softplus' or 'exp', got {mode!r}; a logit_scale is learned as exp(nu) as is")
-    mapping = temperature_map(mode, scale)
+    transform = _LogInverse(mode, scale)
     name = find_temperature(model, parameter).name
     if name not in dict(model.named_parameters()):
         raise ValueError(f"{name!r} is a Temperature; make it with mode={mode!r} instead")
     path, _, attribute = name.rpartition(".")
     holder = model.get_submodule(path)
     plain_class = type(holder)
-    parametrize.register_parametrization(holder, attribute, _LogInverse(mapping))
+    parametrize.register_parametrization(holder, attribute, transform)
     # The class of its own that torch has made is called as before: `save_pretrained` writes the name down.
     type(holder).__name__, type(holder).__qualname__ = plain_class.__name__, plain_class.__qualname__
     holder.register_state_dict_post_hook(_SaveBoth(attribute))
     holder.register_load_state_dict_pre_hook(_LoadEither(attribute))
     return model
+
+
+def reparameterizations(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The name of every parameter that `reparameterize_logit_scale_` changed, with the arguments that it had; JSON.
+
+    >>> model = nn.Module()
+    >>> model.logit_scale = nn.Parameter(torch.tensor(2.6592))
+    >>> reparameterizations(reparameterize_logit_scale_(model, "exp", scale=2.0))
+    {'logit_scale': {'mode': 'exp', 'scale': 2.0}}
+    """
+    return {
+        path.removesuffix(".0").replace("parametrizations.", ""): {"mode": module.mode, "scale": module.scale}
+        for path, module in model.named_modules()
+        if isinstance(module, _LogInverse)
+    }
+
+
+def reparameterize_as_(model: nn.Module, wanted: dict[str, dict[str, Any]]) -> None:
+    """Repeat what `reparameterizations` found, where it is not done yet.
+
+    Raises:
+        ValueError: for a parameter that was reparameterised in another way.
+    """
+    there = reparameterizations(model)
+    for name, settings in wanted.items():
+        if there.get(name, settings) != settings:
+            raise ValueError(
+                f"{name!r} is reparameterised with {settings} in the saved model, and with {there[name]} in the one "
+                "that was passed; pass a plain one, or one that is reparameterised alike"
+            )
+        if name not in there:
+            reparameterize_logit_scale_(model, **settings, parameter=name)
+
+
+def own_logit_scale(model: Any) -> nn.Parameter | None:
+    """What a model's `logit_scale` stores, inside any wrapper: itself, or the nu that it is computed from."""
+    base = base_model_of(model)
+    parametrizations = getattr(base, "parametrizations", {})
+    if "logit_scale" in parametrizations:
+        return parametrizations["logit_scale"].original
+    scale = getattr(base, "logit_scale", None)
+    return scale if isinstance(scale, nn.Parameter) else None
+
+
+@torch.no_grad()
+def set_logit_scale_(model: Any, value: float) -> None:
+    """Give a model's `logit_scale`, reparameterised or not, a value."""
+    base, own = base_model_of(model), own_logit_scale(model)
+    if own is not None:
+        wanted = torch.full_like(base.logit_scale, value)
+        own.copy_(wanted if own is base.logit_scale else base.parametrizations["logit_scale"][0].right_inverse(wanted))
 
 
 def _scale_name(name: str) -> bool:
@@ -151,9 +202,9 @@ def _scale_name(name: str) -> bool:
 class _LogInverse(nn.Module):
     """nu -> log(1 / tau), and back."""
 
-    def __init__(self, mapping: Map) -> None:
+    def __init__(self, mode: Literal["softplus", "exp"], scale: float) -> None:
         super().__init__()
-        self.mapping = mapping
+        self.mode, self.scale, self.mapping = mode, scale, temperature_map(mode, scale)
 
     def forward(self, nu: Tensor) -> Tensor:
         return self.mapping.inverse_temperature(nu).log()

@@ -65,6 +65,14 @@ class PairObserver:
             self._hook.remove()
             self._hook = None
 
+    def point_at(self, model: nn.Module) -> None:
+        """Observe this model from now on and let go of the one before; an attached hook moves along."""
+        was_attached = self.attached
+        self.detach()
+        self.model = model
+        if was_attached:
+            self.attach()
+
     @property
     def attached(self) -> bool:
         """Whether the hook is on the model."""

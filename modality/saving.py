@@ -14,6 +14,10 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from modality.logit_scale import reparameterizations, reparameterize_as_
+from modality.sharing import drop_shared_names, fill_shared_names, share_, shared_names
+from modality.trainable import train_only_, trained_names
+
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -24,7 +28,16 @@ class SavedModel(nn.Module, ModelHubMixin):
     frozen too, so that nothing else is needed), and the configuration of every PEFT adapter in a folder of its own.
     Loading rebuilds transformers models and PEFT adapters around them. Any other module cannot be rebuilt from a file:
     pass one of the same architecture under its name, and it receives the weights. Loaded models are in evaluation mode.
+
+    What was one module or tensor under several names is so again (a tower for both sides, tied embeddings), and stands
+    once in every state dict, also in a Trainer's checkpoints. What was trained is trainable, everything else is frozen,
+    and a `logit_scale` that was reparameterised is reparameterised.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_state_dict_post_hook(drop_shared_names)
+        self.register_load_state_dict_pre_hook(fill_shared_names)
 
     def settings(self) -> dict[str, Any]:
         """What the constructor needs beside the parts; JSON."""
@@ -56,8 +69,11 @@ class SavedModel(nn.Module, ModelHubMixin):
                 part.gradient_checkpointing_enable(*args, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        recipes = {name: save_recipe(part, save_directory / name) for name, part in self.parts().items()}
-        described = {"modality_class": type(self).__name__, "settings": self.settings(), "parts": recipes}
+        described = {
+            "modality_class": type(self).__name__, "settings": self.settings(),
+            "parts": save_parts(self.parts(), save_directory), "reparameterized": reparameterizations(self),
+            "shared": shared_names(self), "trained": trained_names(self),
+        }  # fmt: skip
         (save_directory / CONFIG_FILE).write_text(json.dumps(described, indent=2, sort_keys=True))
         safetensors.torch.save_model(self, str(save_directory / WEIGHTS_FILE), metadata={"format": "pt"})
 
@@ -95,36 +111,56 @@ class SavedModel(nn.Module, ModelHubMixin):
             raise ValueError(
                 f"{cls.__name__} has no part called {sorted(unknown)}; it has {sorted(described['parts'])}"
             )
-        built = {
-            name: load_recipe(recipe, folder / name, name, parts.get(name))
-            for name, recipe in described["parts"].items()
-        }
-        model = cls.rebuilt(built, described["settings"])
+        model = cls.rebuilt(load_parts(described["parts"], folder, parts), described["settings"])
+        reparameterize_as_(model, described.get("reparameterized", {}))
+        share_(model, described.get("shared", {}))
         safetensors.torch.load_model(model, str(folder / WEIGHTS_FILE))
+        if "trained" in described:
+            train_only_(model, described["trained"])
         return model.eval()
+
+
+def save_parts(parts: dict[str, nn.Module], folder: Path) -> dict[str, dict[str, Any]]:
+    """The recipe of each part, by name; a module that was told before is only named."""
+    first: dict[int, str] = {}
+    return {
+        name: {"kind": "shared", "with": first[id(part)]}
+        if first.setdefault(id(part), name) != name
+        else save_recipe(part, folder / name)
+        for name, part in parts.items()
+    }
+
+
+def load_parts(recipes: dict[str, dict[str, Any]], folder: Path, given: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Modules of the architectures that the recipes tell, with any weights; the given ones where they were passed.
+
+    Raises:
+        ValueError: if a part cannot be built and was not passed, or two modules were passed for what is one.
+    """
+    built: dict[str, nn.Module] = {}
+    for name in (name for name, recipe in recipes.items() if recipe["kind"] != "shared"):
+        names = [name, *(other for other, recipe in recipes.items() if recipe.get("with") == name)]
+        passed = [given[other] for other in names if other in given]
+        if any(module is not passed[0] for module in passed):
+            raise ValueError(f"{' and '.join(names)} are one module in the saved model, got two; pass one, for both")
+        built |= dict.fromkeys(names, load_recipe(recipes[name], folder / name, name, next(iter(passed), None)))
+    return built
 
 
 def save_recipe(part: nn.Module, folder: Path) -> dict[str, Any]:
     """How to build a module of this architecture again, as JSON; adapter configurations go into `folder`."""
-    frozen = not any(parameter.requires_grad for parameter in part.parameters())
     if isinstance(part, PeftModel):
         for name, config in part.peft_config.items():
             config.save_pretrained(str(folder / name))
         adapters = {"adapters": list(part.peft_config), "active": list(part.active_adapters)}
-        return {"kind": "peft", "base": save_recipe(part.get_base_model(), folder), "frozen": frozen, **adapters}
+        return {"kind": "peft", "base": save_recipe(part.get_base_model(), folder), **adapters}
     if isinstance(part, PreTrainedModel) and getattr(transformers, type(part).__name__, None) is not None:
         config = json.loads(part.config.to_json_string(use_diff=False))
         absent = _absent_modules(part)
-        return {
-            "kind": "transformers",
-            "class": type(part).__name__,
-            "config": config,
-            "absent": absent,
-            "frozen": frozen,
-        }
+        return {"kind": "transformers", "class": type(part).__name__, "config": config, "absent": absent}
     if type(part) is nn.Identity:
-        return {"kind": "identity", "frozen": frozen}
-    return {"kind": "given", "class": type(part).__name__, "frozen": frozen}
+        return {"kind": "identity"}
+    return {"kind": "given", "class": type(part).__name__}
 
 
 def load_recipe(recipe: dict[str, Any], folder: Path, name: str, given: nn.Module | None) -> nn.Module:
@@ -134,7 +170,7 @@ def load_recipe(recipe: dict[str, Any], folder: Path, name: str, given: nn.Modul
         ValueError: if it cannot be built and was not passed.
     """
     part = _built(recipe, folder, name, given)
-    return part.requires_grad_(False) if recipe["frozen"] else part
+    return part.requires_grad_(False) if recipe.get("frozen") else part  # as folders of older versions have it
 
 
 def _built(recipe: dict[str, Any], folder: Path, name: str, given: nn.Module | None) -> nn.Module:

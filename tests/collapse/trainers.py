@@ -47,9 +47,9 @@ def trainer(folder: Any, model: nn.Module | None = None, *, eval_count: int = 10
         "eval_strategy": "steps", "eval_steps": 2, "logging_steps": 1, "report_to": "none", "use_cpu": True,
         "save_strategy": "no", "seed": 1, "disable_tqdm": True,
     }  # fmt: skip
+    made = {"model_init": settings.pop("model_init")} if "model_init" in settings else {"model": model or BERT.build()}
     arguments = TrainingArguments(str(folder), **(defaults | settings))
-    model = BERT.build() if model is None else model
-    return Trainer(model, arguments, train_dataset=Sentences(16, 1), eval_dataset=Sentences(eval_count, 2))
+    return Trainer(**made, args=arguments, train_dataset=Sentences(16, 1), eval_dataset=Sentences(eval_count, 2))
 
 
 def logged(run: Trainer, name: str) -> list[float]:

@@ -83,9 +83,12 @@ class Pairs(Dataset):
         return {"input_ids": self.tokens, "pixel_values": self.images}
 
 
-def trainer(folder: Any, model: nn.Module, *, count: int = 16, eval_count: int = 10, **settings: Any) -> Trainer:
+def trainer(
+    folder: Any, model: nn.Module | None = None, *, count: int = 16, eval_count: int = 10, **settings: Any
+) -> Trainer:
     """Logs nowhere but in its state."""
-    options = {name: settings.pop(name) for name in ("callbacks", "data_collator", "optimizers") if name in settings}
+    names = ("callbacks", "data_collator", "optimizers", "model_init")
+    options = {name: settings.pop(name) for name in names if name in settings}
     defaults = {
         "max_steps": 6, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "learning_rate": 1e-2,
         "logging_steps": 1, "report_to": "none", "use_cpu": True, "save_strategy": "no", "seed": 1,

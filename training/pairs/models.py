@@ -62,8 +62,6 @@ def _joint_model(job: Job) -> ContrastiveModel:
     scale = getattr(model, "logit_scale", None)
     own = None if scale is None else math.exp(-scale.float().item())
     adapted = _adapted(job, base, frozen)
-    if job.method.loss == "sigmoid" and hasattr(model, "logit_bias"):
-        model.logit_bias.requires_grad_(True)
     return ContrastiveModel(adapted, temperature=make_temperature(job.method, own), **_objective(job))
 
 
