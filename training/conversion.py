@@ -45,8 +45,8 @@ def convert(
     base = None if assume_linear else load_meta_base(files.config, model)
     if base is None and not assume_linear:
         raise UsageError(
-            "the base model's configuration is not on this machine, so the kinds of the adapted layers are not known; "
-            "pass --model, or --assume_linear if all of them are linear"
+            "the base model's configuration is not on this machine, or is none of transformers, so the kinds of the "
+            "adapted layers are not known; pass --model, or --assume_linear if all of them are linear"
         )
     skeleton = deep_lora_skeleton(files, base)
     try:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.csv.csv import CsvConfig
 
 from training.errors import UsageError, redacted
 from training.settings import DataArguments
@@ -66,7 +68,7 @@ def read_source(source: str, config: str | None = None, images: bool = False) ->
             return _read_file(path)
         if path.is_dir() and images:
             return load_dataset("imagefolder", data_dir=str(path))
-        return load_dataset(source, config)
+        return load_dataset(source, config, **(_words_in_folder(source, config) if path.is_dir() else {}))
 
 
 def read_table(source: str, texts: Sequence[str]) -> pd.DataFrame:
@@ -117,8 +119,9 @@ def _read_file(path: Path) -> DatasetDict:
     if path.suffix not in FORMATS:
         raise UsageError(f"{path} ends in {path.suffix!r}; readable are {', '.join(FORMATS)}")
     _refuse_empty_file(path)
-    kind = FORMATS[path.suffix]
-    return _read_csv(path) if kind == "csv" else load_dataset(kind, data_files={"train": str(path)})
+    kind, separator = FORMATS[path.suffix], {"sep": _separator(path)}
+    words = separator | _words([path], separator) if kind == "csv" else {}
+    return load_dataset(kind, data_files={"train": str(path)}, **words)
 
 
 def _refuse_empty_file(path: Path) -> None:
@@ -130,24 +133,29 @@ def _separator(path: Path) -> str:
     return "\t" if path.suffix == ".tsv" else ","
 
 
-def _read_csv(path: Path) -> DatasetDict:
-    """Words such as NA and None are empty places in a column of numbers, and stand for themselves in any other."""
-    separator = _separator(path)
-    empty = {name: ["", *MISSING_WORDS] if numbers else [""] for name, numbers in _columns(path, separator).items()}
-    files = {"train": str(path)}
-    return load_dataset("csv", data_files=files, sep=separator, keep_default_na=False, na_values=empty)
+def _words_in_folder(source: str, config: str | None) -> dict[str, Any]:
+    """`_words` for a folder of csv files, unless it says itself which words are empty places, or they are packed."""
+    if not any(Path(source).rglob("*.[ct]sv")):
+        return {}
+    found = load_dataset_builder(source, config).config
+    files = [Path(file) for files in (found.data_files or {}).values() for file in files]
+    if not isinstance(found, CsvConfig) or {FORMATS.get(file.suffix) for file in files} != {"csv"}:
+        return {}
+    return _words(files, found.pd_read_csv_kwargs) if found.keep_default_na and found.na_values is None else {}
 
 
-def _columns(path: Path, separator: str) -> dict[str, bool]:
-    """The columns of a csv file, and whether they hold numbers and nothing else but such words."""
-    texts, numbers = set(), set()
-    with pd.read_csv(path, sep=separator, chunksize=_PART) as parts:
-        for part in parts:
-            known = set(part.columns[part.notna().any()])
-            plain = set(part.select_dtypes("number").columns)
-            numbers |= known & plain
-            texts |= known - plain
-    return {name: name in numbers - texts for name in part.columns}
+def _words(files: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:
+    """How csv files are read: words such as NA are empty places in a column of numbers, and texts in any other."""
+    texts, numbers, columns = set(), set(), set()
+    for file in files:
+        with pd.read_csv(file, **options | {"chunksize": _PART}) as parts:
+            for part in parts:
+                known, plain = set(part.columns[part.notna().any()]), set(part.select_dtypes("number").columns)
+                numbers |= known & plain
+                texts |= known - plain
+                columns |= set(part.columns)
+    empty = {name: ["", *MISSING_WORDS] if name in numbers - texts else [""] for name in sorted(columns)}
+    return {"keep_default_na": False, "na_values": empty}
 
 
 def number_names(column: pd.Series) -> tuple[np.ndarray, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from peft.utils.other import get_pattern_key
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_lora import DeepLoraLayer
 from deep_lora.functional import two_factors
@@ -26,8 +27,14 @@ DESCRIPTION = """Shows what an adapter has learned: for each module the singular
   deep-lora inspect --adapter runs/reviews/adapter
   deep-lora inspect --adapter runs/reviews/adapter --output_dir runs/reviews/spectra
 
-Deep LoRA and LoRA adapters; neither the base model nor its weights are needed. With --output_dir also inspection.json
-and spectra.png. The effective rank is exp of the entropy of the normalised singular values (Roy and Vetterli, 2007)."""
+Deep LoRA and LoRA adapters; the base model's weights are not needed. With --output_dir also inspection.json and
+spectra.png. The effective rank is exp of the entropy of the normalised singular values (Roy and Vetterli, 2007)."""
+
+
+_UNKNOWN = (
+    "the base model's configuration is not on this machine, or is none of transformers, so every layer is taken as "
+    "linear; the values of embeddings are of another scale: pass --model if there are some, or --assume_linear"
+)
 
 
 @dataclass
@@ -36,6 +43,7 @@ class InspectArguments:
 
     adapter: str | None = option(None, "Folder of the saved adapter.")
     model: str | None = option(None, "Base model, for the kinds of its layers; the one in the config if unset.")
+    assume_linear: bool = option(False, "Take every adapted layer as linear, where the base model does not fit.")
     output_dir: str | None = option(None, "Folder for inspection.json and spectra.png; nothing is written if unset.")
 
 
@@ -58,7 +66,7 @@ def main(words: Sequence[str]) -> int:
     if not arguments.adapter:
         raise UsageError("inspect needs --adapter, the folder of a saved adapter")
     files = read_adapter(Path(arguments.adapter))
-    modules = inspect_adapter(files, arguments.model)
+    modules = inspect_adapter(files, arguments.model, arguments.assume_linear)
     print(table(modules, files))
     if arguments.output_dir:
         folder = Path(arguments.output_dir)
@@ -73,15 +81,24 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def inspect_adapter(files: AdapterFiles, model: str | None = None) -> list[ModuleReport]:
+def inspect_adapter(files: AdapterFiles, model: str | None = None, assume_linear: bool = False) -> list[ModuleReport]:
     """The report of each module of a Deep LoRA or LoRA adapter.
 
+    Args:
+        files: the adapter.
+        model: the base model of a Deep LoRA adapter; the one in its config if None.
+        assume_linear: take every layer as linear; otherwise so only where no base is found, with a warning.
+
     Raises:
-        UsageError: it is another kind of adapter, its parts do not fit, or its numbers are not finite.
+        UsageError: it is another kind of adapter, its parts do not fit, they adapt bare parameters, or its numbers are
+            not finite.
     """
     kind = files.config["peft_type"].upper()
     if kind == "DEEP_LORA":
-        factors = _deep_lora_factors(files, model)
+        base = None if assume_linear else load_meta_base(files.config, model)
+        if base is None and not assume_linear:
+            warnings.warn(_UNKNOWN, stacklevel=2)
+        factors = _deep_lora_factors(files, base)
     elif kind == "LORA":
         factors = _lora_factors(files)
     else:
@@ -130,8 +147,8 @@ def draw(path: Path, modules: list[ModuleReport]) -> None:
     plt.close(figure)
 
 
-def _deep_lora_factors(files: AdapterFiles, model: str | None) -> dict[str, tuple[Tensor, Tensor, int]]:
-    skeleton = deep_lora_skeleton(files, load_meta_base(files.config, model))
+def _deep_lora_factors(files: AdapterFiles, base: nn.Module | None) -> dict[str, tuple[Tensor, Tensor, int]]:
+    skeleton = deep_lora_skeleton(files, base)
     found = {}
     for name, layer in skeleton.named_modules():
         if isinstance(layer, DeepLoraLayer):
@@ -141,6 +158,11 @@ def _deep_lora_factors(files: AdapterFiles, model: str | None) -> dict[str, tupl
 
 
 def _lora_factors(files: AdapterFiles) -> dict[str, tuple[Tensor, Tensor, int]]:
+    if files.config.get("target_parameters"):
+        raise UsageError(
+            "the adapter adapts bare parameters (target_parameters), whose file holds the updates of all experts in "
+            "one; load it on its model and look at get_delta_weight of its layers"
+        )
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in files.tensors.items():
         for part in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):

@@ -11,9 +11,10 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics
 
-from training.errors import UsageError
+from training.errors import UsageError, redacted
 
 Score = Callable[[np.ndarray, np.ndarray], float]
+_OF_TWO_CLASSES = ("f1", "precision", "recall")  # unless they are averaged
 
 
 def _correlation(function: Callable[..., Any]) -> Score:
@@ -42,23 +43,50 @@ LOCAL: dict[str, Score] = {
 }
 
 
-def scorer(names: Sequence[str], source: str = "local") -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+def scorer(
+    names: Sequence[str], source: str = "local", *, classes: int | None
+) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
     """A function of predictions and references that gives every metric.
 
     Args:
-        names: keys of `LOCAL`; with source "evaluate" also any other metric of that library.
+        names: keys of `LOCAL`; with source "evaluate" also any other metric of that library, and its mean over classes
+            under the name with `_macro`.
         source: "local" or "evaluate".
+        classes: how many there are, as numbers from 0; None for real numbers.
 
     Raises:
-        UsageError: a metric is unknown, or can be had from `evaluate` alone and is not there.
+        UsageError: a metric is unknown, can be had from `evaluate` alone and is not there, or does not work for so many
+            classes, or for real numbers: each is tried here, before anything is trained.
 
-    >>> scorer(["accuracy"])(np.array([0, 1, 1]), np.array([0, 1, 0]))
+    >>> scorer(["accuracy"], classes=2)(np.array([0, 1, 1]), np.array([0, 1, 0]))
     {'accuracy': 0.6666666666666666}
     """
     functions = {name: _from_evaluate(name) if source == "evaluate" else _local(name) for name in names}
+    for name, function in functions.items():
+        _try(name, function, classes)
     return lambda predictions, references: {
         name: function(predictions, references) for name, function in functions.items()
     }
+
+
+def _try(name: str, score: Score, classes: int | None) -> None:
+    """Scores made-up predictions, half of the possible ones wrong."""
+    references = np.tile(np.linspace(0.0, 1.0, 5) if classes is None else np.arange(classes), 2)
+    predictions = np.concatenate([references[: len(references) // 2], references[: len(references) // 2][::-1]])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            score(predictions, references)
+    except Exception as error:  # a metric of evaluate may raise anything
+        if name in _OF_TWO_CLASSES and classes is not None and classes > 2:
+            raise UsageError(
+                f"the metric {name} is of two classes, and there are {classes}; pass --metrics {name}_macro, its mean "
+                "over the classes"
+            ) from error
+        held = "real numbers" if classes is None else f"{classes} classes"
+        raise UsageError(
+            f"the metric {name} cannot be had of {held}: {redacted(str(error))}; choose others with --metrics"
+        ) from error
 
 
 def _local(name: str) -> Score:
@@ -71,8 +99,8 @@ def _local(name: str) -> Score:
 
 def _from_evaluate(name: str) -> Score:
     """The metric of `evaluate`, whose definition is a script on the Hub or a local folder."""
-    options = {"f1_macro": ("f1", {"average": "macro"})}
-    script, settings = options.get(name, (name, {}))
+    script = name.removesuffix("_macro")
+    settings = {} if script == name else {"average": "macro"}
     try:
         import evaluate
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import SchedulerType
+
 from training import checkpoints, digests
 from training.adapters import read_fields
 from training.errors import UsageError, public_settings
@@ -46,6 +48,8 @@ def facts_of(job: Job) -> dict[str, Any]:
     found = {"training_data": digests.of_data(job.task.splits["train"]), "base_model": digests.of_models(models)}
     if job.adapter.adapter_config:
         found["adapter_config"] = digests.of_fields(_plain(read_fields(Path(job.adapter.adapter_config))))
+    if job.run.load_best_model_at_end or job.run.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+        found["validation_data"] = digests.of_data(job.task.splits["validation"])
     return {"settings": decisive_settings(job), "digests": found}
 
 
@@ -95,6 +99,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In what two runs differ that would be parts of one. A manifest without digests is compared by names."""
     old, new = before.get("digests") or {}, now["digests"]
     others = [text for name, text in _OTHERS.items() if old and old.get(name) != new.get(name)]
+    validation = [one["validation_data"] for one in (old, new) if "validation_data" in one]  # where they decide
+    if len(set(validation)) > 1:
+        others.append("the validation data differ")
     was, now_is = before.get("settings", {}), now["settings"]
     names = sorted((was.keys() | now_is.keys()) - (_BY_CONTENT if old else set()))
     changed = [name for name in names if was.get(name) != now_is.get(name)]

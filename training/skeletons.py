@@ -132,7 +132,7 @@ def load_meta_base(config: dict[str, Any], model: str | None, *, trust_remote_co
         trust_remote_code: run code that the base's repository brings along.
 
     Raises:
-        UsageError: the model that was passed cannot be loaded.
+        UsageError: the model that was passed cannot be built.
     """
     name = model or config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
@@ -141,28 +141,61 @@ def load_meta_base(config: dict[str, Any], model: str | None, *, trust_remote_co
         found = transformers.AutoConfig.from_pretrained(
             name, local_files_only=model is None, trust_remote_code=trust_remote_code
         )
-        kind = AUTO_CLASSES.get(str(config.get("task_type")))
-        architecture = (getattr(found, "architectures", None) or [""])[0]
-        auto: Any = getattr(transformers, kind or "", None)
         with torch.device("meta"):
-            if auto is not None:
-                return auto.from_config(found, trust_remote_code=trust_remote_code)
-            return getattr(transformers, architecture, transformers.AutoModel)._from_config(found)
+            return _build(found, config, trust_remote_code)
     except Exception as error:  # whatever a foreign configuration leads to
         if model is None:
             return None
         raise UsageError(f"the base model {model} cannot be built from its configuration: {error}") from error
 
 
+def _build(found: Any, config: dict[str, Any], trust_remote_code: bool) -> nn.Module:
+    """A model of the task's class; without a task, of the class that was adapted, or else of the one that was saved."""
+    task = AUTO_CLASSES.get(str(config.get("task_type")))
+    mapping, saved = config.get("auto_mapping"), getattr(found, "architectures", None) or [None]
+    adapted = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    for name in () if task else (adapted, saved[0]):
+        kind = _model_class(name)
+        own = None if kind is None else _config_for(kind, found)
+        if kind is not None and own is not None:
+            return kind._from_config(own)
+    return getattr(transformers, task or "AutoModel").from_config(found, trust_remote_code=trust_remote_code)
+
+
+def _model_class(name: object) -> type[transformers.PreTrainedModel] | None:
+    """A model of transformers by its name, which nobody vouches for: anything else that is called so is none."""
+    try:
+        found = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    except Exception:  # it needs what is not installed
+        return None
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
+def _config_for(kind: type[transformers.PreTrainedModel], found: Any) -> Any:
+    """The base's configuration, or the part of it that is for models of this kind; None if they do not belong to it."""
+    parts = [found, *(getattr(found, name, None) for name in getattr(found, "sub_configs", ()))]
+    wanted: Any = kind.config_class
+    return next((part for part in parts if isinstance(wanted, type) and isinstance(part, wanted)), None)
+
+
 def _layer(name: str, base: nn.Module | None, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
-    """The base layer without weights: the base model's own, or a linear one of the size that the file says."""
+    """The base layer without weights: the base model's own, or a linear one of the size that the file says.
+
+    A model with a head holds the one without under a name, its prefix: the file may have been saved from either.
+    """
     out_features, in_features = shapes["deep_lora_U"][0], shapes["deep_lora_V"][0]
     if base is None:
         return nn.Linear(in_features, out_features, device="meta")
-    try:
-        return base.get_submodule(name)
-    except AttributeError as error:
-        raise UsageError(f"the base model has no module {name!r}; is it the right one? Pass it with --model") from error
+    prefix = f"{getattr(base, 'base_model_prefix', '')}."
+    for path in (name, name.removeprefix(prefix), prefix + name):
+        try:
+            return base.get_submodule(path)
+        except AttributeError:
+            continue
+    raise UsageError(
+        f"the base model, a {type(base).__name__}, has no module {name[:80]!r}; pass the right one with --model, or "
+        "--assume_linear if all adapted layers are linear"
+    )
 
 
 def _tree(leaves: dict[str, nn.Module]) -> nn.Module:

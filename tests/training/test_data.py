@@ -24,6 +24,41 @@ def test_words_for_what_is_missing_are_texts_among_texts_and_empty_among_numbers
     assert held["void"][:] == [*MISSING_WORDS, None, None]
 
 
+def test_a_folder_of_csv_files_is_read_as_one_file(tmp_path) -> None:
+    folder = tmp_path / "data"
+    (folder / "more").mkdir(parents=True)
+    (folder / "train-1.csv").write_text("text,number,mixed\nNA,1,7\nx,NA,8\n,2,9\n")
+    (folder / "train-2.csv").write_text("text,number,mixed\nnull,null,None\n")
+    (folder / "more" / "test.csv").write_text("text,number,mixed\nNone,3,1\n")
+    held = read_source(str(folder))
+    assert held["train"]["text"][:] == ["NA", "x", None, "null"] and held["test"]["text"][:] == ["None"]
+    assert held["train"]["number"][:] == [1, None, 2, None] and held["test"]["number"][:] == [3]
+    assert held["train"]["mixed"][:] == [7, 8, 9, None]
+
+
+def test_a_folder_of_tsv_files_and_one_that_says_what_is_missing_are_read_as_they_say(tmp_path) -> None:
+    for name in ("tabs", "own"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tabs" / "data.tsv").write_text("text\tnumber\nNone, or so\tNA\nNA\t2\n")
+    held = read_source(str(tmp_path / "tabs"))["train"]
+    assert held["text"][:] == ["None, or so", "NA"] and held["number"][:] == [None, 2]
+    (tmp_path / "own" / "data.csv").write_text("text;number\n-;1\nNone;2\n")
+    for words, expected in ((", na_values: ['-']", [None, None]), (", keep_default_na: false", ["-", "None"]),
+                            ("", ["-", "None"])):  # fmt: skip
+        configs = f"---\nconfigs:\n- {{config_name: default, data_files: data.csv, sep: ;{words}}}\n---\n"
+        (tmp_path / "own" / "README.md").write_text(configs)
+        assert read_source(str(tmp_path / "own"))["train"]["text"][:] == expected
+
+
+def test_folders_of_other_files_are_read_as_before(tmp_path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "NA"}\n{"text": null}\n')
+    assert read_source(str(tmp_path))["train"]["text"][:] == ["NA", None]
+    tiny.save_pictures(tmp_path / "images", rows=2).rename(tmp_path / "images" / "metadata.csv")
+    text = (tmp_path / "images" / "metadata.csv").read_text().replace("image,text", "file_name,text")
+    (tmp_path / "images" / "metadata.csv").write_text(text)
+    assert len(read_source(str(tmp_path / "images"))["train"]) == 2
+
+
 def test_columns_without_such_words_keep_their_types(tmp_path) -> None:
     path = tmp_path / "data.csv"
     path.write_text("text,count,real,truth,void\na,1,1.5,True,\nb,2,,False,\n")

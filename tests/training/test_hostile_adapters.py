@@ -118,6 +118,17 @@ def test_lora_files_are_checked_as_well(tmp_path) -> None:
         inspect_adapter(read_adapter(folder))
 
 
+@pytest.mark.parametrize("kind", ["LORA", "DEEP_LORA"])
+def test_updates_of_bare_parameters_are_not_taken_for_those_of_layers(kind, tmp_path) -> None:
+    """LoRA's file holds A (r experts, in) and B (out, r experts), whose product is the update of no expert."""
+    folder = sound(tmp_path / "adapter", kind)
+    with_config(folder, target_parameters=["experts.gate_up_proj"])
+    with pytest.raises(UsageError, match="adapts bare parameters.*; load it on its model and"):
+        inspect_adapter(read_adapter(folder))
+    with_config(folder, target_parameters=[])
+    assert len(inspect_adapter(read_adapter(folder))) == 2
+
+
 def test_a_link_out_of_the_folder_is_refused_but_the_cache_of_the_hub_is_read(tmp_path) -> None:
     folder = sound(tmp_path / "adapter")
     (folder / CONFIG).rename(tmp_path / "secret.json")

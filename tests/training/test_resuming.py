@@ -49,7 +49,7 @@ def words(folder, **changed):
         "model": folder / "base" / "tiny", "dataset": folder / "fold" / "train.csv",
         "adapter_config": folder / "adapter.json", "output_dir": folder / "run",
     }  # fmt: skip
-    return [str(word) for name, value in (paths | changed).items() for word in (f"--{name}", value)] + [*QUICK, *STEPS]
+    return [*QUICK, *STEPS, *(str(word) for name, value in (paths | changed).items() for word in (f"--{name}", value))]
 
 
 @pytest.fixture
@@ -99,6 +99,27 @@ def test_an_adapter_config_that_was_edited_is_refused_and_one_that_was_reordered
     assert run()[0] == 0
     save_adapter_config(path, lora_alpha=32)
     refused(run(), "the adapter config differs")
+
+
+@pytest.mark.parametrize("choice", [{"load_best_model_at_end": "true"}, {"lr_scheduler_type": "reduce_lr_on_plateau"}])
+def test_other_validation_data_are_refused_where_they_choose_the_model_or_the_rate(choice, project, run) -> None:
+    held = tiny.save_csv(project / "held.csv", rows=12, seed=1)
+    settings = {"validation_data": held, "eval_strategy": "steps", "eval_steps": 1, "output_dir": project / "best"}
+    assert run(**settings, **choice)[0] == 0
+    assert run(**settings, **choice)[0] == 0
+    tiny.save_csv(held, rows=12, seed=2)
+    refused(run(**settings, **choice), "the validation data differ")
+
+
+def test_other_validation_data_that_are_only_looked_at_are_not_refused(project, run) -> None:
+    held = tiny.save_csv(project / "held.csv", rows=12, seed=1)
+    settings = {"validation_data": held, "output_dir": project / "seen"}
+    assert run(**settings)[0] == 0
+    tiny.save_csv(held, rows=12, seed=2)
+    status, printed = run(**settings)
+    assert status == 0 and "goes on from checkpoint-3" in printed, printed
+    status, printed = run(**settings, load_best_model_at_end="true", eval_strategy="steps", eval_steps=1)
+    assert status == 0 and "goes on from checkpoint-3" in printed, printed
 
 
 def test_everything_that_differs_is_named(project, bert, run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from training.errors import RunError, UsageError
@@ -77,18 +78,19 @@ class PairProcessor:
 
 
 def decode(image: dict[str, Any]) -> Image.Image:
-    """A stored image in red, green and blue; transparent places become white.
+    """A stored image in red, green and blue, turned as its camera says; transparent places become white.
 
     Raises:
         RunError: it is no image that can be read.
     """
     try:
         with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
-            if opened.mode in ("RGBA", "LA", "P"):
-                opaque = opened.convert("RGBA")
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode in ("RGBA", "LA", "P"):
+                opaque = upright.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+            return upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise RunError(f"the image {image.get('path')} cannot be read: {error}") from error
 
 

@@ -32,7 +32,7 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
     classes = class_names(splits, column)
     numbers = {value: number for number, value in enumerate(classes)}
     metrics = data.metrics or ["accuracy", "f1_macro"]
-    score = scorer(metrics, metric_source)
+    score = scorer(metrics, metric_source, classes=len(classes))
 
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).argmax(-1), prediction.label_ids)

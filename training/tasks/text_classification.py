@@ -28,7 +28,7 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
     splits = without_hidden_test(splits, column)
     classes = class_names(splits, column)
     metrics = data.metrics or (list(glue.find(data.glue).metrics) if data.glue else ["accuracy", "f1_macro"])
-    score = scorer(metrics, metric_source)
+    score = scorer(metrics, metric_source, classes=len(classes))
     numbers = {value: number for number, value in enumerate(classes)}
 
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
@@ -60,7 +60,7 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
     for name, split in splits.items():
         _require_numbers(name, column, split[column])
     metrics = data.metrics or (list(glue.find(data.glue).metrics) if data.glue else ["pearsonr", "spearmanr", "mse"])
-    score = scorer(metrics, metric_source)
+    score = scorer(metrics, metric_source, classes=None)
 
     def score_numbers(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).reshape(-1), np.asarray(prediction.label_ids).reshape(-1))

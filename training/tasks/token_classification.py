@@ -35,7 +35,7 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
     if _declared(splits, column):
         numbers = {number: number for number in range(len(names))}
     metrics = data.metrics or ["accuracy", "f1_macro"]
-    score = scorer(metrics, metric_source)
+    score = scorer(metrics, metric_source, classes=len(names))
 
     def score_tags(prediction: EvalPrediction) -> dict[str, float]:
         references = np.asarray(prediction.label_ids)
