@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from safetensors.torch import save_file
@@ -127,7 +127,11 @@ def _export(
         B, A = _padded_factors(svd, ranks[name], rank)
         state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
     configs: Any = model.peft_config
-    return _lora_config(configs[adapter_name], rank), state_dict, ranks
+    config = _lora_config(configs[adapter_name], rank)
+    if config.task_type is None and isinstance(model, PeftModel):  # else AutoPeftModel would not know the base's class
+        base = type(model.get_base_model())
+        config.auto_mapping = {"base_model_class": base.__name__, "parent_library": base.__module__}
+    return config, state_dict, ranks
 
 
 def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[str, tuple[DeepLoraLayer, FactorSVD]]:

@@ -59,7 +59,7 @@ def convert(
         tied = getattr(skeleton.peft_config["default"], "target_modules_to_tie", None)
         if tied:
             fields |= {"target_modules": with_tied_targets(fields["target_modules"], tied), "ensure_weight_tying": True}
-        fields |= {"bias": bias, "inference_mode": True}
+        fields |= {"bias": bias, "inference_mode": True, "auto_mapping": _auto_mapping(files.config)}
         named = {name if name.startswith(PREFIX) else PREFIX + name: tensor for name, tensor in tensors.items()}
         _write(output, fields, named | foreign_tensors(files))
     return ranks
@@ -71,6 +71,12 @@ def _lora_bias(config: dict) -> str:
     if not isinstance(bias, str) or bias not in _BIASES:
         raise UsageError(f"the adapter's config has the bias {str(bias)[:40]!r}; it must be one of {list(_BIASES)}")
     return _BIASES[bias]
+
+
+def _auto_mapping(config: dict) -> dict | None:
+    """The class of the base, which adapters without a task name."""
+    mapping = config.get("auto_mapping")
+    return mapping if isinstance(mapping, dict) and not config.get("task_type") else None
 
 
 def _write(folder: Path, fields: dict, tensors: dict) -> None:

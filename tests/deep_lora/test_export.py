@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.conversion import convert_to_lora
 from torch import Tensor, nn
+from transformers import BertForSequenceClassification
 
 import deep_lora.convert
 from deep_lora import kept_ranks, save_as_lora, to_lora
@@ -158,6 +159,17 @@ def test_a_process_without_the_package_gets_the_same_logits(tmp_path) -> None:
     )
     error, task_type = out.split()
     assert float(error) <= 1e-6 and task_type in ("SEQ_CLS", "TaskType.SEQ_CLS")
+
+
+def test_an_export_without_a_task_names_the_class_of_its_base(tmp_path) -> None:
+    bert_classifier().save_pretrained(tmp_path / "base")
+    base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = adapt(base, r=4, target_modules=["query", "dense"]).eval()
+    disturb_(model)
+    save_as_lora(tmp_path / "lora", model)
+    loaded = AutoPeftModel.from_pretrained(tmp_path / "lora").eval()
+    assert isinstance(loaded.get_base_model(), BertForSequenceClassification)
+    assert _relative(_out(loaded, ids()), _out(model, ids())) <= 1e-6
 
 
 @pytest.mark.parametrize("case", ["linear", "conv1d", "matrix"])
