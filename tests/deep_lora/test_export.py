@@ -4,144 +4,49 @@ import copy
 
 import pytest
 import torch
-from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.conversion import convert_to_lora
 from torch import Tensor, nn
-from transformers import BertForSequenceClassification
 
 import deep_lora.convert
 from deep_lora import kept_ranks, save_as_lora, to_lora
+from tests.deep_lora.export_cases import CASES, LINEAR, out, relative, trained
 from tests.fresh_process import run_python
-from tests.models import Mixed, Nest, Pixels, adapt, bert_classifier, disturb_, gpt2, ids, layers_of, llama
+from tests.models import Mixed, Pixels, adapt, disturb_, ids, layers_of, llama
 
 FLOAT32 = torch.finfo(torch.float32).eps
-LINEAR = ["square", "tall", "wide"]
-TOKENS = {"embedding": [1, 5, 9]}
-PIXELS = torch.linspace(-1, 1, 648).reshape(2, 4, 9, 9)
-VECTORS = torch.linspace(-1, 1, 32).reshape(4, 8)
-CASES = {
-    "linear": (Mixed, ids(), {"target_modules": LINEAR}),
-    "conv1d": (gpt2, ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
-    "conv1d by default": (gpt2, ids(), {"target_modules": ["c_attn"]}),
-    "embedding": (Mixed, ids(), {"target_modules": ["embedding", "square"]}),
-    "conv2d": (lambda: Pixels(groups=1, dilation=1), PIXELS, {"target_modules": ["first", "grouped", "head"]}),
-    "matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.matrix"]}),
-    "experts": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),
-    "experts and matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts", "moe.matrix"]}),
-    "experts transposed": (
-        lambda: Nest(True), VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]},
-    ),
-    "patterns": (
-        Mixed, ids(),
-        {
-            "target_modules": ["embedding", *LINEAR],
-            "rank_pattern": {"tall": 2, "wide": 6}, "depth_pattern": {"square": 1},
-        },
-    ),
-    "narrow": (Mixed, ids(), {"target_modules": LINEAR, "variant": "narrow", "init_scale": 0.5, "depth": 4}),
-    "wide": (Mixed, ids(), {"target_modules": LINEAR, "variant": "wide", "init_scale": 0.5}),
-    "saved modules": (Mixed, ids(), {"target_modules": LINEAR, "modules_to_save": ["head", "norm"]}),
-    "own biases": (Mixed, ids(), {"target_modules": LINEAR, "bias": "deep_lora_only"}),
-    "all biases": (Mixed, ids(), {"target_modules": LINEAR, "bias": "all"}),
-    "token rows": (Mixed, ids(), {"target_modules": LINEAR, "trainable_token_indices": TOKENS}),
-    "classifier": (
-        bert_classifier, ids(), {"target_modules": ["query", "dense", "word_embeddings"], "task_type": "SEQ_CLS"},
-    ),
-    "tied": (
-        lambda: llama(tie_word_embeddings=True), ids(),
-        {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "ensure_weight_tying": True},
-    ),
-    "tied, an embedding of another name": (
-        gpt2, ids(), {"target_modules": ["wte", "c_attn"], "ensure_weight_tying": True},
-    ),
-    "tied, by a pattern": (
-        gpt2, ids(), {"target_modules": r".*(wte|c_attn)", "ensure_weight_tying": True},
-    ),
-}  # fmt: skip
-
-
-def _out(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        output = model(x)
-    return getattr(output, "logits", output)
-
-
-def _trained(case: str) -> tuple[nn.Module, Tensor, PeftModel]:
-    """The bare model, an input, and the model with an adapter (and all else that trains) away from its start."""
-    build, x, settings = CASES[case]
-    base = build().eval()
-    model = adapt(copy.deepcopy(base), r=4, **settings)
-    if settings.get("variant") is None:
-        disturb_(model)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.requires_grad and "deep_lora_" not in name:
-                p.add_(torch.randn_like(p) / 10)
-    return base, x, model
-
-
-def _relative(a: Tensor, b: Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES)
 def test_the_export_gives_the_same_logits(case: str, tmp_path) -> None:
-    base, x, model = _trained(case)
-    wanted = _out(model, x)
-    assert _relative(_out(base, x), wanted) > 1e-3  # the adapter matters
+    base, x, model = trained(case)
+    wanted = out(model, x)
+    assert relative(out(base, x), wanted) > 1e-3  # the adapter matters
     save_as_lora(tmp_path, model)
     exported = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path))
     assert isinstance(exported.peft_config["default"], LoraConfig)
-    assert _relative(_out(exported, x), wanted) <= 1e-6  # the promise of the project: about 8 eps of float32
+    assert relative(out(exported, x), wanted) <= 1e-6  # the promise of the project: about 8 eps of float32
     if not case.startswith("tied"):  # PEFT's LoRA adds both updates to the one weight of a tied embedding and head
-        assert _relative(_out(exported.merge_and_unload(), x), wanted) <= 1e-6
+        assert relative(out(exported.merge_and_unload(), x), wanted) <= 1e-6
 
 
 @pytest.mark.parametrize("case", ["linear", "saved modules", "embedding", "patterns"])
 def test_the_state_dict_loads_through_peft_without_a_file(case: str) -> None:
-    base, x, model = _trained(case)
+    base, x, model = trained(case)
     config, tensors = to_lora(model)
     exported = get_peft_model(copy.deepcopy(base), config).eval()
     result = set_peft_model_state_dict(exported, tensors)
     assert not result.unexpected_keys
-    assert _relative(_out(exported, x), _out(model, x)) <= 1e-6
-
-
-@pytest.mark.parametrize("case", ["linear", "saved modules", "own biases"])
-@pytest.mark.parametrize("wrapping", ["whole", "layer by layer", "DataParallel"])
-def test_a_compiled_or_wrapped_model_leaves_as_the_model_itself(case: str, wrapping: str) -> None:
-    _, _, model = _trained(case)
-    config, wanted = to_lora(model)
-    ranks = kept_ranks(model)
-    if wrapping == "whole":
-        wrapped = torch.compile(model, backend="eager")
-    elif wrapping == "DataParallel":
-        wrapped = nn.DataParallel(model)
-    else:
-        wrapped, inner = model, model.base_model.model
-        inner.square = torch.compile(inner.square, backend="eager")
-    found_config, found = to_lora(wrapped)
-    assert found_config.to_dict() == config.to_dict() and kept_ranks(wrapped) == ranks
-    assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
-
-
-def test_a_tied_head_that_lora_would_not_tie_is_refused() -> None:
-    model = gpt2()
-    model.out_proj, model.lm_head = model.lm_head, None
-    model._tied_weights_keys = {"out_proj.weight": "transformer.wte.weight"}
-    model.get_output_embeddings = lambda: model.out_proj
-    adapted = adapt(model, r=2, target_modules=["wte"], ensure_weight_tying=True)
-    with pytest.raises(ValueError, match="ties no output layer of the name .'out_proj'. .* merge it"):
-        to_lora(adapted)
+    assert relative(out(exported, x), out(model, x)) <= 1e-6
 
 
 def test_a_process_without_the_package_gets_the_same_logits(tmp_path) -> None:
-    base, x, model = _trained("classifier")
+    base, x, model = trained("classifier")
     base.save_pretrained(str(tmp_path / "base"))
     save_as_lora(tmp_path / "lora", model)
-    torch.save({"x": x, "wanted": _out(model, x)}, tmp_path / "io.pt")
-    out = run_python(
+    torch.save({"x": x, "wanted": out(model, x)}, tmp_path / "io.pt")
+    printed = run_python(
         """
         import sys, torch
         from peft import PeftModel
@@ -157,24 +62,13 @@ def test_a_process_without_the_package_gets_the_same_logits(tmp_path) -> None:
         """,
         str(tmp_path),
     )
-    error, task_type = out.split()
+    error, task_type = printed.split()
     assert float(error) <= 1e-6 and task_type in ("SEQ_CLS", "TaskType.SEQ_CLS")
-
-
-def test_an_export_without_a_task_names_the_class_of_its_base(tmp_path) -> None:
-    bert_classifier().save_pretrained(tmp_path / "base")
-    base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
-    model = adapt(base, r=4, target_modules=["query", "dense"]).eval()
-    disturb_(model)
-    save_as_lora(tmp_path / "lora", model)
-    loaded = AutoPeftModel.from_pretrained(tmp_path / "lora").eval()
-    assert isinstance(loaded.get_base_model(), BertForSequenceClassification)
-    assert _relative(_out(loaded, ids()), _out(model, ids())) <= 1e-6
 
 
 @pytest.mark.parametrize("case", ["linear", "conv1d", "matrix"])
 def test_pefts_own_converter_finds_the_same_updates(case: str) -> None:
-    _, _, model = _trained(case)
+    _, _, model = trained(case)
     config, ours = to_lora(model)
     _, theirs = convert_to_lora(model, rank=config.r)
     names = [key.removesuffix(".lora_A.weight") for key in ours if key.endswith("lora_A.weight")]
@@ -197,7 +91,7 @@ def _spectra(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.02, 0.2, 0.9])
 def test_the_tolerance_keeps_the_values_above_it_and_drops_the_best_possible_rest(tolerance: float) -> None:
-    _, _, model = _trained("patterns")
+    _, _, model = trained("patterns")
     config, tensors = to_lora(model, tolerance=tolerance)
     kept, spectra = kept_ranks(model, tolerance=tolerance), _spectra(model)
     noise = 1e-5  # of a dense float32 update, relative to its largest value
@@ -231,11 +125,11 @@ def test_a_fresh_adapter_exports_as_a_lora_of_rank_one_that_changes_nothing(tmp_
     model = adapt(copy.deepcopy(base), r=4, target_modules=LINEAR)
     assert set(save_as_lora(tmp_path, model).values()) == {0}
     exported = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path))
-    assert exported.peft_config["default"].r == 1 and torch.equal(_out(exported, ids()), _out(base, ids()))
+    assert exported.peft_config["default"].r == 1 and torch.equal(out(exported, ids()), out(base, ids()))
 
 
 def test_the_scale_of_an_adapter_and_the_chosen_adapter_are_exported() -> None:
-    _, x, model = _trained("linear")
+    _, x, model = trained("linear")
     model.add_adapter("second", model.peft_config["default"])
     for layer in layers_of(model):
         layer.set_scale("default", 0.5)
@@ -258,7 +152,7 @@ def test_convolutions_that_lora_computes_otherwise_are_refused_with_a_way_out(ki
 
 
 def test_a_failed_write_leaves_the_old_file_whole_and_nothing_partial(tmp_path, monkeypatch) -> None:
-    _, _, model = _trained("linear")
+    _, _, model = trained("linear")
     save_as_lora(tmp_path, model)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -276,5 +170,5 @@ def test_a_failed_write_leaves_the_old_file_whole_and_nothing_partial(tmp_path, 
 def test_a_path_that_is_a_file_is_refused(tmp_path) -> None:
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(NotADirectoryError, match="taken is a file; save_as_lora needs the name of a directory"):
-        save_as_lora(tmp_path / "taken", _trained("linear")[2])
+        save_as_lora(tmp_path / "taken", trained("linear")[2])
     assert (tmp_path / "taken").read_text() == "mine"
