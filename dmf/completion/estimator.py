@@ -131,7 +131,7 @@ class MatrixCompletion(BaseEstimator):
             ValueError: for settings out of range, or data that are empty, repeated, out of range or not finite.
         """
         check_settings(self.get_params())
-        described = {name: vars(self)[name] for name in DESCRIBING if name in vars(self)}
+        described = {name: value for name, value in vars(self).items() if name in DESCRIBING}
         try:
             entries = self._entries(X, y, values, shape, reset=True)
             fit = fit_model(entries, self.get_params(), self._previous(entries.shape))
@@ -172,12 +172,11 @@ class MatrixCompletion(BaseEstimator):
         """
         check_is_fitted(self)
         fitted = (len(self.row_bias_), len(self.column_bias_))
-        entries = self._entries(X, y, values, None if values is None else fitted, reset=False)
+        entries = self._entries(X, y, values, fitted if values is not None else None, reset=False)
         if entries.shape != fitted:
             raise ValueError(
-                f"the model is of a matrix of shape {fitted}, and X is of shape {entries.shape}: which of its rows are "
-                "these? Pass a matrix of the same shape, NaN where nothing is known, or rows, cols and values; "
-                "searches of scikit-learn split rows, so give them triplets too (docs/dmf.md)"
+                f"the model is of a matrix of shape {fitted}, and X has the shape {entries.shape}: which rows are "
+                "these? Pass NaN where nothing is known, or rows, cols and values, to searches too (docs/dmf.md)"
             )
         error = self.predict(entries.rows.numpy(), entries.cols.numpy()) - entries.values.numpy()
         return -float(np.sqrt(np.mean(error**2)))
@@ -217,11 +216,9 @@ class MatrixCompletion(BaseEstimator):
 
     def _describe(self, attributes: dict[str, Any]) -> None:
         """Sets what scikit-learn knows of the data, and forgets the rest of it."""
-        for name in DESCRIBING:
-            if name in vars(self):
-                delattr(self, name)
-        for name, value in attributes.items():
-            setattr(self, name, value)
+        for name in [name for name in DESCRIBING if name in vars(self)]:
+            delattr(self, name)
+        self.__dict__.update(attributes)
 
     def _previous(self, shape: tuple[int, int]) -> CompletionModel | None:
         """The model to go on from, if this is a warm start."""
@@ -234,7 +231,7 @@ class MatrixCompletion(BaseEstimator):
             str(model.left.dtype).removeprefix("torch."),
         )
         found = (model.n_out, model.n_in, model.rank, model.depth, *kind)
-        biases = has_mean(self.biases), has_rows(self.biases), has_columns(self.biases)
+        biases = [has(self.biases) for has in (has_mean, has_rows, has_columns)]
         asked = (*shape, self.rank, self.depth, bool(self.implicit_feedback), *biases, self.dtype)
         if found != asked:
             raise ValueError(

@@ -110,7 +110,7 @@ def test_a_search_over_triplets_finds_the_setting_and_one_over_a_matrix_says_why
         search.fit(rows, cols, values=values, shape=matrix.shape)
     assert search.best_params_ == {"weight_decay": 0.5} and search.best_score_ > -0.9 * values.std()
     with pytest.raises(
-        ValueError, match=r"matrix of shape \(20, 20\), and X is of shape \(10, 20\).*give them triplets"
+        ValueError, match=r"matrix of shape \(20, 20\), and X has the shape \(10, 20\).*to searches too"
     ):
         GridSearchCV(MatrixCompletion(**SMALL), decays, cv=3, error_score="raise").fit(matrix)
 

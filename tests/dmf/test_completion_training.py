@@ -84,17 +84,10 @@ def test_a_warm_start_takes_new_entries_of_the_same_matrix():
     assert model.score(rows[half:], cols[half:], values[half:]) > before
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"rank": 6},
-        {"depth": 2},
-        {"implicit_feedback": True},
-        {"dtype": "float64"},
-        {"biases": False},
-        {"biases": "rows"},
-    ],
-)
+OTHER_MODELS = [{"rank": 6}, {"depth": 2}, {"implicit_feedback": True}, {"dtype": "float64"}, {"biases": "rows"}]
+
+
+@pytest.mark.parametrize("change", [*OTHER_MODELS, {"biases": False}])
 def test_a_warm_start_of_another_model_is_refused_and_changes_nothing(change):
     model = MatrixCompletion(rank=4, max_epochs=3, warm_start=True, random_state=0).fit(ratings())
     before = model.complete()
@@ -177,10 +170,9 @@ def test_a_generator_as_random_state_goes_on_with_the_seed_that_was_drawn_from_i
         return MatrixCompletion(rank=4, max_epochs=8, random_state=np.random.RandomState(5), **more).fit(ratings())
 
     path = {"checkpoint": str(tmp_path / "checkpoint"), "checkpoint_every": 2}
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, pytest.raises(Killed):
         die_after(4, patched)
-        with pytest.raises(Killed):
-            fitted(**path)
+        fitted(**path)
     assert np.array_equal(fitted(**path).complete(), fitted().complete())
 
 
