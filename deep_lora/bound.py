@@ -10,6 +10,7 @@ from peft.utils.integrations import gather_params_ctx
 from torch import Tensor
 
 from deep_lora.functional import full_precision
+from deep_lora.sharded import whole
 
 if TYPE_CHECKING:
     from deep_lora.layer import DeepLoraLayer
@@ -46,7 +47,7 @@ def rms_singular_value(weight: Float[Tensor, "*batch rows columns"]) -> Float[Te
     >>> rms_singular_value(torch.eye(3)[:2] * 5)
     tensor([[5.]])
     """
-    weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight  # of FSDP
+    weight = whole(weight)
     weight = weight.float() if weight.dtype.itemsize == 1 else weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     norm = torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True, dtype=dtype)

@@ -22,6 +22,7 @@ from deep_lora.embedding import Embedding
 from deep_lora.functional import two_factors
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.parameter import ParamWrapper
+from deep_lora.sharded import whole
 from dmf import FactorSVD, factor_svd
 
 _PREFIX = "base_model.model."
@@ -117,7 +118,7 @@ def _export(
     ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
     rank = max([1, *ranks.values()])
     state_dict = {
-        _uncompiled(key): tensor
+        _uncompiled(key): whole(tensor)
         for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
         if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
     }
@@ -153,10 +154,9 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
     return found
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def _unwrapped(model: nn.Module) -> Any:
     """The model itself, out of `torch.compile`, DataParallel and the like, which prefix the names of its modules."""
-    unwrapped: nn.Module = extract_model_from_parallel(model, keep_torch_compile=False)
-    return unwrapped
+    return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
 def _uncompiled(name: str) -> str:

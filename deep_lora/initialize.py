@@ -16,6 +16,7 @@ from deep_lora.distributed import sum_over_ranks
 from deep_lora.gradients import GradientProbe, all_finite
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.restoring import dropout_off, gradients_put_aside
+from deep_lora.sharded import write_
 from deep_lora.sketch import GradientSketch, make_sketches
 from dmf import FactorSVD, OrthogonalMap, compressed_bases, one_sided_bases
 
@@ -245,5 +246,5 @@ def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int])
 def _write_bases(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, side: Side) -> None:
     start = OrthogonalMap(layer.out_features, layer.in_features, seed)
     U, V = side.bases(sketch.leading(side.vectors(layer.r[adapter_name])), start)
-    layer.deep_lora_U[adapter_name].copy_(U)
-    layer.deep_lora_V[adapter_name].copy_(V)
+    write_(layer.deep_lora_U[adapter_name], U)
+    write_(layer.deep_lora_V[adapter_name], V)

@@ -18,6 +18,7 @@ from deep_lora.bound import bound_factor, new_bound
 from deep_lora.files import FACTOR_NAMES
 from deep_lora.functional import auto_core_scale, cores_at, delta_weight, fold_cores
 from deep_lora.merging import MergeableLayer
+from deep_lora.sharded import whole
 from deep_lora.start import draw_start_
 
 if TYPE_CHECKING:
@@ -193,15 +194,14 @@ class DeepLoraLayer(MergeableLayer):
     def unfreeze_bases(self, adapter_name: str) -> None:
         """Undo `freeze_bases`."""
         if adapter_name in self.frozen_peft_weight_names:
-            kept = {name: frozen for name, frozen in self.frozen_peft_weight_names.items() if name != adapter_name}
-            self.frozen_peft_weight_names = kept
-            for basis in (self.deep_lora_U[adapter_name], self.deep_lora_V[adapter_name]):
-                basis.requires_grad_(True)
+            names = self.frozen_peft_weight_names
+            self.frozen_peft_weight_names = {name: own for name, own in names.items() if name != adapter_name}
+            for name in BASES:
+                getattr(self, name)[adapter_name].requires_grad_(True)
 
     def at_start(self, adapter_name: str) -> bool:
         """Whether the cores of a compressed adapter are as they were drawn: then nothing is lost with its U and V."""
-        core = self.deep_lora_core[adapter_name].detach()
-        core = core.full_tensor() if hasattr(core, "full_tensor") else core  # of FSDP, for one answer on all ranks
+        core = whole(self.deep_lora_core[adapter_name].detach())
         if adapter_name in self.deep_lora_start:
             return cores_at(core, self.deep_lora_start[adapter_name].to(core.device))
         # as the config says, but for the rounding of weights in half precision, which the adapter may have had
@@ -212,21 +212,19 @@ class DeepLoraLayer(MergeableLayer):
 
     def folded_core(self, adapter_name: str) -> Tensor:
         """The r x r middle of the update (see `deep_lora.functional.fold_cores`), bound and scaling included."""
-        folded = fold_cores(
-            self.deep_lora_core[adapter_name],
-            self.core_scale[adapter_name],
-            self.deep_lora_start[adapter_name] if adapter_name in self.deep_lora_start else None,
-            transposed=adapter_name in self.lenders,
-        )
+        start = self.deep_lora_start[adapter_name] if adapter_name in self.deep_lora_start else None
+        core, transposed = whole(self.deep_lora_core[adapter_name]), adapter_name in self.lenders
+        folded = fold_cores(core, self.core_scale[adapter_name], start, transposed=transposed)
         if adapter_name in self.deep_lora_bound:
-            U, V = self.deep_lora_U[adapter_name], self.deep_lora_V[adapter_name]
+            U, V = (whole(getattr(self, name)[adapter_name]) for name in BASES)
             folded = (folded * bound_factor(U, folded, V, self.deep_lora_bound[adapter_name])).to(folded.dtype)
         scaling = self.scaling[adapter_name]
         return folded if scaling == 1.0 else folded * scaling
 
     def factors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
         """`(U, folded, V)` with `dW = U folded V^T`."""
-        return self.deep_lora_U[adapter_name], self.folded_core(adapter_name), self.deep_lora_V[adapter_name]
+        U, V = whole(self.deep_lora_U[adapter_name]), whole(self.deep_lora_V[adapter_name])
+        return U, self.folded_core(adapter_name), V
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """The dense update in the layout of the base weight."""

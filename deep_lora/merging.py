@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor
 
 from deep_lora.functional import add_to_weight
+from deep_lora.sharded import spread_like
 
 
 class MergeableLayer(BaseTunerLayer):
@@ -67,7 +68,7 @@ class MergeableLayer(BaseTunerLayer):
 
     def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
         """`weight + sign dW`, in place where the dtype of the weight can add."""
-        update = self.get_delta_weight(adapter_name).to(weight.device)
+        update = spread_like(self.get_delta_weight(adapter_name).to(weight.device), weight)
         if weight.dtype.itemsize > 1:
             return weight.add_(update, alpha=sign)
         return add_to_weight(weight, sign * update)

@@ -70,6 +70,10 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                 return
         super()._check_tied_modules(model, peft_config)
 
+    def _get_module_names_tied_with_embedding(self) -> list[str]:
+        """Those of the base model, also where an earlier adapter has wrapped them."""
+        return [name.removesuffix(".base_layer") for name in super()._get_module_names_tied_with_embedding()]
+
     def _targets_the_embedding(self, config: DeepLoraConfig) -> bool:
         name = find_parameter_name_by_module(self.model, self.model.get_input_embeddings())
         targets = config.target_modules or []

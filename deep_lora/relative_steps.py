@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
+from deep_lora.sharded import whole
+
 CORES_GROUP, BASES_GROUP = "deep_lora_core", "deep_lora_bases"  # names of the optimizer groups that are limited
 RATE = "unscheduled_lr"  # of such a group when the limit was set
 
@@ -20,9 +22,9 @@ class RelativeStepLimit:
     A step `d` from `p` becomes `min(1, c f norm(p) / norm(d)) d`, with c the limit and f <= 1 what a scheduler, of
     whatever kind, has left of the group's rate: `lr` over the largest of the rate at which this was made, the
     scheduler's `initial_lr` and its `max_lr`. A rate that is high enough for every step to be limited has no influence
-    any more; a low one is obeyed as it is. Works with any optimizer whose steps run its hooks (a copy made by
-    `copy.deepcopy` has none), under DDP and FSDP 2, but not under DeepSpeed ZeRO or FSDP 1, whose optimizers see
-    flattened pieces of the tensors.
+    any more; a low one is obeyed as it is. Works with any optimizer that keeps no second copy of the weights and whose
+    steps run its hooks (a copy made by `copy.deepcopy` has none), under DDP and FSDP 2, but not under DeepSpeed ZeRO or
+    FSDP 1, whose optimizers see flattened pieces of the tensors.
 
     Source: ours; trust ratios (You et al., LAMB, 2020) rescale every step, this shortens only long ones.
 
@@ -38,6 +40,11 @@ class RelativeStepLimit:
     def __init__(self, optimizer: Optimizer, limit: float) -> None:
         if not limit > 0:
             raise ValueError(f"the limit of relative steps must be positive, got {limit}")
+        if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
+            raise ValueError(
+                f"{type(optimizer).__name__} holds a second copy of the weights, whose steps cannot be limited; "
+                "take an optimizer that is not schedule-free, or leave the limit out"
+            )
         self.limit = limit
         self._before: list[tuple[list[Tensor], list[Tensor], float]] = []
         for group in _limited_groups(optimizer):
@@ -52,7 +59,7 @@ class RelativeStepLimit:
             left = _share_left(group)
             by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if parameter.requires_grad:  # its gradient may come of a closure, in the step
                     by_device[parameter.device].append(parameter)
             for parameters in by_device.values():
                 self._before.append((parameters, [p.detach().clone() for p in parameters], self.limit * left))
@@ -87,4 +94,4 @@ def _share_left(group: dict[str, Any]) -> float:
 def _norms(tensors: list[Tensor]) -> Float[Tensor, " count"]:
     """Their Euclidean norms; of tensors that FSDP has spread over processes, those of the whole."""
     norms = torch.stack(list(torch._foreach_norm(tensors)))
-    return norms.full_tensor() if hasattr(norms, "full_tensor") else norms
+    return whole(norms)

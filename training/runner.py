@@ -14,6 +14,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
 from collapse import normalize_classifier_
+from deep_lora import SubspaceInitializationCallback
 from training import report
 from training.adapters import adapter_config, add_adapter, has_subspaces
 from training.errors import RunError, UsageError, refused
@@ -26,7 +27,7 @@ from training.precision import train_in_full_precision
 from training.resuming import checkpoint_to_resume, facts_of, progress
 from training.settings import RunArguments
 from training.tasks.generation import keep_tokens
-from training.trainer import AdapterTrainer, InitializationCallback, NonFiniteLoss, saving_error
+from training.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
 
 class Recipe(NamedTuple):
@@ -197,7 +198,7 @@ def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
         return []
     adapter = job.adapter
     return [
-        InitializationCallback(
+        SubspaceInitializationCallback(
             num_batches=adapter.init_batches,
             seed=job.run.seed,
             exact_bytes=adapter.init_exact_bytes,

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor.experimental import implicit_replication
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
 
-from deep_lora import SubspaceInitializationCallback, create_optimizer
+from deep_lora import create_optimizer
+from deep_lora.restoring import random_states_kept
 from training import checkpoints
 from training.errors import RunError, refused
 
@@ -88,6 +88,11 @@ class AdapterTrainer(Trainer):
         valid = min(rows, max(1, state.remainder - self.accelerator.process_index * rows))
         first = {name: value[:valid] if _per_row(value, rows) else value for name, value in inputs.items()}
         return super().prediction_step(model, first, True, ignore_keys)[0], logits, labels
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's, which leaves the random states as they are, so that a run goes on alike from before and after."""
+        with random_states_kept():
+            return super().evaluate(*args, **kwargs)
 
     @refused("the optimizer cannot be set up (--optim, --optim_args, --learning_rate, --weight_decay)", *_REFUSALS)
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -170,15 +175,6 @@ class AdapterTrainer(Trainer):
 
 def _per_row(value: Any, rows: int) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == rows
-
-
-class InitializationCallback(SubspaceInitializationCallback):
-    """`SubspaceInitializationCallback`, also where FSDP has spread the parameters over the processes."""
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """The bases are the same on each process, so each writes its own part of them."""
-        with implicit_replication():
-            super().on_train_begin(*args, **kwargs)
 
 
 class FiniteLossGuard(TrainerCallback):

@@ -114,6 +114,34 @@ def test_schedulers_that_start_low_or_wait_for_a_metric_scale_the_limit_and_neve
             assert share == pytest.approx(LIMIT * rate / highest)
 
 
+def test_a_closure_that_makes_the_gradients_inside_of_the_step_is_limited_too() -> None:
+    model = _model()
+    optimizer = create_optimizer(model, SGD, lr=1.0, max_relative_step=LIMIT)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = 10 * model(ids()).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        before = copy.deepcopy(adapter_tensors(model))
+        optimizer.step(closure)
+        for name, tensor in adapter_tensors(model).items():
+            assert ((tensor - before[name]).norm() / before[name].norm()).item() == pytest.approx(LIMIT, rel=1e-4)
+
+
+def test_an_optimizer_with_a_second_copy_of_the_weights_is_refused() -> None:
+    class ScheduleFree(SGD):
+        def train(self) -> None: ...
+
+        def eval(self) -> None: ...
+
+    with pytest.raises(ValueError, match="ScheduleFree holds a second copy of the weights.* leave the limit out"):
+        create_optimizer(_model(), ScheduleFree, lr=1.0, max_relative_step=LIMIT)
+    create_optimizer(_model(), ScheduleFree, lr=1.0)
+
+
 def test_the_rate_that_the_limit_goes_by_is_saved_with_the_optimizer() -> None:
     first = create_optimizer(_model(), SGD, lr=1.0, max_relative_step=LIMIT)
     for group in first.param_groups:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from deep_lora import DeepLoraConfig
 from tests.models import adapt, disturb_, gpt2, ids, layers_of, llama
 
 TARGETS = ["embed_tokens", "lm_head"]
@@ -73,6 +74,28 @@ def test_an_embedding_that_peft_does_not_know_by_name_is_tied_and_saved_tied(tar
     loaded = PeftModel.from_pretrained(copy.deepcopy(model).unload(), str(tmp_path)).eval()
     wanted = logits(model)
     assert torch.equal(logits(loaded), wanted) and not torch.equal(logits(model.unload()), wanted)
+
+
+@pytest.mark.parametrize("base", [lambda: llama(tie_word_embeddings=True), gpt2], ids=["llama", "gpt2"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_second_adapter_is_tied_too_whether_it_is_added_or_loaded(base, tmp_path) -> None:
+    torch.manual_seed(0)
+    plain, settings = base(), {"r": 4, "target_modules": ["lm_head"], "ensure_weight_tying": True}
+    model = adapt(copy.deepcopy(plain), **settings)
+    model.add_adapter("second", DeepLoraConfig(**settings, depth=2))
+    disturb_(model)
+    wanted = {}
+    for name in ("default", "second"):
+        model.set_adapter(name)
+        wanted[name] = logits(model)
+        assert name in model.get_output_embeddings().lenders
+    model.save_pretrained(str(tmp_path))
+    loaded = PeftModel.from_pretrained(plain, str(tmp_path)).eval()
+    loaded.load_adapter(str(tmp_path / "second"), "second")
+    for name in ("second", "default"):
+        loaded.set_adapter(name)
+        assert torch.equal(logits(loaded), wanted[name])
+    assert not torch.equal(wanted["default"], wanted["second"])
 
 
 def test_a_tied_head_of_a_half_precision_model_shares_its_parameters_too() -> None:

@@ -210,3 +210,18 @@ def test_a_digest_of_a_large_file_sees_its_size_and_blocks_all_over_it(tmp_path)
         (tmp_path / name / "model.safetensors").write_bytes(content)
         folders.append(digests.of_models({"model": str(tmp_path / name)}))
     assert len(set(folders)) == 3
+
+
+def test_a_run_that_goes_on_from_the_end_of_an_epoch_is_the_one_that_was_not_cut(bert, reviews, tmp_path) -> None:
+    """The checkpoint is written before the evaluation, which must leave the random states, of dropout too, alone."""
+    epoch = ["--num_train_samples", "8", "--max_steps", "4", "--eval_strategy", "epoch", "--save_total_limit", "5"]
+    folder = tmp_path / "run"
+    command = ["finetune", "--model", str(bert), "--dataset", str(reviews), "--output_dir", str(folder)]
+    assert main([*command, *QUICK, *STEPS, *epoch]) == 0
+    expected = load_file(folder / "adapter" / "adapter_model.safetensors")
+    for number in (3, 4):
+        shutil.rmtree(folder / f"checkpoint-{number}")
+    assert main([*command, *QUICK, *STEPS, *epoch]) == 0
+    assert tiny.results(folder)["resumed_from"] == "checkpoint-2"
+    found = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

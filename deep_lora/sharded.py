@@ -1,0 +1,46 @@
+"""Tensors that FSDP 2 has spread over processes, as wholes. Every process has to call these, in the same order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def whole(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The tensor itself, or all of it, on each process.
+
+    >>> whole(torch.ones(2))
+    tensor([1., 1.])
+    """
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def spread_like(value: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The value, which all processes have, as this process's part of it where the target is spread.
+
+    >>> spread_like(torch.ones(2), torch.zeros(2))
+    tensor([1., 1.])
+    """
+    if not hasattr(target, "full_tensor"):
+        return value
+    from torch.distributed.tensor import DTensor, Replicate  # needs a build of torch with distributed
+
+    spread: Any = target
+    everywhere = [Replicate()] * spread.device_mesh.ndim
+    on_all = DTensor.from_local(value.to(target.device), spread.device_mesh, everywhere, run_check=False)
+    return on_all.redistribute(placements=spread.placements)
+
+
+@torch.no_grad()
+def write_(target: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]) -> None:
+    """`target.copy_(value)`, of each process's part where the target is spread.
+
+    >>> ones = torch.zeros(2)
+    >>> write_(ones, torch.ones(2))
+    >>> ones
+    tensor([1., 1.])
+    """
+    target.copy_(spread_like(value, target))
