@@ -25,7 +25,7 @@ class SubspaceInitializationCallback(TrainerCallback):
     the batches and all end with the same subspaces. The model must return its loss (`model(**batch).loss`).
 
     Args:
-        num_batches: batches whose gradients are summed on each process; one batch alone sees little of the task.
+        num_batches: batches whose gradients are summed on each process.
         adapter_name: the adapter to initialise.
         seed, exact_bytes, sides: see `initialize_subspaces_`.
 
