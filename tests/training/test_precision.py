@@ -43,7 +43,7 @@ def test_bf16_changes_the_losses_by_its_rounding_only(trained) -> None:
 def test_less_memory_is_the_same_run(words, trained) -> None:
     """bitsandbytes keeps the state of tensors below 4096 numbers in 32 bits, as all are here."""
     if "adamw_8bit" in words:
-        pytest.importorskip("bitsandbytes")
+        pytest.importorskip("bitsandbytes", minversion="0.50")  # older ones step on GPUs alone
     assert trained(*words) == pytest.approx(trained(), abs=1e-5)
 
 
@@ -79,7 +79,7 @@ def learned(run) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("task", list(TASKS))
 def test_a_base_in_bfloat16_trains_as_one_in_float32_up_to_rounding(task, adapter, mixed, compared, tmp_path) -> None:
     plain, half = compared(task, "--dtype", "bfloat16", "--adapter", adapter, *mixed)
-    assert half != plain and half == pytest.approx(plain, abs=2e-2)
+    assert half != plain and half == pytest.approx(plain, abs=4e-2)
     assert {tensor.dtype for tensor in learned(tmp_path / "run").values()} == {torch.float32}
 
 
