@@ -44,10 +44,11 @@ def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
         methods = methods_of(name)
         cells = [_difference(methods.get(method)) for method in beside]
         rows.append([title(name), interval(methods[BASELINE]["test"], 100, 1), *cells])
-    groups = {f"mean of the {len(names)} with {SEEDS} seeds": names for names in [with_enough_seeds(falling)]}
-    if averaged(falling) != with_enough_seeds(falling):
-        groups[f"mean of the {len(averaged(falling))} of them with LoRA at three rates"] = averaged(falling)
-    for label, names in groups.items():
+    everything, with_rates = with_enough_seeds(falling), averaged(falling)
+    groups = [(f"mean of the {len(everything)} with {SEEDS} seeds", everything)]
+    if with_rates != everything:
+        groups.append((f"mean of the {len(with_rates)} of them with LoRA at three rates", with_rates))
+    for label, names in groups:
         rows.append([label, "", *(ahead(names, method, BASELINE) for method in beside)])
     used = [any(cells) for cells in zip(*rows, strict=True)]  # a method that no setting has needs no column
     table = [["setting", BASELINE, *beside], *rows]

@@ -25,6 +25,7 @@ from deep_lora.parameter import ParamWrapper
 from deep_lora.sharded import whole
 from dmf import FactorSVD, factor_svd
 
+LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
 _PREFIX = "base_model.model."
 _COPIED_FIELDS = (
     "task_type", "base_model_name_or_path", "revision", "inference_mode", "target_modules", "exclude_modules",
@@ -243,8 +244,7 @@ def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
 
 
 def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
-    bias = {"deep_lora_only": "lora_only"}.get(config.bias, config.bias)
-    fields = {name: copy.deepcopy(getattr(config, name)) for name in _COPIED_FIELDS}
+    fields = {key: copy.deepcopy(getattr(config, key)) for key in _COPIED_FIELDS} | {"bias": LORA_BIASES[config.bias]}
     tied = getattr(config, "target_modules_to_tie", None)
     fields["target_modules"] = with_tied_targets(fields["target_modules"], tied)
-    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, bias=bias, **fields)
+    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, **fields)

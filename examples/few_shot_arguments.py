@@ -10,7 +10,9 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-RATES = {"deep_lora": 3e-3, "lora": 1e-3}  # where the rate falls to 0
+from training.optimizer import FALLING_RATE, RATE
+
+RATES = {"deep_lora": FALLING_RATE, "lora": RATE}  # where the rate falls to 0, as `deep-lora finetune` has them
 METHODS = tuple(RATES)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from deep_lora import kept_ranks, to_lora
-from deep_lora.convert import with_tied_targets
+from deep_lora.convert import LORA_BIASES, with_tied_targets
 from training.adapter_files import CONFIG, WEIGHTS, AdapterFiles
 from training.errors import RunError, UsageError
 from training.skeletons import PREFIX, deep_lora_skeleton, foreign_tensors, load_meta_base
@@ -19,8 +19,6 @@ _COPIED = (
     "task_type", "base_model_name_or_path", "revision", "target_modules", "exclude_modules", "modules_to_save",
     "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices",
 )  # fmt: skip
-# PEFT's names for what DeepLoraConfig.bias trains; `to_lora` says the same of a whole model.
-_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}
 
 
 def convert(
@@ -57,8 +55,7 @@ def convert(
     if output is not None:
         fields = config.to_dict() | {name: files.config[name] for name in _COPIED if name in files.config}
         tied = getattr(skeleton.peft_config["default"], "target_modules_to_tie", None)
-        if tied:
-            fields |= {"target_modules": with_tied_targets(fields["target_modules"], tied), "ensure_weight_tying": True}
+        fields["target_modules"] = with_tied_targets(fields["target_modules"], tied)
         fields |= {"bias": bias, "inference_mode": True, "auto_mapping": _auto_mapping(files.config)}
         named = {name if name.startswith(PREFIX) else PREFIX + name: tensor for name, tensor in tensors.items()}
         _write(output, fields, named | foreign_tensors(files))
@@ -68,9 +65,9 @@ def convert(
 def _lora_bias(config: dict) -> str:
     """Which biases were trained, in PEFT's words; they are in the file beside the update."""
     bias = config.get("bias", "none")
-    if not isinstance(bias, str) or bias not in _BIASES:
-        raise UsageError(f"the adapter's config has the bias {str(bias)[:40]!r}; it must be one of {list(_BIASES)}")
-    return _BIASES[bias]
+    if not isinstance(bias, str) or bias not in LORA_BIASES:
+        raise UsageError(f"the adapter's config has the bias {str(bias)[:40]!r}; it must be one of {list(LORA_BIASES)}")
+    return LORA_BIASES[bias]
 
 
 def _auto_mapping(config: dict) -> dict | None:
