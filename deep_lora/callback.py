@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora.initialize import InitializationReport, Sides, initialize_subspaces_
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.restoring import random_states_kept
+
+OTHER_LOSSES = (
+    "if the trainer computes the loss itself, as those of TRL and sentence-transformers do, say `trainer.add_callback("
+    "SubspaceInitializationCallback(trainer=trainer))`; or call `initialize_subspaces_(model, closure)` with your loss"
+)
 
 
 class SubspaceInitializationCallback(TrainerCallback):
@@ -22,12 +27,17 @@ class SubspaceInitializationCallback(TrainerCallback):
     The data order, the random states and the optimizer are as if it had not run: training sees the same first batches
     again. On resume (global_step > 0) it does nothing; an adapter that was trained before, by an earlier `train()` or
     before it was loaded, keeps its subspaces, with a warning. Under several processes each rank takes its own share of
-    the batches and all end with the same subspaces. The model must return its loss (`model(**batch).loss`).
+    the batches and all end with the same subspaces.
+
+    The loss is that of the model, `model(**batch).loss`. Where the trainer computes its own (DPO and others of TRL,
+    sentence-transformers, a subclass with another `compute_loss`), hand it over once it exists:
+    `trainer.add_callback(SubspaceInitializationCallback(trainer=trainer))`.
 
     Args:
         num_batches: batches whose gradients are summed on each process.
         adapter_name: the adapter to initialise.
         seed, exact_bytes, sides: see `initialize_subspaces_`.
+        trainer: whose `compute_loss` is to be the loss; None for the model's.
 
     Attributes:
         report: what was initialised; None as long as nothing was.
@@ -44,12 +54,14 @@ class SubspaceInitializationCallback(TrainerCallback):
         *,
         exact_bytes: int = 0,
         sides: Sides = "right",
+        trainer: Trainer | None = None,
     ) -> None:
         if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 1:
             raise ValueError(f"`num_batches` must be a positive integer, got {num_batches!r}")
         self.num_batches, self.adapter_name, self.seed = num_batches, adapter_name, seed
         self.exact_bytes = exact_bytes
         self.sides = sides
+        self.trainer = trainer
         self.report: InitializationReport | None = None
 
     def on_train_begin(
@@ -79,12 +91,20 @@ class SubspaceInitializationCallback(TrainerCallback):
 
         def closure() -> None:
             for batch in _first_batches(train_dataloader, self.num_batches):
-                _loss(model, batch, args.device).backward()
+                self._loss(model, batch, args.device).backward()
 
         with random_states_kept():
             self.report = initialize_subspaces_(
                 model, closure, self.adapter_name, self.seed, exact_bytes=self.exact_bytes, sides=self.sides
             )
+
+    def _loss(self, model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+        if self.trainer is None:
+            return _loss_of_model(model, batch, device)
+        inputs = self.trainer._prepare_inputs(batch)
+        with self.trainer.compute_loss_context_manager():
+            loss: Tensor = self.trainer.compute_loss(model, inputs)
+        return loss.mean()
 
 
 def _trained_modules(model: nn.Module, adapter_name: str) -> tuple[int, int]:
@@ -121,13 +141,16 @@ def _own_generators(dataloader: Any) -> list[torch.Generator]:
     return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
 
 
-def _loss(model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+def _loss_of_model(model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"the model's own loss needs batches that are mappings, got a {type(batch).__name__}; {OTHER_LOSSES}"
+        )
     inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     output = model(**inputs)
     loss = output.get("loss") if hasattr(output, "get") else getattr(output, "loss", None)
     if loss is None:
         raise ValueError(
-            f"the model returned no loss for a batch with {sorted(inputs)}; the batches need labels, or call "
-            "`initialize_subspaces_(model, closure)` yourself with the loss that you train"
+            f"the model returned no loss for a batch with {sorted(inputs)}; the batches need labels, or {OTHER_LOSSES}"
         )
     return loss.mean()

@@ -19,7 +19,7 @@ from deep_lora.files import FACTOR_NAMES
 from deep_lora.functional import auto_core_scale, cores_at, delta_weight, fold_cores
 from deep_lora.merging import MergeableLayer
 from deep_lora.sharded import whole
-from deep_lora.start import draw_start_
+from deep_lora.start import draw_start_, save_rounded_start, subtracted_start
 
 if TYPE_CHECKING:
     from deep_lora.config import DeepLoraConfig
@@ -81,6 +81,7 @@ class DeepLoraLayer(MergeableLayer):
         self.cast_input_dtype_enabled = True
         self.kwargs = kwargs
         self.in_features, self.out_features = self._features()
+        self.register_state_dict_post_hook(save_rounded_start)
 
     def _features(self) -> tuple[int, int]:
         """(in, out) of the update; ZeRO-3 and quantised layers keep their true shape elsewhere, PEFT knows where."""
@@ -202,8 +203,9 @@ class DeepLoraLayer(MergeableLayer):
     def at_start(self, adapter_name: str) -> bool:
         """Whether the cores of a compressed adapter are as they were drawn: then nothing is lost with its U and V."""
         core = whole(self.deep_lora_core[adapter_name].detach())
-        if adapter_name in self.deep_lora_start:
-            return cores_at(core, self.deep_lora_start[adapter_name].to(core.device))
+        stored = subtracted_start(self, adapter_name)
+        if stored is not None:
+            return cores_at(core, stored.to(core.device))
         # as the config says, but for the rounding of weights in half precision, which the adapter may have had
         start = self.init_scale[adapter_name] / self.core_scale[adapter_name]
         return cores_at(core, start, tolerance=torch.finfo(torch.bfloat16).eps)
@@ -212,8 +214,8 @@ class DeepLoraLayer(MergeableLayer):
 
     def folded_core(self, adapter_name: str) -> Tensor:
         """The r x r middle of the update (see `deep_lora.functional.fold_cores`), bound and scaling included."""
-        start = self.deep_lora_start[adapter_name] if adapter_name in self.deep_lora_start else None
         core, transposed = whole(self.deep_lora_core[adapter_name]), adapter_name in self.lenders
+        start = subtracted_start(self, adapter_name)
         folded = fold_cores(core, self.core_scale[adapter_name], start, transposed=transposed)
         if adapter_name in self.deep_lora_bound:
             U, V = (whole(getattr(self, name)[adapter_name]) for name in BASES)
@@ -222,9 +224,9 @@ class DeepLoraLayer(MergeableLayer):
         return folded if scaling == 1.0 else folded * scaling
 
     def factors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """`(U, folded, V)` with `dW = U folded V^T`."""
+        """`(U, folded, V)` with `dW = U folded V^T`, all in U's dtype (a trainer may have cast the cores alone)."""
         U, V = whole(self.deep_lora_U[adapter_name]), whole(self.deep_lora_V[adapter_name])
-        return U, self.folded_core(adapter_name), V
+        return U, self.folded_core(adapter_name).to(U.dtype), V
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """The dense update in the layout of the base weight."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deep_lora.functional import delta_weight, start_product, two_factors
 from deep_lora.layer import DeepLoraLayer
+from deep_lora.start import subtracted_start
 from dmf import FactorSVD, factor_svd, leading_subspaces
 
 _FACTORED = ("svd", "linear", "cat")
@@ -151,7 +152,8 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     U[:, :rank] = svd.left[:, :rank].to(U)
     V[:, :rank] = svd.right[:, :rank].to(V)
     kappa, values = layer.core_scale[adapter_name], values / layer.scaling[adapter_name]
-    if adapter_name in layer.deep_lora_start:
-        values = values + start_product(layer.deep_lora_start[adapter_name].cpu(), kappa, core.shape[0])
+    start = subtracted_start(layer, adapter_name)
+    if start is not None:
+        values = values + start_product(start.cpu(), kappa, core.shape[0])
     roots = values ** (1.0 / core.shape[0])
     core.copy_(torch.diag(roots / kappa).to(core).expand_as(core))
