@@ -5,6 +5,7 @@ Importing this package registers the method, so import it before loading an adap
 
 from deep_lora import card
 from deep_lora.callback import SubspaceInitializationCallback
+from deep_lora.casting import cast_adapter_
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
 from deep_lora.convert import kept_ranks, save_as_lora, to_lora
 from deep_lora.initialize import InitializationReport, initialize_subspaces_
@@ -23,6 +24,7 @@ __all__ = [
     "DeepLoraModel",
     "InitializationReport",
     "SubspaceInitializationCallback",
+    "cast_adapter_",
     "create_optimizer",
     "initialize_subspaces_",
     "kept_ranks",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora.initialize import InitializationReport, Sides, initialize_subspaces_
-from deep_lora.layer import DeepLoraLayer
+from deep_lora.readiness import trained_modules
 from deep_lora.restoring import random_states_kept
 
 OTHER_LOSSES = (
@@ -30,7 +30,7 @@ class SubspaceInitializationCallback(TrainerCallback):
     the batches and all end with the same subspaces.
 
     The loss is that of the model, `model(**batch).loss`. Where the trainer computes its own (DPO and others of TRL,
-    sentence-transformers, a subclass with another `compute_loss`), hand it over once it exists:
+    sentence-transformers, a subclass or a `compute_loss_func` of your own), hand it over once it exists:
     `trainer.add_callback(SubspaceInitializationCallback(trainer=trainer))`.
 
     Args:
@@ -79,12 +79,11 @@ class SubspaceInitializationCallback(TrainerCallback):
             raise ValueError(
                 "the callback needs the model and the dataloader of a Trainer; add it to `Trainer(callbacks=)`"
             )
-        trained, all_modules = _trained_modules(model, self.adapter_name)
+        trained = trained_modules(model, self.adapter_name)
         if trained:
             warnings.warn(
-                f"adapter {self.adapter_name!r} was trained before ({trained} of {all_modules} modules have left their "
-                "start), so its subspaces stay as they are: new ones would destroy what it has learned. Leave the "
-                "callback out to train on, or start with a fresh adapter",
+                f"adapter {self.adapter_name!r} was trained before ({trained}), so its subspaces stay as they are: new "
+                "ones would destroy what it has learned. Leave the callback out to train on, or take a fresh adapter",
                 stacklevel=2,
             )
             return
@@ -105,16 +104,6 @@ class SubspaceInitializationCallback(TrainerCallback):
         with self.trainer.compute_loss_context_manager():
             loss: Tensor = self.trainer.compute_loss(model, inputs)
         return loss.mean()
-
-
-def _trained_modules(model: nn.Module, adapter_name: str) -> tuple[int, int]:
-    """How many of the modules with a compressed adapter of that name have left their start, and how many there are."""
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, DeepLoraLayer) and module.variant.get(adapter_name) == "compressed"
-    ]
-    return sum(not layer.at_start(adapter_name) for layer in layers), len(layers)
 
 
 def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:
@@ -147,7 +136,10 @@ def _loss_of_model(model: nn.Module, batch: Any, device: torch.device) -> Tensor
             f"the model's own loss needs batches that are mappings, got a {type(batch).__name__}; {OTHER_LOSSES}"
         )
     inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    output = model(**inputs)
+    try:
+        output = model(**inputs)
+    except TypeError as error:
+        raise ValueError(f"the model does not take a batch with {sorted(inputs)} ({error}); {OTHER_LOSSES}") from error
     loss = output.get("loss") if hasattr(output, "get") else getattr(output, "loss", None)
     if loss is None:
         raise ValueError(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from peft import LoraConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
@@ -23,6 +22,7 @@ from deep_lora.functional import two_factors
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.parameter import ParamWrapper
 from deep_lora.sharded import whole
+from deep_lora.wrapped import uncompiled, unwrapped
 from dmf import FactorSVD, factor_svd
 
 LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
@@ -74,7 +74,7 @@ def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float
     >>> kept_ranks(model)
     {'base_model.model.0': 0}
     """
-    found = _decompose(_unwrapped(model), adapter_name, tolerance)
+    found = _decompose(unwrapped(model), adapter_name, tolerance)
     return {name: _kept(svd, tolerance) for name, (_, svd) in found.items()}
 
 
@@ -114,12 +114,17 @@ def _export(
     model: nn.Module, adapter_name: str, tolerance: float
 ) -> tuple[LoraConfig, dict[str, Tensor], dict[str, int]]:
     """What `to_lora` returns, and the rank kept in each module."""
-    model = _unwrapped(model)
+    model = unwrapped(model)
     decompositions = _decompose(model, adapter_name, tolerance)
+    if not hasattr(model, "peft_config"):
+        raise ValueError(
+            f"a {type(model).__name__} has no `peft_config`; give the model inside of it that has (of a "
+            "SentenceTransformer `model[0].model`)"
+        )
     ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
     rank = max([1, *ranks.values()])
     state_dict = {
-        _uncompiled(key): whole(tensor)
+        uncompiled(key): whole(tensor)
         for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
         if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
     }
@@ -147,26 +152,12 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
             svd = _layer_svd(layer, adapter_name)
             if not torch.isfinite(svd.values).all():
                 raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
-            found[_uncompiled(name)] = (layer, svd)
+            found[uncompiled(name)] = (layer, svd)
     if not found:
         configs: Any = getattr(model, "peft_config", {})
         present = sorted(configs)
         raise ValueError(f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {present})")
     return found
-
-
-def _unwrapped(model: nn.Module) -> Any:
-    """The model itself, out of `torch.compile`, DataParallel and the like, which prefix the names of its modules."""
-    return extract_model_from_parallel(model, keep_torch_compile=False)
-
-
-def _uncompiled(name: str) -> str:
-    """The name without what `torch.compile` adds for submodules that are compiled one by one.
-
-    >>> _uncompiled("encoder.layer.0._orig_mod.query")
-    'encoder.layer.0.query'
-    """
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _check_exportable(name: str, layer: DeepLoraLayer) -> None:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from deep_lora.distributed import sum_over_ranks
 from deep_lora.gradients import GradientProbe, all_finite
 from deep_lora.layer import DeepLoraLayer
+from deep_lora.readiness import layers_to_initialize, trained_modules
 from deep_lora.restoring import dropout_off, gradients_put_aside
 from deep_lora.sharded import write_
 from deep_lora.sketch import GradientSketch, make_sketches
@@ -92,8 +93,15 @@ def initialize_subspaces_(
     >>> initialize_subspaces_(model, lambda: model(torch.ones(3, 6)).square().sum().backward()).initialized
     ['base_model.model.0']
     """
-    layers = _layers_to_initialize(model, adapter_name)
+    layers = layers_to_initialize(model, adapter_name)
     side = _side(sides, layers, adapter_name)
+    trained = trained_modules(model, adapter_name)
+    if trained:
+        warnings.warn(
+            f"adapter {adapter_name!r} was trained before ({trained}); new subspaces destroy what it has learned. To "
+            "train on, as after a checkpoint was loaded, leave this call out",
+            stacklevel=2,
+        )
     seeds = {name: seed + index for index, name in enumerate(layers)}
     with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, side)}
     sketches = make_sketches(with_room, adapter_name, seeds, oversampling, iterations, exact_bytes)
@@ -129,31 +137,6 @@ def _watch_closure(
         with torch.enable_grad():
             closure()
     return calls
-
-
-def _layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, DeepLoraLayer]:
-    layers: dict[str, DeepLoraLayer] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, DeepLoraLayer) and adapter_name in module.deep_lora_U:
-            borrowed = adapter_name in module.lenders  # a tied head is set through the embedding it borrows from
-            if module.variant[adapter_name] == "compressed" and not borrowed:
-                layers[name] = module
-    if not layers:
-        present = sorted({n for m in model.modules() if isinstance(m, DeepLoraLayer) for n in m.deep_lora_U})
-        raise ValueError(
-            f"the model has no compressed Deep LoRA adapter called {adapter_name!r} (adapters: {present}); "
-            "make one with `get_peft_model(model, DeepLoraConfig(variant='compressed'))`"
-        )
-    merged = [name for name, layer in layers.items() if adapter_name in layer.merged_adapters]
-    if merged:
-        raise ValueError(
-            f"adapter {adapter_name!r} is merged in {', '.join(merged)}; call `unmerge_adapter()` before its U and V "
-            "are set"
-        )
-    on_meta = [name for name, layer in layers.items() if layer.deep_lora_U[adapter_name].is_meta]
-    if on_meta:
-        raise ValueError(f"these adapters are on the meta device: {', '.join(on_meta)}; load or materialise them first")
-    return layers
 
 
 def _side(sides: str, layers: dict[str, DeepLoraLayer], adapter_name: str) -> Side:

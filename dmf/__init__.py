@@ -1,9 +1,9 @@
 """Deep matrix factorization: products of many factors, and the small subspace in which their training happens.
 
-Only torch is imported here. `functional` multiplies and initialises chains of factors; `subspace` finds the
-low-dimensional subspaces that the first gradient reveals. `DeepMatrixFactorization` and `CompressedDMF` are modules;
-`dense_loss`, `masked_loss` and `observed_loss` train them, the last one through sampled sparse products. `theory`,
-`layerwise` and `linear_networks` hold what is proved and observed about their training, as functions.
+Only torch and jaxtyping are imported here. `functional` multiplies and initialises chains of factors; `subspace` finds
+the low-dimensional subspaces that the first gradient reveals. `DeepMatrixFactorization` and `CompressedDMF` are
+modules; `dense_loss`, `masked_loss` and `observed_loss` train them, the last one through sampled sparse products.
+`theory`, `layerwise` and `linear_networks` hold what is proved and observed about their training, as functions.
 
 `MatrixCompletion` is an estimator in the style of scikit-learn; it is imported when it is first asked for, and needs
 the extra `deep-lora[completion]`.
@@ -81,7 +81,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`MatrixCompletion` on demand, so that everything else needs torch alone."""
+    """`MatrixCompletion` on demand, so that everything else needs torch and jaxtyping alone."""
     if name != "MatrixCompletion":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -98,7 +98,10 @@ def test_every_method_has_a_table_of_options() -> None:
     assert ("deep_lora", "DeepLoraConfig") in {(page, name) for page, name, _ in tables}
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "examples/README.md", ROOT / "benchmarks/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_to_a_heading_leads_to_one(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf8")):
         assert anchor in headings_of((page.parent / target) if target else page), f"{target}#{anchor}"

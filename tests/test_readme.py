@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftConfig
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
+import deep_lora
 from deep_lora import DeepLoraConfig
-from tests.models import bert_classifier, ids
+from tests.models import adapt, bert_classifier, ids, layers_of
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -90,6 +91,38 @@ def test_the_block_with_limited_steps_goes_on_from_the_first_one(tmp_path, monke
     assert all((value - before[name]).any() for name, value in model.named_parameters() if name in before)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)  # Trainer's own falling schedule
     assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {0.1, 1e-3}
+
+
+def _block(text: str) -> str:
+    return next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if text in block)
+
+
+def test_the_block_with_a_loop_of_ones_own_runs() -> None:
+    first_batches = [{"input_ids": ids(4, seed=seed), "labels": torch.tensor([0, 1, 1, 0])} for seed in range(2)]
+    model = adapt(bert_classifier(), r=4, target_modules="all-linear", task_type="SEQ_CLS")
+    before = [layer.deep_lora_V["default"].detach().clone() for layer in layers_of(model)]
+    names = {"deep_lora": deep_lora, "model": model, "first_batches": first_batches}
+    exec(_block("initialize_subspaces_(model, closure)"), names)
+    after = [layer.deep_lora_V["default"] for layer in layers_of(model)]
+    assert before and not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_the_block_on_completing_matrices_runs() -> None:
+    rows, columns = torch.meshgrid(torch.arange(30), torch.arange(20), indexing="ij")
+    ratings = 3 + torch.cos(rows / 5) * torch.cos(columns / 5)
+    names = {"rows": rows.flatten().numpy(), "columns": columns.flatten().numpy(), "ratings": ratings.flatten().numpy()}
+    exec(_block("MatrixCompletion"), names)
+    errors = names["model"].predict([3, 3], [0, 7]) - ratings[[3, 3], [0, 7]].numpy()
+    assert (abs(errors) < ratings.std().item()).all()
+
+
+def test_the_block_on_features_on_the_sphere_runs(tmp_path) -> None:
+    model, data = bert_classifier(), [{"input_ids": row, "labels": row[0] % 2} for row in ids(8)]
+    arguments = TrainingArguments(str(tmp_path), max_steps=2, report_to=[], use_cpu=True, eval_strategy="epoch")
+    trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data)
+    exec(_block("normalize_classifier_"), {"model": model, "trainer": trainer})
+    trainer.train()
+    assert any("nc1" in name for entry in trainer.state.log_history for name in entry)
 
 
 def test_the_needed_versions_are_those_that_setup_cfg_declares() -> None:

@@ -16,7 +16,9 @@ def test_the_lowest_versions_tested_are_those_that_setup_cfg_declares() -> None:
     extras = [line for text in declared["options.extras_require"].values() for line in text.splitlines()]
     lines = [*declared["options"]["install_requires"].splitlines(), *extras]
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    lowest = {found.name: str(found.specifier).removeprefix(">=") for found in requirements if found.specifier}
+    bounds = {(found.name, str(found.specifier).removeprefix(">=")) for found in requirements if found.specifier}
+    lowest = dict(bounds)
+    assert len(lowest) == len(bounds), "one package has two lowest versions"
     text = (ROOT / "tests" / "lowest_versions.txt").read_text(encoding="utf8")
     pinned = dict(line.split("==") for line in text.splitlines() if line and not line.startswith("#"))
     assert pinned == lowest

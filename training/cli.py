@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from training.errors import RunError, UsageError, redacted
 
@@ -42,6 +43,7 @@ def usage() -> str:
             *lines,
             "",
             "  deep-lora <command> --help       what a command takes (--help_all: every option of transformers, too)",
+            "  deep-lora --version              the version of this package",
             "  deep-lora <command> --dry_run    what would be done, without doing it (not inspect, push, configs)",
             "  accelerate launch -m training <command> ...    the same on several processes or machines",
             "",
@@ -67,8 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        _print_usage()
+        _print(usage())
         return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        _print(f"deep-lora {_version()}")
+        return 0
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of missing kernels on import
     try:
         return importlib.import_module(find_command(words[0])).main(words[1:])
@@ -82,9 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"the package {error.name} is needed and not installed: {_EXTRA}", 1)
 
 
-def _print_usage() -> None:
+def _version() -> str:
     try:
-        print(usage(), flush=True)
+        return metadata.version("deep-lora")
+    except metadata.PackageNotFoundError:
+        return "of a folder that is not installed"
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
     except BrokenPipeError:  # `| head` has seen enough; what Python flushes at the end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
-from deep_lora import SubspaceInitializationCallback, initialize_subspaces_
+from deep_lora import SubspaceInitializationCallback, initialize_subspaces_, to_lora
 from tests.models import adapt, adapter_tensors, bert_classifier, ids, layers_of
 
 EXAMPLES, BATCH = 8, 2
@@ -97,3 +97,46 @@ def test_without_the_trainer_batches_that_are_no_mappings_are_an_error_that_says
     trainer.add_callback(SubspaceInitializationCallback())
     with pytest.raises(ValueError, match=r"mappings, got a list; if the trainer computes .*Callback\(trainer=trainer"):
         trainer.train()
+
+
+class Tower(nn.Module):
+    """A model that takes all features as one dict, like those of sentence-transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _model()
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        return self.inner(**features).logits
+
+
+def test_a_model_that_cannot_take_the_batch_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    callback = SubspaceInitializationCallback()
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    with pytest.raises(
+        ValueError, match=r"does not take a batch with \['input_ids'\] .*unexpected keyword.*trainer=trainer"
+    ):
+        callback.on_train_begin(
+            arguments, TrainerState(), TrainerControl(), model=Tower(), train_dataloader=[{"input_ids": ids()}]
+        )
+
+
+def test_an_export_of_what_holds_a_peft_model_is_an_error_that_says_what_to_give() -> None:
+    tower = Tower()
+    with pytest.raises(ValueError, match=r"a Tower has no `peft_config`; give the model inside of it that has"):
+        to_lora(tower)
+    assert to_lora(tower.inner)[0].r == 1
+
+
+def test_new_subspaces_for_a_trained_adapter_are_a_warning_and_none_for_a_fresh_one(recwarn) -> None:
+    model = _model()
+
+    def closure() -> None:
+        model(input_ids=ids(), labels=torch.tensor([0, 1, 1, 0])).loss.backward()
+
+    initialize_subspaces_(model, closure)
+    assert not [warning for warning in recwarn if "trained before" in str(warning.message)]
+    with torch.no_grad():
+        layers_of(model)[0].deep_lora_core["default"].add_(0.01)
+    with pytest.warns(UserWarning, match=r"'default' was trained before \(1 of 4 modules .*\); new subspaces destroy"):
+        initialize_subspaces_(model, closure)

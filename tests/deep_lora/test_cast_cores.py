@@ -8,7 +8,9 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from deep_lora import cast_adapter_
 from tests.models import Nest, adapt, adapter_tensors, bert_classifier, disturb_, ids, layers_of
 
 DTYPES = [torch.bfloat16, torch.float16]
@@ -88,3 +90,51 @@ def test_bare_parameters_and_convolutions_too() -> None:
         for layer in layers_of(model):
             core = layer.deep_lora_core["default"]
             assert core.grad.dtype == torch.bfloat16 and core.grad.any()
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_fresh_adapter_that_is_cast_back_is_as_it_was_and_can_take_small_steps(rank: int, tied: bool) -> None:
+    base = _tied() if tied else bert_classifier()
+    targets = {"target_modules": ["wte", "c_attn"], "ensure_weight_tying": True} if tied else TARGETS
+    model = adapt(base, **{**targets, "r": rank})
+    before = {name: tensor.clone() for name, tensor in adapter_tensors(model).items() if "core" in name}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    _cast_trained_(model, torch.bfloat16)
+    cast_adapter_(model)
+    after = adapter_tensors(model)
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(not layer.get_delta_weight("default").any() for layer in layers_of(model))
+    assert [id(p) for p in model.parameters() if p.requires_grad] == [id(p) for p in parameters]
+    with torch.no_grad():
+        for layer in layers_of(model):
+            layer.deep_lora_core["default"].diagonal(dim1=-2, dim2=-1).add_(1e-3)
+    assert all(not layer.at_start("default") for layer in layers_of(model))
+
+
+def _tied() -> nn.Module:
+    config = GPT2Config(vocab_size=41, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+    return GPT2LMHeadModel(config)
+
+
+def test_a_trained_adapter_keeps_what_it_has_learned_and_its_rounding() -> None:
+    model = adapt(bert_classifier(), **TARGETS)
+    disturb_(model)
+    _cast_trained_(model, torch.bfloat16)
+    rounded = {name: tensor.float() for name, tensor in adapter_tensors(model).items()}
+    cast_adapter_(model)
+    assert all(torch.equal(tensor, rounded[name]) for name, tensor in adapter_tensors(model).items())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64])
+def test_only_real_floating_point_types_of_sixteen_bits_and_more(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=rf"`dtype` got {dtype}; it must be float32, bfloat16"):
+        cast_adapter_(adapt(bert_classifier(), **TARGETS), dtype)
+
+
+def test_an_unknown_adapter_is_an_error_that_names_those_there() -> None:
+    with pytest.raises(ValueError, match=r"no Deep LoRA adapter called 'other' \(adapters: \['default'\]\)"):
+        cast_adapter_(adapt(bert_classifier(), **TARGETS), adapter_name="other")
+    with pytest.raises(ValueError, match=r"no Deep LoRA adapter called 'default' \(adapters: \[\]\)"):
+        cast_adapter_(nn.Linear(2, 2))

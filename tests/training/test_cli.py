@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+import deep_lora
 from tests.fresh_process import run_python
 from training import cli
 from training.cli import COMMANDS, main
@@ -97,3 +99,18 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.wait(60) == 0 and b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_that_of_the_package(option: str, capsys) -> None:
+    assert main([option]) == 0
+    assert capsys.readouterr().out == f"deep-lora {deep_lora.__version__}\n"
+
+
+def test_the_version_of_a_folder_that_is_not_installed(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(cli.metadata, "version", _not_installed)
+    assert main(["--version"]) == 0 and "not installed" in capsys.readouterr().out
+
+
+def _not_installed(name: str) -> str:
+    raise PackageNotFoundError(name)
