@@ -138,3 +138,13 @@ def test_an_unknown_adapter_is_an_error_that_names_those_there() -> None:
         cast_adapter_(adapt(bert_classifier(), **TARGETS), adapter_name="other")
     with pytest.raises(ValueError, match=r"no Deep LoRA adapter called 'default' \(adapters: \[\]\)"):
         cast_adapter_(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(("rank", "start", "lost", "taken"), [(8, 0.43, 0.9e-3, 1.1e-3), (64, 3.5, 7.5e-3, 8.5e-3)])
+def test_the_steps_that_half_precision_loses(rank: int, start: float, lost: float, taken: float) -> None:
+    """The figures of docs/faq.md."""
+    core = layers_of(adapt(nn.Sequential(nn.Linear(70, 70)), r=rank, target_modules=["0"]))[0].deep_lora_core["default"]
+    diagonal = core.diagonal(dim1=-2, dim2=-1).detach().bfloat16()
+    assert torch.allclose(diagonal.float(), torch.tensor(start), rtol=0.02)
+    assert torch.equal(diagonal + lost, diagonal) and torch.equal(diagonal - lost, diagonal)
+    assert not (diagonal + taken == diagonal).any()
