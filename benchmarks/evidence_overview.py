@@ -15,6 +15,7 @@ from evidence_tables import (
     DEEPER,
     LIMITED,
     LIMITED_DEEPER,
+    LIMITED_HIGHER,
     LIMITED_LORA,
     LIMITED_TUNED,
     OLD,
@@ -34,7 +35,9 @@ from markdown_tables import interval, markdown
 from paired import mean_with_interval
 
 BESIDE = (UNTUNED, DEEPER, BOTH, OLD, LIMITED, LIMITED_DEEPER, *ONE_RATE)
-BESIDE_BOUNDED = (BOUNDED, LIMITED, BOUNDED_DEEPER, LIMITED_DEEPER, LIMITED_TUNED, BOUNDED_LORA, LIMITED_LORA)
+BESIDE_BOUNDED = (
+    BOUNDED, LIMITED, BOUNDED_DEEPER, LIMITED_DEEPER, LIMITED_HIGHER, LIMITED_TUNED, BOUNDED_LORA, LIMITED_LORA,
+)  # fmt: skip
 
 
 def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
@@ -76,7 +79,13 @@ def pairs() -> str:
     """Means over the same settings, of one method against its counterpart."""
     groups = _groups()
     pairs = [(LIMITED_TUNED, BASELINE), (LIMITED_TUNED, LIMITED), (LIMITED, UNTUNED), (LIMITED, LIMITED_LORA)]
-    pairs += [(LIMITED_DEEPER, DEEPER), (BOUNDED, UNTUNED), (BOUNDED, BOUNDED_LORA), (BOUNDED_DEEPER, DEEPER)]
+    pairs += [
+        (LIMITED_DEEPER, DEEPER),
+        (LIMITED_HIGHER, LIMITED_DEEPER),
+        (BOUNDED, UNTUNED),
+        (BOUNDED, BOUNDED_LORA),
+        (BOUNDED_DEEPER, DEEPER),
+    ]
     rows = [[method, other, *(ahead(names, method, other) for names in groups.values())] for method, other in pairs]
     return markdown(["method", "points ahead of", *groups], rows)
 
