@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deep_lora.layer import DeepLoraLayer
 from deep_lora.restoring import dropout_off
-from dmf import OrthogonalMap, one_sided_bases
+from dmf import OrthogonalMap, one_sided_bases, orthogonal
 
 Gradients = Callable[[], None]
 ADAPTER = "default"
@@ -46,8 +46,43 @@ def _one_sided(take_left: bool) -> Callable[[nn.Module, Gradients, int], None]:
     return start
 
 
+def _partners(map_of: Callable[[int, int, int], Callable[[Tensor], Tensor]]) -> Callable[..., None]:
+    """The library's V, with partners `U = Q V` under another orthogonal map Q than the library's."""
+
+    def start(model: nn.Module, gradients: Gradients, seed: int) -> None:
+        layers = [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
+        for number, layer in enumerate(layers):
+            q = map_of(layer.out_features, layer.in_features, seed + number)
+            _write(layer, *one_sided_bases(layer.deep_lora_V[ADAPTER].detach().clone(), q))
+
+    return start
+
+
+def _signed_permutation(rows: int, columns: int, seed: int) -> Callable[[Tensor], Tensor]:
+    """Q takes rows of V, with random signs, to random places."""
+    generator = torch.Generator().manual_seed(seed)
+    small, large = sorted((rows, columns))
+    signs = torch.randint(0, 2, (small, 1), generator=generator) * 2.0 - 1
+    places = torch.randperm(large, generator=generator)[:small]
+
+    def apply(matrix: Tensor) -> Tensor:
+        if rows <= columns:
+            return signs * matrix[places]
+        return matrix.new_zeros(rows, matrix.shape[1]).index_copy(0, places, signs * matrix)
+
+    return apply
+
+
+def _thin_block(rows: int, columns: int, seed: int) -> Callable[[Tensor], Tensor]:
+    """Q V is drawn, whatever V: random orthonormal columns, of the length that Q leaves them in the mean."""
+    generator = torch.Generator().manual_seed(seed)
+    length = min(1.0, rows / columns) ** 0.5
+    return lambda matrix: length * orthogonal(rows, matrix.shape[1], generator=generator)
+
+
 STARTS: dict[str, Callable[[nn.Module, Gradients, int], None]] = {
     "normal": _normal, "aligned": _aligned, "left": _one_sided(True), "right": _one_sided(False),
+    "permuted partners": _partners(_signed_permutation), "drawn partners": _partners(_thin_block),
 }  # fmt: skip
 
 

@@ -57,6 +57,23 @@ def test_other_starts_span_the_singular_vectors_of_the_gradient(start: str, word
     assert not any(layer.get_base_layer().weight.requires_grad for layer in layers_of(model))
 
 
+@pytest.mark.parametrize("start", ["permuted partners", "drawn partners"])
+def test_other_partners_have_the_subspaces_of_the_library_and_the_lengths_of_its_own(
+    start: str, word_pairs: Task
+) -> None:
+    chosen, models = word_pairs.split(0)["train"][:4], [word_pairs.model(0).eval() for _ in range(2)]
+    for model, name in zip(models, ("", start), strict=True):
+        method = Method("deep_lora", {"r": 2}, batches=1, start=name)
+        adapted(method, model, word_pairs, partial(_backward, word_pairs, model, chosen), 3)
+    for layer, other in zip(*map(layers_of, models), strict=True):
+        assert torch.equal(layer.deep_lora_V["default"], other.deep_lora_V["default"])
+        U, mine = layer.deep_lora_U["default"].detach(), other.deep_lora_U["default"].detach()
+        assert not torch.allclose(U, mine, atol=1e-2)
+        assert mine.norm().item() == pytest.approx(U.norm().item(), rel=0.3)
+        if layer.out_features >= layer.in_features:
+            torch.testing.assert_close(mine.mT @ mine, torch.eye(2), atol=1e-4, rtol=0)
+
+
 def test_the_right_start_of_the_campaign_is_that_of_the_library(word_pairs: Task) -> None:
     chosen, products = word_pairs.split(0)["train"][:4], []
     for start in ("right", ""):
