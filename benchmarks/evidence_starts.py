@@ -50,8 +50,7 @@ def _partners(map_of: Callable[[int, int, int], Callable[[Tensor], Tensor]]) -> 
     """The library's V, with partners `U = Q V` under another orthogonal map Q than the library's."""
 
     def start(model: nn.Module, gradients: Gradients, seed: int) -> None:
-        layers = [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
-        for number, layer in enumerate(layers):
+        for number, layer in enumerate(_layers(model)):
             q = map_of(layer.out_features, layer.in_features, seed + number)
             _write(layer, *one_sided_bases(layer.deep_lora_V[ADAPTER].detach().clone(), q))
 
@@ -86,8 +85,12 @@ STARTS: dict[str, Callable[[nn.Module, Gradients, int], None]] = {
 }  # fmt: skip
 
 
+def _layers(model: nn.Module) -> list[DeepLoraLayer]:
+    return [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
+
+
 def _weight_gradients(model: nn.Module, gradients: Gradients) -> list[tuple[DeepLoraLayer, Tensor]]:
-    layers = [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
+    layers = _layers(model)
     weights = [layer.get_base_layer().weight.requires_grad_() for layer in layers]
     with dropout_off(model):
         gradients()

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from deep_lora.layer import DeepLoraLayer
+from deep_lora.readiness import adapter_names
 
 
 @torch.no_grad()
@@ -34,12 +35,14 @@ def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_
     """
     if not dtype.is_floating_point or dtype.itemsize < 2:
         raise ValueError(f"`dtype` got {dtype}; it must be float32, bfloat16, float16 or float64")
-    layers = [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
-    if not any(adapter_name in layer.deep_lora_core for layer in layers):
-        present = sorted({name for layer in layers for name in layer.deep_lora_core})
-        raise ValueError(f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {present})")
-    for layer in layers:
-        if adapter_name not in layer.deep_lora_core or adapter_name in layer.lenders:
+    if adapter_name not in adapter_names(model):
+        raise ValueError(
+            f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {adapter_names(model)})"
+        )
+    for layer in model.modules():
+        if not isinstance(layer, DeepLoraLayer) or adapter_name not in layer.deep_lora_core:
+            continue
+        if adapter_name in layer.lenders:
             continue  # a tied head holds the parameters of its lender
         fresh = adapter_name in layer.deep_lora_start and layer.at_start(adapter_name)
         for name in layer.adapter_layer_names:

@@ -95,13 +95,7 @@ def initialize_subspaces_(
     """
     layers = layers_to_initialize(model, adapter_name)
     side = _side(sides, layers, adapter_name)
-    trained = trained_modules(model, adapter_name)
-    if trained:
-        warnings.warn(
-            f"adapter {adapter_name!r} was trained before ({trained}); new subspaces destroy what it has learned. To "
-            "train on, as after a checkpoint was loaded, leave this call out",
-            stacklevel=2,
-        )
+    _warn_if_trained(model, adapter_name)
     seeds = {name: seed + index for index, name in enumerate(layers)}
     with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, side)}
     sketches = make_sketches(with_room, adapter_name, seeds, oversampling, iterations, exact_bytes)
@@ -119,6 +113,16 @@ def initialize_subspaces_(
             stacklevel=2,
         )
     return InitializationReport(seen, kept_random)
+
+
+def _warn_if_trained(model: nn.Module, adapter_name: str) -> None:
+    trained = trained_modules(model, adapter_name)
+    if trained:
+        warnings.warn(
+            f"adapter {adapter_name!r} was trained before ({trained}); new subspaces destroy what it has learned. To "
+            "train on, as after a checkpoint was loaded, leave this call out",
+            stacklevel=3,
+        )
 
 
 def _watch_closure(

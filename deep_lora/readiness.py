@@ -7,6 +7,16 @@ from torch import nn
 from deep_lora.layer import DeepLoraLayer
 
 
+def adapter_names(model: nn.Module) -> list[str]:
+    """The names of all adapters of Deep LoRA in the model, sorted.
+
+    >>> adapter_names(nn.Linear(2, 2))
+    []
+    """
+    layers = (module for module in model.modules() if isinstance(module, DeepLoraLayer))
+    return sorted({name for layer in layers for name in layer.deep_lora_U})
+
+
 def layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, DeepLoraLayer]:
     """The compressed layers with an adapter of that name which holds tensors of its own, by their names in the model.
 
@@ -20,10 +30,10 @@ def layers_to_initialize(model: nn.Module, adapter_name: str) -> dict[str, DeepL
             if module.variant[adapter_name] == "compressed" and not borrowed:
                 layers[name] = module
     if not layers:
-        present = sorted({n for m in model.modules() if isinstance(m, DeepLoraLayer) for n in m.deep_lora_U})
+        present = adapter_names(model)
         raise ValueError(
-            f"the model has no compressed Deep LoRA adapter called {adapter_name!r} (adapters: {present}); "
-            "make one with `get_peft_model(model, DeepLoraConfig(variant='compressed'))`"
+            f"the model has no compressed Deep LoRA adapter called {adapter_name!r} (adapters: {present}); make "
+            "one with `get_peft_model(model, DeepLoraConfig(variant='compressed'))`"
         )
     merged = [name for name, layer in layers.items() if adapter_name in layer.merged_adapters]
     if merged:

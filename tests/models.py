@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -14,6 +15,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
 )
 
 from deep_lora import DeepLoraConfig, DeepLoraLayer
@@ -97,6 +99,16 @@ def bert_classifier(layers: int = 2, width: int = 32, labels: int = 2) -> BertFo
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     return BertForSequenceClassification(config).eval()
+
+
+def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """A token for each word, from 3 on, after padding, the end and the unknown."""
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[EOS]", "[UNK]", *words])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", eos_token="[EOS]", unk_token="[UNK]", model_max_length=32
+    )
 
 
 def ids(batch: int = 4, tokens: int = 7, seed: int = 1) -> Tensor:

@@ -11,13 +11,12 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel
 
 import deep_lora
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
-from tests.models import layers_of
+from tests.models import layers_of, word_tokenizer
 
 WORDS = "a cat sat on the mat while one dog ran far away from two small birds".split()
 SENTENCES = ["a cat sat", "two small birds", "the dog ran away"]
@@ -28,15 +27,10 @@ TARGETS = {"r": 4, "target_modules": ["query", "value"], "task_type": "FEATURE_E
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a small encoder with its tokenizer."""
     folder = tmp_path_factory.mktemp("encoder")
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
-    ).save_pretrained(folder)
+    word_tokenizer(WORDS).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        vocab_size=len(WORDS) + 3, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=32, initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)

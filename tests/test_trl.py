@@ -18,28 +18,18 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 import deep_lora
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
-from tests.models import layers_of
+from tests.models import layers_of, word_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 WORDS = "what is the capital of france paris blue name a colour say hello there count to three one two".split()
 RATE = 3e-3
 MODULES = 14  # seven linear layers in each of two blocks
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=64
-    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
         initializer_range=0.2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    word_tokenizer(WORDS).save_pretrained(folder)
     return str(folder)
 
 
@@ -113,7 +103,9 @@ def test_supervised_training_starts_at_the_base_model_learns_and_leaves_as_lora(
 def _preferences(base: Any, folder: Path, **arguments: Any) -> DPOTrainer:
     data = _data("prompt", "chosen", "rejected")
     settings = _settings(folder, max_steps=2)
-    return DPOTrainer(base, args=DPOConfig(**settings), train_dataset=data, processing_class=_tokenizer(), **arguments)
+    return DPOTrainer(
+        base, args=DPOConfig(**settings), train_dataset=data, processing_class=word_tokenizer(WORDS), **arguments
+    )
 
 
 def test_preferences_start_at_the_reference_and_the_subspaces_come_from_their_loss(base: str, tmp_path: Path) -> None:
