@@ -106,12 +106,7 @@ def initialize_subspaces_(
     for name in seen:
         _write_bases(layers[name], adapter_name, sketches[name], seeds[name], side)
     kept_random = [name for name in layers if name not in seen]
-    if kept_random:
-        warnings.warn(
-            f"no gradient reached {len(kept_random)} of {len(layers)} adapted modules (or they are too small for their "
-            f"rank); they keep their random subspace: {', '.join(kept_random)}",
-            stacklevel=2,
-        )
+    _warn_if_random(kept_random, len(layers))
     return InitializationReport(seen, kept_random)
 
 
@@ -121,6 +116,15 @@ def _warn_if_trained(model: nn.Module, adapter_name: str) -> None:
         warnings.warn(
             f"adapter {adapter_name!r} was trained before ({trained}); new subspaces destroy what it has learned. To "
             "train on, as after a checkpoint was loaded, leave this call out",
+            stacklevel=3,
+        )
+
+
+def _warn_if_random(kept: list[str], modules: int) -> None:
+    if kept:
+        warnings.warn(
+            f"no gradient reached {len(kept)} of {modules} adapted modules (or they are too small for their rank); "
+            f"they keep their random subspace: {', '.join(kept)}",
             stacklevel=3,
         )
 
