@@ -13,8 +13,8 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deep_lora.bound import bound_factor, rms_singular_value
-from deep_lora.relative_steps import RelativeStepLimit
+from deep_lora.layers.bound import bound_factor, rms_singular_value
+from deep_lora.optimizer.steps import RelativeStepLimit
 
 ADAPTER = "default"
 CORE_NDIM = 3  # of the tensor that stacks a layer's cores
@@ -41,7 +41,7 @@ class LoraStepLimit:
 
     B starts at zero, so its measure is its norm or, as long as that is larger, `b / (s rms(A))`: the norm at which the
     update `s B A` would reach its bound b, were the rows of A orthogonal and all as long as their root-mean-square
-    singular value. Otherwise as `deep_lora.relative_steps.RelativeStepLimit`; AdamW's steps alone, one tensor by one.
+    singular value. Otherwise as `deep_lora.optimizer.steps.RelativeStepLimit`; AdamW's steps alone, one tensor by one.
     """
 
     def __init__(self, optimizer: Optimizer, model: nn.Module, limit: float, max_update_norm: float) -> None:

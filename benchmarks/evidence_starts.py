@@ -11,8 +11,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from deep_lora.layer import DeepLoraLayer
-from deep_lora.restoring import dropout_off
+from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.subspaces.restoring import dropout_off
 from dmf import OrthogonalMap, one_sided_bases, orthogonal
 
 Gradients = Callable[[], None]

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from causal_lm_data import IGNORED, Pair, encode, wordnet_pairs
 from causal_lm_model import load_tokenizer, unpack_smollm2
 from causal_lm_training import write_on
-from training.text_metrics import text_scorer
+from training.tasks.text_metrics import text_scorer
 
 CACHE = Path("runs/smollm2")
 BATCH = 16

@@ -12,9 +12,9 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import nn
 
 from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_
-from deep_lora.gradients import GradientOperator
-from deep_lora.initialize import ITERATIONS, OVERSAMPLING
-from deep_lora.sketch import GradientSketch, kept_width
+from deep_lora.layers.gradient import GradientOperator
+from deep_lora.subspaces.initialize import ITERATIONS, OVERSAMPLING
+from deep_lora.subspaces.sketch import GradientSketch, kept_width
 from dmf import OrthogonalMap, compressed_bases
 from measuring import compared, interleaved_seconds, peak_allocated_bytes, spread
 from workloads import Workload

@@ -1,4 +1,4 @@
-"""How well sketches find the leading subspaces of real gradients: the evidence behind `deep_lora.gradients`.
+"""How well sketches find the leading subspaces of real gradients: the evidence behind `deep_lora.layers.gradient`.
 
 For every linear layer of the MiniLM encoder, on the first batches of labelled film reviews, the largest principal angle
 between exact singular subspaces of the summed gradient (float64), of r right vectors as by default or of r/2 from both
@@ -28,9 +28,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from deep_lora.gradients import GradientOperator
-from deep_lora.initialize import ITERATIONS, OVERSAMPLING
-from deep_lora.sketch import GradientSketch, kept_width
+from deep_lora.layers.gradient import GradientOperator
+from deep_lora.subspaces.initialize import ITERATIONS, OVERSAMPLING
+from deep_lora.subspaces.sketch import GradientSketch, kept_width
 from dmf import orthonormalize, principal_angles
 from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_MODEL, load_sentences

@@ -3,16 +3,16 @@
 Importing this package registers the method, so import it before loading an adapter.
 """
 
-from deep_lora import card
-from deep_lora.callback import SubspaceInitializationCallback
-from deep_lora.casting import cast_adapter_
+from deep_lora.adapters import cast_adapter_
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
-from deep_lora.convert import kept_ranks, save_as_lora, to_lora
-from deep_lora.initialize import InitializationReport, initialize_subspaces_
-from deep_lora.layer import DeepLoraLayer
-from deep_lora.model import DeepLoraModel, rescale_adapter_scale
-from deep_lora.optimizer import create_optimizer, parameter_groups
+from deep_lora.export.lora import kept_ranks, save_as_lora, to_lora
+from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.optimizer.groups import create_optimizer, parameter_groups
 from deep_lora.registration import register
+from deep_lora.subspaces.callback import SubspaceInitializationCallback
+from deep_lora.subspaces.initialize import InitializationReport, initialize_subspaces_
+from deep_lora.tuner import card
+from deep_lora.tuner.model import DeepLoraModel, rescale_adapter_scale
 
 register(PEFT_TYPE, DeepLoraConfig, DeepLoraModel)
 card.install()

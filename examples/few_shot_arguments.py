@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-from training.optimizer import FALLING_RATE, RATE
+from training.trainer.optimizer import FALLING_RATE, RATE
 
 RATES = {"deep_lora": FALLING_RATE, "lora": RATE}  # where the rate falls to 0, as `deep-lora finetune` has them
 METHODS = tuple(RATES)

@@ -25,7 +25,7 @@ COMMANDS = {
     "push": "upload a finished run to the Hub, with a model card",
     "configs": "print the folder of ready-made accelerate and DeepSpeed configurations",
 }
-_MODULES = {name: f"training.{name}" for name in COMMANDS} | {"inspect": "training.inspection"}
+_MODULES = {name: f"training.commands.{name}" for name in COMMANDS} | {"configs": "training.configs"}
 # What pip installs for an import that is missing.
 _EXTRA = 'pip install "deep-lora[training]"'
 

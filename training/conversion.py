@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from deep_lora import kept_ranks, to_lora
-from deep_lora.convert import LORA_BIASES, with_tied_targets
+from deep_lora.export.lora import LORA_BIASES, with_tied_targets
 from training.adapter_files import CONFIG, WEIGHTS, AdapterFiles
 from training.errors import RunError, UsageError
 from training.skeletons import PREFIX, deep_lora_skeleton, foreign_tensors, load_meta_base

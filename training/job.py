@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from training.settings import AdapterArguments, DataArguments, ModelArguments, RunArguments
+from training.settings.common import AdapterArguments, DataArguments, ModelArguments, RunArguments
 from training.tasks.base import Task
 
 

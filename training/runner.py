@@ -15,19 +15,19 @@ from transformers.utils import logging
 
 from collapse import normalize_classifier_
 from deep_lora import SubspaceInitializationCallback
-from training import report
-from training.adapters import adapter_config, add_adapter, has_subspaces
 from training.errors import RunError, UsageError, refused
-from training.exporting import ADAPTER, save_adapter
-from training.generating import GeneratingTrainer
 from training.job import Job
-from training.models import load_base, prepare_base, quantization_config
-from training.optimizer import choose_rate, optimizer_settings, spreading
-from training.precision import train_in_full_precision
-from training.resuming import checkpoint_to_resume, facts_of, progress
-from training.settings import RunArguments
+from training.models.adapters import adapter_config, add_adapter, has_subspaces
+from training.models.loading import load_base, prepare_base, quantization_config
+from training.models.precision import train_in_full_precision
+from training.results import report
+from training.results.exporting import ADAPTER, save_adapter
+from training.settings.common import RunArguments
 from training.tasks.generation import keep_tokens
-from training.trainer import AdapterTrainer, NonFiniteLoss, saving_error
+from training.trainer.generating import GeneratingTrainer
+from training.trainer.optimizer import choose_rate, optimizer_settings, spreading
+from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
+from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
 
 class Recipe(NamedTuple):
@@ -218,7 +218,7 @@ def _push(job: Job, folder: Path, main_process: bool) -> None:
     """
     if not main_process:
         return
-    from training.hub import push
+    from training.results.hub import push
 
     run = job.run
     try:

@@ -17,9 +17,9 @@ from deep_lora import (
     save_as_lora,
     to_lora,
 )
-from deep_lora.layer import DeepLoraLayer
-from deep_lora.linear import Linear
-from deep_lora.weighted import write_update
+from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.linear import Linear
+from deep_lora.tuner.weighted import write_update
 from dmf import FactorSVD, chain_product, compressed_bases, orthogonal_chain
 from tests.models import Mixed, Nest, Pixels, adapt, ids, layers_of
 

@@ -166,7 +166,7 @@ def test_initialize_subspaces_with_the_recorded_start_writes_the_recorded_subspa
     order = [names[module] for module in model.modules() if module in names]
     start, recorded = recorded_bert.modules("uncompressed"), recorded_bert.modules("compressed0")
     monkeypatch.setattr(RecordedStart, "matrices", [wide_start(start[name]) for name in order])
-    monkeypatch.setattr("deep_lora.initialize.OrthogonalMap", RecordedStart)
+    monkeypatch.setattr("deep_lora.subspaces.initialize.OrthogonalMap", RecordedStart)
     report = initialize_subspaces_(model, lambda: recorded_bert.loss(model).backward(), seed=0, sides="both")
     assert len(report.initialized) == 12
     for name, layer in layers_by_name(model).items():

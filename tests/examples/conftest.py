@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
+
 for library in ("datasets", "sklearn", "matplotlib", "rich", "pandas"):
     pytest.importorskip(library)
 
 from training import CONFIGS  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 SCRIPTS = ("few_shot_text", "causal_lm", "modality_gap", "neural_collapse", "matrix_completion")

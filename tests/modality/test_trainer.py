@@ -6,7 +6,6 @@ import ast
 import inspect
 import re
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ import torch
 import modality
 from modality import ContrastiveModel, DualEncoder, ModalityGapCallback, ModalitySwapCollator, duplicate_mask
 from tests.modality.models import WIDTH, Convolution, Pairs, bert, clip, logged, trainer
+from tests.paths import ROOT
 
 
 def documented_block():
@@ -43,7 +43,7 @@ def test_the_block_of_the_documentation_runs_as_it_is_written(tmp_path, monkeypa
 
 
 def test_the_block_of_the_readme_is_the_one_of_the_documentation() -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf8")
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
     shown = [block for block in blocks if "modality" in block]
     assert len(shown) == 1 and _meaning(shown[0]) == _meaning(documented_block())

@@ -70,7 +70,7 @@ def contrastive(capsys, tmp_path, monkeypatch):
 
     def run(data, *words: object, output=tmp_path / "run", picture: bool = False):
         if not picture:
-            monkeypatch.setattr("training.report.draw", lambda *_: None)
+            monkeypatch.setattr("training.results.report.draw", lambda *_: None)
         options = ["--dataset", data, "--output_dir", output, *QUICK, "--validation_fraction", "0.25", *words]
         status = main(["contrastive", *map(str, options)])
         printed = capsys.readouterr()
@@ -85,7 +85,7 @@ def finetune(capsys, tmp_path, monkeypatch):
 
     def run(model, data, *words: object, output=tmp_path / "run", command: str = "finetune", picture: bool = False):
         if not picture:  # drawing takes half of such a short run
-            monkeypatch.setattr("training.report.draw", lambda *_: None)
+            monkeypatch.setattr("training.results.report.draw", lambda *_: None)
         options = ["--output_dir", output, *QUICK, *words]
         status = main([command, "--model", str(model), "--dataset", str(data), *map(str, options)])
         printed = capsys.readouterr()

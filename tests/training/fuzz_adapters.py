@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import save
 
 from training.adapter_files import CONFIG, WEIGHTS, read_adapter
-from training.convert import convert
+from training.commands.convert import convert
+from training.commands.inspect import inspect_adapter, table
 from training.errors import RunError, UsageError
-from training.inspection import inspect_adapter, table
 
 ODD = (
     None, True, -1, 0, 1, 3, 2**31, 2**63, 10**30, 1e-300, 1e300, float("nan"), float("inf"), "", "x", "../../x",

@@ -24,11 +24,11 @@ from safetensors.torch import load_file
 
 from tests.training import tiny
 from tests.training.processes import free_port, take_rank
-from training import checkpoints
 from training.cli import main
+from training.trainer import checkpoints
 
 PRELOAD = [
-    "training.finetune", "training.contrastive", "transformers.models.bert.modeling_bert",
+    "training.commands.finetune", "training.commands.contrastive", "transformers.models.bert.modeling_bert",
     "transformers.models.clip.modeling_clip", "tests.training.kill_runs",
 ]  # fmt: skip
 COMMANDS = {

@@ -15,7 +15,7 @@ from deep_lora import DeepLoraConfig, save_as_lora
 from tests.models import disturb_, gpt2, ids
 from training.adapter_files import CONFIG, WEIGHTS, read_adapter
 from training.cli import main
-from training.inspection import inspect_adapter
+from training.commands.inspect import inspect_adapter
 
 
 def base(folder):

@@ -12,8 +12,8 @@ from transformers import AutoModel
 
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
-from training.optimizer import optimizer_settings
-from training.settings import AdapterArguments
+from training.settings.common import AdapterArguments
+from training.trainer.optimizer import optimizer_settings
 
 
 @pytest.mark.parametrize("given", ["option", "file"])

@@ -231,3 +231,10 @@ def test_an_unknown_metric_falls_back_to_its_local_equal_offline(bert, reviews, 
     with pytest.warns(UserWarning, match="evaluate cannot load 'accuracy'"):
         status, _ = finetune(bert, reviews, "--metrics", "accuracy", "--metric_source", "evaluate")
     assert status == 0 and "accuracy" in tiny.results(tmp_path / "run")["metrics"]["validation"]
+
+
+def test_lists_are_no_classes(bert, finetune, tmp_path) -> None:
+    rows = [{"text": "one", "label": [0, 1]}, {"text": "two", "label": [1]}] * 10
+    (tmp_path / "lists.json").write_text("\n".join(map(json.dumps, rows)))
+    status, printed = finetune(bert, tmp_path / "lists.json")
+    assert status == 2 and "; classes must be integers or strings, one for each row" in printed

@@ -17,10 +17,10 @@ from transformers import AutoModelForImageClassification
 
 from deep_lora import DeepLoraConfig
 from tests.models import disturb_
-from training import exporting
 from training.adapter_files import CONFIG, WEIGHTS, read_adapter
 from training.cli import main
-from training.inspection import inspect_adapter
+from training.commands.inspect import inspect_adapter
+from training.results import exporting
 
 
 def with_config(folder: Path, **fields) -> None:

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from tests.training import tiny
 from tests.training.conftest import QUICK
-from training import checkpoints
-from training import trainer as trainer_module
 from training.cli import main
+from training.trainer import checkpoints
+from training.trainer import trainer as trainer_module
 
 CONSTANT = ["--lr_scheduler_type", "constant"]  # a step too many shows in the weights
 EVERY_STEP = ["--save_strategy", "steps", "--save_steps", "1", *CONSTANT]
@@ -94,12 +94,12 @@ def test_a_resumed_run_ends_with_the_same_bits(last, bert, reviews, finetune, tr
 
 
 def test_subspaces_are_not_initialised_again_on_resume(bert, reviews, finetune, trained, monkeypatch) -> None:
-    import deep_lora.callback
+    import deep_lora.subspaces.callback
 
     def fail(*_):
         raise AssertionError("initialised again")
 
-    monkeypatch.setattr(deep_lora.callback, "initialize_subspaces_", fail)
+    monkeypatch.setattr(deep_lora.subspaces.callback, "initialize_subspaces_", fail)
     checkpoints._remove(trained / "checkpoint-3")
     assert finetune(bert, reviews, *EVERY_STEP)[0] == 0
 
@@ -230,7 +230,7 @@ def test_a_disk_that_is_full_at_the_end_is_said_and_the_command_goes_on_from_the
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("training.exporting.save_as_lora", full)
+    monkeypatch.setattr("training.results.exporting.save_as_lora", full)
     status, printed = finetune(bert, reviews, *EVERY_STEP)
     assert status == 1 and "so adapter was not written; checkpoint-3 is the last good checkpoint" in printed, printed
     assert not (tmp_path / "run" / "results.json").exists()

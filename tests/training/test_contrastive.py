@@ -13,8 +13,8 @@ from transformers import AutoModel, CLIPModel
 
 import deep_lora  # noqa: F401
 from tests.training import tiny
-from training import checkpoints
 from training.pairs import load_contrastive
+from training.trainer import checkpoints
 
 GAP_METRICS = {"gap", "paired_distance", "uniformity", "distribution_gap", "linear_separability"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.training import tiny
 from training.cli import main
-from training.contrastive import refuse_spread_weights
+from training.commands.contrastive import refuse_spread_weights
 from training.errors import RunError, UsageError
 from training.pairs import load_contrastive
 from training.pairs.processor import decode

@@ -10,15 +10,16 @@ import pytest
 import torch
 from transformers import set_seed
 
+from tests.paths import ROOT
 from tests.processes import end_process
 from tests.training import tiny
 from tests.training.conftest import QUICK
 from tests.training.processes import run_two, take_rank
 from training import CONFIGS
-from training.arguments import parse
-from training.contrastive import TYPES, build_job, recipe
+from training.commands.contrastive import TYPES, build_job, recipe
 from training.pairs.models import build_contrastive
 from training.runner import build_trainer, evaluate
+from training.settings.parsing import parse
 
 pytestmark = pytest.mark.slow
 STEPS = 50
@@ -98,7 +99,7 @@ def test_accelerate_launch_runs_the_command_unchanged(tmp_path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
     arguments = words(tmp_path, 4, max_steps=2, chunk_size=2, swap="hard", swap_probability=0.5, schedule="linear")
     command = [*launch, "-m", "training", "contrastive", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     found = tiny.results(tmp_path / "run-4")
     assert found["processes"] == 2 and found["status"] == "complete" and found["files"] == ["adapter", "lora_export"]

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from tests.training import tiny
 from tests.training.conftest import QUICK
-from training import checkpoints
 from training.cli import main
+from training.trainer import checkpoints
 
 EVERY_STEP = ["--max_steps", "6", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9"]
 SWAPPED = ["--swap", "soft", "--swap_probability", "0.5"]

@@ -10,18 +10,19 @@ import pytest
 import torch
 from transformers import TrainerCallback, set_seed
 
+from tests.paths import ROOT
 from tests.processes import end_process
 from tests.training import tiny
 from tests.training.conftest import QUICK
 from tests.training.processes import run_two, take_rank
 from training import CONFIGS
-from training.arguments import parse
 from training.cli import main
-from training.finetune import build_job
-from training.heads import HeadArguments
+from training.commands.finetune import build_job
 from training.runner import build_model, build_trainer, evaluate
-from training.settings import AdapterArguments, ModelArguments, RunArguments
-from training.text import TextDataArguments
+from training.settings.common import AdapterArguments, ModelArguments, RunArguments
+from training.settings.heads import HeadArguments
+from training.settings.parsing import parse
+from training.tasks.text import TextDataArguments
 
 pytestmark = pytest.mark.slow
 STEPS = 50
@@ -122,7 +123,7 @@ def test_accelerate_launch_runs_the_command_unchanged(tmp_path) -> None:
     config = str(CONFIGS / "cpu_2_processes.yaml")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
     command = [*launch, "-m", "training", "finetune", *words(tmp_path, 4, max_steps=2)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     found = tiny.results(tmp_path / "run-4")
     assert found["processes"] == 2 and found["status"] == "complete"

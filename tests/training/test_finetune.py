@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import deep_lora
 from dmf import OrthogonalMap
 from tests.training import tiny
-from training.settings import AdapterArguments
+from training.settings.common import AdapterArguments
 
 
 def logits(base, adapter, text="the film was great"):
@@ -162,8 +162,8 @@ def test_a_quantised_base_trains_on_the_cpu(bits, llama, finetune, tmp_path) -> 
 def test_a_4_bit_base_on_a_cpu_has_the_same_gradients_after_an_evaluation(llama) -> None:
     """bitsandbytes repacks the weights of layers in evaluation mode for a kernel without a backward pass."""
     pytest.importorskip("bitsandbytes")
-    from training.models import load_base
-    from training.settings import ModelArguments
+    from training.models.loading import load_base
+    from training.settings.common import ModelArguments
     from training.tasks.base import Task
 
     task = Task("causal_lm", "AutoModelForCausalLM", "CAUSAL_LM", {}, {}, None, None, None)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tests.training import tiny
 from tests.training.conftest import QUICK
 from tests.training.processes import run_two, take_rank
-from training import checkpoints
 from training.cli import main
+from training.trainer import checkpoints
 
 pytestmark = pytest.mark.slow
 FSDP = {

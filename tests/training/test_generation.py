@@ -5,18 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from tests.paths import ROOT
 from tests.training import tiny
 from tests.training.conftest import QUICK
 from training import CONFIGS
 from training.tasks.generation import Generation, decode
-from training.text_metrics import exact_match, text_scorer
+from training.tasks.text_metrics import exact_match, text_scorer
 
 GENERATING = ["--task", "seq2seq", "--target_column", "target", "--predict_with_generate"]
 
@@ -145,9 +145,7 @@ def test_two_processes_generate_and_score_what_one_does(t5, finetune, tmp_path) 
     config = ["--config_file", str(CONFIGS / "cpu_2_processes.yaml"), "--main_process_port", "0"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", *config, "-m", "training", "finetune", *QUICK]
     where = ["--model", str(t5), "--dataset", str(data), "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run(
-        [*launch, *where, *options], capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run([*launch, *where, *options], capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (tiny.results(tmp_path / name)["metrics"]["validation"] for name in ("one", "two"))
     names = ("rougeL", "bleu", "exact_match", "token_loss") if "rougeL" in one else ("exact_match", "token_loss")

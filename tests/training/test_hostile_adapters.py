@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from tests.training import fuzz_adapters as fuzz
 from training.adapter_files import CONFIG, MAX_CONFIG_BYTES, PICKLED, WEIGHTS, read_adapter
 from training.cli import main
+from training.commands.inspect import inspect_adapter
 from training.errors import UsageError
-from training.inspection import inspect_adapter
 
 
 def sound(folder: Path, kind: str = "DEEP_LORA") -> Path:
@@ -187,6 +187,6 @@ def test_an_update_that_cannot_be_decomposed_is_named(tmp_path, monkeypatch) -> 
     def fail(*_):
         raise torch.linalg.LinAlgError("it did not converge")
 
-    monkeypatch.setattr("training.inspection.factor_svd", fail)
+    monkeypatch.setattr("training.commands.inspect.factor_svd", fail)
     with pytest.raises(UsageError, match="the update of module 'layer.0' has no singular values: it did not converge"):
         inspect_adapter(read_adapter(sound(tmp_path / "sound")))

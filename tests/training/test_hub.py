@@ -6,16 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from tests.paths import ROOT
 from tests.training.hub_server import TOKEN, Hub
 from training.cli import main
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from sklearn.metrics import precision_score
 
 from tests.training import tiny
 from training.errors import UsageError
-from training.metrics import LOCAL, scorer
+from training.tasks.metrics import LOCAL, scorer
 
 NAMES = ["red", "green", "blue"]
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
-from training import CONFIGS, contrastive
-from training.arguments import build_parser
-from training.classify import ImageDataArguments
+from tests.paths import ROOT
+from training import CONFIGS
 from training.cli import COMMANDS
-from training.complete import CompleteArguments
-from training.convert import ConvertArguments
-from training.heads import HeadArguments
-from training.inspection import InspectArguments
-from training.push import PushArguments
-from training.settings import AdapterArguments, ModelArguments, RunArguments
-from training.text import TextDataArguments
+from training.commands import contrastive
+from training.commands.classify import ImageDataArguments
+from training.commands.complete import CompleteArguments
+from training.commands.convert import ConvertArguments
+from training.commands.inspect import InspectArguments
+from training.commands.push import PushArguments
+from training.settings.common import AdapterArguments, ModelArguments, RunArguments
+from training.settings.heads import HeadArguments
+from training.settings.parsing import build_parser
+from training.tasks.text import TextDataArguments
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 TYPES = {
     "finetune": (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments),
     "classify": (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, RunArguments),

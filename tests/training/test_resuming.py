@@ -13,9 +13,9 @@ from transformers import BertConfig, BertModel
 
 from tests.training import tiny
 from tests.training.conftest import QUICK
-from training import checkpoints, digests
 from training.cli import main
 from training.data import read_source
+from training.trainer import checkpoints, digests
 
 STEPS = ["--save_strategy", "steps", "--save_steps", "1"]
 
@@ -54,7 +54,7 @@ def words(folder, **changed):
 
 @pytest.fixture
 def run(project, capsys, monkeypatch):
-    monkeypatch.setattr("training.report.draw", lambda *_: None)
+    monkeypatch.setattr("training.results.report.draw", lambda *_: None)
 
     def again(folder=project, **changed):
         status = main(["finetune", *words(folder, **changed)])

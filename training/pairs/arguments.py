@@ -10,7 +10,7 @@ from modality.objective import Loss
 from modality.pooling import Pooling
 from modality.swap import Per, SwapMode
 from training.errors import UsageError
-from training.settings import DataArguments, ModelArguments, option
+from training.settings.common import DataArguments, ModelArguments, option
 
 SCHEDULES = ("none", "constant", "linear", "cosine", "piecewise")
 LEARNED_OR_FIXED = ("learnable", "softplus", "exp", "fixed")

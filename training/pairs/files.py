@@ -20,9 +20,9 @@ from torch import nn
 from modality import ContrastiveModel, DualEncoder
 from modality.logit_scale import base_model_of
 from training.adapter_files import CONFIG
-from training.adapters import adapted_parts, own_buffers, own_parameters
 from training.errors import UsageError, redacted
-from training.exporting import HEADS
+from training.models.adapters import adapted_parts, own_buffers, own_parameters
+from training.results.exporting import HEADS
 
 CLASSES: dict[str, Any] = {"ContrastiveModel": ContrastiveModel, "DualEncoder": DualEncoder}
 

@@ -12,13 +12,13 @@ from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
 from modality.pooling import tower_features
-from training.adapters import adapter_config, add_adapter, own_parameters
 from training.errors import UsageError
 from training.job import Job
-from training.models import Base, load_base, prepare_base, quantization_config
+from training.models.adapters import adapter_config, add_adapter, own_parameters
+from training.models.loading import Base, load_base, prepare_base, quantization_config
+from training.models.precision import train_in_full_precision
 from training.pairs.method import make_temperature
 from training.pairs.processor import X, Y, tower_names
-from training.precision import train_in_full_precision
 
 IMAGE_PARTS, TEXT_PARTS = ("vis", "image"), ("text",)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from training.errors import RunError, UsageError
-from training.models import load_processor
+from training.models.loading import load_processor
 from training.pairs.arguments import PairDataArguments, PairModelArguments
 
 X, Y, IDS = "x", "y", "ids"  # columns of encoded data

@@ -19,7 +19,7 @@ from training.errors import UsageError
 from training.pairs.arguments import PairDataArguments
 from training.pairs.processor import IDS, X, Y
 from training.tasks.base import Task
-from training.text import require_text
+from training.tasks.text import require_text
 
 KS = (1, 5)
 SCORES_AGAINST_STEPS = (

@@ -14,7 +14,7 @@ from modality import ContrastiveObjective
 from modality.logit_scale import find_temperature, learned_temperatures
 from training.pairs.files import load_learned_, save_learned
 from training.pairs.processor import IDS
-from training.trainer import AdapterTrainer
+from training.trainer.trainer import AdapterTrainer
 
 
 class ContrastiveTrainer(AdapterTrainer):

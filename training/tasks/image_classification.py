@@ -10,10 +10,10 @@ from transformers import EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.images import ImageDataArguments
-from training.metrics import scorer
+from training.settings.images import ImageDataArguments
 from training.tasks.base import Task, logits_of
 from training.tasks.labels import class_names, display_names, label_settings, without_hidden_test
+from training.tasks.metrics import scorer
 
 
 def image_classification(splits: Splits, data: ImageDataArguments, metric_source: str = "local") -> Task:

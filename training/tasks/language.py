@@ -13,8 +13,8 @@ from training.data import Splits, require_columns
 from training.errors import UsageError
 from training.tasks.base import Task, replace_columns
 from training.tasks.generation import IGNORED, Generation
-from training.text import TextDataArguments, require_text
-from training.text_metrics import text_scorer
+from training.tasks.text import TextDataArguments, require_text
+from training.tasks.text_metrics import text_scorer
 
 
 def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from transformers import DataCollatorWithPadding, EvalPrediction
 
-from training import glue
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.metrics import scorer
+from training.tasks import glue
 from training.tasks.base import Task, logits_of, replace_columns
 from training.tasks.labels import class_names, display_names, label_settings, without_hidden_test
-from training.text import TextDataArguments, require_text, text_columns
+from training.tasks.metrics import scorer
+from training.tasks.text import TextDataArguments, require_text, text_columns
 
 
 def classification(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:

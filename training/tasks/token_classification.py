@@ -10,10 +10,10 @@ from transformers import DataCollatorForTokenClassification, EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.metrics import scorer
 from training.tasks.base import Task, logits_of, replace_columns
 from training.tasks.labels import label_settings
-from training.text import TextDataArguments
+from training.tasks.metrics import scorer
+from training.tasks.text import TextDataArguments
 
 IGNORED = -100  # the label of tokens that have no loss, in torch and transformers
 

@@ -1,0 +1,1 @@
+"""Deep LoRA adapters as plain LoRA, from a live model or from files."""

@@ -1,0 +1,241 @@
+"""Leave as a plain LoRA adapter: exact, cheap, and readable by every server that knows LoRA."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from deep_lora.config import DeepLoraConfig
+from deep_lora.export.unwrapping import uncompiled, unwrapped
+from deep_lora.functional import two_factors
+from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.conv import Conv2d
+from deep_lora.layers.embedding import Embedding
+from deep_lora.layers.parameter import ParamWrapper
+from deep_lora.sharded import whole
+from dmf import FactorSVD, factor_svd
+
+LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
+_PREFIX = "base_model.model."
+_COPIED_FIELDS = (
+    "task_type", "base_model_name_or_path", "revision", "inference_mode", "target_modules", "exclude_modules",
+    "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern", "trainable_token_indices",
+    "target_parameters", "ensure_weight_tying",
+)  # fmt: skip
+
+
+def to_lora(
+    model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0
+) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """The adapter as a plain LoRA adapter with the same update in every module.
+
+    With `dW = U M V^T`, QR of U = Q_u R_u and V = Q_v R_v, and the SVD `R_u M R_v^T = P S Q^T` of an r x r matrix:
+    `B = Q_u P S^(1/2)`, `A = S^(1/2) Q^T Q_v^T`. No matrix of the size of the weight is decomposed.
+
+    Args:
+        model: a PEFT model (or a model with injected adapters), compiled or wrapped for several processes or not.
+        adapter_name: the adapter to export.
+        tolerance: singular values below this fraction of a module's largest are dropped, in [0, 1); 0 is exact.
+
+    Returns:
+        A `LoraConfig` with one uniform rank r (the largest one kept; smaller ones are padded with zeros, so every
+        loader reads the same update) and `lora_alpha = r`, and the state dict in PEFT's format. Saved modules, trained
+        biases and token rows are copied.
+
+    Raises:
+        ValueError: for an unknown adapter, a tolerance out of range, or an update that LoRA cannot hold (grouped
+            convolutions) or that is not finite.
+
+    >>> from peft import get_peft_model
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
+    >>> config, state_dict = to_lora(model)
+    >>> config.r, sorted(state_dict)  # a fresh update is zero and needs no rank; LoRA wants at least 1
+    (1, ['base_model.model.0.lora_A.weight', 'base_model.model.0.lora_B.weight'])
+    """
+    config, state_dict, _ = _export(model, adapter_name, tolerance)
+    return config, state_dict
+
+
+def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0) -> dict[str, int]:
+    """The rank of each module's update: singular values above `tolerance` times the module's largest (0 if all are 0).
+
+    >>> from peft import get_peft_model
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
+    >>> kept_ranks(model)
+    {'base_model.model.0': 0}
+    """
+    found = _decompose(unwrapped(model), adapter_name, tolerance)
+    return {name: _kept(svd, tolerance) for name, (_, svd) in found.items()}
+
+
+def save_as_lora(
+    path: str | os.PathLike[str], model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0
+) -> dict[str, int]:
+    """Write `to_lora` as a directory that `PeftModel.from_pretrained` loads without this package.
+
+    The weights appear under their final name only when complete; existing files are replaced.
+
+    Returns:
+        The rank kept in each module.
+
+    Raises:
+        ValueError: as `to_lora`.
+        NotADirectoryError: if `path` is a file.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; save_as_lora needs the name of a directory")
+    config, state_dict, ranks = _export(model, adapter_name, tolerance)
+    state_dict = {key if key.startswith(_PREFIX) else _PREFIX + key: tensor for key, tensor in state_dict.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{SAFETENSORS_WEIGHTS_NAME}.partial"
+    try:
+        save_file({key: t.detach().cpu().clone() for key, t in state_dict.items()}, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / SAFETENSORS_WEIGHTS_NAME)
+    finally:
+        partial.unlink(missing_ok=True)
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    return ranks
+
+
+@torch.no_grad()
+def _export(
+    model: nn.Module, adapter_name: str, tolerance: float
+) -> tuple[LoraConfig, dict[str, Tensor], dict[str, int]]:
+    """What `to_lora` returns, and the rank kept in each module."""
+    model = unwrapped(model)
+    decompositions = _decompose(model, adapter_name, tolerance)
+    if not hasattr(model, "peft_config"):
+        raise ValueError(
+            f"a {type(model).__name__} has no `peft_config`; give the model inside of it that has (of a "
+            "SentenceTransformer `model[0].model`)"
+        )
+    ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
+    rank = max([1, *ranks.values()])
+    state_dict = {
+        uncompiled(key): whole(tensor)
+        for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
+        if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
+    }
+    for name, (layer, svd) in decompositions.items():
+        # rounding A and B to half precision would change the update, and LoRA is trained in float32 anyway
+        dtype = torch.promote_types(layer.deep_lora_U[adapter_name].dtype, torch.float32)
+        B, A = _padded_factors(svd, ranks[name], rank)
+        state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
+    configs: Any = model.peft_config
+    config = _lora_config(configs[adapter_name], rank)
+    if config.task_type is None and isinstance(model, PeftModel):  # else AutoPeftModel would not know the base's class
+        base = type(model.get_base_model())
+        config.auto_mapping = {"base_model_class": base.__name__, "parent_library": base.__module__}
+    return config, state_dict, ranks
+
+
+def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[str, tuple[DeepLoraLayer, FactorSVD]]:
+    """Singular value decomposition of every module's update, in float64."""
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"`tolerance` is a fraction of the largest singular value in [0, 1), got {tolerance}")
+    found: dict[str, tuple[DeepLoraLayer, FactorSVD]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deep_lora_U:
+            _check_exportable(name, layer)
+            svd = _layer_svd(layer, adapter_name)
+            if not torch.isfinite(svd.values).all():
+                raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
+            found[uncompiled(name)] = (layer, svd)
+    if not found:
+        configs: Any = getattr(model, "peft_config", {})
+        present = sorted(configs)
+        raise ValueError(f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {present})")
+    return found
+
+
+def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
+    if not isinstance(layer, Conv2d):
+        return
+    base = layer.get_base_layer()
+    obstacles = {
+        f"{base.groups} groups": base.groups > 1,
+        f"dilation {base.dilation}": any(step != 1 for step in base.dilation),
+        f"padding mode {base.padding_mode}": base.padding_mode != "zeros",
+    }
+    found = [obstacle for obstacle, present in obstacles.items() if present]
+    if found:
+        raise ValueError(
+            f"module {name} is a convolution with {' and '.join(found)}, which PEFT's LoRA computes otherwise, so the "
+            "update cannot be exported; merge the adapter with `merge_and_unload`, or do not target this module"
+        )
+
+
+@torch.no_grad()
+def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
+    U, folded, V = layer.factors(adapter_name)
+    tied = adapter_name in layer.lenders  # the arithmetic of the embedding it is tied to, so that both agree exactly
+    left, right = two_factors((V, folded.mT, U) if tied else (U, folded, V))
+    if not torch.isfinite(left).all() or not torch.isfinite(right).all():
+        nan = torch.full((1,), float("nan"))
+        return FactorSVD(nan, nan, nan)
+    svd = factor_svd(left, right)
+    return FactorSVD(svd.right, svd.values, svd.left) if tied else svd
+
+
+def _kept(svd: FactorSVD, tolerance: float) -> int:
+    """Number of singular values above the tolerance (for experts the largest over them)."""
+    values = svd.values
+    threshold = values.amax(dim=-1, keepdim=True) * tolerance
+    return int(((values > threshold) | ((values == threshold) & (threshold > 0))).sum(-1).amax())
+
+
+def _padded_factors(svd: FactorSVD, kept: int, rank: int) -> tuple[Tensor, Tensor]:
+    """`B` (..., out, rank) and `A` (..., rank, in) with `B A` the truncated update; padding is zero."""
+    root = svd.values[..., :kept].sqrt()
+    B = svd.left[..., :kept] * root[..., None, :]
+    A = svd.right[..., :kept].mT * root[..., :, None]
+    missing = rank - kept
+    return nn.functional.pad(B, (0, missing)), nn.functional.pad(A, (0, 0, 0, missing))
+
+
+def _lora_tensors(layer: DeepLoraLayer, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+    """The names and layouts that PEFT's LoRA layers expect."""
+    if isinstance(layer, Embedding):
+        return {"lora_embedding_A": A, "lora_embedding_B": B}
+    if isinstance(layer, Conv2d):
+        A, B = A.reshape(A.shape[0], *layer._kernel_shape), B[:, :, None, None]
+    elif isinstance(layer, ParamWrapper) and layer.num_experts is not None:
+        A, B = A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
+    return {"lora_A.weight": A, "lora_B.weight": B}
+
+
+def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
+    """Names the tied head too: only by its name, or by that of an embedding called the same, does PEFT's LoRA tie it.
+
+    >>> sorted(with_tied_targets({"wte"}, {"lm_head"})), with_tied_targets("wte|c_attn", {"lm_head"})
+    (['lm_head', 'wte'], '(?:wte|c_attn|^lm_head$)')
+    """
+    if not tied:
+        return targets
+    if not any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in tied):
+        raise ValueError(
+            f"PEFT's LoRA ties no output layer of the name {sorted(tied)} to the embedding, so the tied adapter cannot "
+            "be exported; merge it with `merge_and_unload`, or train without `ensure_weight_tying`"
+        )
+    if isinstance(targets, str):
+        return f"(?:{targets}|{'|'.join(f'^{re.escape(name)}$' for name in sorted(tied))})"
+    return {*(targets or ()), *tied}
+
+
+def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
+    fields = {key: copy.deepcopy(getattr(config, key)) for key in _COPIED_FIELDS} | {"bias": LORA_BIASES[config.bias]}
+    tied = getattr(config, "target_modules_to_tie", None)
+    fields["target_modules"] = with_tied_targets(fields["target_modules"], tied)
+    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, **fields)

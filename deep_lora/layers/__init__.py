@@ -1,0 +1,1 @@
+"""The adapted layers: one for each kind of base layer, and what they share."""

@@ -1,0 +1,62 @@
+"""Deep LoRA on `nn.Embedding`: the token picks a row of V, the rest is a small linear map."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deep_lora.functional import add_low_rank_update, auto_core_scale
+from deep_lora.layers.gradient import GradientOperator
+from deep_lora.layers.module import AdaptedModule
+
+
+class Embedding(AdaptedModule):
+    """`e(t) = W[t] + V[t] folded^T U^T`, with in = number of embeddings and out = their dimension.
+
+    Scaled embeddings (`embed_scale` of Gemma) scale the update too. Dropout on a token id has no meaning, so
+    `deep_lora_dropout` acts on the row `V[t]`.
+    """
+
+    def _base_layout(self, delta: Tensor) -> Tensor:
+        return delta.mT
+
+    def _auto_core_scale(self, r: int, init_scale: float, num_cores: int) -> float:
+        # A one-hot input meets one of N rows of V, so its features are sqrt(N) smaller than those of a hidden state;
+        # kappa^n makes up for it.
+        return auto_core_scale(r, init_scale) * self.in_features ** (0.5 / num_cores)
+
+    def _look_up(self, ids: Tensor, table: Tensor) -> Tensor:
+        base = self.get_base_layer()
+        return F.embedding(ids, table, base.padding_idx, None, 2.0, base.scale_grad_by_freq, base.sparse)
+
+    def _embed_factor(self, like: Tensor) -> Tensor | float:
+        scale = self._get_embed_scale()
+        return 1.0 if scale is None else scale.to(like.dtype)
+
+    def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
+        U, folded, V = self.factors(adapter_name)
+        row = self.deep_lora_dropout[adapter_name](self._look_up(x, V))
+        return add_low_rank_update(result, row * self._embed_factor(row), folded, U)
+
+    def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
+        """`G = delta^T onehot(t)`; products look rows up and scatter them, nothing of vocabulary x tokens is formed."""
+        ids = x.reshape(-1)
+        delta = grad_output.reshape(-1, grad_output.shape[-1])
+        delta = delta.to(torch.promote_types(delta.dtype, torch.float32))
+        delta = delta * self._embed_factor(delta)
+        padding = self.get_base_layer().padding_idx
+        if padding is not None:
+            delta = delta * (ids != padding)[:, None]
+        num_embeddings = self.in_features
+
+        def apply_transpose(block: Tensor) -> Tensor:
+            table = torch.zeros(num_embeddings, block.shape[1], dtype=block.dtype, device=block.device)
+            return table.index_add_(0, ids, delta.to(block.dtype) @ block)
+
+        return GradientOperator(
+            rows=self.out_features,
+            columns=num_embeddings,
+            apply=lambda block: delta.to(block.dtype).mT @ block[ids],
+            apply_transpose=apply_transpose,
+        )

@@ -1,0 +1,72 @@
+"""Deep LoRA on `nn.Linear`, transformers' `Conv1D` and every quantised linear layer that PEFT knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from deep_lora.config import DeepLoraConfig
+from deep_lora.functional import add_delta_weight_, add_low_rank_update, low_rank_input, rows_of, side_by_side
+from deep_lora.layers.fused import frozen_linear, fused_linear, in_plain_eager_mode, is_plain
+from deep_lora.layers.gradient import GradientOperator
+from deep_lora.layers.module import AdaptedModule
+
+
+class Linear(AdaptedModule):
+    """`y = W x + U folded V^T x`.
+
+    Args:
+        base_layer: the frozen layer; its weight is (out, in), or (in, out) if `fan_in_fan_out`.
+        fan_in_fan_out: the base weight is stored transposed (transformers' Conv1D).
+    """
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        *,
+        config: DeepLoraConfig,
+        fan_in_fan_out: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.fan_in_fan_out = fan_in_fan_out
+        super().__init__(base_layer, adapter_name, config=config, **kwargs)
+
+    def _base_layout(self, delta: Tensor) -> Tensor:
+        return delta.mT if self.fan_in_fan_out else delta
+
+    def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
+        factors = self.factors(adapter_name)
+        # half precision on a CPU is multiplied in float32, see `delta_weight`
+        low_on_cpu = weight.device.type == "cpu" and weight.dtype.itemsize < 4
+        same = all((factor.dtype, factor.device) == (weight.dtype, weight.device) for factor in factors)
+        if low_on_cpu or not same or not is_plain(weight):
+            return super()._with_update(weight, adapter_name, sign)
+        add_delta_weight_(weight.mT if self.fan_in_fan_out else weight, *factors, sign=sign)
+        return weight
+
+    def _adapted_forward(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
+        base = None if args or kwargs or not adapters else frozen_linear(self.base_layer)
+        if base is None or not self._can_fuse(x, adapters):
+            return super()._adapted_forward(x, adapters, *args, **kwargs)
+        U, folded, V = side_by_side([self.factors(name) for name in adapters])
+        return fused_linear(x, *base, V, folded, U)
+
+    def _can_fuse(self, x: Tensor, adapters: list[str]) -> bool:
+        """Whether these adapters see the same input as the base layer, and all in one dtype."""
+        if any(isinstance(self.deep_lora_dropout[name], nn.Dropout) and self.training for name in adapters):
+            return False
+        factors = [tensors[name] for name in adapters for tensors in (self.deep_lora_V, self.deep_lora_U)]
+        dtypes = {factor.dtype for factor in factors}
+        casts = self.cast_input_dtype_enabled or x.dtype in dtypes
+        return len(dtypes) == 1 and casts and in_plain_eager_mode(x, *factors)
+
+    def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
+        U, folded, V = self.factors(adapter_name)
+        x = self.deep_lora_dropout[adapter_name](self._cast_input_dtype(x, V.dtype))
+        return add_low_rank_update(result, low_rank_input(x, V), folded, U)
+
+    def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
+        """`G = delta^T x` over all tokens of one call."""
+        return GradientOperator.from_rows(rows_of(x), rows_of(grad_output))

@@ -1,0 +1,78 @@
+"""How the tensors of an adapter start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dmf import identity_chain, orthogonal
+
+if TYPE_CHECKING:
+    from deep_lora.config import DeepLoraConfig
+    from deep_lora.layers.base import DeepLoraLayer
+
+
+@torch.no_grad()
+def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core_scale: float) -> None:
+    """Fill U (..., out, r), core (n, ..., r, r) and V (..., in, r) with the start of the variant, in place.
+
+    | variant | U, V | cores |
+    |---|---|---|
+    | compressed | random orthonormal | `eps I / kappa` |
+    | narrow, wide | `eps` times random orthogonal | `eps / kappa` times random orthogonal |
+
+    With `init_weights=False` the update is random and of LoRA's order of magnitude, not an identity. With
+    `inference_mode=True`, as when PEFT loads an adapter, U and V are columns of the identity: they are about to be
+    overwritten, and nothing needs to be drawn. Tensors on the meta device are left alone.
+
+    Source: Yaras et al., ICML 2024: the compressed, the wide and the narrow factorization.
+    """
+    if any(tensor.is_meta for tensor in (U, core, V)):
+        return
+    compressed = config.variant == "compressed"
+    outer = 1.0 if compressed or not config.init_weights else config.init_scale
+    drawn = not (config.inference_mode and config.init_weights)
+    for basis in (U, V):
+        basis.copy_(_stacked_orthogonal(basis) if drawn else torch.eye(*basis.shape[-2:], device=basis.device))
+        if outer != 1.0:
+            basis.mul_(outer)
+    if core.numel() == 0:
+        return
+    if not config.init_weights:
+        core.normal_().div_(2 * core_scale * core.shape[-1] ** 0.5)
+    elif compressed:
+        eye = identity_chain(core.shape[0], core.shape[-1], config.init_scale / core_scale, device=core.device)
+        core.copy_(eye.reshape(core.shape[0], *(1,) * (core.ndim - 3), *core.shape[-2:]).expand_as(core))
+    else:
+        core.copy_(_stacked_orthogonal(core) * (config.init_scale / core_scale))
+
+
+def subtracted_start(layer: DeepLoraLayer, adapter_name: str) -> Tensor | None:
+    """What the diagonals of the cores held at the start, in the cores' dtype; None if it is not subtracted.
+
+    A scalar, and a buffer, but some trainers cast the parameters alone (TRL does, on quantised weights): it has to be
+    rounded as the cores were, or a fresh adapter is no identity.
+    """
+    if adapter_name not in layer.deep_lora_start:
+        return None
+    return layer.deep_lora_start[adapter_name].to(layer.deep_lora_core[adapter_name].dtype)
+
+
+def save_rounded_start(layer: DeepLoraLayer, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """A hook of `state_dict`: saves the start with the rounding of the cores, for whoever loads both in float32."""
+    for adapter_name, start in layer.deep_lora_start.items():
+        key, rounded = f"{prefix}deep_lora_start.{adapter_name}", subtracted_start(layer, adapter_name)
+        if key in state and rounded is not None:
+            state[key] = rounded.to(start.dtype)
+
+
+def _stacked_orthogonal(like: Tensor) -> Tensor:
+    """Independent random (semi-)orthogonal matrices for every leading index of `like`."""
+    rows, columns = like.shape[-2:]
+    if like.ndim == 2:
+        return orthogonal(rows, columns, dtype=like.dtype, device=like.device)
+    count = like.numel() // (rows * columns)
+    blocks = [orthogonal(rows, columns, dtype=like.dtype, device=like.device) for _ in range(count)]
+    return torch.stack(blocks).reshape(like.shape)

@@ -1,0 +1,1 @@
+"""Parameter groups and steps for any optimizer."""

@@ -1,0 +1,1 @@
+"""The subspaces U and V from the first gradients of a model."""

@@ -1,0 +1,1 @@
+"""What PEFT expects of a tuner."""

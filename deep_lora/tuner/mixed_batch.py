@@ -1,0 +1,70 @@
+"""Inference with a different adapter for every sample of a batch (`model(x, adapter_names=[...])`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import nn
+
+from deep_lora.layers.base import DeepLoraLayer
+
+BASE_MODEL = "__base__"
+
+
+def _inject(module: nn.Module, args: tuple, kwargs: dict[str, Any], adapter_names: Sequence[str]) -> tuple:
+    kwargs["adapter_names"] = adapter_names
+    return args, kwargs
+
+
+def _encoder(model: Any) -> nn.Module | None:
+    """The encoder of an encoder-decoder model (transformers returns the model itself if there is none)."""
+    encoder = model.get_encoder() if hasattr(model, "get_encoder") else None
+    return None if encoder is model else encoder
+
+
+def _check_names(tuner: nn.Module, adapter_names: Sequence[str]) -> None:
+    if tuner.training:
+        raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+    known = {BASE_MODEL}
+    for layer in tuner.modules():
+        if isinstance(layer, DeepLoraLayer):
+            known |= layer.deep_lora_U.keys()
+    unknown = sorted(set(adapter_names) - known)
+    if unknown:
+        raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
+
+
+@contextmanager
+def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: Any = None) -> Iterator[None]:
+    """Hand `adapter_names` to every adapted layer and saved module for the time of one call.
+
+    Beam search repeats each sample `num_beams` times, everywhere but in the encoder of an encoder-decoder model.
+
+    Raises:
+        ValueError: in training mode, or for a name that no layer knows.
+        TypeError: if beams are searched and the names are not a list.
+    """
+    _check_names(tuner, adapter_names)
+    repeated = adapter_names
+    beams = num_beams if isinstance(num_beams, int) and num_beams > 1 else 1
+    if beams > 1:
+        if not isinstance(adapter_names, list | tuple):
+            raise TypeError(f"Got adapter names of type {type(adapter_names)}, expected a list of str.")
+        repeated = [name for name in adapter_names for _ in range(beams)]
+    encoder = _encoder(tuner.model)
+    in_encoder = set() if encoder is None else {id(module) for module in encoder.modules()}
+    handles = []
+    try:
+        for module in tuner.modules():
+            if isinstance(module, DeepLoraLayer | AuxiliaryTrainingWrapper):
+                names = adapter_names if id(module) in in_encoder else repeated
+                hook = partial(_inject, adapter_names=names)
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,218 @@
+"""`DeepLoraModel`: puts the adapted layers into a model, the way PEFT expects of a tuner."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft.tuners.lora import LoraModel
+from peft.tuners.tuners_utils import BaseTuner, find_parameter_name_by_module
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    get_quantization_kwargs,
+    resolve_quantization_backend,
+)
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
+from peft.utils.other import get_pattern_key, match_target_against_key
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from deep_lora.config import DeepLoraConfig
+from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.conv import Conv2d
+from deep_lora.layers.embedding import Embedding
+from deep_lora.layers.linear import Linear
+from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.parameter import ParamWrapper
+from deep_lora.tuner.mixed_batch import adapter_names_injected
+from deep_lora.tuner.weighted import WeightedAdapters
+
+# Fused kernels of these architectures read the weights of these modules directly and would ignore an adapter.
+_MAMBA_LIKE = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+_READ_AS_RAW_WEIGHTS = {"out_proj", "conv1d"}
+
+
+class DeepLoraModel(WeightedAdapters, BaseTuner):
+    """The tuner behind `get_peft_model(model, DeepLoraConfig(...))`."""
+
+    prefix = "deep_lora_"
+    tuner_layer_cls = DeepLoraLayer
+    target_module_mapping = dict(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
+
+    # These four depend on the config alone, and LoRA's are exactly what is needed here.
+    _prepare_adapter_config = LoraModel._prepare_adapter_config
+    _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
+    _add_targets_to_tie = LoraModel._add_targets_to_tie
+    _check_add_weighted_adapter = LoraModel._check_add_weighted_adapter
+
+    def _check_new_adapter_config(self, config: DeepLoraConfig) -> None:
+        super()._check_new_adapter_config(config)
+        if not config.target_parameters:
+            return
+        wanted = set(config.target_parameters)
+        for name, other in self.peft_config.items():
+            if other is not config and other.target_parameters and set(other.target_parameters) != wanted:
+                raise ValueError(
+                    "When using multiple adapters with `target_parameters`, all adapters must target the same set of "
+                    f"parameters, but got {sorted(wanted)} for the new adapter and {sorted(other.target_parameters)} "
+                    f"for adapter '{name}'."
+                )
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: DeepLoraConfig) -> None:
+        """PEFT knows embeddings by two names alone; this asks the model which one is its own (GPT-2's is `wte`)."""
+        saved = {name.split(".")[-1] for name in peft_config.modules_to_save or []}
+        if peft_config.ensure_weight_tying and not saved & set(EMBEDDING_LAYER_NAMES):
+            tied = self._get_module_names_tied_with_embedding()
+            if tied and self._targets_the_embedding(peft_config):
+                self._add_targets_to_tie(peft_config, tied)
+                return
+        super()._check_tied_modules(model, peft_config)
+
+    def _get_module_names_tied_with_embedding(self) -> list[str]:
+        """Those of the base model, also where an earlier adapter has wrapped them."""
+        return [name.removesuffix(".base_layer") for name in super()._get_module_names_tied_with_embedding()]
+
+    def _targets_the_embedding(self, config: DeepLoraConfig) -> bool:
+        name = find_parameter_name_by_module(self.model, self.model.get_input_embeddings())
+        targets = config.target_modules or []
+        if isinstance(targets, str):
+            return bool(match_target_against_key(targets, name))
+        return any(name == target or name.endswith(f".{target}") for target in targets)
+
+    def _check_target_module_compatiblity(
+        self, peft_config: DeepLoraConfig, model: nn.Module, target_name: str
+    ) -> None:
+        super()._check_target_module_compatiblity(peft_config, model, target_name)
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        if model_type in _MAMBA_LIKE and target_name in _READ_AS_RAW_WEIGHTS:
+            raise ValueError(
+                f"[PEFT:{peft_config.peft_type}] Module '{target_name}' is incompatible with Mamba-based models "
+                f"(model_type='{model_type}'). Incompatible modules: {sorted(_READ_AS_RAW_WEIGHTS)}. "
+                "Please remove it from `target_modules` to avoid compatibility issues."
+            )
+
+    def _create_and_replace(
+        self,
+        peft_config: DeepLoraConfig,
+        adapter_name: str,
+        target: Any,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        *,
+        parameter_name: str | None = None,
+    ) -> None:
+        if current_key is None:
+            raise ValueError("Current Key shouldn't be `None`")
+        settings: dict[str, Any] = {
+            "r": _pattern_value(peft_config.rank_pattern, current_key, peft_config.r),
+            "depth": _pattern_value(peft_config.depth_pattern, current_key, peft_config.depth),
+            "config": peft_config,
+        }
+        if target_name in (getattr(peft_config, "target_modules_to_tie", None) or []):
+            settings["tied_layer"] = self.model.get_input_embeddings()
+        needs_nesting = isinstance(target, ParamWrapper) and adapter_name in target.deep_lora_U
+        if isinstance(target, DeepLoraLayer) and not needs_nesting:
+            target.update_layer(adapter_name, **settings)
+            return
+        new_module = self._create_new_module(
+            adapter_name, target, parameter_name=parameter_name, **settings, **get_quantization_kwargs(self.model)
+        )
+        if adapter_name not in self.active_adapters:
+            new_module.requires_grad_(False)
+        self._replace_module(parent, target_name, new_module, target)
+
+    @staticmethod
+    def _create_new_module(
+        adapter_name: str,
+        target: Any,
+        *,
+        parameter_name: str | None = None,
+        config: DeepLoraConfig,
+        **kwargs: Any,
+    ) -> AdaptedModule:
+        if parameter_name is not None:
+            return ParamWrapper(target, adapter_name, parameter_name=parameter_name, config=config, **kwargs)
+        base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
+        backend = resolve_quantization_backend(base, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass"))
+        if isinstance(base, nn.Linear) and config.fan_in_fan_out:
+            warnings.warn(
+                "`fan_in_fan_out=True` is ignored for torch.nn.Linear, whose weight is (out, in); unset it",
+                stacklevel=2,
+            )
+        if isinstance(base, nn.Linear) or (backend is not None and backend.layer_type == "linear"):
+            return Linear(target, adapter_name, config=config, **kwargs)
+        if isinstance(base, Conv1D):
+            return Linear(target, adapter_name, config=config, fan_in_fan_out=True, **kwargs)
+        if isinstance(base, nn.Embedding):
+            return Embedding(target, adapter_name, config=config, **kwargs)
+        if isinstance(base, nn.Conv2d):
+            return Conv2d(target, adapter_name, config=config, **kwargs)
+        raise ValueError(
+            f"Target module {target} is not supported. Currently, only the following modules are supported: "
+            "`torch.nn.Linear` (plain or quantized), `torch.nn.Embedding`, `torch.nn.Conv2d`, "
+            "`transformers.pytorch_utils.Conv1D`; other weights can be reached with `target_parameters`."
+        )
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's default also assigns `weight`, which fails for merged tensors (TrainableTokensWrapper); the layer
+        # moved its adapter to the device of the base layer when it made it, so there is nothing else to do.
+        setattr(parent, child_name, new_module)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        # PEFT makes new, trainable parameters of those that it casts, which unfreezes bases and parts tied tensors.
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
+        for module in self.model.modules():
+            if isinstance(module, DeepLoraLayer) and adapter_name in module.deep_lora_U:
+                if adapter_name in module.lenders:
+                    module._borrow_parameters(adapter_name)
+                module._freeze_non_trainable_peft_weights(adapter_name)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        with adapter_names_injected(self, adapter_names, kwargs.get("num_beams")):
+            yield
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()
+        for module in self.model.modules():
+            backend = module.quantization_backend if isinstance(module, DeepLoraLayer) else None
+            if backend is not None and not backend.supports_merge:
+                raise ValueError(
+                    f"Cannot merge adapters into a model quantized with {backend.backend_name}: its weights cannot be "
+                    "rewritten. Keep the adapter separate, or export it with `deep_lora.save_as_lora`."
+                )
+
+
+def _pattern_value(pattern: dict[str, int], key: str, default: int) -> int:
+    return pattern.get(get_pattern_key(pattern.keys(), key), default)
+
+
+@contextmanager
+def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]:
+    """Multiply the update of the active adapters by `multiplier` for the time of the block (PEFT's helper of that
+    name is for LoRA only).
+
+    Raises:
+        TypeError: if `multiplier` is not a number.
+        ValueError: if the model has no Deep LoRA layer.
+    """
+    if isinstance(multiplier, bool) or not isinstance(multiplier, int | float):
+        raise TypeError(f"`multiplier` must be a number, got {type(multiplier).__name__}")
+    layers = [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
+    if not layers:
+        raise ValueError("the model has no Deep LoRA layers; add an adapter with `get_peft_model` first")
+    before = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scale_layer(multiplier)
+        yield
+    finally:
+        for layer, scaling in zip(layers, before, strict=True):
+            layer.scaling = scaling

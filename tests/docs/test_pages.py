@@ -1,0 +1,123 @@
+"""The pages in `docs/`: their code runs, and they name what there is, all of it, with the right defaults."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import dataclasses
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.paths import ROOT
+
+DOCS = ROOT / "docs"
+METHODS = ("collapse", "deep_lora", "dmf", "modality")
+PACKAGES = (*METHODS, "training")
+TABLE_HEAD = re.compile(r"^\| option of `([\w.]+)` \| default \|", re.M)
+
+
+def text_of(page: str) -> str:
+    return (DOCS / f"{page}.md").read_text(encoding="utf8")
+
+
+def code_of(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text_of(page), re.S)
+
+
+def option_tables() -> list[tuple[str, str, dict[str, str]]]:
+    """(page, what the options are of, option -> default as written) of every such table."""
+    found = []
+    for page in METHODS:
+        text = text_of(page)
+        for head in TABLE_HEAD.finditer(text):
+            rows = text[head.start() :].split("\n\n")[0].splitlines()[2:]
+            cells = [[cell.strip().strip("`") for cell in row.split("|")[1:3]] for row in rows]
+            found.append((page, head[1], dict(cells)))
+    return found
+
+
+def defaults_of(function: Any) -> dict[str, Any]:
+    """Every argument and its default; those that must be given have none."""
+    if dataclasses.is_dataclass(function):
+        factories = {f.name: f.default_factory() for f in dataclasses.fields(function) if callable(f.default_factory)}
+    else:
+        factories = {}
+    parameters = inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters.values()
+    named = [p for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+    return {p.name: factories.get(p.name, p.default) for p in named}
+
+
+def headings_of(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf8"), flags=re.S)
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", METHODS)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = code_of(page)
+    assert blocks and any("assert" in block for block in blocks)
+    names: dict[str, Any] = {"__name__": f"docs.{page}"}
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"{page}.md, block {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", METHODS)
+def test_the_first_block_of_a_page_needs_nothing_before_it(page: str) -> None:
+    tree = ast.parse(code_of(page)[0])
+    assert any(isinstance(node, ast.ImportFrom) and node.module == page for node in tree.body)
+
+
+@pytest.mark.parametrize("page", PACKAGES)
+def test_a_page_names_every_public_name_of_its_package(page: str) -> None:
+    public = importlib.import_module(page).__all__
+    assert public and [name for name in public if not re.search(rf"\b{name}\b", text_of(page))] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "written"), option_tables(), ids=lambda value: value if type(value) is str else ""
+)
+def test_a_table_of_options_names_exactly_the_options_with_their_defaults(page: str, name: str, written) -> None:
+    defaults = defaults_of(getattr(importlib.import_module(page), name))
+    assert list(written) == list(dict.fromkeys(written)) and set(written) == set(defaults)
+    required = {option for option, default in defaults.items() if default is inspect.Parameter.empty}
+    assert {option for option, default in written.items() if default == "needed"} == required
+    for option in set(written) - required:
+        assert ast.literal_eval(written[option]) == defaults[option], option
+
+
+def test_every_method_has_a_table_of_options() -> None:
+    tables = option_tables()
+    assert {page for page, _, _ in tables} == set(METHODS)
+    assert ("deep_lora", "DeepLoraConfig") in {(page, name) for page, name, _ in tables}
+
+
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "examples/README.md", ROOT / "benchmarks/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_heading_leads_to_one(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf8")):
+        assert anchor in headings_of((page.parent / target) if target else page), f"{target}#{anchor}"
+
+
+def test_the_index_links_the_page_of_every_package_and_names_the_package() -> None:
+    linked = set(re.findall(r"\]\((\w+\.md)\)", text_of("index")))
+    assert {f"{package}.md" for package in PACKAGES} <= linked
+    assert all(f"`{package}`" in text_of("index") for package in PACKAGES)
+
+
+def test_the_reference_is_made_of_every_package_by_what_the_extra_installs() -> None:
+    command = re.search(r"^docs:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf8"), re.M)
+    assert command and set(PACKAGES) | {"dmf.completion"} <= set(command[1].split())
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf8")
+    assert "pdoc" in setup["options.extras_require"]["docs"].split()
+    assert "site/" in (ROOT / ".gitignore").read_text(encoding="utf8").splitlines()

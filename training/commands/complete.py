@@ -1,0 +1,249 @@
+"""`deep-lora complete`: completes a matrix, such as ratings, from a file of (row, column, value)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dmf import MatrixCompletion
+from training.data import find_names, number_names, read_table
+from training.errors import RunError, UsageError, public_settings
+from training.results.report import installed_version, write_json
+from training.settings.common import option
+from training.settings.parsing import parse
+
+DESCRIPTION = """Completes a matrix from some of its entries by a compressed deep factorization.
+
+  deep-lora complete --data ratings.csv --row_column user --column_column film --value_column stars
+  deep-lora complete --data ratings.csv --predict wanted.csv --output_dir runs/ratings
+
+Rows and columns may have any names, which count as they are written: 001 is not 1, but 1.0 is where all are numbers.
+Written to --output_dir: model.safetensors (dmf.MatrixCompletion.load), names.json, results.json with the error on
+held-out entries, training.png and, with --predict, predictions.csv."""
+PAIRS = ("row_column", "column_column")
+
+
+@dataclass
+class CompleteArguments:
+    """The entries, and how they are factorised."""
+
+    data: str | None = option(None, "A .csv, .tsv, .json, .jsonl or .parquet file with one known entry in each row.")
+    row_column: str = option("row", "Column that names the row of the matrix.")
+    column_column: str = option("column", "Column that names the column of the matrix.")
+    value_column: str = option("value", "Column with the value.")
+    predict: str | None = option(None, "A file with the rows and columns of entries that are wanted.")
+    test_fraction: float = option(0.1, "Part of the entries that is held out to measure the error; 0 holds out none.")
+    rank: int = option(20, "Rank of the factorization, even.")
+    depth: int = option(3, "Number of factors between the outer ones.")
+    learning_rate: float = option(1e-2, "Rate of Adam.")
+    weight_decay: float = option(1.0, "Penalty relative to the noise level; about 1 for noisy data, 0 for exact data.")
+    max_epochs: int = option(100, "Passes over the entries.")
+    validation_fraction: float = option(0.1, "Part of the training entries that decides when to stop; 0 uses all.")
+    patience: int = option(20, "Epochs without improvement before stopping.")
+    implicit_feedback: bool = option(False, "Learn from which entries are known, too; for ratings.")
+    seed: int = option(0, "Seed of the held-out entries, the start and the order.")
+    output_dir: str = option("runs/complete", "Folder for everything that is written.")
+    dry_run: bool = option(False, "Show what would be completed, and stop.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_fraction < 1:
+            raise UsageError(f"--test_fraction got {self.test_fraction}; it must be at least 0 and below 1")
+        columns = [self.row_column, self.column_column, self.value_column]
+        if len(set(columns)) < 3:
+            raise UsageError(f"--row_column, --column_column and --value_column got {columns}; they must differ")
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command; the exit status. Of several processes the first one works."""
+    (arguments,) = parse((CompleteArguments,), words, command="complete", description=DESCRIPTION)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0
+    rows, columns, values, names = read_entries(arguments)
+    count, shape = len(values), (len(names["rows"]), len(names["columns"]))
+    part = f"{count / shape[0] / shape[1]:.2%}"
+    print(f"{count:,} of {shape[0]:,} x {shape[1]:,} entries ({part}), rank {arguments.rank}")
+    if arguments.dry_run:
+        return 0
+    test = hold_out(count, arguments)
+    wanted = read_wanted(names, arguments) if arguments.predict else None
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = fit(rows[~test], columns[~test], values[~test], shape, arguments)
+    model.save(folder / "model.safetensors")
+    write_json(folder / "names.json", names)
+    metrics = errors(model, rows[test], columns[test], values[test], values[~test]) if test.any() else {}
+    if wanted is not None:
+        write_predictions(folder / "predictions.csv", model, wanted, arguments.value_column)
+    write_results(folder, arguments, model, metrics, entries=count, held_out=int(test.sum()), shape=shape)
+    print("\n".join(f"{name:>14}  {value:.4g}" for name, value in metrics.items()) + f"\n{'written to':>14}  {folder}")
+    return 0
+
+
+class Entries(NamedTuple):
+    """The known entries: numbers of rows and columns, values, and the names that belong to the numbers."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    names: dict[str, list[str]]
+
+
+def read_entries(arguments: CompleteArguments) -> Entries:
+    """The known entries.
+
+    Raises:
+        UsageError: no file was passed, a column is missing or empty, a value is no number, or an entry comes twice.
+    """
+    if arguments.data is None:
+        raise UsageError("there is nothing to complete; pass --data with a file of rows, columns and values")
+    table = read_columns(arguments.data, arguments, with_values=True)
+    values = pd.to_numeric(table[arguments.value_column], errors="coerce").to_numpy(dtype=float)
+    if len(odd := np.flatnonzero(~np.isfinite(values))):
+        raise UsageError(
+            f"--value_column {arguments.value_column} is no finite number in row {odd[0]} of {arguments.data}"
+        )
+    (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
+    if twice := int(pd.DataFrame({"row": rows, "column": columns}).duplicated().sum()):
+        raise UsageError(f"{twice} entries of {arguments.data} come twice; each row and column may have one value")
+    return Entries(rows, columns, values, {"rows": row_names, "columns": column_names})
+
+
+def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) -> pd.DataFrame:
+    """The columns of a file that name entries, and their values if asked for.
+
+    Raises:
+        UsageError: it cannot be read, or a column is missing or has empty places.
+    """
+    wanted = [getattr(arguments, name) for name in PAIRS]
+    table = read_table(path, wanted)
+    wanted += [arguments.value_column] if with_values else []
+    missing = [name for name in wanted if name not in table.columns]
+    if missing:
+        raise UsageError(
+            f"{path} has no column {missing}; it has {list(table.columns)}: choose with --row_column, --column_column "
+            "and --value_column"
+        )
+    if table[wanted].isna().any().any():
+        raise UsageError(f"{path} has empty places in {wanted}; fill or drop them")
+    return table[wanted]
+
+
+def hold_out(count: int, arguments: CompleteArguments) -> np.ndarray:
+    """Which entries are left out of the fit."""
+    test = np.zeros(count, dtype=bool)
+    chosen = np.random.default_rng(arguments.seed).permutation(count)[: int(arguments.test_fraction * count)]
+    test[chosen] = True
+    return test
+
+
+def fit(
+    rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int], arguments: CompleteArguments
+) -> MatrixCompletion:
+    """The fitted estimator; a killed fit goes on from its checkpoint.
+
+    Raises:
+        UsageError: a setting is out of range for these data.
+        RunError: the fit diverged.
+    """
+    names = ("rank", "depth", "learning_rate", "weight_decay", "max_epochs", "validation_fraction", "patience",
+             "implicit_feedback")  # fmt: skip
+    settings = {name: getattr(arguments, name) for name in names}
+    checkpoint = Path(arguments.output_dir) / "checkpoint.safetensors"
+    model = MatrixCompletion(**settings, random_state=arguments.seed, checkpoint=str(checkpoint), verbose=1)
+    try:
+        return model.fit(rows, columns, values, shape=shape)
+    except ValueError as error:
+        raise UsageError(f"the matrix cannot be completed: {error}") from error
+    except FloatingPointError as error:
+        kept = f"{checkpoint} is kept; delete it to start anew" if checkpoint.exists() else "nothing is kept"
+        raise RunError(f"{error}. Of this fit {kept}") from error
+
+
+def errors(
+    model: MatrixCompletion, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, known: np.ndarray
+) -> dict[str, float]:
+    """Errors on held-out entries, and of the mean of the known ones for comparison."""
+    difference = model.predict(rows, columns) - values
+    return {
+        "rmse": float(np.sqrt(np.mean(difference**2))),
+        "mae": float(np.mean(np.abs(difference))),
+        "rmse_of_mean": float(np.sqrt(np.mean((values - known.mean()) ** 2))),
+    }
+
+
+class Wanted(NamedTuple):
+    """The rows of `--predict`, and the numbers of the rows and columns that they name."""
+
+    table: pd.DataFrame
+    indices: list[np.ndarray]
+
+
+def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Wanted:
+    """The entries of `--predict`, checked before anything is fitted.
+
+    Raises:
+        UsageError: a row or column was not among the data.
+    """
+    table = read_columns(str(arguments.predict), arguments, with_values=False)
+    indices = []
+    for option_name, known in zip(PAIRS, names.values(), strict=True):
+        column = getattr(arguments, option_name)
+        found = find_names(known, table[column])
+        if (found < 0).any():
+            unknown = sorted(set(table[column][found < 0].astype(str)))[:5]
+            raise UsageError(
+                f"{arguments.predict} names {unknown} in {column!r}, which the data do not have; write names as there "
+                "(7 is not 007; 1.0 is 1 if all are numbers)"
+            )
+        indices.append(found)
+    return Wanted(table, indices)
+
+
+def write_predictions(path: Path, model: MatrixCompletion, wanted: Wanted, value_column: str) -> None:
+    """The wanted entries with a column for their values; the file is complete or not there."""
+    partial = path.with_name(f".{path.name}.partial")
+    wanted.table.assign(**{value_column: model.predict(*wanted.indices)}).to_csv(partial, index=False)
+    os.replace(partial, path)
+
+
+def write_results(
+    folder: Path, arguments: CompleteArguments, model: MatrixCompletion, metrics: dict[str, float], **facts: Any
+) -> None:
+    """`results.json` and the picture."""
+    results = {
+        "command": "complete",
+        "status": "complete",
+        "metrics": {"test": metrics},
+        **facts,
+        "epochs": model.n_iter_,
+        "log": model.history_,
+        "settings": public_settings(asdict(arguments)),
+        "versions": {name: installed_version(name) for name in ("deep-lora", "torch", "scikit-learn", "numpy")},
+    }
+    write_json(folder / "results.json", results)
+    draw(folder / "training.png", model.history_)
+
+
+def draw(path: Path, history: list[dict[str, float]]) -> None:
+    """The errors over the epochs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for key, label in (("training_rmse", "training"), ("validation_rmse", "validation")):
+        points = [(record["epoch"], record[key]) for record in history if key in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label)
+    axes.set(xlabel="epoch", ylabel="root mean squared error", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""Base models, their adapters, and the precision they are trained in."""

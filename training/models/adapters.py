@@ -1,0 +1,180 @@
+"""The adapter that is trained: deep_lora, lora, or any PEFT method described in a file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import peft
+import yaml
+from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from deep_lora import DeepLoraConfig
+from training.errors import UsageError
+from training.models.loading import Base, linear_layers_inside
+from training.settings.common import AdapterArguments
+
+PEFT_HEADS = ("classifier", "score")
+
+
+def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Base) -> PeftConfig:
+    """The PEFT config of the adapter.
+
+    Args:
+        arguments: what was asked for.
+        peft_task: PEFT's task type, by which it finds the usual heads.
+        base: the model; layers that its checkpoint did not have are trained whole and saved.
+
+    Raises:
+        UsageError: a value does not fit, or the file of another method does not describe one.
+    """
+    whole = _outermost([*(arguments.modules_to_save or []), *base.new_modules]) or None
+    if peft_task in ("SEQ_CLS", "TOKEN_CLS"):  # PEFT adds these heads by itself
+        whole, heads = [name for name in whole or [] if name not in PEFT_HEADS] or None, list(PEFT_HEADS)
+    else:
+        heads = []
+    excluded = (
+        sorted({*(arguments.exclude_modules or []), *linear_layers_inside(base.model, [*(whole or []), *heads])})
+        or None
+    )
+    try:
+        if arguments.adapter_config:
+            config = _from_file(Path(arguments.adapter_config), peft_task, whole)
+            _check_halves(config, arguments)
+            return config
+        shared: dict[str, Any] = {
+            "r": arguments.rank,
+            "target_modules": _targets(arguments.target_modules),
+            "exclude_modules": excluded,
+            "modules_to_save": whole,
+            "task_type": peft_task,
+        }
+        if arguments.adapter == "lora":
+            alpha = arguments.rank if arguments.lora_alpha is None else arguments.lora_alpha
+            return LoraConfig(**shared, lora_alpha=alpha, lora_dropout=arguments.adapter_dropout)
+        return DeepLoraConfig(
+            **shared,
+            depth=arguments.depth,
+            gamma=arguments.gamma,
+            max_update_norm=arguments.max_update_norm,
+            deep_lora_dropout=arguments.adapter_dropout,
+        )
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the adapter cannot be set up: {error}") from error
+
+
+def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
+    """The model with the adapter, as PEFT makes it.
+
+    Raises:
+        UsageError: the adapter does not fit the model, for instance because no layer has a name that was asked for.
+    """
+    try:
+        with warnings.catch_warnings():  # heads are excluded in any case, also where nothing targets them
+            warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+            return peft.get_peft_model(model, config)
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        raise UsageError(
+            f"the adapter does not fit the model: {error}; its linear layers are called {_shortened(linear)}"
+        ) from error
+
+
+def adapted_parts(model: Any) -> dict[str, PeftModel]:
+    """The PEFT models that a model consists of, by the folder that each is saved in; alone it lies at the top.
+
+    A model made of others names them in `parts()`, as those of `modality` do.
+    """
+    if isinstance(model, PeftModel):
+        return {"": model}
+    parts = model.parts() if hasattr(model, "parts") else {}
+    folders = {name: "" if len(parts) == 1 else name for name in parts}
+    return {folders[name]: part for name, part in parts.items() if isinstance(part, PeftModel)}
+
+
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained and no adapter saves: temperatures, projections, ... ."""
+    saved = _saved_by_adapters(model)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in saved}
+
+
+def own_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that no adapter saves: running means, fixed temperatures, ... ."""
+    saved = _saved_by_adapters(model)
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in saved}
+
+
+def _saved_by_adapters(model: nn.Module) -> set[int]:
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    adapted = [module for module in model.modules() if isinstance(module, kinds)]
+    return {id(tensor) for module in adapted for tensor in (*module.parameters(), *module.buffers())}
+
+
+def config_of(model: PeftModel) -> PeftConfig:
+    """The config of the adapter that is trained."""
+    configs: Any = model.peft_config
+    return configs["default"]
+
+
+def is_deep_lora(model: nn.Module) -> bool:
+    """Whether the adapters are exported by this project."""
+    return any(isinstance(config_of(part), DeepLoraConfig) for part in adapted_parts(model).values())
+
+
+def has_subspaces(model: nn.Module) -> bool:
+    """Whether there are adapters whose subspaces a gradient can set; the narrow and wide variants have none."""
+    configs = [config_of(part) for part in adapted_parts(model).values()]
+    return any(isinstance(config, DeepLoraConfig) and config.variant == "compressed" for config in configs)
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The fields that a file for `--adapter_config` holds.
+
+    Raises:
+        UsageError: it cannot be read, or names no method of PEFT.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read --adapter_config {path}: {error}") from error
+    known = sorted(kind.value for kind in peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING)
+    if not isinstance(fields, dict) or str(fields.get("peft_type", "")).upper() not in known:
+        raise UsageError(f"--adapter_config {path} must name a `peft_type`, one of {', '.join(known)}")
+    return dict(fields)
+
+
+def _from_file(path: Path, peft_task: str | None, whole: list[str] | None) -> PeftConfig:
+    fields = read_fields(path)
+    config_class = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(str(fields.pop("peft_type")).upper())]
+    fields.setdefault("task_type", peft_task)
+    if whole and "modules_to_save" in getattr(config_class, "__dataclass_fields__", {}):
+        fields["modules_to_save"] = _outermost([*(fields.get("modules_to_save") or []), *whole])
+    return config_class(**fields)
+
+
+def _check_halves(config: PeftConfig, arguments: AdapterArguments) -> None:
+    if isinstance(config, DeepLoraConfig) and config.variant == "compressed":
+        for rank in (config.r, *config.rank_pattern.values()):
+            arguments.check_halves(f"a rank in {arguments.adapter_config}", rank)
+
+
+def _targets(names: list[str]) -> list[str] | str:
+    """PEFT reads a string as a regular expression, and a list as names."""
+    special = len(names) == 1 and (names[0] == "all-linear" or not names[0].replace(".", "_").isidentifier())
+    return names[0] if special else names
+
+
+def _outermost(names: list[str]) -> list[str]:
+    """Without names that lie inside another one of the list: PEFT saves a module with all that is in it."""
+    return sorted({name for name in names if not any(name.startswith(other + ".") for other in names)})
+
+
+def _shortened(names: list[str], most: int = 8) -> str:
+    tails = sorted({name.rpartition(".")[2] for name in names})
+    return ", ".join(tails[:most]) + (", ..." if len(tails) > most else "")

@@ -1,0 +1,154 @@
+"""Loads base models, tokenizers and image processors, and puts adapters into them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import peft
+import torch
+import transformers
+from torch import nn
+
+from training.errors import UsageError, redacted
+from training.settings.common import ModelArguments
+from training.tasks.base import Task
+
+
+class Base(NamedTuple):
+    """A base model and what its checkpoint did not have, such as a new classifier."""
+
+    model: nn.Module
+    new_modules: list[str]
+
+
+def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -> Base:
+    """The base model of a task, with a head for its labels.
+
+    Raises:
+        UsageError: no model was named, it cannot be loaded, or it has no head of this kind.
+    """
+    settings = _loading_settings(arguments, token)
+    name = model_name(arguments)
+    quantised = {}
+    if quantization := quantization_config(arguments):
+        quantised = {"quantization_config": quantization}
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **settings)
+        for key, value in task.model_settings.items():
+            setattr(config, key, value)
+        model, report = getattr(transformers, task.auto_class).from_pretrained(
+            name,
+            config=config,
+            dtype=arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype),
+            attn_implementation=arguments.attn_implementation,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+            **quantised,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = redacted(str(error), token)
+        raise UsageError(f"the model {name} cannot be loaded for --task {task.name}: {reason}") from error
+    keep_differentiable_(model)
+    return Base(model, _new_modules(model, report))
+
+
+def keep_differentiable_(model: nn.Module) -> None:
+    """Keeps bitsandbytes' 4-bit layers on a CPU on the path that has gradients, after an evaluation too.
+
+    On a CPU with AVX512-BF16 they repack their weights at the first forward pass in evaluation mode, for a kernel
+    without a backward pass, and stay so when training goes on: adapters below them then get no gradient.
+    """
+    layers: Any = model.modules()
+    for module in layers:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_processor(arguments: ModelArguments, images: bool = False, token: str | None = None) -> Any:
+    """The tokenizer or image processor of the model; a tokenizer without padding pads with its end of text.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
+    name = model_name(arguments)
+    kind = transformers.AutoImageProcessor if images else transformers.AutoTokenizer
+    try:
+        processor = kind.from_pretrained(name, **_loading_settings(arguments, token))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = redacted(str(error), token)
+        what = "image processor" if images else "tokenizer"
+        raise UsageError(f"the {what} of {name} cannot be loaded: {reason}") from error
+    if not images and processor.pad_token is None:
+        processor.pad_token = processor.eos_token
+    return processor
+
+
+def model_name(arguments: ModelArguments) -> str:
+    """The base model.
+
+    Raises:
+        UsageError: none was passed.
+    """
+    if not arguments.model:
+        raise UsageError("there is no model to fine-tune; pass --model with a name on the Hub or a folder")
+    return arguments.model
+
+
+def quantization_config(arguments: ModelArguments) -> Any:
+    """bitsandbytes' settings, or None. New heads stay in full precision.
+
+    Raises:
+        UsageError: bitsandbytes is not installed.
+    """
+    if not (arguments.load_in_4bit or arguments.load_in_8bit):
+        return None
+    if not transformers.utils.is_bitsandbytes_available():
+        raise UsageError('--load_in_4bit and --load_in_8bit need bitsandbytes: pip install "deep-lora[quantization]"')
+    if arguments.load_in_8bit:
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+    return transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def prepare_base(base: Base, processor: Any, *, quantised: bool, checkpointing: bool) -> nn.Module:
+    """The base, ready for an adapter: padding known, quantised layers ready for gradients."""
+    model: Any = base.model
+    pad = getattr(processor, "pad_token_id", None)
+    if getattr(model.config, "pad_token_id", None) is None and pad is not None:
+        model.config.pad_token_id = pad
+    if quantised:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    elif checkpointing and hasattr(model, "enable_input_require_grads"):
+        model.enable_input_require_grads()
+    return model
+
+
+def _loading_settings(arguments: ModelArguments, token: str | None) -> dict[str, Any]:
+    settings: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code, "token": token}
+    if arguments.revision:
+        settings["revision"] = arguments.revision
+    if arguments.gguf_file:
+        settings["gguf_file"] = arguments.gguf_file
+    return settings
+
+
+def _new_modules(model: nn.Module, report: dict[str, Any]) -> list[str]:
+    """Modules with weights that the checkpoint did not have: whole heads, and single layers inside of the base."""
+    missing = list(report.get("missing_keys", ())) + [entry[0] for entry in report.get("mismatched_keys", ())]
+    parameters = {name for name, _ in model.named_parameters()}
+    prefix = getattr(model, "base_model_prefix", "")
+    found = set()
+    for owner in {key.rpartition(".")[0] for key in missing if key in parameters}:
+        first = owner.partition(".")[0]
+        found.add(owner if first == prefix else first)
+    return sorted(found)
+
+
+def linear_layers_inside(model: nn.Module, names: list[str]) -> list[str]:
+    """The linear layers that are, or lie inside, the modules of these names."""
+    return [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(path == name or path.startswith(name + ".") for name in names)
+    ]

@@ -1,0 +1,145 @@
+"""The model card of an uploaded adapter, made from its `results.json` and configs alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.errors import redacted
+from training.results.exporting import EXPORT
+
+_AUTO = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "causal_lm": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "image_classification": "AutoModelForImageClassification",
+    "image_text_pairs": "AutoModel",
+}
+_PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+    "causal_lm": "text-generation",
+    "seq2seq": "text2text-generation",
+    "image_classification": "image-classification",
+    "image_text_pairs": "zero-shot-image-classification",
+    "text_pairs": "sentence-similarity",
+}
+
+
+def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str, license: str | None) -> str:
+    """Metadata, how to load, metrics and settings.
+
+    Args:
+        results: the run's `results.json`.
+        adapter: the adapter's config.
+        repository: where it goes, user/name.
+        license: its licence, if one was named.
+    """
+    bases = _bases(results, adapter)
+    base = " and ".join(bases)
+    kind = str(adapter.get("peft_type", "")).lower() or "contrastive"
+    metadata = {
+        "base_model": base if len(bases) == 1 else bases,
+        "library_name": "peft",
+        "pipeline_tag": _PIPELINES.get(results["task"]),
+        "tags": [kind.replace("_", "-"), "peft"],
+        "license": license,
+    }
+    parts = [
+        "---",
+        yaml.safe_dump({name: value for name, value in metadata.items() if value}, sort_keys=False).strip(),
+        "---",
+        f"# {repository.rpartition('/')[2]}",
+        f"A {kind} adapter for `{base}`, task: {results['task'].replace('_', ' ')}.",
+        _loading_towers(repository) if len(bases) > 1 else _loading(results, base, kind, repository),
+        _metrics(results),
+        _training(results),
+        f"## Licence\n\n{license or 'Not stated by the author.'} The base model `{base}` has a licence of its own.",
+    ]
+    return redacted("\n\n".join(part for part in parts if part) + "\n").replace("---\n\n", "---\n", 1)
+
+
+def _bases(results: dict[str, Any], adapter: dict[str, Any]) -> list[str]:
+    """The base models: of two towers, both."""
+    names = ("image_model", "text_model", "second_text_model")
+    towers = [str(name) for name in map(results["settings"].get, names) if name]
+    if len(towers) == 1:  # both towers are copies of it
+        towers *= 2
+    return towers or [str(adapter.get("base_model_name_or_path"))]
+
+
+def _loading_towers(repository: str) -> str:
+    return (
+        '## Loading\n\n```python\nfrom training.pairs import load_contrastive  # pip install "deep-lora[training]"\n\n'
+        f'model = load_contrastive("{repository}")  # a modality.DualEncoder\n```\n\n'
+        "Tokenizers and image processors lie in the folders of the towers."
+    )
+
+
+def _loading(results: dict[str, Any], base: str, kind: str, repository: str) -> str:
+    """The lines that load the adapter, and its LoRA export if there is one."""
+    auto = _AUTO.get(results["task"], "AutoModel")
+    names = results.get("label_names")
+    settings = f", num_labels={len(names)}" if names else (", num_labels=1" if results["task"] == "regression" else "")
+    head = ""
+    if results["settings"].get("normalized_head"):
+        temperature = results["settings"].get("head_temperature")
+        head = (
+            f"from collapse import normalize_classifier_  # pip install deep-lora\n\n"
+            f"normalize_classifier_(model, {temperature if temperature is not None else ''})\n".replace(", )", ")")
+        )
+    plugin = "import deep_lora  # pip install deep-lora; makes PEFT know it\n" if kind == "deep_lora" else ""
+    first = (
+        f"## Loading\n\n```python\n{plugin}from peft import PeftModel\nfrom transformers import {auto}\n\n"
+        f'model = {auto}.from_pretrained("{base}"{settings})\n{head}'
+        f'model = PeftModel.from_pretrained(model, "{repository}")\n```'
+    )
+    labels = f"\n\nClasses, in the order of the logits: {json.dumps(names, ensure_ascii=False)}." if names else ""
+    if EXPORT not in results.get("files", []):
+        return first + labels
+    return (
+        first
+        + (
+            "\n\nThe same update as a plain LoRA adapter, which needs nothing but PEFT:\n\n```python\n"
+            f'model = PeftModel.from_pretrained(model, "{repository}", subfolder="{EXPORT}")\n```'
+        )
+        + labels
+    )
+
+
+def _metrics(results: dict[str, Any]) -> str:
+    rows = [
+        f"| {split} | {name} | {value if value is None else format(value, '.4g')} |"
+        for split, values in results.get("metrics", {}).items()
+        for name, value in values.items()
+        if name != "runtime"
+    ]
+    return "\n".join(["## Metrics", "", "| data | metric | value |", "|---|---|---|", *rows]) if rows else ""
+
+
+def _training(results: dict[str, Any]) -> str:
+    shown = (
+        "dataset", "dataset_config", "glue", "num_train_samples", "rank", "depth", "adapter", "learning_rate",
+        "lr_scheduler_type", "optim", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
+        "seed", "load_in_4bit", "load_in_8bit", "loss", "temperature_mode", "schedule", "schedule_start",
+        "schedule_end", "swap", "swap_probability",
+    )  # fmt: skip
+    settings = {name: results["settings"].get(name) for name in shown}
+    facts = settings | {"steps": results.get("steps"), "processes": results.get("processes")} | results["versions"]
+    rows = [f"| {name} | `{value}` |" for name, value in facts.items() if value not in (None, False)]
+    return "\n".join(["## Training", "", "| setting | value |", "|---|---|", *rows])
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The `results.json` of a run.
+
+    Raises:
+        OSError, ValueError: there is none, or it is damaged.
+    """
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""The Trainer, its optimizer and its checkpoints."""
