@@ -22,8 +22,8 @@ import datasets
 import torch
 from safetensors.torch import load_file
 
+from tests.processes import free_port, take_rank
 from tests.training import tiny
-from tests.training.processes import free_port, take_rank
 from training.cli import main
 from training.trainer import checkpoints
 

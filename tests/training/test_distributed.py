@@ -11,10 +11,9 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from tests.paths import ROOT
-from tests.processes import end_process
+from tests.processes import end_process, run_two, take_rank
 from tests.training import tiny
 from tests.training.conftest import QUICK
-from tests.training.processes import run_two, take_rank
 from training import CONFIGS
 from training.cli import main
 from training.commands.finetune import build_job

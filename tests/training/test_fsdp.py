@@ -15,9 +15,9 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
+from tests.processes import run_two, take_rank
 from tests.training import tiny
 from tests.training.conftest import QUICK
-from tests.training.processes import run_two, take_rank
 from training.cli import main
 from training.trainer import checkpoints
 
