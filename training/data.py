@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import CsvConfig
 
 from training.errors import UsageError, redacted
-from training.settings.common import DataArguments
+from training.settings.data import DataArguments
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 # Words that pandas takes for an empty place in a csv file; a class or a text may be called so.

@@ -9,7 +9,7 @@ import pytest
 
 from tests.training import tiny
 from training.cli import main
-from training.commands.contrastive import refuse_spread_weights
+from training.commands.contrastive import refuse_sharded_weights
 from training.errors import RunError, UsageError
 from training.pairs import load_contrastive
 from training.pairs.processor import decode
@@ -145,8 +145,8 @@ def test_folders_that_hold_no_contrastive_model_are_refused(clip, tmp_path) -> N
 def test_weights_are_not_spread_over_processes(clip, pictures, contrastive, monkeypatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     status, printed = contrastive(pictures, "--model", clip)
-    assert status == 2 and "FSDP spreads weights over processes" in printed and "use DDP (ddp.yaml)" in printed
+    assert status == 2 and "FSDP shards the weights over processes" in printed and "use DDP (ddp.yaml)" in printed
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # transformers itself wants DeepSpeed to be installed then
-    with pytest.raises(UsageError, match="DeepSpeed spreads weights over processes"):
-        refuse_spread_weights()
+    with pytest.raises(UsageError, match="DeepSpeed shards the weights over processes"):
+        refuse_sharded_weights()

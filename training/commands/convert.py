@@ -9,8 +9,7 @@ from pathlib import Path
 from training.adapter_files import read_adapter
 from training.conversion import convert
 from training.errors import UsageError
-from training.settings.common import option
-from training.settings.parsing import parse
+from training.settings.parsing import option, parse
 
 DESCRIPTION = """Writes a Deep LoRA adapter as a plain LoRA adapter with the same update, which every server loads.
 

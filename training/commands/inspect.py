@@ -18,8 +18,7 @@ from dmf import effective_rank, factor_svd
 from training.adapter_files import AdapterFiles, read_adapter
 from training.errors import UsageError
 from training.results.report import write_json
-from training.settings.common import option
-from training.settings.parsing import parse
+from training.settings.parsing import option, parse
 from training.skeletons import PREFIX, deep_lora_skeleton, load_meta_base
 
 DESCRIPTION = """Shows what an adapter has learned: for each module the singular values of its update.

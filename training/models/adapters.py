@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
 from training.models.loading import Base, linear_layers_inside
-from training.settings.common import AdapterArguments
+from training.settings.adapter import AdapterArguments
 
 PEFT_HEADS = ("classifier", "score")
 
@@ -47,25 +48,23 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
             config = _from_file(Path(arguments.adapter_config), peft_task, whole)
             _check_halves(config, arguments)
             return config
-        shared: dict[str, Any] = {
-            "r": arguments.rank,
+        fields = arguments.config_fields() | {
             "target_modules": _targets(arguments.target_modules),
             "exclude_modules": excluded,
             "modules_to_save": whole,
             "task_type": peft_task,
         }
-        if arguments.adapter == "lora":
-            alpha = arguments.rank if arguments.lora_alpha is None else arguments.lora_alpha
-            return LoraConfig(**shared, lora_alpha=alpha, lora_dropout=arguments.adapter_dropout)
-        return DeepLoraConfig(
-            **shared,
-            depth=arguments.depth,
-            gamma=arguments.gamma,
-            max_update_norm=arguments.max_update_norm,
-            deep_lora_dropout=arguments.adapter_dropout,
-        )
+        return DeepLoraConfig(**fields) if arguments.adapter == "deep_lora" else _lora_config(arguments, fields)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the adapter cannot be set up: {error}") from error
+
+
+def _lora_config(arguments: AdapterArguments, fields: dict[str, Any]) -> LoraConfig:
+    """Return LoRA's config, with the fields that it has under the same names as Deep LoRA's."""
+    known = {entry.name for entry in dataclasses.fields(LoraConfig)}
+    shared = {name: value for name, value in fields.items() if name in known}
+    alpha = arguments.rank if arguments.lora_alpha is None else arguments.lora_alpha
+    return LoraConfig(**shared, lora_alpha=alpha, lora_dropout=arguments.adapter_dropout)
 
 
 def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
@@ -92,7 +91,7 @@ def adapted_parts(model: Any) -> dict[str, PeftModel]:
     """
     if isinstance(model, PeftModel):
         return {"": model}
-    parts = model.parts() if hasattr(model, "parts") else {}
+    parts = model.parts()
     folders = {name: "" if len(parts) == 1 else name for name in parts}
     return {folders[name]: part for name, part in parts.items() if isinstance(part, PeftModel)}
 

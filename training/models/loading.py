@@ -10,8 +10,8 @@ import transformers
 from torch import nn
 
 from training.errors import UsageError, redacted
+from training.job import Task
 from training.settings.common import ModelArguments
-from training.tasks.base import Task
 
 
 class Base(NamedTuple):
@@ -29,9 +29,9 @@ def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -
     """
     settings = _loading_settings(arguments, token)
     name = model_name(arguments)
-    quantised = {}
+    quantized = {}
     if quantization := quantization_config(arguments):
-        quantised = {"quantization_config": quantization}
+        quantized = {"quantization_config": quantization}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **settings)
         for key, value in task.model_settings.items():
@@ -44,7 +44,7 @@ def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **settings,
-            **quantised,
+            **quantized,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = redacted(str(error), token)
@@ -111,13 +111,13 @@ def quantization_config(arguments: ModelArguments) -> Any:
     return transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
-def prepare_base(base: Base, processor: Any, *, quantised: bool, checkpointing: bool) -> nn.Module:
-    """The base, ready for an adapter: padding known, quantised layers ready for gradients."""
+def prepare_base(base: Base, processor: Any, *, quantized: bool, checkpointing: bool) -> nn.Module:
+    """The base, ready for an adapter: padding known, quantized layers ready for gradients."""
     model: Any = base.model
     pad = getattr(processor, "pad_token_id", None)
     if getattr(model.config, "pad_token_id", None) is None and pad is not None:
         model.config.pad_token_id = pad
-    if quantised:
+    if quantized:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     elif checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()

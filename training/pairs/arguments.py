@@ -10,7 +10,9 @@ from modality.objective import Loss
 from modality.pooling import Pooling
 from modality.swap import Per, SwapMode
 from training.errors import UsageError
-from training.settings.common import DataArguments, ModelArguments, option
+from training.settings.common import ModelArguments
+from training.settings.data import DataArguments
+from training.settings.parsing import option
 
 SCHEDULES = ("none", "constant", "linear", "cosine", "piecewise")
 LEARNED_OR_FIXED = ("learnable", "softplus", "exp", "fixed")

@@ -67,11 +67,12 @@ def _joint_model(job: Job) -> ContrastiveModel:
 
 def _two_towers(job: Job) -> DualEncoder:
     settings: Any = job.model
-    texts = job.task.name == "text_pairs"
+    data: Any = job.data
+    texts = bool(data.second_text_column)
     frozen = (settings.freeze_text, settings.freeze_second_text) if texts else (
         settings.freeze_image, settings.freeze_text)  # fmt: skip
     pooling = (settings.text_pooling if texts else settings.image_pooling, settings.text_pooling)
-    names: Any = tower_names(settings, job.data)  # type: ignore[arg-type]
+    names: Any = tower_names(settings, data)
     towers = [_tower(job, *options) for options in zip(names, frozen, pooling, strict=True)]
     widths = _widths(job, towers, pooling)
     width = widths[0] if settings.projection == "none" else settings.embedding_width
@@ -109,9 +110,9 @@ def _adapted(job: Job, base: Base, left_alone: list[str]) -> PeftModel:
                 "field out, or pass no --freeze options"
             )
         config.exclude_modules = layers
-    quantised = quantization_config(job.model) is not None
+    quantized = quantization_config(job.model) is not None
     checkpointing = bool(job.run.gradient_checkpointing)
-    return add_adapter(prepare_base(base, None, quantised=quantised, checkpointing=checkpointing), config)
+    return add_adapter(prepare_base(base, None, quantized=quantized, checkpointing=checkpointing), config)
 
 
 def _layers_inside(model: nn.Module, names: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import dataclasses
 from typing import NamedTuple
 
 from training.errors import UsageError
-from training.tasks.text import TextDataArguments
+from training.settings.data import TextDataArguments
 
 
 class GlueTask(NamedTuple):

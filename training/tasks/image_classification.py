@@ -10,8 +10,9 @@ from transformers import EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.settings.images import ImageDataArguments
-from training.tasks.base import Task, logits_of
+from training.job import Task
+from training.settings.data import ImageDataArguments
+from training.tasks.base import adapter_task, logits_of
 from training.tasks.labels import class_names, display_names, label_settings, without_hidden_test
 from training.tasks.metrics import scorer
 
@@ -45,9 +46,10 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
 
         return {name: split.with_transform(transform) for name, split in splits.items()}  # decoded when needed
 
-    return Task(
+    return adapter_task(
         name="image_classification",
         auto_class="AutoModelForImageClassification",
+        pipeline="image-classification",
         peft_task=None,
         splits=splits,
         model_settings=label_settings(display_names(splits["train"], column, classes)),

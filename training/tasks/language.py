@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,13 @@ from transformers import DataCollatorForSeq2Seq, EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.tasks.base import Task, replace_columns
-from training.tasks.generation import IGNORED, Generation
-from training.tasks.text import TextDataArguments, require_text
+from training.job import IGNORED, Task
+from training.settings.data import TextDataArguments
+from training.tasks.base import adapter_task, replace_columns
+from training.tasks.text import require_text
 from training.tasks.text_metrics import text_scorer
+from training.trainer.generating import GeneratingTrainer, Generation
+from training.trainer.trainer import AdapterTrainer
 
 
 def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
@@ -30,9 +35,10 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         return replace_columns(splits, lambda rows: _encode_continuation(rows, tokenizer, data))
 
-    return Task(
+    return adapter_task(
         name="causal_lm",
         auto_class="AutoModelForCausalLM",
+        pipeline="text-generation",
         peft_task="CAUSAL_LM",
         splits=splits,
         model_settings={},
@@ -63,9 +69,10 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
         settings = {"truncation": True, "max_length": data.max_length}
         return tokenizer(rows[data.text_column], text_target=rows[target], **settings)
 
-    return Task(
+    return adapter_task(
         name="seq2seq",
         auto_class="AutoModelForSeq2SeqLM",
+        pipeline="text2text-generation",
         peft_task="SEQ_2_SEQ_LM",
         splits=splits,
         model_settings={},
@@ -74,13 +81,15 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
         score=score_tokens,
         reduce_logits=lambda logits, labels: token_sums(_first(logits), labels),
         main_metric="perplexity",
-        generation=_generation(data, metric_source) if data.predict_with_generate else None,
+        trainer_class=_generating(data, metric_source) if data.predict_with_generate else AdapterTrainer,
+        generates=data.predict_with_generate,
     )
 
 
-def _generation(data: TextDataArguments, metric_source: str) -> Generation:
+def _generating(data: TextDataArguments, metric_source: str) -> Callable[..., GeneratingTrainer]:
     length = data.max_length if data.max_new_tokens is None else data.max_new_tokens
-    return Generation({"num_beams": data.num_beams, "max_new_tokens": length}, text_scorer(metric_source))
+    generation = Generation({"num_beams": data.num_beams, "max_new_tokens": length}, text_scorer(metric_source))
+    return partial(GeneratingTrainer, generation=generation)
 
 
 def token_sums(logits: Tensor, labels: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ from transformers import DataCollatorWithPadding, EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
+from training.job import Task
+from training.settings.data import TextDataArguments
 from training.tasks import glue
-from training.tasks.base import Task, logits_of, replace_columns
+from training.tasks.base import adapter_task, logits_of, replace_columns
 from training.tasks.labels import class_names, display_names, label_settings, without_hidden_test
 from training.tasks.metrics import scorer
-from training.tasks.text import TextDataArguments, require_text, text_columns
+from training.tasks.text import require_text, text_columns
 
 
 def classification(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
@@ -34,9 +36,10 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).argmax(-1), prediction.label_ids)
 
-    return Task(
+    return adapter_task(
         name="classification",
         auto_class="AutoModelForSequenceClassification",
+        pipeline="text-classification",
         peft_task="SEQ_CLS",
         splits=splits,
         model_settings=label_settings(display_names(splits["train"], column, classes))
@@ -65,9 +68,10 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
     def score_numbers(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).reshape(-1), np.asarray(prediction.label_ids).reshape(-1))
 
-    return Task(
+    return adapter_task(
         name="regression",
         auto_class="AutoModelForSequenceClassification",
+        pipeline="text-classification",
         peft_task="SEQ_CLS",
         splits=splits,
         model_settings={"num_labels": 1, "problem_type": "regression"},

@@ -14,9 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-MANIFEST = "manifest.json"
-PARTIAL = ".partial"  # what lies under it is never read
-_PREFIX = "checkpoint-"
+from training.names import CHECKPOINT, MANIFEST, PARTIAL
 
 
 def publish(partial: Path, final: Path, facts: dict[str, Any]) -> None:
@@ -83,13 +81,15 @@ def all_checkpoints(folder: Path) -> list[Path]:
     """The folders called checkpoint-N, by N."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.is_dir() and path.name[len(_PREFIX) :].isdecimal()]
+    found = [
+        path for path in folder.glob(f"{CHECKPOINT}*") if path.is_dir() and path.name[len(CHECKPOINT) :].isdecimal()
+    ]
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
     """The N of checkpoint-N."""
-    return int(checkpoint.name[len(_PREFIX) :])
+    return int(checkpoint.name[len(CHECKPOINT) :])
 
 
 def rotate(folder: Path, limit: int | None, best: str | None) -> None:

@@ -10,11 +10,10 @@ from transformers import SchedulerType
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
 from training.models.adapters import adapted_parts, config_of
-from training.settings.common import AdapterArguments, RunArguments
+from training.settings.adapter import AdapterArguments
+from training.settings.common import RunArguments
 
-SPREADING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
-
-
+_SHARDING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
 RATE, FALLING_RATE = 1e-3, 3e-3  # docs/evidence.md: which rate Deep LoRA wants with either kind of schedule
 STEADY = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")  # do not fall by themselves
 
@@ -33,20 +32,17 @@ def optimizer_settings(arguments: AdapterArguments, model: nn.Module) -> dict[st
         UsageError: steps are to be limited, or what is beside the adapter to have its own rate, and that cannot be.
     """
     ours = _ours(model)
-    options = {"max_relative_step": arguments.max_relative_step, "other_lr": arguments.other_learning_rate}
-    asked = {name: value for name, value in options.items() if value is not None}
-    if asked and not ours:
-        option = "max_relative_step" if "max_relative_step" in asked else "other_learning_rate"
-        raise UsageError(f"--{option} goes with --adapter deep_lora; leave it out for another method")
-    if "max_relative_step" in asked:
+    knobs = arguments.knobs()
+    if knobs and not ours:
+        raise UsageError(f"--{knobs[0].option} goes with --adapter deep_lora; leave it out for another method")
+    if arguments.max_relative_step is not None:
         _check_limit(ours)
-    gamma = ours[0].gamma if ours else 1.0  # all parts of a model share it
-    return asked if gamma == 1.0 else asked | {"gamma": gamma}
+    return {knob.keyword: knob.value for knob in knobs}
 
 
-def spreading() -> list[str]:
-    """What accelerate was told to spread the weights over processes with, if anything."""
-    return [name for name, variable in SPREADING.items() if os.environ.get(variable, "false").lower() == "true"]
+def sharding_frameworks() -> list[str]:
+    """Return what accelerate was told to shard the weights over processes with, if anything."""
+    return [name for name, variable in _SHARDING.items() if os.environ.get(variable, "false").lower() == "true"]
 
 
 def _ours(model: nn.Module) -> list[DeepLoraConfig]:
@@ -60,9 +56,9 @@ def _check_limit(configs: list[DeepLoraConfig]) -> None:
             "--max_relative_step without a bound lets the updates grow exponentially; pass --max_update_norm too (0.4, "
             "say), or max_update_norm in the file of --adapter_config"
         )
-    spread = spreading()
-    if spread and not (spread == ["FSDP"] and os.environ.get("FSDP_VERSION") == "2"):
+    sharded = sharding_frameworks()
+    if sharded and not (sharded == ["FSDP"] and os.environ.get("FSDP_VERSION") == "2"):
         raise UsageError(
-            f"--max_relative_step compares whole factors, of which an optimizer under {spread[0]} sees flattened "
+            f"--max_relative_step compares whole factors, of which an optimizer under {sharded[0]} sees flattened "
             "pieces; use DDP or FSDP 2 (ddp.yaml, fsdp2.yaml)"
         )

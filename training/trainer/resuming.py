@@ -11,9 +11,9 @@ from transformers import SchedulerType
 from training.errors import UsageError, public_settings
 from training.job import Job
 from training.models.adapters import read_fields
+from training.names import STATE
 from training.settings.common import RunArguments
 from training.trainer import checkpoints, digests
-from training.trainer.trainer import STATE
 
 # What changes neither the data nor the steps, and may differ between the parts of one run.
 _FREE = {

@@ -17,9 +17,9 @@ from transformers.trainer_pt_utils import find_batch_size
 from deep_lora import create_optimizer
 from deep_lora.subspaces.restoring import random_states_kept
 from training.errors import RunError, refused
+from training.names import CHECKPOINT, PARTIAL, STATE
 from training.trainer import checkpoints
 
-STATE = "trainer_state.json"
 _REFUSALS = (ValueError, TypeError, ImportError)  # of values, of keywords, of what is not installed
 
 
@@ -140,8 +140,8 @@ class AdapterTrainer(Trainer):
         """Trainer writes all of its files into a temporary folder, which then gets its final name."""
         self._check_weights()
         folder = Path(super()._get_output_dir(trial))
-        partial = folder / checkpoints.PARTIAL
-        name = f"checkpoint-{self.state.global_step}"
+        partial = folder / PARTIAL
+        name = f"{CHECKPOINT}{self.state.global_step}"
         if self.args.should_save:
             shutil.rmtree(partial / name, ignore_errors=True)
         self._barrier()
@@ -154,7 +154,7 @@ class AdapterTrainer(Trainer):
             self._folder = None
         self._barrier()
         if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+            self.state.best_model_checkpoint = str(folder / f"{CHECKPOINT}{self.state.best_global_step}")
         if self.args.should_save:
             try:
                 self.state.save_to_json(str(partial / name / STATE))
@@ -230,7 +230,7 @@ def _local(parameter: Tensor) -> Tensor:
 
 def saving_error(error: Exception, folder: Path, name: str) -> Exception:
     """A sentence for a full disk and the like; anything else stays what it is."""
-    shutil.rmtree(folder / checkpoints.PARTIAL / name, ignore_errors=True)
+    shutil.rmtree(folder / PARTIAL / name, ignore_errors=True)
     if isinstance(error, RunError):
         return error
     text = str(error)
