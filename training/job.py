@@ -101,7 +101,7 @@ class Job:
 
 
 def take_hub_options(run: RunArguments) -> tuple[bool, str | None]:
-    """Return whether to upload, and with which token. Both leave the arguments: Trainer must not upload or keep them."""
+    """Take whether to upload, and with which token, out of the arguments: Trainer must not upload, or keep tokens."""
     options = (run.push_to_hub, run.hub_token)
     run.push_to_hub, run.hub_token = False, None
     return options

@@ -173,7 +173,7 @@ def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
         return []
     return [
         SubspaceInitializationCallback(
-            num_batches=job.adapter.init_batches, seed=job.run.seed, sides=job.adapter.init_sides, exact_bytes=2**29
+            num_batches=job.adapter.init_batches, seed=job.run.seed, sides=job.adapter.init_sides
         )
     ]
 

@@ -102,7 +102,8 @@ def _adapted(job: Job, base: Base, left_alone: list[str]) -> PeftModel:
     attentions = [name for name, module in base.model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     layers = _layers_inside(base.model, [*left_alone, *attentions])
     excluded = [*(job.adapter.exclude_modules or []), *layers] or None
-    config: Any = adapter_config(replace(job.adapter, exclude_modules=excluded), None, base)
+    adapter: Any = replace(job.adapter, exclude_modules=excluded)  # type: ignore[call-arg]  # a field made of a config
+    config: Any = adapter_config(adapter, None, base)
     if job.adapter.adapter_config and layers:
         if not hasattr(config, "exclude_modules") or config.exclude_modules:
             raise UsageError(

@@ -100,7 +100,7 @@ class AdapterArguments(_Fields):
             raise UsageError(f"--rank got {self.rank}; it must be at least 1")
         if self.init_batches < 0:
             raise UsageError(f"--init_batches got {self.init_batches}; it must not be negative")
-        for name in ("max_relative_step", "other_learning_rate"):
+        for name in KNOBS:
             if (share := getattr(self, name)) is not None and not share > 0:
                 raise UsageError(f"--{name} got {share}; it must be positive, or left out")
         if self.adapter == "deep_lora" and not self.adapter_config:

@@ -81,10 +81,8 @@ def all_checkpoints(folder: Path) -> list[Path]:
     """The folders called checkpoint-N, by N."""
     if not folder.is_dir():
         return []
-    found = [
-        path for path in folder.glob(f"{CHECKPOINT}*") if path.is_dir() and path.name[len(CHECKPOINT) :].isdecimal()
-    ]
-    return sorted(found, key=step_of)
+    found = [path for path in folder.glob(f"{CHECKPOINT}*") if path.name[len(CHECKPOINT) :].isdecimal()]
+    return sorted(filter(Path.is_dir, found), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
