@@ -1,4 +1,4 @@
-"""Tiny random models, a tokenizer of whole words and small files of data."""
+"""Tiny random models, a tokenizer of whole words, small files of data and the options of a short run."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ from transformers import (
     ViTModel,
 )
 
+QUICK = [
+    "--max_steps", "3", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--eval_strategy", "no",
+    "--save_strategy", "no", "--disable_tqdm", "true", "--use_cpu", "true", "--rank", "2",
+]  # fmt: skip
 GOOD, BAD = "good great fine lovely best".split(), "bad awful poor dull worst".split()
 FILLER = "the a film plot actor scene was is very quite".split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>"]

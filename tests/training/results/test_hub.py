@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.paths import ROOT
-from tests.training.hub_server import TOKEN, Hub
+from tests.training.results.hub_server import TOKEN, Hub
 from training.cli import main
 
 
@@ -25,7 +25,7 @@ def hub(tmp_path_factory):
         "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.hub_session", str(folder)],
+        [sys.executable, "-m", "tests.training.results.hub_session", str(folder)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

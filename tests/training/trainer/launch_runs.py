@@ -1,6 +1,6 @@
 """Many launches of two processes one after the other, by hand: does any of them hang, fail, or end elsewhere?
 
-python -m tests.training.launch_runs --launches 100
+python -m tests.training.trainer.launch_runs --launches 100
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from tests.paths import ROOT
 from tests.training import tiny
-from tests.training.conftest import QUICK
+from tests.training.tiny import QUICK
 from training import CONFIGS
 
 
@@ -32,7 +33,7 @@ def launch(folder: Path, name: str, seconds: float) -> dict[str, torch.Tensor]:
     settings = str(CONFIGS / "cpu_2_processes.yaml")
     launcher = ["-m", "accelerate.commands.launch", "--config_file", settings, "--main_process_port", "0"]
     job = ["-m", "training", "finetune", "--model", "bert", "--dataset", "reviews.csv", "--output_dir", name, *QUICK]
-    source = str(Path(__file__).resolve().parents[2])
+    source = str(ROOT)
     subprocess.run(
         [sys.executable, *launcher, *job], cwd=folder, timeout=seconds, check=True, capture_output=True,
         env=_environment(source),

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training import tiny
-from tests.training.conftest import QUICK
+from tests.training.tiny import QUICK
 from training.cli import main
 from training.trainer import checkpoints
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training import tiny
-from tests.training.conftest import QUICK
+from tests.training.tiny import QUICK
 from training.cli import main
 from training.trainer import checkpoints
 from training.trainer import trainer as trainer_module

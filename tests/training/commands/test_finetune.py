@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -14,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import deep_lora
 from dmf import OrthogonalMap
 from tests.training import tiny
-from training.settings.common import AdapterArguments
+from training.settings.adapter import AdapterArguments
 
 
 def logits(base, adapter, text="the film was great"):
@@ -101,7 +102,7 @@ def test_layers_that_the_checkpoint_lacks_are_trained_and_saved(bert, reviews, f
 def test_a_normalised_head_is_saved_with_the_adapter(bert, reviews, finetune, tmp_path) -> None:
     from collapse import NormalizedClassifier, normalize_classifier_
 
-    status, printed = finetune(bert, reviews, "--normalized_head", "--head_temperature", "6")
+    status, printed = finetune(bert, reviews, "--normalized_head", "--head_scale", "6")
     assert status == 0, printed
     model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
     normalize_classifier_(model, 6.0)
@@ -164,9 +165,8 @@ def test_a_4_bit_base_on_a_cpu_has_the_same_gradients_after_an_evaluation(llama)
     pytest.importorskip("bitsandbytes")
     from training.models.loading import load_base
     from training.settings.common import ModelArguments
-    from training.tasks.base import Task
 
-    task = Task("causal_lm", "AutoModelForCausalLM", "CAUSAL_LM", {}, {}, None, None, None)
+    task = SimpleNamespace(name="causal_lm", auto_class="AutoModelForCausalLM", model_settings={})
     base = load_base(ModelArguments(model=str(llama), load_in_4bit=True), task).model
     config = deep_lora.DeepLoraConfig(r=2, target_modules="all-linear", init_scale=1.0)
     model = peft.get_peft_model(base, config)
@@ -212,17 +212,25 @@ def test_the_function_the_callback_and_the_command_take_the_same_side_by_default
 
 
 def test_the_function_the_callback_and_the_command_form_gradients_in_the_same_memory() -> None:
+    from training.runner import initialization
+
     function = inspect.signature(deep_lora.initialize_subspaces_).parameters["exact_bytes"].default
     callback = deep_lora.SubspaceInitializationCallback()
-    assert function == callback.exact_bytes == AdapterArguments().init_exact_bytes == 2**29
+    job = SimpleNamespace(adapter=AdapterArguments(), run=SimpleNamespace(seed=0))
+    model = peft.get_peft_model(
+        torch.nn.Sequential(torch.nn.Linear(4, 4)), deep_lora.DeepLoraConfig(target_modules=["0"])
+    )
+    (command,) = initialization(job, model)
+    assert function == callback.exact_bytes == command.exact_bytes == 2**29
 
 
 def test_fsdp_on_a_cpu_is_said_to_be_ddp(bert, reviews, finetune, monkeypatch) -> None:
     from training import runner
+    from training.settings.common import RunArguments
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.warns(UserWarning, match="accelerate has no FSDP on the CPU"):
-        runner._warn_of_ddp(runner.RunArguments(output_dir="x", use_cpu=True))
+        runner._warn_of_ddp(RunArguments(output_dir="x", use_cpu=True))
 
 
 @pytest.mark.parametrize("task", ["classification", "causal_lm"])

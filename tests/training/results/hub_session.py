@@ -1,6 +1,6 @@
 """What a user does with the Hub, in a process whose HF_ENDPOINT is the stand-in; prints one JSON line.
 
-python -m tests.training.hub_session FOLDER    (HF_ENDPOINT, HF_HOME and HF_TOKEN are set)
+python -m tests.training.results.hub_session FOLDER    (HF_ENDPOINT, HF_HOME and HF_TOKEN are set)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from tests.training import tiny
-from tests.training.conftest import QUICK
+from tests.training.tiny import QUICK
 from training.cli import main
 from training.pairs import load_contrastive
 

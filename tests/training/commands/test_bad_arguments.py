@@ -34,8 +34,9 @@ def csv(tmp_path, **columns):
         ),
         (["--rank", "0"], "--rank got 0; it must be at least 1"),
         (["--init_batches", "-1"], "--init_batches got -1"),
-        (["--init_exact_bytes", "-1"], "--init_exact_bytes got -1"),
         (["--max_relative_step", "0"], "--max_relative_step got 0.0; it must be positive"),
+        (["--gamma", "0"], "--gamma got 0.0; it must be positive, or left out"),
+        (["--gamma", "0.1", "--adapter", "lora"], "--gamma goes with --adapter deep_lora"),
         (["--other_learning_rate", "-1"], "--other_learning_rate got -1.0; it must be positive"),
         (["--max_relative_step", "0.1", "--dry_run"], "without a bound .* pass --max_update_norm too"),
         (["--max_relative_step", "0.1", "--adapter", "lora"], "--max_relative_step goes with --adapter deep_lora"),
@@ -46,6 +47,7 @@ def csv(tmp_path, **columns):
         (["--validation_split", "dev"], r"there is no split 'dev'; there are \['train'\]"),
         (["--validation_data", "none.csv"], "there is no file none.csv"),
         (["--load_in_4bit", "--load_in_8bit"], "exclude each other"),
+        (["--rank", "many"], "argument --rank: invalid int value: 'many'; --help shows the options"),
         (["--dtype", "int3"], "--dtype got 'int3'"),
         (["--metrics", "beauty"], "there is no local metric 'beauty'; there are accuracy"),
         (["--metrics", "beauty", "--metric_source", "evaluate"], "'beauty' cannot be loaded by evaluate"),
@@ -53,7 +55,7 @@ def csv(tmp_path, **columns):
         (["--adapter_dropout", "2"], "the adapter cannot be set up.*deep_lora_dropout"),
         (["--learning_rat", "1"], "there is no option --learning_rat; did you mean --learning_rate?"),
         (["--normalized_head", "--task", "causal_lm"], "--normalized_head needs classes to tell apart"),
-        (["--normalized_head", "--head_temperature", "-1"], "--normalized_head: `temperature` must be positive"),
+        (["--normalized_head", "--head_scale", "-1"], "--normalized_head: `temperature` must be positive"),
         (["--config"], "--config needs the name of a YAML or JSON file"),
         (["--config", "none.yaml"], "cannot read the settings in none.yaml"),
         (["--adapter_config", "none.json"], "cannot read --adapter_config none.json"),
@@ -64,10 +66,6 @@ def csv(tmp_path, **columns):
             "36 training samples fill no batch of 64, and --dataloader_drop_last .*pass a smaller --per_device_train",
         ),
         (["--batch_eval_metrics", "true"], "--batch_eval_metrics .* are of all rows together; leave it out"),
-        (
-            ["--task", "regression", "--label_smoothing_factor", "0.1"],
-            "--label_smoothing_factor smooths classes, of which --task regression has none; leave it out",
-        ),
     ],
 )
 def test_bad_arguments_end_with_status_2_and_a_way_out(words, message, bert, tmp_path, finetune) -> None:
@@ -114,6 +112,13 @@ def test_packages_that_an_option_needs_are_named(words, package, message, bert, 
         pytest.skip(f"{package} is installed")
     status, printed = finetune(bert, csv(tmp_path), *words)
     assert status == 2 and re.search(message, printed), printed
+
+
+def test_smoothing_is_refused_where_there_are_no_classes(bert, finetune, tmp_path) -> None:
+    scores = tiny.save_csv(tmp_path / "scores.csv", label=[row / 40 for row in range(40)])
+    status, printed = finetune(bert, scores, "--task", "regression", "--label_smoothing_factor", "0.1")
+    assert status == 2 and not (tmp_path / "run").exists()
+    assert "--label_smoothing_factor smooths classes; --task regression has none, so leave it out" in printed
 
 
 def test_defects_of_the_training_itself_are_not_taken_for_bad_arguments(bert, reviews, finetune, monkeypatch) -> None:

@@ -1,8 +1,8 @@
 """Short training runs that are killed at random moments and repeated, here and by hand:
 
-python -m tests.training.kill_runs --kills 30 --processes 1
-python -m tests.training.kill_runs --kills 30 --processes 2
-python -m tests.training.kill_runs --kills 30 --command contrastive
+python -m tests.training.trainer.kill_runs --kills 30 --processes 1
+python -m tests.training.trainer.kill_runs --kills 30 --processes 2
+python -m tests.training.trainer.kill_runs --kills 30 --command contrastive
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.trainer import checkpoints
 
 PRELOAD = [
     "training.commands.finetune", "training.commands.contrastive", "transformers.models.bert.modeling_bert",
-    "transformers.models.clip.modeling_clip", "tests.training.kill_runs",
+    "transformers.models.clip.modeling_clip", "tests.training.trainer.kill_runs",
 ]  # fmt: skip
 COMMANDS = {
     "finetune": {"model": "bert", "dataset": "reviews.csv", "adapter_dropout": 0.1,
@@ -168,6 +168,6 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    from tests.training import kill_runs  # under its own name, which the fork server has imported
+    from tests.training.trainer import kill_runs  # under its own name, which the fork server has imported
 
     kill_runs.report()

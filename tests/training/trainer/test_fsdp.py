@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from tests.processes import run_two, take_rank
 from tests.training import tiny
-from tests.training.conftest import QUICK
+from tests.training.tiny import QUICK
 from training.cli import main
 from training.trainer import checkpoints
 

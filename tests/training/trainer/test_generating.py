@@ -13,10 +13,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tests.paths import ROOT
 from tests.training import tiny
-from tests.training.conftest import QUICK
+from tests.training.tiny import QUICK
 from training import CONFIGS
-from training.tasks.generation import Generation, decode
 from training.tasks.text_metrics import exact_match, text_scorer
+from training.trainer.generating import Generation, decode
 
 GENERATING = ["--task", "seq2seq", "--target_column", "target", "--predict_with_generate"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.training.kill_runs import run_all
+from tests.training.trainer.kill_runs import run_all
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
-from training.settings.common import AdapterArguments
+from training.settings.adapter import AdapterArguments
 from training.trainer.optimizer import optimizer_settings
 
 
@@ -41,7 +41,7 @@ def test_gamma_gives_the_outer_factors_a_rate_of_their_own(given, bert, reviews,
 )
 def test_the_rate_that_is_not_given_fits_adapter_and_schedule(words, rate, bert, reviews, finetune, tmp_path) -> None:
     status, printed = finetune(bert, reviews, *words)
-    assert status == 0 and f", rate {rate:g}\n" in printed, printed
+    assert status == 0 and f", learning rate {rate:g}\n" in printed, printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["settings"]["learning_rate"] == rate
     assert max(entry.get("learning_rate", 0.0) for entry in results["log"]) == rate
