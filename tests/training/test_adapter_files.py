@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from deep_lora import DeepLoraConfig, save_as_lora
 from tests.models import disturb_, gpt2, ids
-from training.adapter_files import CONFIG, WEIGHTS, read_adapter
+from deep_lora.export.folders import CONFIG, WEIGHTS, read_adapter
 from training.cli import main
 from training.commands.inspect import inspect_adapter
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageClassification
 
 from deep_lora import DeepLoraConfig
 from tests.models import disturb_
-from training.adapter_files import CONFIG, WEIGHTS, read_adapter
+from deep_lora.export.folders import CONFIG, WEIGHTS, read_adapter
 from training.cli import main
 from training.commands.inspect import inspect_adapter
 from training.results import exporting

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.adapter_files import read_adapter
-from training.conversion import convert
+from deep_lora.export.folders import read_adapter
+from deep_lora.export.conversion import convert
 from training.errors import UsageError
 from training.settings.common import option
 from training.settings.parsing import parse

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from deep_lora import DeepLoraLayer
 from deep_lora.functional import two_factors
 from dmf import effective_rank, factor_svd
-from training.adapter_files import AdapterFiles, read_adapter
+from deep_lora.export.folders import AdapterFiles, read_adapter
 from training.errors import UsageError
 from training.results.report import write_json
 from training.settings.common import option
 from training.settings.parsing import parse
-from training.skeletons import PREFIX, deep_lora_skeleton, load_meta_base
+from deep_lora.export.skeletons import PREFIX, deep_lora_skeleton, load_meta_base
 
 DESCRIPTION = """Shows what an adapter has learned: for each module the singular values of its update.
 

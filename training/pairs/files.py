@@ -19,7 +19,7 @@ from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
 from modality.logit_scale import base_model_of
-from training.adapter_files import CONFIG
+from deep_lora.export.folders import CONFIG
 from training.errors import UsageError, redacted
 from training.models.adapters import adapted_parts, own_buffers, own_parameters
 from training.results.exporting import HEADS

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from deep_lora import save_as_lora
-from training.adapter_files import read_adapter
-from training.conversion import convert
+from deep_lora.export.folders import read_adapter
+from deep_lora.export.conversion import convert
 from training.models.adapters import adapted_parts, is_deep_lora
 from training.trainer.trainer import AdapterTrainer
 

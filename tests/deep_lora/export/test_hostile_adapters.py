@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tests.training import fuzz_adapters as fuzz
-from training.adapter_files import CONFIG, MAX_CONFIG_BYTES, PICKLED, WEIGHTS, read_adapter
+from tests.deep_lora.export import fuzz_adapters as fuzz
+from deep_lora.export.folders import CONFIG, MAX_CONFIG_BYTES, PICKLED, WEIGHTS, read_adapter
 from training.cli import main
 from training.commands.inspect import inspect_adapter
 from training.errors import UsageError

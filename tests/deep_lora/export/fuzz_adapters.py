@@ -1,6 +1,6 @@
 """Damaged and hostile adapter folders for `inspect` and `convert`, and a long run of them by hand:
 
-python -m tests.training.fuzz_adapters --count 10000 --seed 1
+python -m tests.deep_lora.export.fuzz_adapters --count 10000 --seed 1
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from training.adapter_files import CONFIG, WEIGHTS, read_adapter
+from deep_lora.export.folders import CONFIG, WEIGHTS, read_adapter
 from training.commands.convert import convert
 from training.commands.inspect import inspect_adapter, table
 from training.errors import RunError, UsageError

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from deep_lora import kept_ranks, to_lora
 from deep_lora.export.lora import LORA_BIASES, with_tied_targets
-from training.adapter_files import CONFIG, WEIGHTS, AdapterFiles
+from deep_lora.export.folders import CONFIG, WEIGHTS, AdapterFiles
 from training.errors import RunError, UsageError
-from training.skeletons import PREFIX, deep_lora_skeleton, foreign_tensors, load_meta_base
+from deep_lora.export.skeletons import PREFIX, deep_lora_skeleton, foreign_tensors, load_meta_base
 
 # What the exported config says as the adapter's does; the rest follows from the update.
 _COPIED = (

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from deep_lora import DeepLoraConfig, DeepLoraLayer
-from training.adapter_files import AdapterFiles
+from deep_lora.export.folders import AdapterFiles
 from training.errors import UsageError
 
 PREFIX = "base_model.model."
