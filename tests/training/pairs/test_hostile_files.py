@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
+from tests.deep_lora.export.fuzz_adapters import ODD, WEIGHT_CHANGES
 from tests.training import tiny
-from tests.training.fuzz_adapters import ODD, WEIGHT_CHANGES
 from tests.training.tiny import QUICK
 from training.cli import main
 from training.errors import UsageError
