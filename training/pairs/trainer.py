@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from modality import ContrastiveObjective
-from modality.logit_scale import find_temperature, learned_temperatures
+from modality.losses import ContrastiveObjective
+from modality.temperature import find_temperature, learned_temperatures
 from training.pairs.files import load_learned_, save_learned
 from training.pairs.processor import IDS
 from training.trainer.trainer import AdapterTrainer
