@@ -1,4 +1,4 @@
-"""`PairObserver`: collects the embeddings that a contrastive model returns while it is evaluated."""
+"""`PairObserver`: the embeddings that a contrastive model returns while it is evaluated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from evaluation_hooks import Observer
 from modality.losses.gather import gather_features, world_size_of
 from modality.metrics.gap import modality_gap
 from modality.metrics.retrieval import margin, recall_at_k
@@ -16,16 +18,16 @@ from modality.metrics.statistics import PairStatistics
 from modality.output import paired_embeddings
 
 
-class PairObserver:
-    """A forward hook that takes up the pairs of every evaluation batch, and the metrics of what it saw.
+class PairObserver(Observer):
+    """Collect the pairs of every evaluation batch with a forward hook, and measure them.
 
-    Statistics are of all pairs; retrieval and margin are of a pool, the first rows that each process saw.
+    The statistics are those of all pairs; retrieval and margin are those of a pool, the first rows of each process.
 
     Args:
         model: returns `x_embeds` and `y_embeds`, or `image_embeds` and `text_embeds`.
-        pool_size: rows kept over all processes; 0 leaves retrieval and margin out.
+        pool_size: rows kept over all processes; with 0 there is no retrieval and no margin.
         ks: of recall at k.
-        valid_rows: rows of a batch that count, of those there are (a Trainer repeats some to even out the last batch).
+        valid_rows: how many of a batch's rows count (a distributed loader repeats some to fill its last batch).
 
     >>> observer = PairObserver(nn.Identity(), pool_size=2)
     >>> observer.take(torch.eye(2), torch.eye(2))
@@ -43,44 +45,21 @@ class PairObserver:
     ) -> None:
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 0:
             raise ValueError(f"`pool_size` must be a number of pairs, or 0 for no retrieval, got {pool_size!r}")
-        self.model, self.pool_size, self.ks = model, pool_size, tuple(ks)
+        self.pool_size, self.ks = pool_size, tuple(ks)
         self._valid_rows = valid_rows or (lambda rows: rows)
-        self._hook: Any = None
-        self.start()
+        super().__init__(model)
 
-    def start(self) -> None:
-        """Forget what was seen."""
+    def hooks(self) -> list[RemovableHandle]:
+        return [self.model.register_forward_hook(self._observe, with_kwargs=True)]
+
+    def forget(self) -> None:
         self.statistics: PairStatistics | None = None
         self.skipped = 0
         self._pool: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
-    def attach(self) -> None:
-        """Put the hook on the model, once."""
-        if self._hook is None:
-            self._hook = self.model.register_forward_hook(self._observe, with_kwargs=True)
-
-    def detach(self) -> None:
-        """Take it off."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-
-    def point_at(self, model: nn.Module) -> None:
-        """Observe this model from now on and let go of the one before; an attached hook moves along."""
-        was_attached = self.attached
-        self.detach()
-        self.model = model
-        if was_attached:
-            self.attach()
-
-    @property
-    def attached(self) -> bool:
-        """Whether the hook is on the model."""
-        return self._hook is not None
-
     @torch.no_grad()
     def take(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], ids: Tensor | None = None) -> None:
-        """Take up a batch of pairs, of no rows if need be; one with NaN or inf is counted as skipped instead."""
+        """Add a batch of pairs, which may be empty; a batch with NaN or inf is counted as skipped instead."""
         if self.statistics is None:  # also from an empty batch: every process must take part in the reduction
             self.statistics = PairStatistics(x.shape[1], device=_float64_device(x))
             self._keep(x[:0], y[:0], None if ids is None else ids[:0])
@@ -95,7 +74,7 @@ class PairObserver:
             self._keep(x[:wanted], y[:wanted], None if ids is None else ids[:wanted])
 
     def metrics(self) -> dict[str, float]:
-        """Everything about the pairs of all processes; nothing with fewer than two. A collective."""
+        """Compute all metrics of the pairs of all processes, or none for fewer than two pairs. A collective."""
         if self.statistics is None:
             return {}
         reduced = self.statistics.reduce()
@@ -115,7 +94,7 @@ class PairObserver:
         return {"margin": margin(x, y, ids=ids)} | recall_at_k(x, y, self.ks, x_ids=ids)
 
     def _observe(self, module: nn.Module, args: Any, inputs: dict[str, Any], output: Any) -> None:
-        if module.training:
+        if module.training or not self.is_watching:
             return
         pair = paired_embeddings(output)
         if pair is None:
