@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from evaluation_hooks import Observer
 from modality.losses.gather import gather_features, world_size_of
 from modality.metrics.gap import modality_gap
-from modality.metrics.retrieval import margin, recall_at_k
+from modality.metrics.retrieval import check_ks, margin, recall_at_k
 from modality.metrics.statistics import PairStatistics
 from modality.output import paired_embeddings
 
@@ -45,6 +45,7 @@ class PairObserver(Observer):
     ) -> None:
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 0:
             raise ValueError(f"`pool_size` must be a number of pairs, or 0 for no retrieval, got {pool_size!r}")
+        check_ks(ks)
         self.pool_size, self.ks = pool_size, tuple(ks)
         self._valid_rows = valid_rows or (lambda rows: rows)
         super().__init__(model)

@@ -46,8 +46,7 @@ def recall_at_k(
     >>> recall_at_k(torch.eye(3), torch.eye(3)[[1, 0, 2]], ks=(1, 2))["x_to_y_recall@1"]
     0.3333333333333333
     """
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
-        raise ValueError(f"`ks` must be positive integers, got {ks!r}")
+    check_ks(ks)
     x_ids, y_ids = _ids(x, y, x_ids, y_ids)
     x, y = _directions(x, y, block_size)
     found: dict[str, float] = {}
@@ -94,6 +93,12 @@ def margin(
         nearest = torch.minimum(own[rows] - cosines.amax(1), (own - cosines).amin())
         smallest = min(smallest, nearest.amin().item())
     return smallest
+
+
+def check_ks(ks: Sequence[int]) -> None:
+    """Raise unless these can be the k of recall at k."""
+    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
+        raise ValueError(f"`ks` must be positive integers, got {ks!r}")
 
 
 def _ranks(queries: Tensor, keys: Tensor, query_ids: Tensor, key_ids: Tensor, block_size: int) -> Int[Tensor, " n"]:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from collapse import neural_collapse
-from tests.collapse.test_statistics import assert_same, collected, labelled
+from tests.collapse.test_statistics import assert_same, collected, labeled
 from tests.processes import end_process
 from tests.reference import collapse_metrics as slow
 
@@ -27,8 +27,8 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     data = slow.recorded(0)[0]
     reduced = collected(share(data, rank), batch=50, dtype=torch.float32).reduce()
-    empty = collected(share(labelled(), 0)._replace(labels=np.full(0, 0), features=np.zeros((0, 5)))) if rank else None
-    alone = (empty if rank else collected(labelled())).reduce()
+    empty = collected(share(labeled(), 0)._replace(labels=np.full(0, 0), features=np.zeros((0, 5)))) if rank else None
+    alone = (empty if rank else collected(labeled())).reduce()
     torch.save([{name: getattr(s, name) for name in STATE} for s in (reduced, alone)], f"{folder}/{rank}.pt")
     end_process()
 
@@ -64,5 +64,5 @@ def test_two_processes_give_what_one_gives_and_what_the_authors_recorded(ranks) 
 
 
 def test_a_rank_without_samples_adds_nothing(ranks) -> None:
-    alone = collected(labelled())
+    alone = collected(labeled())
     assert_same(loaded(ranks[0][1], alone), alone, scale=10)

@@ -204,9 +204,9 @@ BAD = [
      "must be at least 1, `duration` positive; got 0, 3, 1000, 40 and 1000.0"),
     ("synthetic schedule", lambda _: synthetic_training(mode="scheduled"), ValueError,
      "a schedule goes with mode='scheduled', and only with it; got mode='scheduled'"),
-    ("no trainer", lambda _: ModalityGapCallback(clip()), TypeError, "logs through a Trainer, got a CLIPModel; make"),
+    ("no trainer", lambda _: ModalityGapCallback(clip()), TypeError, "logs through a Trainer, got a CLIPModel; crea"),
     ("nothing to measure", lambda folder: ModalityGapCallback(trainer(folder, clip()), piggyback=False), ValueError,
-     "without `loaders` and with `piggyback=False` there is no batch to measure; pass one"),
+     "without `loaders` and with `piggyback=False` there is nothing to measure; pass `loaders`"),
     ("pool", lambda folder: ModalityGapCallback(trainer(folder, clip()), pool_size=-1), ValueError,
      "`pool_size` must be a number of pairs, or 0 for no retrieval, got -1"),
 ]  # fmt: skip

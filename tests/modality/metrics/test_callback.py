@@ -115,7 +115,9 @@ def test_a_batch_with_nan_is_named_and_left_out(tmp_path) -> None:
     run.eval_dataset.images[0] = float("nan")
     callback = ModalityGapCallback(run)
     run.add_callback(callback)
-    with pytest.warns(UserWarning, match="1 batches had NaN or inf, or no embeddings of two modalities"):
+    with pytest.warns(
+        UserWarning, match="1 batches had NaN or inf, or the model returned no embeddings of two modalities"
+    ):
         run.train()
     assert callback.latest["eval_x_to_y_pool"] == 6
 

@@ -1,4 +1,4 @@
-"""How class centres lie: against each other (CDNV), and against what the classifier predicts (NC4)."""
+"""How class centers lie: against each other (CDNV), and against what the classifier predicts (NC4)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def class_distance_normalized_variance(statistics: ClassStatistics, max_classes:
         steps = torch.arange(max_classes, device=classes.device) * (len(classes) - 1) // (max_classes - 1)
         classes = classes[steps]
     variances = statistics.squared_deviations[classes] / statistics.counts[classes]
-    centred = statistics.means[classes]
-    inverse = torch.cdist(centred, centred).square_().reciprocal_()
+    centered = statistics.means[classes]
+    inverse = torch.cdist(centered, centered).square_().reciprocal_()
     inverse.fill_diagonal_(0.0)
     pairs = len(classes) * (len(classes) - 1)
     moving = variances > 0  # 0 * inf: collapsed classes with the same mean have nothing to contribute
@@ -41,7 +41,7 @@ def class_distance_normalized_variance(statistics: ClassStatistics, max_classes:
 
 
 @torch.no_grad()
-def nearest_centre_agreement(
+def nearest_center_agreement(
     features: Float[Tensor, "n d"], predictions: Int[Tensor, " n"], statistics: ClassStatistics
 ) -> float:
     """NC4: share of samples whose predicted class is the class with the nearest mean (1 when collapsed).
@@ -58,7 +58,7 @@ def nearest_centre_agreement(
 
     >>> statistics = ClassStatistics(2, 1)
     >>> statistics.update(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))
-    >>> nearest_centre_agreement(torch.tensor([[0.9], [-2.0]]), torch.tensor([0, 0]), statistics)
+    >>> nearest_center_agreement(torch.tensor([[0.9], [-2.0]]), torch.tensor([0, 0]), statistics)
     0.5
     """
     if len(features) == 0 or predictions.shape != features.shape[:1]:
