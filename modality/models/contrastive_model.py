@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from modality.losses.chunks import encode_in_chunks
 from modality.losses.contrastive import Duplicates
 from modality.losses.objective import ContrastiveObjective, Loss
-from modality.models.saving import SavedModel
+from modality.models.base import PairModel
 from modality.output import FIRST_MODALITY, SECOND_MODALITY, ContrastiveOutput, paired_embeddings
 from modality.temperature.finding import base_model_of
 from modality.temperature.logit_scale import own_logit_scale, set_logit_scale_
 from modality.temperature.module import Temperature
 
 
-class ContrastiveModel(SavedModel, library_name="deep-lora", tags=["modality", "contrastive"]):
+class ContrastiveModel(PairModel, library_name="deep-lora", tags=["modality", "contrastive"]):
     """A CLIP-like model (CLIP, ChineseCLIP, SigLIP, AltCLIP, CLAP, VisionTextDualEncoder, ...) and its loss.
 
     The model is called as ever; its normalised `image_embeds` (or audio, video) and `text_embeds` are x and y. It may
@@ -49,8 +49,6 @@ class ContrastiveModel(SavedModel, library_name="deep-lora", tags=["modality", "
     >>> model(torch.tensor([[1, 2], [3, 2]]), torch.randn(2, 3, 4, 4)).logits.shape
     torch.Size([2, 2])
     """
-
-    accepts_loss_kwargs = False  # for Trainer: further inputs are the model's
 
     def __init__(
         self,
@@ -110,36 +108,26 @@ class ContrastiveModel(SavedModel, library_name="deep-lora", tags=["modality", "
         embeddings = encode_in_chunks(self._embeddings, given, chunk_size, self.model.parameters())
         x, y = embeddings.chunk(2, dim=1)
         return self.objective(
-            x, y, self.inverse_temperature(), self._bias(),
+            x, y, self.inverse_temperature(), self.bias(),
             ids=ids, modality_swap=modality_swap, with_loss=return_loss,
             with_logits=chunk_size is None,
         )  # fmt: skip
 
     def inverse_temperature(self) -> Tensor:
-        """1 / tau, of the temperature or the model's `logit_scale`."""
         return base_model_of(self.model).logit_scale.exp() if self.temperature is None else self.temperature()
+
+    def bias(self) -> float | Tensor:
+        if self.objective.loss != "sigmoid":
+            return 0.0
+        return base_model_of(self.model).logit_bias if self.logit_bias is None else self.logit_bias
 
     def parts(self) -> dict[str, nn.Module]:
         return {"model": self.model}
-
-    def settings(self) -> dict[str, Any]:
-        temperature = None if self.temperature is None else self.temperature.settings()
-        return {"chunk_size": self.chunk_size, "temperature": temperature, **self.objective.settings()}
-
-    @classmethod
-    def rebuilt(cls, parts: dict[str, Any], settings: dict[str, Any]) -> ContrastiveModel:
-        temperature = None if settings["temperature"] is None else Temperature(**settings["temperature"])
-        return cls(**parts, **(settings | {"temperature": temperature}))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         if self.temperature is not None:
             set_logit_scale_(self.model, -math.log(self.temperature.tau))
         super()._save_pretrained(save_directory)
-
-    def _bias(self) -> float | Tensor:
-        if self.objective.loss != "sigmoid":
-            return 0.0
-        return base_model_of(self.model).logit_bias if self.logit_bias is None else self.logit_bias
 
     def _embeddings(self, inputs: dict[str, Any]) -> Tensor:
         output = self.model(**inputs)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modality.losses.chunks import encode_in_chunks
 from modality.losses.contrastive import Duplicates
 from modality.losses.objective import ContrastiveObjective, Loss
-from modality.models.saving import SavedModel
+from modality.models.base import PairModel
 from modality.output import ContrastiveOutput
 from modality.temperature.finding import base_model_of
 from modality.temperature.module import Temperature
@@ -22,7 +22,7 @@ Pooling = Literal["mean", "first", "pooler"]
 TowerInput = Tensor | Mapping[str, Any]
 
 
-class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contrastive"]):
+class DualEncoder(PairModel, library_name="deep-lora", tags=["modality", "contrastive"]):
     """Two towers, a projection for each, a temperature and a loss.
 
         x_embeds = unit_rows(x_projection(x_tower(x))),   y likewise
@@ -52,7 +52,7 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
     torch.Size([2, 3])
     """
 
-    accepts_loss_kwargs = False
+    temperature: Temperature
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
         return self.objective(
             encode_in_chunks(self.encode_x, x, chunk_size, of_x),
             encode_in_chunks(self.encode_y, y, chunk_size, of_y),
-            self.temperature(), 0.0 if self.logit_bias is None else self.logit_bias,
+            self.inverse_temperature(), self.bias(),
             ids=ids, modality_swap=modality_swap, with_loss=return_loss, with_logits=chunk_size is None,
         )  # fmt: skip
 
@@ -119,6 +119,12 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
         """Embeddings of the second modality, not yet normalised."""
         return _projected(self.y_projection, _features(self.y_tower, y, self.y_pooling))
 
+    def inverse_temperature(self) -> Tensor:
+        return self.temperature()
+
+    def bias(self) -> float | Tensor:
+        return 0.0 if self.logit_bias is None else self.logit_bias
+
     def parts(self) -> dict[str, nn.Module]:
         return {"x_tower": self.x_tower, "y_tower": self.y_tower}
 
@@ -126,15 +132,9 @@ class DualEncoder(SavedModel, library_name="deep-lora", tags=["modality", "contr
         x_width, y_width, width = self.widths
         return {
             "x_width": x_width, "y_width": y_width, "width": width, "projection": self.projection,
-            "x_pooling": self.x_pooling, "y_pooling": self.y_pooling, "chunk_size": self.chunk_size,
-            "temperature": self.temperature.settings(), "normalize": self.objective.normalize,
-            **self.objective.settings(),
+            "x_pooling": self.x_pooling, "y_pooling": self.y_pooling, "normalize": self.objective.normalize,
+            **super().settings(),
         }  # fmt: skip
-
-    @classmethod
-    def rebuilt(cls, parts: dict[str, Any], settings: dict[str, Any]) -> DualEncoder:
-        temperature = Temperature(**settings["temperature"])
-        return cls(**parts, **(settings | {"temperature": temperature}))
 
 
 def make_projection(kind: Projection, width_in: int, width: int) -> nn.Module:
