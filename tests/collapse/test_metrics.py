@@ -19,7 +19,7 @@ from collapse.metrics import (
 )
 from collapse.simplex import dense_simplex_distance, moments_simplex_distance
 from collapse.theory import simplex_distance
-from tests.collapse.test_statistics import collected, labeled
+from tests.collapse.cases import collected, labeled
 from tests.measure import LargestTensor
 from tests.reference import collapse_metrics as slow
 

@@ -8,9 +8,8 @@ from torch.utils.data import DataLoader
 
 from modality import ContrastiveModel, ModalityGapCallback, PairStatistics, Temperature, modality_gap, recall_at_k
 from modality.metrics import margin
+from tests.modality.metrics.cases import EVAL_SAMPLES, train
 from tests.modality.trainers import Pairs, clip, logged, trainer
-
-EVAL_SAMPLES = 21  # three rounds of 2 x 4, of which the last holds 5: rank 0 repeats none, rank 1 three
 
 
 def direct(model, data, ids=None):
@@ -120,23 +119,6 @@ def test_a_batch_with_nan_is_named_and_left_out(tmp_path) -> None:
     ):
         run.train()
     assert callback.latest["eval_x_to_y_pool"] == 6
-
-
-def train(folder, **settings):
-    """Evaluation at a rate of zero, so that both runs measure the same model."""
-    model = ContrastiveModel(clip(seed=3))
-    run = trainer(
-        folder, model, eval_count=EVAL_SAMPLES, eval_strategy="steps", eval_steps=2, max_steps=2, learning_rate=0.0,
-        **settings,
-    )  # fmt: skip
-    callback = ModalityGapCallback(run, {"probe": DataLoader(Pairs(17, 4), batch_size=4)})
-    run.add_callback(callback)
-    run.train()
-    return callback.latest
-
-
-def on_ranks(rank, folder):
-    return train(f"{folder}/out", ddp_backend="gloo")
 
 
 @pytest.mark.slow

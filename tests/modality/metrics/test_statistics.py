@@ -8,28 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modality import PairStatistics
-
-WIDTH = 6
-STATE = ("count", "means", "scatters", "distances")
-
-
-def pairs(count, seed=0, offset=0.0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(2, count, WIDTH, generator=generator, dtype=torch.float64) + offset).unbind()
-
-
-def collected(x, y, sizes=None, **settings):
-    statistics = PairStatistics(WIDTH, **settings)
-    for batch in zip(x.split(sizes or len(x)), y.split(sizes or len(y)), strict=True):
-        statistics.update(*batch)
-    return statistics
-
-
-def assert_same(found, expected, scale=1.0):
-    assert torch.equal(found.count, expected.count)
-    for name in STATE[1:]:
-        mine, theirs = getattr(found, name), getattr(expected, name)
-        assert (mine - theirs).abs().max() <= 1e-13 * scale * max(1, expected.num_pairs), name
+from tests.modality.metrics.cases import STATE, WIDTH, assert_same, collected, pairs
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -71,14 +50,6 @@ def test_a_common_offset_far_from_zero_costs_no_accuracy() -> None:
 def test_features_in_float32_are_taken_up_in_float64() -> None:
     x, y = (side.float() for side in pairs(200))
     assert_same(collected(x, y), collected(x.double(), y.double()))
-
-
-def on_ranks(rank, folder):
-    x, y = pairs(30)
-    own = slice(0, 20) if rank == 0 else slice(20, 30)
-    reduced = collected(x[own], y[own]).reduce()
-    alone = (collected(x, y) if rank == 0 else PairStatistics(WIDTH)).reduce()
-    return [{name: getattr(s, name) for name in STATE} for s in (reduced, alone)]
 
 
 @pytest.mark.slow
