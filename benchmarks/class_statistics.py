@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from collapse import ClassStatistics, nc2, nc3
-from collapse.simplex import moments_simplex_distance
+from collapse.theory import moments_simplex_distance
 from measuring import environment, interleaved_seconds, peak_resident_bytes, spread
 
 

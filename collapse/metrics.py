@@ -6,7 +6,7 @@
     NC4  share of samples whose prediction is the nearest class mean
 
 with `S_W = (1/N) sum (h - h_k)(h - h_k)^T`, `S_B = (1/K) sum (h_k - h_G)(h_k - h_G)^T`, h_G the mean of all samples and
-H the class means, not centred (Yaras et al., NeurIPS 2022; definitions of Papyan, Han and Donoho, PNAS 2020). Smaller
+H the class means, not centered (Yaras et al., NeurIPS 2022; definitions of Papyan, Han and Donoho, PNAS 2020). Smaller
 is more collapsed, except for NC4. Classes without samples are left out of NC1, NC3, NC4 and CDNV.
 """
 
@@ -18,9 +18,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from collapse.centres import check_observed, class_distance_normalized_variance
+from collapse.centers import check_observed, class_distance_normalized_variance, nearest_center_agreement
 from collapse.simplex import simplex_distance
 from collapse.statistics import TILE_ROWS, ClassStatistics
+
+__all__ = [
+    "class_distance_normalized_variance",
+    "feature_norm_spread",
+    "nc1",
+    "nc2",
+    "nc3",
+    "nearest_center_agreement",
+    "neural_collapse",
+    "separation_quotient",
+]
 
 GlobalMean = Literal["samples", "classes"]
 
@@ -29,7 +40,7 @@ def neural_collapse(
     statistics: ClassStatistics,
     weight: Float[Tensor, "K d"] | None = None,
     *,
-    centred_means: bool = False,
+    centered_means: bool = False,
     global_mean: GlobalMean = "samples",
     rcond: float | None = None,
     quotient: bool = False,
@@ -41,7 +52,7 @@ def neural_collapse(
         statistics: class statistics of the penultimate features; `reduce` them first under several processes.
         weight: classifier rows; without it `nc2` and `nc3` are left out. For a `NormalizedClassifier` pass its
             `class_vectors()`, and statistics of `unit_rows(features)`.
-        centred_means: take the global mean off the class means in NC3, as Papyan et al. do and the authors do not.
+        centered_means: take the global mean off the class means in NC3, as Papyan et al. do and the authors do not.
         global_mean: h_G, the mean of all samples or of the class means; the same on balanced data.
         rcond: relative cut-off of the pseudo-inverse in NC1; None for rounding alone.
         quotient: `nc1` is `tr(S_W) / tr(S_B)` instead; always so for statistics with `within="trace"`.
@@ -71,7 +82,7 @@ def neural_collapse(
     }
     if weight is not None:
         metrics["nc2"] = nc2(weight)
-        metrics["nc3"] = nc3(statistics, weight, centred_means=centred_means, global_mean=global_mean)
+        metrics["nc3"] = nc3(statistics, weight, centered_means=centered_means, global_mean=global_mean)
     return metrics
 
 
@@ -93,9 +104,9 @@ def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples", rco
         raise ValueError(
             "NC1 needs the full within-class scatter; make the statistics with `within='full'`, or ask for `quotient`"
         )
-    centred = _centred_means(statistics, global_mean)
-    num_classes, dimension = centred.shape
-    values, vectors = _between_eigenpairs(centred)
+    centered = _centered_means(statistics, global_mean)
+    num_classes, dimension = centered.shape
+    values, vectors = _between_eigenpairs(centered)
     cut = max(num_classes, dimension) * torch.finfo(torch.float64).eps if rcond is None else rcond
     kept = (values > cut * values.max()) & (values > 0)
     if not kept.any():
@@ -115,8 +126,8 @@ def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean 
     >>> separation_quotient(statistics)
     0.25
     """
-    centred = _centred_means(statistics, global_mean)
-    between = centred.square().sum().item() / len(centred)
+    centered = _centered_means(statistics, global_mean)
+    between = centered.square().sum().item() / len(centered)
     within = statistics.squared_deviations.sum().item() / statistics.num_samples
     return within / between if between > 0 else float("inf")
 
@@ -134,7 +145,7 @@ def nc3(
     statistics: ClassStatistics,
     weight: Float[Tensor, "K d"],
     *,
-    centred_means: bool = False,
+    centered_means: bool = False,
     global_mean: GlobalMean = "samples",
 ) -> float:
     """Distance of `W H^T` from the simplex ETF, over the classes that have samples; see `simplex_distance`.
@@ -157,7 +168,7 @@ def nc3(
     means, rows = statistics.means, weight.to(statistics.means.device)
     if not observed.all():
         means, rows = means[observed], rows[observed]
-    offset = _global_mean(statistics, global_mean) if centred_means else None
+    offset = _global_mean(statistics, global_mean) if centered_means else None
     return simplex_distance(rows, means, offset)
 
 
@@ -175,20 +186,20 @@ def feature_norm_spread(statistics: ClassStatistics) -> float:
     return deviation / mean if mean > 0 else 0.0
 
 
-def _between_eigenpairs(centred: Float[Tensor, "K d"]) -> tuple[Tensor, Tensor]:
+def _between_eigenpairs(centered: Float[Tensor, "K d"]) -> tuple[Tensor, Tensor]:
     """The at most K - 1 leading eigenvalues and eigenvectors of `S_B`, by the smaller side of the means."""
-    num_classes, dimension = centred.shape
+    num_classes, dimension = centered.shape
     if num_classes <= dimension:
-        _, singular, right = torch.linalg.svd(centred, full_matrices=False)
+        _, singular, right = torch.linalg.svd(centered, full_matrices=False)
         return (singular.square() / num_classes)[: num_classes - 1], right[: num_classes - 1].mT
-    scatter = centred.new_zeros(dimension, dimension)
-    for rows in centred.split(TILE_ROWS):
+    scatter = centered.new_zeros(dimension, dimension)
+    for rows in centered.split(TILE_ROWS):
         scatter.addmm_(rows.mT, rows)
     values, vectors = torch.linalg.eigh(scatter / num_classes)
     return values[-(num_classes - 1) :], vectors[:, -(num_classes - 1) :]
 
 
-def _centred_means(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, "K d"]:
+def _centered_means(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, "K d"]:
     check_observed(statistics)
     return statistics.means[statistics.observed] - _global_mean(statistics, global_mean)
 

@@ -34,7 +34,7 @@ def retract_(model: nn.Module) -> int:
 class SphereRetractionCallback(TrainerCallback):
     """`retract_` after each optimizer step of a Trainer.
 
-    Source: Yaras et al., NeurIPS 2022, whose code renormalises the classifier rows after each step.
+    Source: Yaras et al., NeurIPS 2022, whose code renormalizes the classifier rows after each step.
 
     Raises:
         ValueError: at the start of training, if the model has no `NormalizedClassifier`.

@@ -21,7 +21,7 @@ DENSE_CLASSES_PER_DIMENSION = 4
 
 
 class PairMoments(NamedTuple):
-    """Sums over classes of `W = C + 1 mean^T` and `M = alpha C + D + 1 other_mean^T`, with C and D centred.
+    """Sums over classes of `W = C + 1 mean^T` and `M = alpha C + D + 1 other_mean^T`, with C and D centered.
 
     D is what of M is not along C, and is formed row by row: nothing cancels where M is close to a multiple of W.
     """
@@ -45,7 +45,7 @@ def simplex_distance(
     Args:
         weight: W, one row for each class, K >= 2.
         other: M; W itself when None.
-        offset: a row that is taken off M (its global mean, for centred means).
+        offset: a row that is taken off M (its global mean, for centered means).
 
     Raises:
         ValueError: for fewer than two classes, shapes that differ, or a product that is zero or not finite.
@@ -86,7 +86,7 @@ def moments_simplex_distance(
     """`simplex_distance` from d x d moments: O(K d^2) operations, O(d^2 + tile_rows d) memory beside the arguments.
 
     In the basis of `1 / sqrt(K)` and its complement the target T is `1 / sqrt(K - 1)` times the identity of the
-    complement, and the centred block `alpha C C^T + C D^T` has rank at most d, so its squared distance is a sum over
+    complement, and the centered block `alpha C C^T + C D^T` has rank at most d, so its squared distance is a sum over
     the eigenvalues of `C^T C` plus terms that vanish with D; the other blocks are norms of d-vectors. Every term is
     small where the distance is, which a difference of inner products would not be.
     """
@@ -119,22 +119,22 @@ def pair_moments(
     gram = zeros.clone()
     if other is None:
         for rows in weight.split(tile_rows):
-            centred = rows.double() - mean
-            gram.addmm_(centred.mT, centred)
+            centered = rows.double() - mean
+            gram.addmm_(centered.mT, centered)
         shifted = mean if offset is None else mean - offset.to(mean)
         return PairMoments(len(weight), mean, shifted, 1.0, gram, zeros, zeros)
     other_mean = _column_means(other, tile_rows).to(mean)
     inner = 0.0
     for rows, other_rows in zip(weight.split(tile_rows), other.split(tile_rows), strict=True):
-        centred = rows.double() - mean
-        gram.addmm_(centred.mT, centred)
-        inner += centred.mul(other_rows.to(mean) - other_mean).sum().item()
+        centered = rows.double() - mean
+        gram.addmm_(centered.mT, centered)
+        inner += centered.mul(other_rows.to(mean) - other_mean).sum().item()
     alpha = inner / max(gram.trace().item(), torch.finfo(torch.float64).tiny)
     cross, rest = zeros.clone(), zeros
     for rows, other_rows in zip(weight.split(tile_rows), other.split(tile_rows), strict=True):
-        centred = rows.double() - mean
-        difference = other_rows.to(mean) - other_mean - alpha * centred
-        cross.addmm_(centred.mT, difference)
+        centered = rows.double() - mean
+        difference = other_rows.to(mean) - other_mean - alpha * centered
+        cross.addmm_(centered.mT, difference)
         rest.addmm_(difference.mT, difference)
     shifted = other_mean if offset is None else other_mean - offset.to(mean)
     return PairMoments(len(weight), mean, shifted, alpha, gram, cross, rest)

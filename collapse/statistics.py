@@ -1,4 +1,4 @@
-"""`ClassStatistics`: counts, means and scatter of labelled features in one pass, at a cost flat in the classes."""
+"""`ClassStatistics`: counts, means and scatter of labeled features in one pass, at a cost flat in the classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ClassStatistics:
 
         h_k = mean of class k,   S_W = sum_i (h_i - h_{k(i)}) (h_i - h_{k(i)})^T,   s_k = sum_{i in k} |h_i - h_k|^2
 
-    Features of any float type are taken up in float64 by centred (Welford) updates, so batches may come in any order
+    Features of any float type are taken up in float64 by centered (Welford) updates, so batches may come in any order
     and be merged in any grouping. An update costs O(B d^2) for `within="full"`, O(B d) for "trace", whatever the number
     of classes. Classes without samples are allowed and left out of all averages over classes.
 

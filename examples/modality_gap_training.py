@@ -21,11 +21,11 @@ from modality import (
     PairStatistics,
     Temperature,
     TemperatureScheduleCallback,
-    mean_shift,
     modality_gap,
     recall_at_k,
     temperature_parameter_groups,
 )
+from modality.metrics import mean_shift
 from modality_gap_data import TEST_VENDOR, TRAIN_VENDORS, Pairs, Split
 from modality_gap_methods import Method
 from processes import own_share

@@ -8,7 +8,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from collapse import unit_rows
+from collapse.theory import unit_rows
 from neural_collapse_training import Point
 
 matplotlib.use("Agg")

@@ -12,10 +12,11 @@ import pytest
 import collapse
 import deep_lora
 import dmf
+import evaluation_hooks
 import modality
 import training
 
-PACKAGES = (collapse, deep_lora, dmf, modality, training)
+PACKAGES = (collapse, deep_lora, dmf, evaluation_hooks, modality, training)
 MODULES = [
     name
     for package in PACKAGES

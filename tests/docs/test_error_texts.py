@@ -12,7 +12,7 @@ import pytest
 from tests.paths import ROOT
 
 LEAST = 12
-FOLDERS = ("benchmarks", "collapse", "deep_lora", "dmf", "examples", "modality", "training")
+FOLDERS = ("benchmarks", "collapse", "deep_lora", "dmf", "evaluation_hooks", "examples", "modality", "training")
 Functions = dict[str, list[str]]
 
 

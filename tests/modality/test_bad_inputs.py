@@ -10,7 +10,6 @@ from transformers import default_data_collator
 from modality import (
     ConstantSchedule,
     ContrastiveModel,
-    ContrastiveObjective,
     CosineAlternation,
     DualEncoder,
     LinearSchedule,
@@ -21,27 +20,25 @@ from modality import (
     Temperature,
     TemperatureScheduleCallback,
     contrastive_loss,
-    duplicate_mask,
     encode_in_chunks,
     find_temperature,
-    gather_features,
-    inverse_temperature_on_flow,
-    linear_schedule_rate,
-    linear_separability,
-    margin,
-    mean_shift,
     modality_gap,
     recall_at_k,
     reparameterize_logit_scale_,
-    scheduled_flow,
     sigmoid_loss,
     swap_features,
+    temperature_parameter_groups,
+)
+from modality.losses import ContrastiveObjective, duplicate_mask, gather_features
+from modality.metrics import linear_separability, margin, mean_shift, uniformity
+from modality.theory import (
+    inverse_temperature_on_flow,
+    linear_schedule_rate,
+    scheduled_flow,
     synthetic_training,
     temperature_flow,
-    temperature_parameter_groups,
-    uniformity,
 )
-from tests.modality.models import Convolution, Pairs, bert, clip, trainer
+from tests.modality.trainers import Convolution, Pairs, bert, clip, trainer
 
 X = torch.eye(3)
 INTEGERS = torch.arange(3)
@@ -207,9 +204,9 @@ BAD = [
      "must be at least 1, `duration` positive; got 0, 3, 1000, 40 and 1000.0"),
     ("synthetic schedule", lambda _: synthetic_training(mode="scheduled"), ValueError,
      "a schedule goes with mode='scheduled', and only with it; got mode='scheduled'"),
-    ("no trainer", lambda _: ModalityGapCallback(clip()), TypeError, "logs through a Trainer, got a CLIPModel; make"),
+    ("no trainer", lambda _: ModalityGapCallback(clip()), TypeError, "logs through a Trainer, got a CLIPModel; crea"),
     ("nothing to measure", lambda folder: ModalityGapCallback(trainer(folder, clip()), piggyback=False), ValueError,
-     "without `loaders` and with `piggyback=False` there is no batch to measure; pass one"),
+     "without `loaders` and with `piggyback=False` there is nothing to measure; pass `loaders`"),
     ("pool", lambda folder: ModalityGapCallback(trainer(folder, clip()), pool_size=-1), ValueError,
      "`pool_size` must be a number of pairs, or 0 for no retrieval, got -1"),
 ]  # fmt: skip

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import get_args
 
-from modality.dual_encoder import Projection
-from modality.objective import Loss
-from modality.pooling import Pooling
-from modality.swap import Per, SwapMode
+from modality.losses import Loss
+from modality.models import Pooling, Projection
+from modality.swapping import Per, SwapMode
 from training.errors import UsageError
 from training.settings.common import ModelArguments
 from training.settings.data import DataArguments

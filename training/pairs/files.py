@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
-from modality.logit_scale import base_model_of
+from modality.temperature import base_model_of
 from training.errors import UsageError, redacted
 from training.models.adapters import adapted_parts, own_buffers, own_parameters
 from training.names import ADAPTER_CONFIG, CONTRASTIVE, CONTRASTIVE_CONFIG

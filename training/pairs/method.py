@@ -13,7 +13,7 @@ from modality import (
     PiecewiseSchedule,
     Temperature,
 )
-from modality.schedules import Schedule
+from modality.temperature import Schedule
 from training.errors import UsageError
 from training.pairs.arguments import MethodArguments
 

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
-from modality.pooling import tower_features
+from modality.models import tower_features
 from training.errors import UsageError
 from training.job import Job
 from training.models.adapters import adapter_config, add_adapter, own_parameters

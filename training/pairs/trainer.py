@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from modality import ContrastiveObjective
-from modality.logit_scale import find_temperature, learned_temperatures
+from modality.losses import ContrastiveObjective
+from modality.temperature import find_temperature, learned_temperatures
 from training.pairs.files import load_learned_, save_learned
 from training.pairs.processor import IDS
 from training.trainer.trainer import AdapterTrainer
@@ -63,8 +63,7 @@ class ContrastiveTrainer(AdapterTrainer):
         """The mean over pairs of the loss in blocks of a training step's size."""
         settings = model.objective.settings() | {"gather": False}
         objective = ContrastiveObjective(**settings, normalize=model.objective.normalize).eval()
-        scale = model.inverse_temperature() if hasattr(model, "inverse_temperature") else model.temperature()
-        bias = _bias(model)
+        scale, bias = model.inverse_temperature(), torch.as_tensor(model.bias())
         size = self.args.per_device_train_batch_size * self.args.world_size
         total = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
@@ -109,9 +108,3 @@ def _set_apart(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter],
         group["params"] = kept
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     optimizer.add_param_group({"params": parameters, "lr": rate * rates[0], "weight_decay": 0.0})
-
-
-def _bias(model: Any) -> Tensor:
-    if model.objective.loss != "sigmoid":
-        return torch.zeros(())
-    return model._bias() if hasattr(model, "_bias") else model.logit_bias

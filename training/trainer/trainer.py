@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_pt_utils import find_batch_size
 
 from deep_lora import create_optimizer
-from deep_lora.subspaces.restoring import random_states_kept
+from evaluation_hooks import has_repeats, random_states_kept, valid_rows
 from training.errors import RunError, refused
 from training.names import CHECKPOINT, PARTIAL, STATE
 from training.trainer import checkpoints
@@ -81,11 +81,9 @@ class AdapterTrainer(Trainer):
         """
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         rows = find_batch_size(inputs)
-        state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
-        last = state.in_dataloader and state.end_of_dataloader
-        if loss is None or rows is None or not last or not 0 < state.remainder < rows * processes:
+        if loss is None or rows is None or not has_repeats(self.accelerator, rows):
             return loss, logits, labels
-        valid = min(rows, max(1, state.remainder - self.accelerator.process_index * rows))
+        valid = max(1, valid_rows(self.accelerator, rows))
         first = {name: value[:valid] if _per_row(value, rows) else value for name, value in inputs.items()}
         return super().prediction_step(model, first, True, ignore_keys)[0], logits, labels
 
