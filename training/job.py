@@ -65,13 +65,13 @@ class Task:
 
     @property
     def label_names(self) -> list[str] | None:
-        """Names of the classes, or None if there are none."""
+        """Return the names of the classes, or None if there are none."""
         names = self.model_settings.get("id2label")
         return list(names.values()) if names else None
 
     @property
     def num_labels(self) -> int | None:
-        """Width of the head: the number of classes, 1 for a number, None for a model without a new head."""
+        """Return the width of the head: the number of classes, 1 for a number, None for a model without a new head."""
         return self.model_settings.get("num_labels")
 
 

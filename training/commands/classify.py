@@ -25,7 +25,7 @@ TYPES = (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, Ru
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     run_job(build_job(*parse(TYPES, words, command="classify", description=DESCRIPTION, featured=FEATURED)))
     return 0
 

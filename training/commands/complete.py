@@ -62,7 +62,7 @@ class CompleteArguments:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the command; the exit status. Of several processes the first one works."""
+    """Run the command and return its exit status. Of several processes the first one works."""
     (arguments,) = parse((CompleteArguments,), words, command="complete", description=DESCRIPTION)
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
@@ -100,7 +100,7 @@ def read_entries(arguments: CompleteArguments) -> Entries:
     """Read the known entries.
 
     Raises:
-        UsageError: no file was passed, a column is missing or empty, a value is not a number, or an entry comes twice.
+        UsageError: no file was passed, a column is missing or empty, a value is not a number, or an entry is a duplicate.
     """
     if arguments.data is None:
         raise UsageError("there is nothing to complete; pass --data with a file of rows, columns and values")
@@ -112,7 +112,9 @@ def read_entries(arguments: CompleteArguments) -> Entries:
         )
     (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
     if twice := int(pd.DataFrame({"row": rows, "column": columns}).duplicated().sum()):
-        raise UsageError(f"{twice} entries of {arguments.data} come twice; each row and column may have one value")
+        raise UsageError(
+            f"{twice} entries of {arguments.data} are duplicates; each pair of row and column may have one value"
+        )
     return Entries(rows, columns, values, {"rows": row_names, "columns": column_names})
 
 
@@ -120,7 +122,7 @@ def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) 
     """Read the columns of a file that name entries, and their values if asked for.
 
     Raises:
-        UsageError: it cannot be read, or a column is missing or has empty places.
+        UsageError: it cannot be read, or a column is missing or has missing values.
     """
     wanted = [getattr(arguments, name) for name in PAIRS]
     table = read_table(path, wanted)
@@ -132,7 +134,7 @@ def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) 
             "and --value_column"
         )
     if table[wanted].isna().any().any():
-        raise UsageError(f"{path} has empty places in {wanted}; fill or drop them")
+        raise UsageError(f"{path} has missing values in {wanted}; fill or drop them")
     return table[wanted]
 
 

@@ -32,7 +32,7 @@ TYPES = (PairModelArguments, AdapterArguments, PairDataArguments, MethodArgument
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     run_job(build_job(*parse(TYPES, words, command="contrastive", description=DESCRIPTION, featured=FEATURED)))
     return 0
 

@@ -30,7 +30,7 @@ TYPES = (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, Run
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     _run(words)
     return 0
 

@@ -27,7 +27,7 @@ class PushArguments:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     (arguments,) = parse((PushArguments,), words, command="push", description=DESCRIPTION)
     if not arguments.run:
         raise UsageError("push needs --run, the folder of a finished run")

@@ -24,7 +24,7 @@ PEFT_HEADS = ("classifier", "score")
 
 
 def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Base) -> PeftConfig:
-    """The PEFT config of the adapter.
+    """Make the PEFT config of the adapter.
 
     Args:
         arguments: what was asked for.
@@ -68,7 +68,7 @@ def _lora_config(arguments: AdapterArguments, fields: dict[str, Any]) -> LoraCon
 
 
 def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """The model with the adapter, as PEFT makes it.
+    """Return the model with the adapter, as PEFT makes it.
 
     Raises:
         UsageError: the adapter does not fit the model, for instance because no layer has a name that was asked for.
@@ -85,7 +85,7 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
 
 
 def adapted_parts(model: Any) -> dict[str, PeftModel]:
-    """The PEFT models that a model consists of, by the folder that each is saved in; alone it lies at the top.
+    """Return the PEFT models that a model consists of, by the folder each is saved in; a single one is at the top.
 
     A model made of others names them in `parts()`, as those of `modality` do.
     """
@@ -97,13 +97,13 @@ def adapted_parts(model: Any) -> dict[str, PeftModel]:
 
 
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained and no adapter saves: temperatures, projections, ... ."""
+    """Return what is trained and no adapter saves: temperatures, projections, ... ."""
     saved = _saved_by_adapters(model)
     return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in saved}
 
 
 def own_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers that no adapter saves: running means, fixed temperatures, ... ."""
+    """Return the buffers that no adapter saves: running means, fixed temperatures, ... ."""
     saved = _saved_by_adapters(model)
     return {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in saved}
 
@@ -115,24 +115,24 @@ def _saved_by_adapters(model: nn.Module) -> set[int]:
 
 
 def config_of(model: PeftModel) -> PeftConfig:
-    """The config of the adapter that is trained."""
+    """Return the config of the adapter that is trained."""
     configs: Any = model.peft_config
     return configs["default"]
 
 
 def is_deep_lora(model: nn.Module) -> bool:
-    """Whether the adapters are exported by this project."""
+    """Return whether the adapters are exported by this project."""
     return any(isinstance(config_of(part), DeepLoraConfig) for part in adapted_parts(model).values())
 
 
 def has_subspaces(model: nn.Module) -> bool:
-    """Whether there are adapters whose subspaces a gradient can set; the narrow and wide variants have none."""
+    """Return whether there are adapters whose subspaces a gradient can set; the narrow and wide variants have none."""
     configs = [config_of(part) for part in adapted_parts(model).values()]
     return any(isinstance(config, DeepLoraConfig) and config.variant == "compressed" for config in configs)
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """The fields that a file for `--adapter_config` holds.
+    """Read the fields of a file for `--adapter_config`.
 
     Raises:
         UsageError: it cannot be read, or names no method of PEFT.
@@ -164,13 +164,13 @@ def _check_halves(config: PeftConfig, arguments: AdapterArguments) -> None:
 
 
 def _targets(names: list[str]) -> list[str] | str:
-    """PEFT reads a string as a regular expression, and a list as names."""
+    """Return a string for a regular expression, and a list for names, as PEFT reads them."""
     special = len(names) == 1 and (names[0] == "all-linear" or not names[0].replace(".", "_").isidentifier())
     return names[0] if special else names
 
 
 def _outermost(names: list[str]) -> list[str]:
-    """Without names that lie inside another one of the list: PEFT saves a module with all that is in it."""
+    """Drop names that lie inside another one of the list: PEFT saves a module with all that is in it."""
     return sorted({name for name in names if not any(name.startswith(other + ".") for other in names)})
 
 

@@ -27,7 +27,7 @@ CLASSES: dict[str, Any] = {"ContrastiveModel": ContrastiveModel, "DualEncoder": 
 
 
 def save_learned(model: Any, folder: Path) -> None:
-    """Writes what was learned.
+    """Write what was learned.
 
     Args:
         model: a `ContrastiveModel` or `DualEncoder`.
@@ -49,7 +49,7 @@ def save_learned(model: Any, folder: Path) -> None:
 
 
 def load_learned_(model: nn.Module, folder: Path) -> None:
-    """Puts what was learned into a model of the same make, to go on training.
+    """Load what was learned into a model of the same kind, to resume training.
 
     Raises:
         UsageError: the files belong to another model.
@@ -60,7 +60,7 @@ def load_learned_(model: nn.Module, folder: Path) -> None:
 
 
 def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None) -> ContrastiveModel | DualEncoder:
-    """The model of a finished run, in evaluation mode: base models, adapters, temperature and projections.
+    """Load the model of a finished run, in evaluation mode: base models, adapters, temperature and projections.
 
         model = load_contrastive("runs/pairs/adapter")            # or ".../lora_export", or a repository on the Hub
         output = model(input_ids=..., pixel_values=..., return_loss=False)      # image_embeds, text_embeds, logits
@@ -70,8 +70,8 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
         bases: part -> base model, where it lies elsewhere by now; parts are `model`, or `x_tower` and `y_tower`.
 
     Raises:
-        UsageError: the source is neither a folder nor a repository that can be had, it holds no such model, a part is
-            unknown, or its base model cannot be loaded.
+        UsageError: the source is neither a folder nor a repository that can be downloaded, it holds no such model, a
+            part is unknown, or its base model cannot be loaded.
     """
     folder = _folder_of(source)
     try:
@@ -104,7 +104,7 @@ def _folder_of(source: str | Path) -> Path:
         return Path(snapshot_download(str(source)))
     except (OSError, ValueError) as error:  # no such repository, no network, or what cannot be the name of one
         raise UsageError(
-            f"{source} is no folder, and no repository that can be downloaded: {redacted(str(error))}"
+            f"{source} is neither a folder nor a repository that can be downloaded: {redacted(str(error))}"
         ) from error
 
 

@@ -24,7 +24,7 @@ IMAGE_PARTS, TEXT_PARTS = ("vis", "image"), ("text",)
 
 
 def build_contrastive(job: Job) -> ContrastiveModel | DualEncoder:
-    """The model with its adapters, temperature and loss.
+    """Build the model with its adapters, temperature and loss.
 
     Raises:
         UsageError: a model cannot be loaded or is of another kind, or the options leave nothing to train.
@@ -97,7 +97,7 @@ def _tower(job: Job, name: str, frozen: bool, pooling: str) -> nn.Module:
 
 
 def _adapted(job: Job, base: Base, left_alone: list[str]) -> PeftModel:
-    """The model with an adapter everywhere but in some modules, and where no adapter can act."""
+    """Return the model with an adapter everywhere but in some modules, and where no adapter can act."""
     # torch's attention reads the weight of its last layer without calling the layer.
     attentions = [name for name, module in base.model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     layers = _layers_inside(base.model, [*left_alone, *attentions])
@@ -117,7 +117,7 @@ def _adapted(job: Job, base: Base, left_alone: list[str]) -> PeftModel:
 
 
 def _layers_inside(model: nn.Module, names: list[str]) -> list[str]:
-    """The layers with weights that are, or lie inside, the modules of these names."""
+    """Return the layers with weights that are, or lie inside, the modules of these names."""
     return [
         path
         for path, module in model.named_modules()
@@ -128,7 +128,7 @@ def _layers_inside(model: nn.Module, names: list[str]) -> list[str]:
 
 @torch.no_grad()
 def _widths(job: Job, towers: list[nn.Module], pooling: tuple[str, str]) -> list[int]:
-    """How many features each tower has, of the first pair."""
+    """Return how many features each tower has, measured on the first pair."""
     first = {"train": job.task.splits["train"].select([0])}
     batch = job.processor(list(job.task.encode(first, job.processor)["train"]))
     widths = []

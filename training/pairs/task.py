@@ -76,7 +76,7 @@ def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, 
 
 
 def score_pairs(prediction: EvalPrediction, names: tuple[str, str] = ("x", "y")) -> dict[str, float]:
-    """Recall in both directions over all pairs of the data as one pool, their mean, and the modality gap.
+    """Return recall in both directions over all pairs of the data as one pool, their mean, and the modality gap.
 
     Args:
         prediction: embeddings of both modalities, and ids that tell duplicates.
@@ -100,7 +100,7 @@ def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
 
 
 def _encode(splits: Splits, processor: Any, *, columns: list[str], shown: str) -> Splits:
-    """The columns under the names that the collator knows; texts and images are encoded batch by batch."""
+    """Rename the columns as the collator knows them; texts and images are encoded batch by batch."""
     encoded = {}
     for name, split in splits.items():
         numbers = np.unique(np.asarray(split[shown]), return_inverse=True)[1]
@@ -125,7 +125,7 @@ def _require_several(splits: Splits, global_batch: int) -> None:
 
 
 def _with_images(split: Any, name: str, data: PairDataArguments) -> Any:
-    """The split with a column of stored images, of which paths are known to exist."""
+    """Return the split with a column of stored images, whose paths exist."""
     held, column = split.features[data.image_column], data.image_column
     if isinstance(held, Value) and held.dtype in ("string", "large_string"):
         folder = _folder(name, data)
@@ -147,7 +147,7 @@ def _with_images(split: Any, name: str, data: PairDataArguments) -> Any:
 
 
 def _folder(name: str, data: PairDataArguments) -> str:
-    """Where the paths of a split start: at the file that it was read from."""
+    """Return where the paths of a split start: at the file that it was read from."""
     source = getattr(data, f"{name}_data", None) or data.dataset or "."
     path = Path(source)
     return str(path.resolve() if path.is_dir() else path.resolve().parent)

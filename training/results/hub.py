@@ -47,7 +47,7 @@ _REASONS = {
     409: "someone else changed the repository at the same moment; repeat the upload",
     412: "someone else changed the repository at the same moment; repeat the upload",
     413: "the Hub refused files of this size",
-    429: "the Hub asks for patience (too many requests); repeat the upload later",
+    429: "too many requests; repeat the upload later",
 }
 
 

@@ -19,10 +19,10 @@ class ModelArguments:
 
     model: str | None = option(None, "Pretrained model: a name on the Hub or a local folder.")
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
-    gguf_file: str | None = option(None, "A GGUF file in that folder or repository; it is de-quantised on loading.")
+    gguf_file: str | None = option(None, "A GGUF file in that folder or repository; it is de-quantized on loading.")
     dtype: str = option("float32", "Precision of the frozen weights: float32, bfloat16, float16 or auto (as stored).")
-    load_in_8bit: bool = option(False, "Quantise the base to 8 bits with bitsandbytes.")
-    load_in_4bit: bool = option(False, "Quantise the base to 4 bits (NF4) with bitsandbytes.")
+    load_in_8bit: bool = option(False, "Quantize the base to 8 bits with bitsandbytes.")
+    load_in_4bit: bool = option(False, "Quantize the base to 4 bits (NF4) with bitsandbytes.")
     attn_implementation: str | None = option(None, "eager, sdpa, flash_attention_2, ...; the model's default if unset.")
     trust_remote_code: bool = option(False, "Run Python code that the model's repository brings along. Off: refuse it.")
 
@@ -33,7 +33,7 @@ class ModelArguments:
             raise UsageError(f"--dtype got {self.dtype!r}; choose float32, bfloat16, float16 or auto")
 
     def names(self) -> list[str]:
-        """The base models that were named."""
+        """Return the base models that were named."""
         return [self.model] if self.model else []
 
 
@@ -57,7 +57,7 @@ class RunArguments(TrainingArguments):
 
     output_dir: str | None = option("runs/finetune", "Folder for everything that is written.")
     learning_rate: float = option(
-        None, "Rate of the optimizer. If unset: 1e-3; 3e-3 for deep_lora where the schedule lets the rate fall."
+        None, "Learning rate. If unset: 1e-3, or 3e-3 for deep_lora with a decaying schedule."
     )
     per_device_train_batch_size: int = option(16, "Training samples in a step on each process.")
     per_device_eval_batch_size: int = option(32, "Samples in a forward pass of evaluation on each process.")
@@ -73,11 +73,11 @@ class RunArguments(TrainingArguments):
     push_to_hub: bool = option(False, "Upload the adapter, and its LoRA export, to the Hub after training.")
     hub_private_repo: bool | None = option(None, "Make the new repository private.")
     dry_run: bool = option(False, "Show what would be trained, and stop.")
-    overwrite: bool = option(False, "Delete the checkpoints of an earlier run in --output_dir instead of going on.")
+    overwrite: bool = option(False, "Delete the checkpoints of an earlier run in --output_dir instead of resuming it.")
     metric_source: Literal["local", "evaluate"] = option(
         "local",
         "Where metrics come from: local (scikit-learn, scipy) or evaluate, whose definitions are code from the Hub; "
-        "where it cannot be reached the local ones are taken.",
+        "if it cannot be reached, the local ones are used.",
     )
     license: str | None = option(None, "License named in the model card, such as apache-2.0.")
 
@@ -85,7 +85,7 @@ class RunArguments(TrainingArguments):
         super().__post_init__()
         if self.batch_eval_metrics:
             raise UsageError(
-                "--batch_eval_metrics asks for metrics batch by batch, and those of this package are of all rows "
+                "--batch_eval_metrics asks for metrics batch by batch, but those of this package are of all rows "
                 "together; leave it out (--eval_accumulation_steps 1 spares the accelerator's memory)"
             )
         if self.device.type == "cpu":

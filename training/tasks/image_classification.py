@@ -18,10 +18,10 @@ from training.tasks.metrics import scorer
 
 
 def image_classification(splits: Splits, data: ImageDataArguments, metric_source: str = "local") -> Task:
-    """One of several classes for each image.
+    """Build the task of one of several classes for each image.
 
     Raises:
-        UsageError: for missing columns, a column that holds no images, or labels that are no classes.
+        UsageError: for missing columns, a column that holds no images, or labels that are not classes.
     """
     column = data.label_column or "label"
     require_columns(splits, [column], "choose with --image_column and --label_column")
@@ -61,7 +61,7 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
 
 
 def stack_images(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Images of one size as a batch."""
+    """Stack images of one size to a batch."""
     return {
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
         "labels": torch.tensor([row["labels"] for row in rows]),

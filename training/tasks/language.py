@@ -1,4 +1,4 @@
-"""Texts that go on: causal language models, and models that turn one text into another."""
+"""Text generation: causal language models, and models that turn one text into another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.trainer.trainer import AdapterTrainer
 
 
 def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """The next token of a text; with a target column, of the target alone.
+    """Build the task of the next token of a text; with a target column, of the target alone.
 
     Raises:
         UsageError: for missing columns, or columns that hold no texts.
@@ -51,7 +51,7 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
 
 
 def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """A target text for each text; metrics are of the target's tokens, each predicted from the true ones before it.
+    """Build the task of a target text for each text. Metrics are of its tokens, given the true ones before.
 
     With `predict_with_generate` there are also metrics of texts that the model writes by itself.
 
@@ -93,7 +93,7 @@ def _generating(data: TextDataArguments, metric_source: str) -> Callable[..., Ge
 
 
 def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood, hits and number of the labelled tokens of each row: (batch, 3).
+    """Return negative log-likelihood, hits and number of the labeled tokens of each row: (batch, 3).
 
     Sums of each row do not depend on how rows are put into batches, so neither do the metrics.
 
@@ -107,7 +107,7 @@ def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def score_tokens(prediction: EvalPrediction) -> dict[str, float]:
-    """Mean loss of a token, its exponential, and the share of tokens predicted right."""
+    """Return the mean loss of a token, its exponential, and the share of tokens predicted right."""
     loss, hits, count = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 3).sum(0)
     mean = float(loss / max(count, 1))
     return {

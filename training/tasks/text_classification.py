@@ -20,10 +20,10 @@ from training.tasks.text import require_text, text_columns
 
 
 def classification(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """One of several classes for each text.
+    """Build the task of one of several classes for each text.
 
     Raises:
-        UsageError: for missing columns, texts that are none, or labels that are no classes.
+        UsageError: for missing columns, columns that hold no texts, or labels that are not classes.
     """
     column = data.label_column or "label"
     _check(splits, data, column)
@@ -52,10 +52,10 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
 
 
 def regression(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """One number for each text.
+    """Build the task of one number for each text.
 
     Raises:
-        UsageError: for missing columns, texts that are none, or labels that are no finite numbers.
+        UsageError: for missing columns, columns that hold no texts, or labels that are not finite numbers.
     """
     column = data.label_column or "label"
     _check(splits, data, column)
@@ -95,7 +95,7 @@ def _require_numbers(name: str, column: str, values: Any) -> None:
         finite = False
     if not finite:
         raise UsageError(
-            f"column {column!r} of the {name} data holds what is no finite number; regression needs one in each row "
+            f"column {column!r} of the {name} data holds a value that is not a finite number; regression needs one in each row "
             "(pass --task classification for classes)"
         )
 

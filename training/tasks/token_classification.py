@@ -18,7 +18,7 @@ from training.tasks.metrics import scorer
 
 
 def token_classification(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """One of several tags for each word; words and tags are lists, or texts separated by spaces.
+    """Build the task of one of several tags for each word; words and tags are lists, or texts separated by spaces.
 
     The tag sits on the first token of a word. Metrics count words.
 

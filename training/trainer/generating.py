@@ -96,7 +96,7 @@ class GeneratingTrainer(AdapterTrainer):
     def generate(self, inputs: dict[str, Any]) -> Tensor:
         """Return generated tokens (rows x longest), with padding after the end of a text.
 
-        Where weights are sharded over the processes, each goes on until all are done.
+        Where weights are sharded over the processes, each continues until all are done.
         """
         inputs = self._prepare_inputs({name: inputs[name] for name in ("input_ids", "attention_mask")})
         model: Any = self.accelerator.unwrap_model(self.model)

@@ -1,4 +1,4 @@
-"""The rate of a run, and what `deep_lora.create_optimizer` is told by a command."""
+"""The learning rate of a run, and the keywords of `deep_lora.create_optimizer`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from training.settings.adapter import AdapterArguments
 from training.settings.common import RunArguments
 
 _SHARDING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
-RATE, FALLING_RATE = 1e-3, 3e-3  # docs/evidence.md: which rate Deep LoRA wants with either kind of schedule
-STEADY = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")  # do not fall by themselves
+RATE, FALLING_RATE = 1e-3, 3e-3  # docs/evidence.md: the best rates of Deep LoRA with either kind of schedule
+STEADY = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")  # do not decay by themselves
 
 
 def choose_rate(run: RunArguments, model: nn.Module) -> None:
-    """Sets the rate of a run where none is given."""
+    """Set the learning rate of a run where none is given."""
     if run.learning_rate is None:
         falls = SchedulerType(run.lr_scheduler_type).value not in STEADY
         run.learning_rate = FALLING_RATE if falls and _ours(model) else RATE
 
 
 def optimizer_settings(arguments: AdapterArguments, model: nn.Module) -> dict[str, float]:
-    """Keywords of `create_optimizer` besides rate and decay; none if Trainer's own optimizer will do.
+    """Return the keywords of `create_optimizer` besides rate and decay; none if Trainer's own optimizer will do.
 
     Raises:
-        UsageError: steps are to be limited, or what is beside the adapter to have its own rate, and that cannot be.
+        UsageError: an option does not fit the adapter, or how the weights are sharded.
     """
     ours = _ours(model)
     knobs = arguments.knobs()
@@ -59,6 +59,6 @@ def _check_limit(configs: list[DeepLoraConfig]) -> None:
     sharded = sharding_frameworks()
     if sharded and not (sharded == ["FSDP"] and os.environ.get("FSDP_VERSION") == "2"):
         raise UsageError(
-            f"--max_relative_step compares whole factors, of which an optimizer under {sharded[0]} sees flattened "
+            f"--max_relative_step compares whole factors, but an optimizer under {sharded[0]} sees flattened "
             "pieces; use DDP or FSDP 2 (ddp.yaml, fsdp2.yaml)"
         )

@@ -125,7 +125,7 @@ def test_folders_that_hold_no_contrastive_model_are_refused(clip, tmp_path) -> N
     with pytest.raises(UsageError, match="holds no contrastive model"):
         load_contrastive(tmp_path)
     for source in ("no/such-model", str(tmp_path / "not" / "there")):
-        with pytest.raises(UsageError, match=f"{source} is no folder, and no repository that can be downloaded"):
+        with pytest.raises(UsageError, match=f"{source} is neither a folder nor a repository that can be downloaded"):
             load_contrastive(source)
     described = {"class": "ContrastiveModel", "settings": {}, "bases": {"model": str(clip)}}
     settings = {"temperature": {"initial": 0.1}, "loss": "contrastive"}

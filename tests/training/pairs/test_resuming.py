@@ -1,4 +1,4 @@
-"""A contrastive run that goes on from a checkpoint is the uninterrupted one: schedule, swaps and all weights."""
+"""A contrastive run that resumes from a checkpoint is the uninterrupted one: schedule, swaps and all weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics that cannot be had of a job are refused before anything is trained, also by a dry run."""
+"""Metrics that cannot be computed for a job are refused before anything is trained, also by a dry run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_f1_of_three_classes_is_refused_and_its_mean_is_named(job, dry, bert, vi
     model, words = (vit if images else bert), ["--metrics", "accuracy", "f1", *([] if images else ["--task", job])]
     command = "classify" if images else "finetune"
     status, printed = finetune(model, data(job, NAMES), *words, *dry, command=command)
-    assert status == 2 and "error: the metric f1 is of two classes, and there are 3; pass --metrics f1_macro" in printed
+    assert status == 2 and "error: f1 is a metric for two classes, and there are 3; pass --metrics f1_macro" in printed
     assert "Traceback" not in printed and not (tmp_path / "run").exists()
     words[2] = "f1_macro"
     assert finetune(model, data(job, NAMES), *words, "--dry_run", command=command)[0] == 0
@@ -58,7 +58,7 @@ def test_metrics_of_classes_are_refused_for_numbers(bert, finetune, tmp_path) ->
     path = tiny.save_csv(tmp_path / "data.csv", label=[1, 2, 3, 4] * 10)
     words = ["--task", "regression", "--metrics", "mse", "accuracy", "--dry_run"]
     status, printed = finetune(bert, path, *words)
-    assert status == 2 and "error: the metric accuracy cannot be had of real numbers: " in printed, printed
+    assert status == 2 and "error: accuracy cannot be computed for regression targets: " in printed, printed
     assert "choose others with --metrics" in printed and "Traceback" not in printed
 
 
@@ -75,7 +75,7 @@ def test_means_over_classes_of_other_metrics_come_from_evaluate(monkeypatch) -> 
         return {"precision": precision_score(references, predictions, average=average)}
 
     monkeypatch.setattr(evaluate, "load", {"precision": SimpleNamespace(compute=compute)}.__getitem__)
-    message = "precision is of two classes, and there are 3; pass --metrics precision_macro, its mean over the classes"
+    message = "precision is a metric for two classes, and there are 3; pass --metrics precision_macro, its mean over the classes"
     with pytest.raises(UsageError, match=message):
         scorer(["precision"], "evaluate", classes=3)
     score = scorer(["precision_macro"], "evaluate", classes=3)
@@ -87,5 +87,7 @@ def test_a_metric_that_fails_in_its_own_way_is_refused_with_its_reason(monkeypat
         raise KeyError("prediction_scores")
 
     monkeypatch.setattr(evaluate, "load", lambda _: SimpleNamespace(compute=compute))
-    with pytest.raises(UsageError, match="roc_auc cannot be had of 2 classes: 'prediction_scores'; choose others with"):
+    with pytest.raises(
+        UsageError, match="roc_auc cannot be computed for 2 classes: 'prediction_scores'; choose others with"
+    ):
         scorer(["roc_auc"], "evaluate", classes=2)

@@ -246,4 +246,4 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(bert, reviews, monkeypatch,
     monkeypatch.setattr(trainer_module.Trainer, "training_step", interrupted)
     words = ["finetune", "--model", str(bert), "--dataset", str(reviews), "--output_dir", str(tmp_path / "run")]
     assert main([*words, "--max_steps", "1", "--use_cpu", "true"]) == 130
-    assert "the same command goes on from the last complete checkpoint" in capsys.readouterr().err
+    assert "rerun the same command to resume from the last complete checkpoint" in capsys.readouterr().err

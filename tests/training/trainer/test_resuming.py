@@ -117,9 +117,9 @@ def test_other_validation_data_that_are_only_looked_at_are_not_refused(project, 
     assert run(**settings)[0] == 0
     tiny.save_csv(held, rows=12, seed=2)
     status, printed = run(**settings)
-    assert status == 0 and "goes on from checkpoint-3" in printed, printed
+    assert status == 0 and "resumed  from checkpoint-3" in printed, printed
     status, printed = run(**settings, load_best_model_at_end="true", eval_strategy="steps", eval_steps=1)
-    assert status == 0 and "goes on from checkpoint-3" in printed, printed
+    assert status == 0 and "resumed  from checkpoint-3" in printed, printed
 
 
 def test_everything_that_differs_is_named(project, bert, run) -> None:
@@ -137,11 +137,11 @@ def test_a_run_goes_on_after_all_of_it_was_moved_and_the_line_says_where(finishe
     shutil.rmtree(moved / "run" / "checkpoint-3")
     changed = {"dataset": moved / "folds" / "reviews.csv", "model": moved / "bases" / "tiny"}
     status, printed = run(moved, **changed)
-    assert status == 0 and "goes on from checkpoint-2, with 3 steps in all" in printed, printed
+    assert status == 0 and "resumed  from checkpoint-2, with 3 steps in all" in printed, printed
     expected, found = (load_file(path / "run/adapter/adapter_model.safetensors") for path in (finished, moved))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     status, printed = run(moved, **changed)
-    assert status == 0 and "goes on from checkpoint-3, which is already complete: all 3 steps are done" in printed
+    assert status == 0 and "resumed  from checkpoint-3, which is already complete: all 3 steps are done" in printed
 
 
 def test_a_new_run_says_nothing_of_going_on(project, run) -> None:
@@ -155,7 +155,7 @@ def test_a_manifest_without_digests_is_compared_by_names(project, run) -> None:
     del manifest["digests"]
     path.write_text(json.dumps(manifest))
     status, printed = run()
-    assert status == 0 and "goes on from checkpoint-3" in printed, printed
+    assert status == 0 and "resumed  from checkpoint-3" in printed, printed
     refused(run(seed=5), "seed was 0 and is 5")
     other = tiny.save_csv(project / "other.csv")
     refused(run(dataset=other), "dataset was 'train.csv' and is 'other.csv'")
@@ -171,7 +171,7 @@ def test_contrastive_pairs_go_on_wherever_the_pictures_lie_and_with_no_others(cl
     assert contrastive(data, "--model", clip, *STEPS)[0] == 0
     moved = (tmp_path / "pictures").rename(tmp_path / "moved") / data.name
     status, printed = contrastive(moved, "--model", clip, *STEPS)
-    assert status == 0 and "goes on from checkpoint-3, which is already complete" in printed, printed
+    assert status == 0 and "resumed  from checkpoint-3, which is already complete" in printed, printed
     for path in moved.parent.glob("images/*.png"):
         Image.new("RGB", (20, 20), "red").save(path)
     status, printed = contrastive(moved, "--model", clip, *STEPS)
