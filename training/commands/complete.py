@@ -100,7 +100,7 @@ def read_entries(arguments: CompleteArguments) -> Entries:
     """Read the known entries.
 
     Raises:
-        UsageError: no file was passed, a column is missing or empty, a value is not a number, or an entry is a duplicate.
+        UsageError: no file was passed, a column is missing or empty, a value is not a number, or an entry comes twice.
     """
     if arguments.data is None:
         raise UsageError("there is nothing to complete; pass --data with a file of rows, columns and values")

@@ -84,10 +84,8 @@ def test_unknown_names_and_empty_places_are_named(ratings, tmp_path, capsys) -> 
     assert "names ['nobody'] in 'row', which the data do not have" in capsys.readouterr().err
     ratings.write_text("row,column,value\na,b,1\na,b,2\n")
     assert complete(ratings, tmp_path / "out") == 2
-    assert (
-        "1 entries of" in (printed := capsys.readouterr().err)
-        and "are duplicates; each pair of row and column" in printed
-    )
+    printed = capsys.readouterr().err
+    assert "1 entries of" in printed and "are duplicates; each pair of row and column" in printed
     ratings.write_text("row,column,value\na,,1\nb,c,2\n")
     assert complete(ratings, tmp_path / "out") == 2 and "has missing values in" in capsys.readouterr().err
     assert main(["complete"]) == 2 and "there is nothing to complete; pass --data" in capsys.readouterr().err

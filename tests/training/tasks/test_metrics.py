@@ -75,7 +75,8 @@ def test_means_over_classes_of_other_metrics_come_from_evaluate(monkeypatch) -> 
         return {"precision": precision_score(references, predictions, average=average)}
 
     monkeypatch.setattr(evaluate, "load", {"precision": SimpleNamespace(compute=compute)}.__getitem__)
-    message = "precision is a metric for two classes, and there are 3; pass --metrics precision_macro, its mean over the classes"
+    reason = "precision is a metric for two classes, and there are 3"
+    message = f"{reason}; pass --metrics precision_macro, its mean over the classes"
     with pytest.raises(UsageError, match=message):
         scorer(["precision"], "evaluate", classes=3)
     score = scorer(["precision_macro"], "evaluate", classes=3)
