@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def whole(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def gathered(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The tensor itself, or all of it, on each process.
 
-    >>> whole(torch.ones(2))
+    >>> gathered(torch.ones(2))
     tensor([1., 1.])
     """
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

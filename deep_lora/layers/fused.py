@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
-from deep_lora.functional import autocast_dtype, low_rank_input, rows_of, transposed_factor
+from deep_lora.functional import autocast_dtype, rows_of, transposed_factor
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 
@@ -38,7 +38,7 @@ class FusedLinear(torch.autograd.Function):
         U: Float[Tensor, "out r"],
     ) -> tuple[Float[Tensor, "tokens out"], Float[Tensor, "tokens r"]]:
         y = F.linear(x, weight, bias)
-        projected = low_rank_input(x.to(V.dtype), V)
+        projected = F.linear(x.to(V.dtype), transposed_factor(V))
         _accumulate_(y, projected @ folded.mT, U)
         ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, V, folded, U, projected)
         ctx.set_materialize_grads(False)

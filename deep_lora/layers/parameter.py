@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,8 @@ class ParamWrapper(AdaptedModule):
     Several parameters of one module are adapted by nesting wrappers. PEFT recognises the class by its name.
     """
 
-    supports_dropout = False  # the input of the parameter is not known here
+    supports_dropout: ClassVar[bool] = False  # the input of the parameter is not known here
+    nests: ClassVar[bool] = True
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, *, parameter_name: str, config: DeepLoraConfig, **kwargs: Any
@@ -94,12 +95,14 @@ class ParamWrapper(AdaptedModule):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return self.num_experts is None  # PEFT's converter decomposes matrices only
 
-    def _check_forward_args(self, x: Tensor, adapter_names: list[str] | None) -> None:
-        if adapter_names is not None:
-            raise ValueError("deep_lora.ParamWrapper does not support mixed adapter batches yet.")
+    def lora_tensors(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        if self.num_experts is None:
+            return super().lora_tensors(B, A)
+        return super().lora_tensors(B.permute(1, 2, 0).flatten(1), A.flatten(0, 1))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self._check_forward_args(x, kwargs.pop("adapter_names", None))
+        if kwargs.pop("adapter_names", None) is not None:
+            raise ValueError("deep_lora.ParamWrapper does not support mixed adapter batches yet.")
         if self.disable_adapters and self.merged:
             self.unmerge()
         if self.disable_adapters or self.merged:

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.optimizer.steps import BASES_GROUP, CORES_GROUP, RelativeStepLimit
+from deep_lora.layers.finding import adapted_layers
+from deep_lora.optimizer.steps import CORES_GROUP, SUBSPACES_GROUP, RelativeStepLimit
 
 # The paper's. With n cores kappa c_l that start at kappa c_l = eps I, the gradient of a stored core c_l starts at
 # kappa^n (eps / kappa)^(n-1) = kappa eps^(n-1) times that of dW: with n = 3 and r = 8, 1e-5 at the small start
@@ -46,14 +47,13 @@ def parameter_groups(
     >>> from deep_lora import DeepLoraConfig
     >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
     >>> [(group["name"], group["lr"]) for group in parameter_groups(model, lr=1e-2, gamma=0.1)]
-    [('deep_lora_core', 0.01), ('deep_lora_bases', 0.001)]
+    [('deep_lora_core', 0.01), ('deep_lora_subspaces', 0.001)]
     """
     _check_numbers(lr, gamma, weight_decay, other_lr)
     cores: dict[nn.Parameter, float] = {}
     bases: dict[nn.Parameter, float] = {}
-    for layer in model.modules():
-        if isinstance(layer, DeepLoraLayer):
-            _collect(layer, cores, bases, gamma)
+    for layer in adapted_layers(model).values():
+        _collect(layer, cores, bases, gamma)
     if not cores and not bases:
         raise ValueError(
             "the model has no trainable Deep LoRA parameter; make it with `get_peft_model(model, DeepLoraConfig(...))` "
@@ -63,7 +63,7 @@ def parameter_groups(
     groups = [_group(CORES_GROUP, list(cores), lr, weight_decay)]
     for ratio in sorted(set(bases.values()), reverse=True):
         members = [parameter for parameter, own in bases.items() if own == ratio]
-        groups.append(_group(BASES_GROUP, members, ratio * lr, weight_decay))
+        groups.append(_group(SUBSPACES_GROUP, members, ratio * lr, weight_decay))
     beside = lr if other_lr is None else other_lr
     groups.append(_group("other", [p for p in others if p.ndim > 1], beside, weight_decay))
     groups.append(_group("other_no_decay", [p for p in others if p.ndim <= 1], beside, 0.0))
