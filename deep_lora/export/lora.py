@@ -149,8 +149,8 @@ def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
     if found:
         raise ValueError(
             f"module {name} is a {type(layer.get_base_layer()).__name__} with {' and '.join(found)}, which PEFT's LoRA "
-            "computes otherwise, so the update cannot be exported; merge the adapter with `merge_and_unload`, or do not "
-            "target this module"
+            "computes otherwise, so the update cannot be exported; merge the adapter with `merge_and_unload`, or do "
+            "not target this module"
         )
 
 
