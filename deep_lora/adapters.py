@@ -15,7 +15,7 @@ from deep_lora.layers.finding import adapted_layers
 def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_name: str = "default") -> None:
     """Give U, the cores and V of an adapter another precision, in place.
 
-    Trainers that cast what is trained to bfloat16 (TRL does, on quantised weights) leave cores which steps of a usual
+    Trainers that cast what is trained to bfloat16 (TRL does, on quantized weights) leave cores which steps of a usual
     rate may not move: a diagonal that starts at 1 moves by 0.004 or not at all. Call this between the making of such a
     trainer and `train()`. Cores that are still as they started get their start in full, so that the adapter remains an
     identity; a trained adapter keeps the rounding that it has. The parameters remain the same objects.

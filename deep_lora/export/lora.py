@@ -147,10 +147,10 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
 def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
     found = layer.export_obstacles()
     if found:
+        kind = type(layer.get_base_layer()).__name__
         raise ValueError(
-            f"module {name} is a {type(layer.get_base_layer()).__name__} with {' and '.join(found)}, which PEFT's LoRA "
-            "computes otherwise, so the update cannot be exported; merge the adapter with `merge_and_unload`, or do "
-            "not target this module"
+            f"module {name} is a {kind} with {' and '.join(found)}, which PEFT's LoRA computes otherwise, so the "
+            "update cannot be exported; merge the adapter with `merge_and_unload`, or do not target this module"
         )
 
 

@@ -43,6 +43,7 @@ class DeepLoraLayer(BaseTunerLayer):
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_bound")
     supports_dropout: ClassVar[bool] = True
+    shows_gradient: ClassVar[bool] = True  # whether `gradient_operator` works, so that subspaces can come from it
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
@@ -223,7 +224,7 @@ class DeepLoraLayer(BaseTunerLayer):
         return delta
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
-        """Return `G = dL/dW` of one call as products; concrete layers that can be initialized have it."""
+        """Return `G = dL/dW` of one call as its products with blocks of columns."""
         raise NotImplementedError(f"deep_lora.{type(self).__name__} has no gradient operator")
 
     # ---- leaving -----------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Conv2d(AdaptedModule):
         return F.pad(x, base._reversed_padding_repeated_twice, mode=mode)
 
     def _kernels(self, block: Tensor) -> Tensor:
-        """Columns of a (in, k) block as kernels, once for each group: (groups * k, in/groups, height, width)."""
+        """Write the columns of an (in, k) block as kernels, once a group: (groups k, in/groups, height, width)."""
         kernels = block.mT.reshape(-1, *self._kernel_shape)
         return kernels.repeat(self.get_base_layer().groups, 1, 1, 1)
 
@@ -91,7 +91,7 @@ class Conv2d(AdaptedModule):
         return super().lora_tensors(B[:, :, None, None], A.reshape(A.shape[0], *self._kernel_shape))
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
-        """`G` through convolutions with k kernels; the patches are never unfolded."""
+        """Return `G` as convolutions with k kernels; the patches are never unfolded."""
         base = self.get_base_layer()
         groups = base.groups
         wide = torch.promote_types(torch.promote_types(x.dtype, grad_output.dtype), torch.float32)

@@ -51,7 +51,7 @@ class Embedding(AdaptedModule):
         return add_low_rank_update(result, row * self._embed_factor(row), folded, U)
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
-        """`G = delta^T onehot(t)`; products look rows up and scatter them, nothing of vocabulary x tokens is formed."""
+        """Return `G = delta^T onehot(t)`; products look up and scatter rows; vocabulary x tokens is never formed."""
         ids = x.reshape(-1)
         delta = grad_output.reshape(-1, grad_output.shape[-1])
         delta = delta.to(torch.promote_types(delta.dtype, torch.float32))

@@ -28,13 +28,13 @@ class GradientOperator:
     product: Callable[[], Tensor] | None = None
 
     def transpose(self) -> GradientOperator:
-        """The same gradient seen from a tied layer whose weight is the transpose."""
+        """Return the same gradient seen from a tied layer whose weight is the transpose."""
         product = self.product
         formed = None if product is None else lambda: product().mT
         return GradientOperator(self.columns, self.rows, self.apply_transpose, self.apply, formed)
 
     def dense(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "rows columns"]:
-        """G itself."""
+        """Form G itself."""
         if self.product is not None:
             return self.product().to(dtype)
         eye = torch.eye(min(self.rows, self.columns), dtype=dtype, device=device)
@@ -43,7 +43,7 @@ class GradientOperator:
 
     @classmethod
     def from_rows(cls, x: Float[Tensor, "tokens in"], delta: Float[Tensor, "tokens out"]) -> GradientOperator:
-        """`G = delta^T x`, in float32 or better.
+        """Make the operator of `G = delta^T x`, in float32 or better.
 
         >>> x, delta = torch.ones(5, 3), torch.ones(5, 2)
         >>> GradientOperator.from_rows(x, delta).apply(torch.eye(3))

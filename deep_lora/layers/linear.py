@@ -88,5 +88,5 @@ class Linear(AdaptedModule):
         return add_low_rank_update(result, F.linear(x, transposed_factor(V)), folded, U)
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
-        """`G = delta^T x` over all tokens of one call."""
+        """Return `G = delta^T x` over all tokens of one call."""
         return GradientOperator.from_rows(rows_of(x), rows_of(grad_output))

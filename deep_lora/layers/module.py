@@ -48,7 +48,7 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
         self.update_layer(adapter_name, r, depth, config, tied_layer=tied_layer)
 
     def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
-        """`result` plus the update of that adapter applied to the input `x`."""
+        """Return `result` plus the update of that adapter applied to the input `x`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,7 +67,7 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
         return self._adapted_forward(x, adapters, *args, **kwargs)
 
     def _adapted_forward(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer, whatever it is, plus the updates of these adapters."""
+        """Call the base layer, whatever it is, and add the updates of these adapters."""
         result = self.base_layer(x, *args, **kwargs)
         dtype = result.dtype
         for adapter_name in adapters:
@@ -86,7 +86,7 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
             )
 
     def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
-        """Inference with one adapter name for each sample; "__base__" stands for no adapter."""
+        """Run inference with one adapter name for each sample; "__base__" stands for no adapter."""
         result = self.base_layer(x, *args, **kwargs)
         rows, parts = [], []
         for adapter_name in sorted(set(adapter_names) & self.deep_lora_U.keys()):

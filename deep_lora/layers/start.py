@@ -45,7 +45,7 @@ def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core
 
 
 def _stacked_orthogonal(like: Tensor) -> Tensor:
-    """Independent random (semi-)orthogonal matrices for every leading index of `like`."""
+    """Draw an independent random (semi-)orthogonal matrix for every leading index of `like`."""
     rows, columns = like.shape[-2:]
     if like.ndim == 2:
         return orthogonal(rows, columns, dtype=like.dtype, device=like.device)

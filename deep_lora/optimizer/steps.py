@@ -81,7 +81,7 @@ def _limited_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def _share_left(group: dict[str, Any]) -> float:
-    """Of the group's highest rate; schedulers that start low, such as OneCycleLR, call the low one `initial_lr`.
+    """Return the share of the group's highest rate; schedulers that start low, as OneCycleLR, call that `initial_lr`.
 
     >>> _share_left({"lr": 0.5, "initial_lr": 1.0}), _share_left({"lr": 0.5, "initial_lr": 0.1, "max_lr": 2.0})
     (0.5, 0.25)
@@ -92,6 +92,6 @@ def _share_left(group: dict[str, Any]) -> float:
 
 
 def _norms(tensors: list[Tensor]) -> Float[Tensor, " count"]:
-    """Their Euclidean norms; of tensors that FSDP has spread over processes, those of the whole."""
+    """Return Euclidean norms; of tensors that FSDP has sharded over processes, those of the whole."""
     norms = torch.stack(list(torch._foreach_norm(tensors)))
     return gathered(norms)

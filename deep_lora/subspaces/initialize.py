@@ -25,13 +25,13 @@ Sides = Literal["both", "right"]
 
 
 class Side(NamedTuple):
-    """How U and V come from singular vectors: one pair of those gives `columns` of each, which `bases` writes."""
+    """How U and V come from singular vectors: one pair of those gives `columns` of each, which `subspaces` writes."""
 
     columns: int
-    bases: Callable[[FactorSVD, OrthogonalMap], tuple[Tensor, Tensor]]
+    subspaces: Callable[[FactorSVD, OrthogonalMap], tuple[Tensor, Tensor]]
 
     def vectors(self, rank: int) -> int:
-        """How many singular vectors an adapter of this rank needs."""
+        """Return how many singular vectors an adapter of this rank needs."""
         return rank // self.columns
 
 
@@ -68,14 +68,14 @@ def initialize_subspaces_(
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
         closure: forward and `backward()` on micro-batches, called once, dropout off; every rank runs its own share.
-        adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
+        adapter_name, seed: the adapter to initialize; of Q and of the random test vectors.
         exact_bytes: form every G if all fit this memory; the split of batches over calls and processes then does not
             matter. 0 never does.
         sides: "right", ours, takes all directions from the inputs' side, for any rank, and scored higher
             (docs/evidence.md); "both" is the paper's, for even ranks.
 
     Returns:
-        What was initialised; a layer without a gradient keeps its random start and is named in a warning.
+        What was initialized; a layer without a gradient keeps its random start and is named in a warning.
 
     Raises:
         ValueError: for no compressed adapter of that name, an odd rank with both sides, or gradients not finite.
@@ -100,7 +100,7 @@ def initialize_subspaces_(
     _check_gradients(sketches, calls)
     seen = [name for name in layers if name in sketches and sketches[name].size() > 0]
     for name in seen:
-        _write_bases(layers[name], adapter_name, sketches[name], seeds[name], side)
+        _write_subspaces(layers[name], adapter_name, sketches[name], seeds[name], side)
     kept_random = [name for name in layers if name not in seen]
     _warn_if_random(kept_random, len(layers))
     return InitializationReport(seen, kept_random)
@@ -157,11 +157,10 @@ def _side(sides: str, layers: dict[str, DeepLoraLayer], adapter_name: str) -> Si
 
 
 def _has_room(layer: DeepLoraLayer, adapter_name: str, side: Side) -> bool:
-    """Whether there are as many singular vectors as needed, columns fit, and the layer shows its gradient."""
+    """Tell whether there are enough singular vectors, columns fit, and the layer shows its gradient."""
     small, large = sorted((layer.in_features, layer.out_features))
     rank = layer.r[adapter_name]
-    shows_gradient = type(layer).gradient_operator is not DeepLoraLayer.gradient_operator
-    return shows_gradient and rank <= large and side.vectors(rank) <= small
+    return layer.shows_gradient and rank <= large and side.vectors(rank) <= small
 
 
 def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int]) -> None:
@@ -180,8 +179,8 @@ def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int])
 
 
 @torch.no_grad()
-def _write_bases(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, side: Side) -> None:
+def _write_subspaces(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, side: Side) -> None:
     start = OrthogonalMap(layer.out_features, layer.in_features, seed)
-    U, V = side.bases(sketch.leading(side.vectors(layer.r[adapter_name])), start)
+    U, V = side.subspaces(sketch.leading(side.vectors(layer.r[adapter_name])), start)
     write_(layer.deep_lora_U[adapter_name], U)
     write_(layer.deep_lora_V[adapter_name], V)

@@ -95,6 +95,6 @@ class GradientProbe(torch.autograd.Function):
 
 
 def all_finite(*tensors: Tensor) -> bool:
-    """Whether there is no NaN and no inf, without large temporaries: a sum carries them on (in float32 or better)."""
+    """Tell whether there is no NaN and no inf, without large temporaries: a sum carries them on (float32 or better)."""
     wide = torch.promote_types(torch.float32, functools.reduce(torch.promote_types, [t.dtype for t in tensors]))
     return bool(torch.isfinite(torch.stack([tensor.sum(dtype=wide) for tensor in tensors])).all())

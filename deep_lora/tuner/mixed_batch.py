@@ -22,7 +22,7 @@ def _inject(module: nn.Module, args: tuple, kwargs: dict[str, Any], adapter_name
 
 
 def _encoder(model: Any) -> nn.Module | None:
-    """The encoder of an encoder-decoder model (transformers returns the model itself if there is none)."""
+    """Return the encoder of an encoder-decoder model (transformers returns the model itself if there is none)."""
     encoder = model.get_encoder() if hasattr(model, "get_encoder") else None
     return None if encoder is model else encoder
 
@@ -38,7 +38,7 @@ def _check_names(tuner: nn.Module, adapter_names: Sequence[str]) -> None:
 
 @contextmanager
 def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: Any = None) -> Iterator[None]:
-    """Hand `adapter_names` to every adapted layer and saved module for the time of one call.
+    """Hand `adapter_names` to every adapted layer and saved module for one call.
 
     Beam search repeats each sample `num_beams` times, everywhere but in the encoder of an encoder-decoder model.
 

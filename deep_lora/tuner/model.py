@@ -53,7 +53,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                 )
 
     def _check_tied_modules(self, model: nn.Module, peft_config: DeepLoraConfig) -> None:
-        """PEFT knows embeddings by two names alone; this asks the model which one is its own (GPT-2's is `wte`)."""
+        """Ask the model which embedding is its own (GPT-2's is `wte`); PEFT only knows two names."""
         saved = {name.split(".")[-1] for name in peft_config.modules_to_save or []}
         if peft_config.ensure_weight_tying and not saved & set(EMBEDDING_LAYER_NAMES):
             tied = self._get_module_names_tied_with_embedding()
@@ -63,7 +63,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         super()._check_tied_modules(model, peft_config)
 
     def _get_module_names_tied_with_embedding(self) -> list[str]:
-        """Those of the base model, also where an earlier adapter has wrapped them."""
+        """Return those of the base model, also where an earlier adapter has wrapped them."""
         return [name.removesuffix(".base_layer") for name in super()._get_module_names_tied_with_embedding()]
 
     def _targets_the_embedding(self, config: DeepLoraConfig) -> bool:

@@ -143,7 +143,7 @@ BAD = [
     ("no_grad", lambda: _initialize(_without_gradients), RuntimeError, r"not under torch.no_grad\(\)"),
     ("NaN loss", lambda: _initialize(lambda m: _backward(m, float("nan"))), ValueError, r"not finite \(NaN or inf\)"),
     ("unknown adapter", lambda: _initialize(adapter_name="b"), ValueError, r"called 'b' \(adapters: \['default'\]\)"),
-    ("narrow", lambda: _initialize(variant="narrow"), ValueError, "adapter 'default' is not compressed, so it has no subspaces"),
+    ("narrow", lambda: _initialize(variant="narrow"), ValueError, "is not compressed, so it has no subspaces"),
     ("plain model", lambda: initialize_subspaces_(nn.Linear(2, 2), lambda: None), ValueError, "make one with `get"),
     ("meta device", _on_meta, ValueError, "these adapters are on the meta device: .*load or materialize them first"),
     ("lstm", lambda: adapt(nn.Sequential(nn.LSTM(4, 4)), target_modules=["0"]), ValueError, "LSTM.* not supported"),
