@@ -59,6 +59,8 @@ def read_adapter(folder: Path) -> AdapterFiles:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise AdapterFileError(f"{path} is not a readable safetensors file: {error}") from error
+    if any(tensor.is_complex() for tensor in tensors.values()):
+        raise AdapterFileError(f"{path} holds complex numbers; the tensors of an adapter are real")
     return AdapterFiles(config, tensors, path.stat().st_size)
 
 

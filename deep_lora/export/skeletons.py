@@ -19,6 +19,7 @@ from deep_lora.export.base_kinds import base_layer
 from deep_lora.export.folders import PREFIX, AdapterFiles
 from deep_lora.files import FACTOR_NAMES, AdapterFileError, Shapes, factors_by_module
 from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.finding import adapted_layers
 
 
 def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel:
@@ -60,7 +61,7 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
 
 def _tie(model: PeftModel, kinds_are_known: bool) -> None:
     """Tie a head that was saved with an embedding's parameters to it again, and name it in the config."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, DeepLoraLayer)}
+    layers = adapted_layers(model)
     tied = set()
     for name, head in layers.items():
         for embedding in [layer for layer in layers.values() if layer is not head and _is_shared(head, layer)]:
@@ -70,7 +71,7 @@ def _tie(model: PeftModel, kinds_are_known: bool) -> None:
                     "`base_model`"
                 )
             if isinstance(embedding.get_base_layer(), nn.Embedding):
-                head.lenders["default"] = embedding
+                head.tied_to["default"] = embedding
                 head.core_scale["default"] = embedding.core_scale["default"]
                 tied.add(name.removeprefix(PREFIX))
     model.peft_config["default"].ensure_weight_tying = bool(tied)

@@ -17,7 +17,7 @@ from deep_lora.export.folders import PREFIX, AdapterFiles, read_adapter
 from deep_lora.export.skeletons import deep_lora_skeleton
 from deep_lora.files import AdapterFileError
 from deep_lora.functional import two_factors
-from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.finding import adapted_layers
 from dmf import effective_rank, factor_svd
 
 _TAKEN_AS_LINEAR = (
@@ -102,10 +102,9 @@ def inspect_adapter(
 
 def _deep_lora_factors(files: AdapterFiles, base: nn.Module | None) -> dict[str, tuple[Tensor, Tensor, int]]:
     found = {}
-    for name, layer in deep_lora_skeleton(files, base).named_modules():
-        if isinstance(layer, DeepLoraLayer):
-            count = sum(getattr(layer, part)["default"].numel() for part in layer.adapter_layer_names)
-            found[name.removeprefix(PREFIX)] = (*two_factors(layer.factors("default")), count)
+    for name, layer in adapted_layers(deep_lora_skeleton(files, base)).items():
+        count = sum(getattr(layer, part)["default"].numel() for part in layer.adapter_layer_names)
+        found[name.removeprefix(PREFIX)] = (*two_factors(layer.update("default").factors()), count)
     return found
 
 

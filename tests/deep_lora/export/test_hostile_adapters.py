@@ -99,6 +99,10 @@ CASES = {
     "nothing adapted": (
         lambda f: save_file({"base_model.model.x": torch.ones(1)}, f / WEIGHTS), "holds no Deep LoRA tensors"
     ),
+    "complex": (
+        lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.complex64)}),
+        "holds complex numbers; the tensors of an adapter are real",
+    ),
     "not finite": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.full((6, 2), torch.nan)}), "not finite in module"
     ),
