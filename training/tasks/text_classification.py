@@ -95,8 +95,8 @@ def _require_numbers(name: str, column: str, values: Any) -> None:
         finite = False
     if not finite:
         raise UsageError(
-            f"column {column!r} of the {name} data holds a value that is not a finite number; regression needs one in each "
-            "row (pass --task classification for classes)"
+            f"column {column!r} of the {name} data holds a value that is not a finite number; regression needs one in "
+            "each row (pass --task classification for classes)"
         )
 
 
