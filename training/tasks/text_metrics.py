@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+__all__ = ["exact_match", "text_scorer"]
+
 TextScore = Callable[[Sequence[str], Sequence[str]], float]
 _HOW = {"rougeL": "pip install rouge-score", "bleu": "pip install sacrebleu"}
 

@@ -52,13 +52,13 @@ def test_what_comes_back_predicts_the_same(hub) -> None:
     assert "mean effective rank" in hub.outcomes["inspect"][1]
 
 
-def test_the_card_says_base_licence_metrics_and_how_to_load(hub) -> None:
+def test_the_card_says_base_license_metrics_and_how_to_load(hub) -> None:
     card = hub.server.repositories["me/reviews"]["README.md"].decode()
     _, front, text = card.split("---\n", 2)
     metadata = yaml.safe_load(front)
     assert metadata["license"] == "mit" and metadata["base_model"] == "bert" and metadata["library_name"] == "peft"
     for expected in ("import deep_lora", 'subfolder="lora_export"', "num_labels=2", "| validation | accuracy |",
-                     '["neg", "pos"]', "## Licence", "learning_rate"):  # fmt: skip
+                     '["neg", "pos"]', "## License", "learning_rate"):  # fmt: skip
         assert expected in text, expected
 
 
@@ -125,4 +125,4 @@ def test_only_finished_runs_are_uploaded(tmp_path, capsys) -> None:
     assert "holds no results.json of a run" in capsys.readouterr().err
     (tmp_path / "results.json").write_text('{"status": "stopped"}')
     assert main(["push", "--run", str(tmp_path)]) == 2
-    assert "is not complete; repeat its command" in capsys.readouterr().err
+    assert "is not complete; rerun its command" in capsys.readouterr().err
