@@ -10,12 +10,16 @@ from tests.exported_names import unexported_imports
 @pytest.fixture
 def tree(tmp_path):
     def write(statement: str):
-        for name, text in {
-            "one/__init__.py": "", "one/user.py": statement, "two/__init__.py": "__all__ = ['public']\npublic = hidden = 1",
-            "two/inner.py": "thing = 1", "two/theory.py": "__all__ = ['law']\nlaw = other = 2",
-        }.items():  # fmt: skip
+        files = {
+            "one/__init__.py": "",
+            "one/user.py": statement,
+            "two/__init__.py": "__all__ = ['public']\npublic = hidden = 1",
+            "two/inner.py": "thing = 1",
+            "two/theory.py": "__all__ = ['law']\nlaw = other = 2",
+        }
+        for name, text in files.items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_text(statement if name == "one/user.py" else text)
+            (tmp_path / name).write_text(text)
         return list(unexported_imports(tmp_path, "one", {"one", "two"}))
 
     return write
