@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dmf.compressed import CompressedDMF
 from dmf.functional import chain_apply, chain_product, identity_chain, orthogonal, orthogonal_chain
 from dmf.layerwise import LogLinearFit, class_separation, layerwise_collapse, log_linear_fit
-from dmf.linear_networks import DeepLinearNetwork, descend, whiten
-from dmf.losses import dense_loss, masked_loss, observed_loss
-from dmf.observed import ObservedEntries
-from dmf.optimizer import parameter_groups
-from dmf.sparse import SparsityPattern, entry_products, sampled_product, sparse_product
-from dmf.starts import matched_normal, matched_uniform
-from dmf.subspace import (
+from dmf.linalg import (
     FactorSVD,
     OrthogonalMap,
     block_krylov_svd,
@@ -31,7 +25,19 @@ from dmf.subspace import (
     orthonormalize,
     principal_angles,
 )
-from dmf.theory import InvarianceResidual, compression_error, effective_rank, invariance_residual, rho_recursion
+from dmf.losses import dense_loss, masked_loss, observed_loss
+from dmf.observed import ObservedEntries
+from dmf.optimizer import parameter_groups
+from dmf.sparse import SparsityPattern, entry_products, sampled_product, sparse_product
+from dmf.starts import matched_normal, matched_uniform
+from dmf.theory.invariance import (
+    InvarianceResidual,
+    compression_error,
+    effective_rank,
+    invariance_residual,
+    rho_recursion,
+)
+from dmf.theory.linear_networks import DeepLinearNetwork, descend, whiten
 from dmf.wide import DeepMatrixFactorization
 
 if TYPE_CHECKING:

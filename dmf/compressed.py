@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dmf.bases import Bases, bases_from_entries, bases_from_wide
 from dmf.factorization import MatrixFactorization
 from dmf.functional import chain_product, identity_chain, orthogonal
 from dmf.observed import ObservedEntries
+from dmf.subspaces import Bases, bases_from_entries, bases_from_wide
 from dmf.wide import DeepMatrixFactorization
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 
 from dmf import MatrixCompletion
 from dmf.completion import files
-from tests.dmf.completion_data import ratings
+from tests.dmf.cases import ratings
 
 
 @pytest.mark.parametrize(

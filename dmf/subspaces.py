@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dmf.functional import chain_apply
+from dmf.linalg import FactorSVD, OrthogonalMap, block_krylov_svd, compressed_bases, leading_subspaces
 from dmf.observed import ObservedEntries
 from dmf.sparse import sparse_product
-from dmf.subspace import FactorSVD, OrthogonalMap, block_krylov_svd, compressed_bases, leading_subspaces
 
 EXACT_SIDE = 1500  # below, a full SVD costs seconds at most
 OVERSAMPLING = 8
