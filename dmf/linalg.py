@@ -1,10 +1,4 @@
-"""The small subspace in which a deep factorization moves, found from its first gradient.
-
-For a chain that starts at `eps * orthogonal`, gradient descent only ever changes it inside a subspace of dimension 2h,
-spanned by the top-h singular vectors of the first gradient and their images under the start (Yaras et al., ICML 2024,
-the invariant subspace and the compressed factorization). Everything here needs products with the gradient only, never
-the gradient itself.
-"""
+"""Singular values, orthonormal bases and the angles between them, also of maps that are known by their action only."""
 
 from __future__ import annotations
 
@@ -15,11 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+__all__ = [
+    "FactorSVD",
+    "block_krylov_svd",
+    "effective_rank",
+    "factor_svd",
+    "leading_subspaces",
+    "orthonormalize",
+    "principal_angles",
+]
+
 LinearMap = Callable[[Tensor], Tensor]
 
 
 class FactorSVD(NamedTuple):
-    """`left diag(values) right^T` with orthonormal columns and falling values."""
+    """`left diag(values) right^T` with orthonormal columns and values in descending order."""
 
     left: Float[Tensor, "out rank"]
     values: Float[Tensor, " rank"]
@@ -27,14 +31,14 @@ class FactorSVD(NamedTuple):
 
 
 def orthonormalize(matrix: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
-    """An orthonormal basis of the column space (Householder QR)."""
+    """Return an orthonormal basis of the column space (Householder QR)."""
     return torch.linalg.qr(matrix).Q
 
 
 def principal_angles(a: Float[Tensor, "d k"], b: Float[Tensor, "d k"]) -> Float[Tensor, " k"]:
-    """Principal angles in radians, largest first, between the column spaces of two orthonormal bases.
+    """Return the principal angles in radians, largest first, between the spans of two orthonormal bases.
 
-    Sines of the angles are singular values of `(I - a a^T) b`, which keeps small angles accurate (a cosine does not).
+    Their sines are the singular values of `(I - a a^T) b`, which keeps small angles accurate; cosines would not.
 
     Source: Bjorck and Golub, Mathematics of Computation 27, 1973.
 
@@ -45,7 +49,7 @@ def principal_angles(a: Float[Tensor, "d k"], b: Float[Tensor, "d k"]) -> Float[
 
 
 def factor_svd(left: Float[Tensor, "out k"], right: Float[Tensor, "in k"]) -> FactorSVD:
-    """Singular value decomposition of `left right^T` at the cost of its factors: two QRs and a k x k SVD.
+    """Compute the SVD of `left right^T` at the cost of its factors: two QRs and a k x k SVD.
 
     Args:
         left, right: any two matrices with the same number of columns; k may exceed their row counts.
@@ -64,7 +68,7 @@ def factor_svd(left: Float[Tensor, "out k"], right: Float[Tensor, "in k"]) -> Fa
 
 
 def leading_subspaces(matrix: Float[Tensor, "out in"], rank: int) -> FactorSVD:
-    """The `rank` leading singular triplets of a matrix that is small enough to be decomposed.
+    """Compute the `rank` leading singular triplets of a matrix by a full SVD.
 
     >>> leading_subspaces(torch.diag(torch.tensor([1.0, 3.0, 2.0])), 2).values
     tensor([3., 2.])
@@ -76,12 +80,12 @@ def leading_subspaces(matrix: Float[Tensor, "out in"], rank: int) -> FactorSVD:
 def block_krylov_svd(
     apply: LinearMap, apply_transpose: LinearMap, start: Float[Tensor, "in k"], iterations: int
 ) -> FactorSVD:
-    """Leading singular triplets of a linear map that is known by its action only, from a block Krylov space.
+    """Compute leading singular triplets of a linear map that is known by its action only, from a block Krylov space.
 
-    The space is spanned by `start, (G^T G) start, ..., (G^T G)^iterations start` and kept orthonormal; what is returned
-    is the singular value decomposition of G restricted to it. It needs `iterations + 1` products with the map and
-    `iterations` with its transpose, and is never less accurate than as many block power iterations, whose error in the
-    i-th direction is of order `(s_{k+1} / s_i)^(2 iterations + 1)`.
+    The space is spanned by `start, (G^T G) start, ..., (G^T G)^iterations start` and kept orthonormal; the result is
+    the SVD of G restricted to it. It takes `iterations + 1` products with the map and `iterations` with its transpose,
+    and is at least as accurate as the same number of block power iterations, whose error in the i-th direction is of
+    order `(s_{k+1} / s_i)^(2 iterations + 1)`.
 
     Args:
         apply: `M -> G M` for M (in, k).
@@ -90,9 +94,9 @@ def block_krylov_svd(
         iterations: number of blocks added to the first, at least 0.
 
     Returns:
-        `k (iterations + 1)` approximate triplets, or as many as the smaller side of the map has.
+        `k (iterations + 1)` approximate triplets, at most as many as the smaller side of the map.
 
-    Source: Musco and Musco, NeurIPS 2015, algorithm 2 (here for `G^T G`, orthonormalised block by block).
+    Source: Musco and Musco, NeurIPS 2015, algorithm 2 (here for `G^T G`, orthonormalized block by block).
 
     >>> g = torch.diag(torch.tensor([5.0, 1.0, 0.1]))
     >>> torch.manual_seed(0) and None
@@ -106,120 +110,30 @@ def block_krylov_svd(
         block = apply_transpose(image)[:, : basis.shape[0] - basis.shape[1]]
         if block.shape[1] == 0:
             break
-        # Householder reflections give new orthonormal columns even where the block holds nothing but rounding errors.
+        # Householder reflections give new orthonormal columns even where the block holds only rounding errors.
         block = orthonormalize(torch.cat([basis, block], dim=1))[:, basis.shape[1] :]
         image = apply(block)
         basis, images = torch.cat([basis, block], dim=1), torch.cat([images, image], dim=1)
     return factor_svd(images, basis)
 
 
-class OrthogonalMap:
-    """A seeded random orthogonal map of shape (rows, columns) that is never formed.
-
-    It has orthonormal columns if rows > columns and orthonormal rows otherwise. It is `S H D`: random signs D, the
-    discrete Hartley transform H (real, symmetric, its own inverse, O(d log d)) and a random selection S of coordinates.
-    It stands for the start `W_{L:1}(0) / eps^L` of the wide factorization, which only ever acts on a few columns.
+def effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    """Return `exp(-sum p_i log p_i)` with `p_i = s_i / sum s`: from 1 to the number of values, 0 if all are zero.
 
     Args:
-        rows, columns: shape of the map.
-        seed: the same seed gives the same map on every machine and rank (drawn on the CPU).
-
-    >>> q = OrthogonalMap(3, 8, seed=0)
-    >>> torch.allclose(q(q.transpose(torch.eye(3))), torch.eye(3), atol=1e-6)
-    True
-    """
-
-    def __init__(self, rows: int, columns: int, seed: int) -> None:
-        self.rows, self.columns = rows, columns
-        generator = torch.Generator().manual_seed(seed)
-        small, large = sorted((rows, columns))
-        self._signs = torch.randint(0, 2, (large,), generator=generator) * 2 - 1
-        self._selection = torch.randperm(large, generator=generator)[:small]
-
-    def __call__(self, matrix: Float[Tensor, "columns k"]) -> Float[Tensor, "rows k"]:
-        return self._narrow(matrix) if self.rows <= self.columns else self._widen(matrix)
-
-    def transpose(self, matrix: Float[Tensor, "rows k"]) -> Float[Tensor, "columns k"]:
-        """The transposed map applied to `matrix`."""
-        return self._widen(matrix) if self.rows <= self.columns else self._narrow(matrix)
-
-    def _narrow(self, matrix: Tensor) -> Tensor:
-        signs = self._signs.to(matrix)
-        return _hartley(signs[:, None] * matrix)[self._selection.to(matrix.device)]
-
-    def _widen(self, matrix: Tensor) -> Tensor:
-        padded = matrix.new_zeros(self._signs.numel(), matrix.shape[1])
-        padded[self._selection.to(matrix.device)] = matrix
-        return self._signs.to(matrix)[:, None] * _hartley(padded)
-
-
-def _hartley(matrix: Tensor) -> Tensor:
-    spectrum = torch.fft.fft(matrix, dim=0, norm="ortho")
-    return spectrum.real - spectrum.imag
-
-
-def compressed_bases(
-    left: Float[Tensor, "out h"],
-    right: Float[Tensor, "in h"],
-    start: LinearMap,
-    start_transpose: LinearMap,
-) -> tuple[Float[Tensor, "out two_h"], Float[Tensor, "in two_h"]]:
-    """The outer factors U and V of the compressed factorization, from the first gradient's singular vectors.
-
-    With `G = dL/dW`, A and B its top-h left and right singular vectors and Q the (semi-)orthogonal start:
-
-        out <= in:  V = orth([B, Q^T A]),  U = Q V
-        out >  in:  U = orth([A, Q B]),    V = Q^T U
-
-    Args:
-        left: A.
-        right: B; needs 2h <= in (out <= in) or 2h <= out (out > in).
-        start: `M -> Q M`, Q of shape (out, in) with orthonormal rows or columns.
-        start_transpose: `M -> Q^T M`.
-
-    Returns:
-        U (out, 2h) and V (in, 2h); `U V^T` equals the paper's `left right^T`.
+        singular_values: nonnegative, in any order, for example `torch.linalg.svdvals(matrix)` or
+            `factor_svd(*model.two_factors()).values`.
 
     Raises:
-        ValueError: if 2h columns do not fit into the larger side.
+        ValueError: if a value is negative or not finite.
 
-    Source: Yaras et al., ICML 2024, the compressed factorization; this closed form needs neither the wide
-    factors nor an out x in SVD.
+    Source: Roy and Vetterli, EUSIPCO 2007.
 
-    >>> e = torch.eye(4)
-    >>> u, v = compressed_bases(e[:, :1], e[:, 1:2], lambda m: m, lambda m: m)
-    >>> torch.allclose(u @ v.T, torch.diag(torch.tensor([1.0, 1.0, 0.0, 0.0])))
-    True
+    >>> effective_rank(torch.tensor([[2.0, 2.0, 0.0], [5.0, 0.0, 0.0]]))
+    tensor([2., 1.])
     """
-    rows, columns, width = left.shape[0], right.shape[0], 2 * left.shape[1]
-    if width > max(rows, columns):
-        raise ValueError(
-            f"a compressed factorization of rank {width} does not fit a matrix of shape {rows} x {columns}; "
-            f"use a rank of at most {max(rows, columns)}"
-        )
-    if rows <= columns:
-        v = orthonormalize(torch.cat([right, start_transpose(left)], dim=1))
-        return start(v), v
-    u = orthonormalize(torch.cat([left, start(right)], dim=1))
-    return u, start_transpose(u)
-
-
-def one_sided_bases(
-    right: Float[Tensor, "in r"], start: LinearMap
-) -> tuple[Float[Tensor, "out r"], Float[Tensor, "in r"]]:
-    """The outer factors `U = Q V` and `V = B`: all directions from the first gradient's right singular vectors.
-
-    Args:
-        right: B, the top-r right singular vectors; r may be odd, and is at most the smaller side.
-        start: `M -> Q M`, Q of shape (out, in) with orthonormal rows or columns.
-
-    Returns:
-        U (out, r) and V (in, r).
-
-    Source: ours. The paper's (`compressed_bases`) has r/2 directions from either side, and their partners under Q.
-
-    >>> u, v = one_sided_bases(torch.eye(4)[:, 1:2], lambda m: 2 * m)
-    >>> torch.equal(v, torch.eye(4)[:, 1:2]) and torch.equal(u, 2 * v)
-    True
-    """
-    return start(right), right
+    if not bool(((singular_values >= 0) & torch.isfinite(singular_values)).all()):
+        raise ValueError("singular values must be finite and not negative; pass eigenvalues as `.abs()`")
+    total = singular_values.sum(-1, keepdim=True)
+    share = singular_values / torch.where(total > 0, total, 1.0)
+    return torch.where(total[..., 0] > 0, torch.exp(torch.special.entr(share).sum(-1)), 0.0)

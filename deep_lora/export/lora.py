@@ -23,7 +23,7 @@ from deep_lora.layers.conv import Conv2d
 from deep_lora.layers.embedding import Embedding
 from deep_lora.layers.parameter import ParamWrapper
 from deep_lora.sharded import whole
-from dmf import FactorSVD, factor_svd
+from dmf.linalg import FactorSVD, factor_svd
 
 LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
 _PREFIX = "base_model.model."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dmf import identity_chain, orthogonal
+from dmf.functional import identity_chain, orthogonal
 
 if TYPE_CHECKING:
     from deep_lora.config import DeepLoraConfig

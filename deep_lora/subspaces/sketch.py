@@ -16,7 +16,8 @@ from torch import Tensor
 
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.gradient import GradientOperator
-from dmf import FactorSVD, block_krylov_svd, factor_svd, leading_subspaces, orthogonal
+from dmf.functional import orthogonal
+from dmf.linalg import FactorSVD, block_krylov_svd, factor_svd, leading_subspaces
 
 
 @dataclass

@@ -91,7 +91,10 @@ OTHER_MODELS = [{"rank": 6}, {"depth": 2}, {"implicit_feedback": True}, {"dtype"
 def test_a_warm_start_of_another_model_is_refused_and_changes_nothing(change):
     model = MatrixCompletion(rank=4, max_epochs=3, warm_start=True, random_state=0).fit(ratings())
     before = model.complete()
-    with pytest.raises(ValueError, match="warm_start goes on with the present model.*set warm_start=False"):
+    with pytest.raises(
+        ValueError,
+        match="warm_start continues with the current model, whose .*rank, depth, implicit.*set warm_start=False",
+    ):
         model.set_params(**change).fit(ratings())
     assert np.array_equal(model.complete(), before)
 
@@ -224,7 +227,9 @@ def test_a_checkpoint_of_another_fit_is_refused(change, tmp_path, monkeypatch):
         die_after(3, patched)
         with pytest.raises(Killed):
             MatrixCompletion(**settings).fit(ratings())
-    with pytest.raises(ValueError, match="other settings or other data; delete it to start anew"):
+    with pytest.raises(
+        ValueError, match="other settings or other data; delete it to start again, or pass another path"
+    ):
         MatrixCompletion(**{**settings, **change}).fit(ratings())
     with pytest.raises(ValueError, match="other settings or other data"):
         MatrixCompletion(**settings).fit(ratings(seed=9))
@@ -234,7 +239,10 @@ def test_a_checkpoint_of_another_fit_is_refused(change, tmp_path, monkeypatch):
 @pytest.mark.parametrize("validation_fraction", [0.0, 0.2])
 def test_a_training_that_diverges_says_so(max_epochs, validation_fraction):
     settings = {"rank": 4, "max_epochs": max_epochs, "validation_fraction": validation_fraction, "random_state": 0}
-    with pytest.raises(FloatingPointError, match=r"diverged in epoch \d+: the loss or .*lower learning_rate"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"diverged in epoch \d+: the loss or the factors are no longer finite; lower learning_rate",
+    ):
         MatrixCompletion(learning_rate=1e37 if max_epochs == 1 else 1e12, **settings).fit(ratings())
 
 

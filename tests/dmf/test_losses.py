@@ -7,14 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import (
-    CompressedDMF,
-    DeepMatrixFactorization,
-    ObservedEntries,
-    dense_loss,
-    masked_loss,
-    observed_loss,
-)
+from dmf import CompressedDMF, DeepMatrixFactorization, ObservedEntries, dense_loss, masked_loss, observed_loss
 from tests.measure import LargestTensor
 
 EPS = torch.finfo(torch.float64).eps

@@ -8,17 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dmf import (
-    CompressedDMF,
-    DeepMatrixFactorization,
-    ObservedEntries,
-    OrthogonalMap,
-    compressed_bases,
-    leading_subspaces,
-    masked_loss,
-    observed_loss,
-    parameter_groups,
-)
+from dmf import CompressedDMF, DeepMatrixFactorization, ObservedEntries, masked_loss, observed_loss, parameter_groups
+from dmf.linalg import leading_subspaces
+from dmf.subspaces import OrthogonalMap, compressed_subspaces
 from tests.measure import LargestTensor
 from tests.reference import wide_construction as authors
 
@@ -179,7 +171,7 @@ def test_from_observations_spans_the_leading_singular_vectors_of_the_data(shape)
     model = CompressedDMF.from_observations(entries.rows, entries.cols, entries.values, shape, 2 * half, seed=seed)
     svd = leading_subspaces(-torch.where(mask, data.double(), 0.0), half)
     start = OrthogonalMap(*shape, seed)
-    u, v = compressed_bases(svd.left, svd.right, start, start.transpose)
+    u, v = compressed_subspaces(svd.left, svd.right, start, start.transpose)
     # 8 iterations, 16 more columns: the error falls like (s_20 / s_3)^17.
     assert (model.left @ model.right.mT - u @ v.mT).norm().item() <= 1e-8
     assert torch.equal(model.core.detach(), 1e-3 * torch.eye(2 * half, dtype=torch.float64).expand(3, -1, -1))

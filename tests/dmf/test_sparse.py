@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import SparsityPattern, entry_products, sampled_product, sparse_product
+from dmf.sparse import SparsityPattern, entry_products, sampled_product, sparse_product
 from tests.measure import LargestTensor
 
 EPS = torch.finfo(torch.float64).eps

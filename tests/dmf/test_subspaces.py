@@ -9,17 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import (
-    OrthogonalMap,
-    block_krylov_svd,
-    compressed_bases,
-    factor_svd,
-    leading_subspaces,
-    one_sided_bases,
-    orthogonal,
-    orthonormalize,
-    principal_angles,
-)
+from dmf.functional import orthogonal
+from dmf.linalg import block_krylov_svd, factor_svd, leading_subspaces, orthonormalize, principal_angles
+from dmf.subspaces import OrthogonalMap, compressed_subspaces, one_sided_subspaces
 from tests.measure import LargestTensor
 
 EPS = torch.finfo(torch.float64).eps
@@ -186,7 +178,7 @@ def test_orthogonal_map_keeps_the_dtype_of_its_argument(device_dtype):
 def test_compressed_bases_hold_the_gradients_leading_directions_on_both_sides(shape):
     svd = leading_subspaces(gaussian(*shape, seed=1), 2)
     q = OrthogonalMap(*shape, seed=2)
-    u, v = compressed_bases(svd.left, svd.right, q, q.transpose)
+    u, v = compressed_subspaces(svd.left, svd.right, q, q.transpose)
     assert u.shape == (shape[0], 4) and v.shape == (shape[1], 4)
     u, v = orthonormalize(u), orthonormalize(v)
     assert (svd.right - v @ (v.mT @ svd.right)).norm().item() <= 1e-13
@@ -200,7 +192,7 @@ def test_compressed_bases_hold_the_gradients_leading_directions_on_both_sides(sh
 def test_one_sided_bases_are_the_leading_right_vectors_and_their_images(shape, rank):
     right = leading_subspaces(gaussian(*shape, seed=1), rank).right
     q = OrthogonalMap(*shape, seed=2)
-    u, v = one_sided_bases(right, q)
+    u, v = one_sided_subspaces(right, q)
     dense = q(torch.eye(shape[1], dtype=torch.float64))
     assert torch.equal(v, right)
     assert (u - dense @ right).abs().max().item() <= 50 * EPS * max(shape)
@@ -210,5 +202,8 @@ def test_one_sided_bases_are_the_leading_right_vectors_and_their_images(shape, r
 def test_a_rank_that_does_not_fit_the_larger_side_is_refused(shape):
     q = OrthogonalMap(*shape, seed=0)
     left, right = torch.zeros(shape[0], 3), torch.zeros(shape[1], 3)
-    with pytest.raises(ValueError, match=rf"rank 6 does not fit .* {shape[0]} x {shape[1]}; use a rank of at most 5"):
-        compressed_bases(left, right, q, q.transpose)
+    with pytest.raises(
+        ValueError,
+        match=rf"a compressed factorization of rank 6 does not fit .* {shape[0]} x {shape[1]}; use a rank of at most 5",
+    ):
+        compressed_subspaces(left, right, q, q.transpose)

@@ -9,19 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import (
-    CompressedDMF,
-    DeepMatrixFactorization,
-    compression_error,
-    dense_loss,
-    descend,
-    effective_rank,
-    factor_svd,
-    invariance_residual,
-    orthogonal,
-    parameter_groups,
-    rho_recursion,
-)
+from dmf import CompressedDMF, DeepMatrixFactorization, dense_loss, parameter_groups
+from dmf.functional import orthogonal
+from dmf.linalg import effective_rank, factor_svd
+from dmf.theory import compression_error, descend, invariance_residual, rho_recursion
 
 EPS = torch.finfo(torch.float64).eps
 few = settings(max_examples=40, deadline=None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deep_lora import DeepLoraLayer
 from deep_lora.functional import two_factors
-from dmf import effective_rank, factor_svd
+from dmf.linalg import effective_rank, factor_svd
 from training.adapter_files import AdapterFiles, read_adapter
 from training.errors import UsageError
 from training.results.report import write_json
