@@ -175,7 +175,7 @@ def test_orthogonal_map_keeps_the_dtype_of_its_argument(device_dtype):
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
-def test_compressed_bases_hold_the_gradients_leading_directions_on_both_sides(shape):
+def test_compressed_subspaces_hold_the_gradients_leading_directions_on_both_sides(shape):
     svd = leading_subspaces(gaussian(*shape, seed=1), 2)
     q = OrthogonalMap(*shape, seed=2)
     u, v = compressed_subspaces(svd.left, svd.right, q, q.transpose)
@@ -189,7 +189,7 @@ def test_compressed_bases_hold_the_gradients_leading_directions_on_both_sides(sh
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
 @pytest.mark.parametrize("rank", [3, 4])
-def test_one_sided_bases_are_the_leading_right_vectors_and_their_images(shape, rank):
+def test_one_sided_subspaces_are_the_leading_right_vectors_and_their_images(shape, rank):
     right = leading_subspaces(gaussian(*shape, seed=1), rank).right
     q = OrthogonalMap(*shape, seed=2)
     u, v = one_sided_subspaces(right, q)

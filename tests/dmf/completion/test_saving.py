@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 
 from dmf import MatrixCompletion
 from dmf.completion import files
-from tests.dmf.cases import ratings
+from tests.dmf.completion.cases import ratings
 
 
 @pytest.mark.parametrize(

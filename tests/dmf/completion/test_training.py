@@ -9,7 +9,7 @@ pytest.importorskip("sklearn")
 
 from dmf import MatrixCompletion
 from dmf.completion import fitting
-from tests.dmf.cases import ratings, triplets
+from tests.dmf.completion.cases import ratings, triplets
 from tests.fresh_process import run_python
 
 OVERFITTING = {"rank": 8, "weight_decay": 0.0, "learning_rate": 0.05, "max_epochs": 80, "random_state": 0}
@@ -201,7 +201,7 @@ def test_a_process_that_was_killed_leaves_a_checkpoint_to_go_on_from(tmp_path):
         import os, signal
         from dmf import MatrixCompletion
         from dmf.completion import fitting
-        from tests.dmf.cases import ratings
+        from tests.dmf.completion.cases import ratings
         write = fitting.write_checkpoint
         def write_and_die(*arguments):
             write(*arguments)

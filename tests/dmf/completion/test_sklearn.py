@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
 from dmf import MatrixCompletion
-from tests.dmf.cases import ratings, triplets
+from tests.dmf.completion.cases import ratings, triplets
 
 SMALL = {"rank": 2, "max_epochs": 5}  # the checks use matrices of one column and of one row, too
 REASON = "predict takes the indices of entries, predict(rows, cols), and the check calls predict(X)"

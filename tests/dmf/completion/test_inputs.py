@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 from dmf import MatrixCompletion
 from dmf.completion.settings import RULES
-from tests.dmf.cases import ratings, triplets
+from tests.dmf.completion.cases import ratings, triplets
 from tests.fresh_process import run_python
 
 ROWS, COLS, VALUES = triplets(ratings())
