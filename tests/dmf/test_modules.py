@@ -157,7 +157,7 @@ def test_a_large_gradient_is_decomposed_by_iteration_as_well_as_exactly(monkeypa
     factors = [DeepMatrixFactorization(n, n, depth=2, init_scale=1.0, dtype=torch.float64)().detach() for n in shape]
     gradient = (factors[0][:, :50] * values) @ factors[1]
     exact = CompressedDMF.from_gradient(wide, gradient, rank)
-    monkeypatch.setattr("dmf.bases.EXACT_SIDE", 10)
+    monkeypatch.setattr("dmf.subspaces.EXACT_SIDE", 10)
     iterated = CompressedDMF.from_gradient(wide, gradient, rank)
     assert (iterated() - exact()).norm().item() <= 1e-10 * exact().norm().item()
 
@@ -227,7 +227,7 @@ def test_cores_and_factors_are_found_by_name_in_print_and_in_the_state():
     assert "width=5, depth=3, init_scale=0.001, start='orthogonal'" in repr(DeepMatrixFactorization(5, 4))
 
 
-def test_known_bases_leave_the_global_random_state_alone():
+def test_known_subspaces_leave_the_global_random_state_alone():
     entries = ObservedEntries.from_dense(torch.randn(8, 6))
     state = torch.get_rng_state()
     model = CompressedDMF.from_entries(entries, rank=2)

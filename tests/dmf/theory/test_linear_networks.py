@@ -12,13 +12,10 @@ from collapse import ClassStatistics, separation_quotient
 from dmf import CompressedDMF, DeepMatrixFactorization, dense_loss
 from dmf.functional import orthogonal
 from dmf.theory import DeepLinearNetwork, descend, invariance_residual, log_linear_fit, rho_recursion, whiten
+from tests.dmf.cases import gaussian
 
 few = settings(max_examples=30, deadline=None)
 DIM, CLASSES, SAMPLES = 30, 3, 60  # 24 = 30 - 2 * 3 directions stay still
-
-
-def gaussian(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def class_data(whitened: bool) -> tuple[torch.Tensor, torch.Tensor]:
