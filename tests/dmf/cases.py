@@ -5,6 +5,6 @@ from __future__ import annotations
 import torch
 
 
-def gaussian(*shape: int, seed: int) -> torch.Tensor:
-    """Draw independent standard normal entries in float64."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+def gaussian(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Draw independent standard normal entries."""
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
