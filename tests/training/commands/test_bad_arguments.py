@@ -19,7 +19,7 @@ def csv(tmp_path, **columns):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--text_column", "review"], r"have no column \['review'\]; they have \['text', 'label'\]"),
+        (["--text_column", "review"], r"the train data have no column \['review'\]; they have \['text', 'label'\]"),
         (["--label_column", "stars"], r"have no column \['stars'\]"),
         (["--text_column", "label", "--label_column", "text"], "hardly classes; pass --task regression"),
         (["--task", "regression"], "holds a value that is not a finite number; regression needs one in each row"),
@@ -46,10 +46,16 @@ def csv(tmp_path, **columns):
         (["--max_length", "1"], "--max_length got 1; a text needs at least 2 tokens"),
         (["--validation_split", "dev"], r"there is no split 'dev'; there are \['train'\]"),
         (["--validation_data", "none.csv"], "there is no file none.csv"),
-        (["--load_in_4bit", "--load_in_8bit"], "exclude each other"),
+        (
+            ["--load_in_4bit", "--load_in_8bit"],
+            "--load_in_4bit and --load_in_8bit exclude each other; pass one of them",
+        ),
         (["--rank", "many"], "argument --rank: invalid int value: 'many'; --help shows the options"),
-        (["--dtype", "int3"], "--dtype got 'int3'"),
-        (["--metrics", "beauty"], "there is no local metric 'beauty'; there are accuracy"),
+        (["--dtype", "int3"], "--dtype got 'int3'; choose float32, bfloat16, float16 or auto"),
+        (
+            ["--metrics", "beauty"],
+            "there is no local metric 'beauty'; there are accuracy.*, or --metric_source evaluate",
+        ),
         (["--metrics", "beauty", "--metric_source", "evaluate"], "'beauty' cannot be loaded by evaluate"),
         (["--target_modules", "nothing"], "the adapter does not fit the model.*its linear layers are called"),
         (["--adapter_dropout", "2"], "the adapter cannot be set up.*deep_lora_dropout"),
@@ -59,7 +65,10 @@ def csv(tmp_path, **columns):
         (["--config"], "--config needs the name of a YAML or JSON file"),
         (["--config", "none.yaml"], "cannot read the settings in none.yaml"),
         (["--adapter_config", "none.json"], "cannot read --adapter_config none.json"),
-        (["--resume_from_checkpoint", "nowhere"], "--resume_from_checkpoint nowhere cannot be used"),
+        (
+            ["--resume_from_checkpoint", "nowhere"],
+            "--resume_from_checkpoint nowhere cannot be used: .*; leave it out to find one",
+        ),
         (["--eval_strategy", "steps", "--eval_steps", "1.5"], "--eval_steps must be an integer"),
         (
             ["--dataloader_drop_last", "true", "--per_device_train_batch_size", "64"],
@@ -138,7 +147,10 @@ def test_defects_of_the_training_itself_are_not_taken_for_bad_arguments(bert, re
         ("text,label\ngood,1\n", "1 sample cannot be split into training and validation"),
         ("text,label\n" + "good film,1\n" * 9, r"holds 1 class \(\[1\]\); at least 2 are needed"),
         ("text,label\n" + "good film,0.5\nbad film,0.25\n" * 9, "holds real numbers .*--task regression"),
-        ("text,label\n" + "good film,1\n,0\n" * 9, "column 'text' of the train data is empty in [789] of 16 rows"),
+        (
+            "text,label\n" + "good film,1\n,0\n" * 9,
+            "column 'text' of the train data is empty in [789] of 16 rows; fill or drop them",
+        ),
         ("text,label\n" + "1,1\n2,0\n" * 9, "holds int64; every entry must be a text"),
     ],
 )

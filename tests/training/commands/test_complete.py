@@ -63,12 +63,18 @@ def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--row_column", "user"], r"has no column \['user'\]; it has \['row', 'column', 'value'\]"),
+        (
+            ["--row_column", "user"],
+            r"has no column \['user'\]; it has \['row', 'column', 'value'\]: choose with --row_column, --column_column",
+        ),
         (["--value_column", "row", "--row_column", "value"], "is not a finite number in row 0"),
         (["--rank", "3"], "the matrix cannot be completed: .*rank"),
         (["--test_fraction", "1"], "--test_fraction got 1.0; it must be at least 0 and below 1"),
         (["--predict", "none.csv"], "there is no file none.csv"),
-        (["--value_column", "column"], r"--value_column got \['row', 'column', 'column'\]; they must differ"),
+        (
+            ["--value_column", "column"],
+            r"--row_column, --column_column and --value_column got \['row', 'column', 'column'\]; they must differ",
+        ),
         (["--row_column", "column"], r"--value_column got \['column', 'column', 'value'\]; they must differ"),
     ],
 )

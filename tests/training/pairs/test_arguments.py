@@ -27,7 +27,7 @@ from training.pairs.processor import decode
         (["--loss", "triplet"], "--loss got 'triplet'; choose one of: contrastive, sigmoid"),
         (
             ["--loss", "sigmoid", "--label_smoothing", "0.1"],
-            "cannot be set up: the sigmoid loss has no label smoothing",
+            "the contrastive model cannot be set up: the sigmoid loss has no label smoothing",
         ),
         (
             ["--label_smoothing_factor", "0.1"],

@@ -70,7 +70,7 @@ def test_changed_tensors_are_refused_or_make_a_model(seed, copy) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": {}}, r"the settings of .* make no model: KeyError"),
+        ({"settings": {}}, r"the settings of .* \(contrastive.json\) make no model: KeyError"),
         ({"settings": "x"}, r"the settings of .* make no model"),
         ({"bases": {"../..": "x"}}, r"names the parts .*; it needs model, or x_tower and y_tower"),
         ({"bases": {"model": 7}}, "the base model of model is 7; it must be a name or a folder"),

@@ -114,15 +114,16 @@ def test_a_refused_commit_leaves_the_repository_as_it_was(hub) -> None:
 def test_offline_the_training_is_kept_and_the_upload_can_be_repeated(bert, reviews, finetune, tmp_path) -> None:
     status, printed = finetune(bert, reviews, "--push_to_hub", "--hub_model_id", "me/x", "--hub_token", TOKEN)
     assert status == 1
-    assert "offline mode is on (HF_HUB_OFFLINE)" in printed and "deep-lora push --run" in printed
+    assert "offline mode is on (HF_HUB_OFFLINE)" in printed and "; later: deep-lora push --run" in printed
+    assert f". The training is complete and saved in {tmp_path}" in printed
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     assert TOKEN not in printed + (tmp_path / "run" / "results.json").read_text()
 
 
 def test_only_finished_runs_are_uploaded(tmp_path, capsys) -> None:
-    assert main(["push"]) == 2 and "push needs --run" in capsys.readouterr().err
+    assert main(["push"]) == 2 and "push needs --run, the folder of a finished run" in capsys.readouterr().err
     assert main(["push", "--run", str(tmp_path)]) == 2
-    assert "holds no results.json of a run" in capsys.readouterr().err
+    assert "holds no results.json of a run: " in capsys.readouterr().err
     (tmp_path / "results.json").write_text('{"status": "stopped"}')
     assert main(["push", "--run", str(tmp_path)]) == 2
     assert "is not complete; rerun its command" in capsys.readouterr().err
