@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,3 +106,16 @@ def take_hub_options(run: RunArguments) -> tuple[bool, str | None]:
     options = (run.push_to_hub, run.hub_token)
     run.push_to_hub, run.hub_token = False, None
     return options
+
+
+def plain(value: Any) -> Any:
+    """Return the value in the terms of JSON."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (str, int, bool, type(None))):
+        return value
+    return str(getattr(value, "value", value))

@@ -120,14 +120,14 @@ def save_siglip(folder: Path) -> Path:
 
 
 def save_pictures(folder: Path, rows: int = 24, seed: int = 0) -> Path:
-    """Pictures of a brightness and a colour that their texts name; a csv names the pictures from its own folder."""
+    """Pictures of a brightness and a color that their texts name; a csv names the pictures from its own folder."""
     generator = random.Random(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = ["image,text"]
     for number in range(rows):
         good, word = number % 2, generator.randrange(5)
-        colour = [40 * word + generator.randrange(20) + 30 * good, 200 * good, 200 - 40 * word]
-        Image.new("RGB", (20, 20), tuple(colour)).save(folder / "images" / f"{seed}-{number}.png")
+        color = [40 * word + generator.randrange(20) + 30 * good, 200 * good, 200 - 40 * word]
+        Image.new("RGB", (20, 20), tuple(color)).save(folder / "images" / f"{seed}-{number}.png")
         caption = f"a {(GOOD if good else BAD)[word]} {FILLER[number % 10]} {generator.choice(FILLER)}"
         lines.append(f"images/{seed}-{number}.png,{caption}")
     path = folder / f"pictures-{seed}.csv"

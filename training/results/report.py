@@ -15,7 +15,7 @@ from transformers import Trainer
 
 from dmf.files import complete_file
 from training.errors import public_settings
-from training.job import Job
+from training.job import Job, plain
 from training.models.adapters import adapted_parts, config_of, own_parameters
 from training.names import ADAPTER, EXPORT, FIGURE, RESULTS
 from training.results.figures import curve, figure
@@ -97,19 +97,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with complete_file(path) as partial:
         partial.write_text(json.dumps(plain(content), indent=2) + "\n", encoding="utf-8")
-
-
-def plain(value: Any) -> Any:
-    """Return the value in the terms of JSON."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, (str, int, bool, type(None))):
-        return value
-    return str(getattr(value, "value", value))
 
 
 def installed_version(package: str) -> str:

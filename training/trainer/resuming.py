@@ -9,7 +9,7 @@ from typing import Any
 from transformers import SchedulerType
 
 from training.errors import UsageError, public_settings
-from training.job import Job
+from training.job import Job, plain
 from training.models.adapters import read_fields
 from training.names import STATE
 from training.settings.common import RunArguments
@@ -47,7 +47,7 @@ def facts_of(job: Job) -> dict[str, Any]:
     models = {name: value for name in _MODELS if (value := getattr(job.model, name, None))}
     found = {"training_data": digests.of_data(job.task.splits["train"]), "base_model": digests.of_models(models)}
     if job.adapter.adapter_config:
-        found["adapter_config"] = digests.of_fields(_plain(read_fields(Path(job.adapter.adapter_config))))
+        found["adapter_config"] = digests.of_fields(plain(read_fields(Path(job.adapter.adapter_config))))
     if job.run.load_best_model_at_end or job.run.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
         found["validation_data"] = digests.of_data(job.task.splits["validation"])
     return {"settings": decisive_settings(job), "digests": found}
@@ -60,7 +60,7 @@ def decisive_settings(job: Job) -> dict[str, Any]:
     others = {name: value for name, value in settings.items() if name not in _FREE and not hasattr(RunArguments, name)}
     batch = job.run.per_device_train_batch_size * job.run.world_size * job.run.gradient_accumulation_steps
     counts = {"train_samples": len(job.task.splits["train"]), "global_batch_size": batch}
-    return {name: _plain(value) for name, value in sorted((others | run | counts).items())}
+    return {name: plain(value) for name, value in sorted((others | run | counts).items())}
 
 
 def checkpoint_to_resume(folder: Path, run: RunArguments, facts: dict[str, Any]) -> Path | None:
@@ -123,12 +123,3 @@ def _on_main_process(run: RunArguments, action: Any) -> None:
     with run.main_process_first(desc="clearing the output folder"):
         if run.process_index == 0:
             action()
-
-
-def _plain(value: Any) -> Any:
-    """Return the value as JSON would give it back."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(getattr(value, "value", value))

@@ -45,10 +45,10 @@ def save(kind: type, base: Path, folder: Path, targets: list[str], **settings) -
 def classified(vit, finetune, tmp_path):
     """The folder of a run of `classify` on a base that was saved without a head."""
     generator = random.Random(0)
-    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200)), ("green", (30, 200, 30))):
+    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200)), ("green", (30, 200, 30))):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for number in range(8):
-            shade = tuple(value + generator.randrange(40) for value in colour)
+            shade = tuple(value + generator.randrange(40) for value in color)
             Image.new("RGB", (20, 20), shade).save(tmp_path / "pictures" / name / f"{number}.png")
     assert finetune(vit, tmp_path / "pictures", "--learning_rate", "1e-1", command="classify")[0] == 0
     return tmp_path / "run"

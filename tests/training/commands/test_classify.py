@@ -19,10 +19,10 @@ from tests.training import tiny
 def pictures(tmp_path):
     """Reddish and bluish pictures in a folder each."""
     generator = random.Random(0)
-    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for number in range(10):
-            shade = tuple(min(255, value + generator.randrange(40)) for value in colour)
+            shade = tuple(min(255, value + generator.randrange(40)) for value in color)
             Image.new("RGB", (20, 20), shade).save(tmp_path / "pictures" / name / f"{number}.png")
     return tmp_path / "pictures"
 
@@ -41,7 +41,7 @@ def test_a_folder_of_images_becomes_an_adapter_and_an_export(vit, pictures, fine
     assert torch.allclose(*logits, atol=1e-5)
 
 
-def test_convolutions_are_adapted_by_name_and_the_head_is_normalised(pictures, finetune, tmp_path) -> None:
+def test_convolutions_are_adapted_by_name_and_the_head_is_normalized(pictures, finetune, tmp_path) -> None:
     torch.manual_seed(1)
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=2, layer_type="basic")
     ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")

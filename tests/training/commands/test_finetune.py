@@ -99,7 +99,7 @@ def test_layers_that_the_checkpoint_lacks_are_trained_and_saved(bert, reviews, f
     assert torch.equal(first, logits(folder, tmp_path / "run" / "adapter"))
 
 
-def test_a_normalised_head_is_saved_with_the_adapter(bert, reviews, finetune, tmp_path) -> None:
+def test_a_normalized_head_is_saved_with_the_adapter(bert, reviews, finetune, tmp_path) -> None:
     from collapse import NormalizedClassifier, normalize_classifier_
 
     status, printed = finetune(bert, reviews, "--normalized_head", "--head_scale", "6")
@@ -152,7 +152,7 @@ def test_text_is_turned_into_text(t5, finetune, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("bits", ["8", "4"])
-def test_a_quantised_base_trains_on_the_cpu(bits, llama, finetune, tmp_path) -> None:
+def test_a_quantized_base_trains_on_the_cpu(bits, llama, finetune, tmp_path) -> None:
     pytest.importorskip("bitsandbytes")
     data = tiny.save_csv(tmp_path / "texts.csv")
     status, printed = finetune(llama, data, "--task", "causal_lm", f"--load_in_{bits}bit")

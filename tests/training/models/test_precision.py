@@ -103,6 +103,6 @@ def test_layers_inside_of_a_base_in_bfloat16_are_trained_whole(compared, tmp_pat
     assert len(whole) == 7 and set(whole.values()) == {torch.float32}
 
 
-def test_a_normalised_head_of_a_base_in_bfloat16_trains(compared) -> None:
+def test_a_normalized_head_of_a_base_in_bfloat16_trains(compared) -> None:
     _, half = compared("classification", "--dtype", "bfloat16", "--normalized_head", "true")
     assert len(half) == 3 and half[-1] == half[-1]

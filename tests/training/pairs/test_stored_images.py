@@ -1,4 +1,4 @@
-"""Stored images as `contrastive` reads them: as `datasets` and transformers do, upright and in colours."""
+"""Stored images as `contrastive` reads them: as `datasets` and transformers do, upright and in colors."""
 
 from __future__ import annotations
 

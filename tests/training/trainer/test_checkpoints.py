@@ -93,11 +93,11 @@ def test_a_resumed_run_ends_with_the_same_bits(last, bert, reviews, finetune, tr
     assert [entry["loss"] for entry in again["log"] if "loss" in entry] == [e["loss"] for e in log if "loss" in e]
 
 
-def test_subspaces_are_not_initialised_again_on_resume(bert, reviews, finetune, trained, monkeypatch) -> None:
+def test_subspaces_are_not_initialized_again_on_resume(bert, reviews, finetune, trained, monkeypatch) -> None:
     import deep_lora.subspaces.callback
 
     def fail(*_):
-        raise AssertionError("initialised again")
+        raise AssertionError("initialized again")
 
     monkeypatch.setattr(deep_lora.subspaces.callback, "initialize_subspaces_", fail)
     checkpoints._remove(trained / "checkpoint-3")

@@ -1,4 +1,4 @@
-"""Two gloo processes train, initialise and measure what one process does on the same global batch."""
+"""Two gloo processes train, initialize and measure what one process does on the same global batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def words(folder: Path, batch: int, **others: object) -> list[str]:
 
 
 class StartingSubspaces(TrainerCallback):
-    """The factors as the initialisation left them."""
+    """The factors as the initialization left them."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model, self.subspaces = model, {}
