@@ -14,7 +14,7 @@ from training.settings.adapter import AdapterArguments
 from training.settings.common import RunArguments
 
 _SHARDING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
-RATE, FALLING_RATE = 1e-3, 3e-3  # docs/evidence.md: the best rates of Deep LoRA with either kind of schedule
+RATE, FALLING_RATE = 1e-3, 3e-3  # docs/few_shot.md: the best rates of Deep LoRA with either kind of schedule
 STEADY = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")  # do not decay by themselves
 
 
