@@ -13,7 +13,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deep_lora.layers.bound import bound_factor, rms_singular_value
+from deep_lora.functional import bound_factor, rms_singular_value
 from deep_lora.optimizer.steps import RelativeStepLimit
 
 ADAPTER = "default"

@@ -56,7 +56,7 @@ def deep_lora(model: nn.Module, targets: str, rank: int) -> nn.Module:
 
 
 def deep_lora_frozen_bases(model: nn.Module, targets: str, rank: int) -> nn.Module:
-    return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, gamma=0.0))
+    return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, freeze_subspaces=True))
 
 
 def deep_lora_bounded(model: nn.Module, targets: str, rank: int) -> nn.Module:

@@ -29,8 +29,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from deep_lora.layers.gradient import GradientOperator
-from deep_lora.subspaces.initialize import ITERATIONS, OVERSAMPLING
-from deep_lora.subspaces.sketch import GradientSketch, kept_width
+from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
 from dmf import orthonormalize, principal_angles
 from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_MODEL, load_sentences

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dmf.files import complete_file
+
 
 def write_file(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], content: Any) -> None:
     """Write tensors and JSON content to one file.
 
-    The file appears complete or not at all, also when the process is killed: it is written under another name in the
-    same folder, flushed to disk and renamed.
+    The file appears complete or not at all (see `complete_file`).
 
     Args:
         kind: what the file is, checked by `read_file`.
@@ -29,16 +29,8 @@ def write_file(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Te
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     separate = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(separate, temporary, metadata={"kind": kind, "content": json.dumps(content, default=_plain)})
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with complete_file(target) as partial:
+        save_file(separate, partial, metadata={"kind": kind, "content": json.dumps(content, default=_plain)})
 
 
 def read_file(path: str | os.PathLike[str], kind: str, device: str = "cpu") -> tuple[dict[str, Tensor], Any]:
