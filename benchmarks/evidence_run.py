@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from deep_lora import kept_ranks, to_lora
-from dmf import factor_svd
+from dmf.linalg import factor_svd
 from evidence_base import Adaptable, Parts, Task
 from evidence_methods import Method, adapted, optimizer_of
 

@@ -14,7 +14,7 @@ from torch import nn
 from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
-from dmf import OrthogonalMap, compressed_bases
+from dmf.subspaces import OrthogonalMap, compressed_subspaces
 from measuring import compared, interleaved_seconds, peak_allocated_bytes, spread
 from workloads import Workload
 
@@ -132,6 +132,6 @@ def _one_sketch(rows: int, columns: int, tokens: int, rank: int, seed: int) -> C
         sketch.update(GradientOperator.from_rows(x, delta))
         svd = sketch.leading(rank // 2)
         start = OrthogonalMap(rows, columns, seed)
-        compressed_bases(svd.left, svd.right, start, start.transpose)
+        compressed_subspaces(svd.left, svd.right, start, start.transpose)
 
     return run

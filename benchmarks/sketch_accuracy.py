@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
-from dmf import orthonormalize, principal_angles
+from dmf.linalg import orthonormalize, principal_angles
 from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_MODEL, load_sentences
 from packaged_files import packaged_file

@@ -20,7 +20,8 @@ def layerwise_collapse(
     """Measure `D_l = tr(S_W) / tr(S_B)` of the output of each named layer, in one pass over the batches.
 
     Outputs are flattened to one row for each sample. In trained deep linear networks D_l falls geometrically with
-    depth. The model runs in its current mode, so put it into evaluation mode first.
+    depth; `dmf.theory.log_linear_fit` fits the factor. The model runs in its current mode, so put it into evaluation
+    mode first.
 
     Args:
         model: any module.

@@ -21,7 +21,7 @@ from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.sharded import gathered
-from dmf import FactorSVD, factor_svd
+from dmf.linalg import FactorSVD, factor_svd
 
 LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
 COPIED_FIELDS = (

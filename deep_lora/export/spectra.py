@@ -18,7 +18,7 @@ from deep_lora.export.skeletons import deep_lora_skeleton
 from deep_lora.files import AdapterFileError
 from deep_lora.functional import two_factors
 from deep_lora.layers.finding import adapted_layers
-from dmf import effective_rank, factor_svd
+from dmf.linalg import effective_rank, factor_svd
 
 _TAKEN_AS_LINEAR = (
     f"{UNKNOWN_BASE}, so every layer is taken as linear; the values of embeddings are of another scale: pass the base "
