@@ -33,11 +33,11 @@ class NeuralCollapseCallback(EvaluationCallback):
 
     Args:
         trainer: the Trainer to log through; its model needs a classification head (see `find_head`).
-        loaders: name -> plain DataLoader of labeled batches; the Trainer's accelerator shards and moves them.
+        loaders: name -> plain DataLoader with labels; the Trainer's accelerator shards the batches and moves them.
         piggyback: listen to the Trainer's own evaluations.
         head: see `find_head`.
         within: see `ClassStatistics`; "trace" saves the d x d matrix and logs the quotient for NC1.
-        center_samples: rows kept on each process for NC4; 0 leaves it out.
+        center_samples: rows kept on each process for NC4; with 0 there is no NC4.
         options: further keyword arguments of `neural_collapse`.
 
     Attributes:
@@ -88,7 +88,7 @@ class NeuralCollapseCallback(EvaluationCallback):
 
 
 def _weighted_mean(value: float, weight: int, device: torch.device) -> float:
-    """The mean over all processes."""
+    """Average over all processes."""
     sums = torch.tensor([value * weight, weight], dtype=torch.float64, device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)

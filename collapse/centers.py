@@ -1,4 +1,4 @@
-"""How class centers lie: against each other (CDNV), and against what the classifier predicts (NC4)."""
+"""Class centers, compared with each other (CDNV) and with what the classifier predicts (NC4)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TILE_ROWS = 256  # rows that are compared with all class means at a time
 
 
 def class_distance_normalized_variance(statistics: ClassStatistics, max_classes: int = 2048) -> float:
-    """Mean over pairs of classes of `(v_i + v_j) / (2 |h_i - h_j|^2)`, with `v_k = s_k / n_k`.
+    """Average `(v_i + v_j) / (2 |h_i - h_j|^2)` over pairs of classes, with `v_k = s_k / n_k`.
 
-    Costs O(K^2 d) and O(K^2) memory, hence the limit: beyond it, the pairs among evenly spaced classes are taken. Two
-    class means that coincide give inf.
+    It takes O(K^2 d) time and O(K^2) memory, so beyond `max_classes` only the pairs among evenly spaced classes are
+    used. Two class means that coincide give inf.
 
     Source: Galanti, Gyorgy and Hutter, ICLR 2022 (class-distance normalized variance).
 
@@ -44,15 +44,15 @@ def class_distance_normalized_variance(statistics: ClassStatistics, max_classes:
 def nearest_center_agreement(
     features: Float[Tensor, "n d"], predictions: Int[Tensor, " n"], statistics: ClassStatistics
 ) -> float:
-    """NC4: share of samples whose predicted class is the class with the nearest mean (1 when collapsed).
+    """Compute NC4, the share of samples whose predicted class has the nearest mean (1 when collapsed).
 
     Args:
-        features: rows, the same kind as in the statistics.
-        predictions: the classifier's most likely class of each row.
-        statistics: where the class means come from.
+        features: rows, of the same kind as in the statistics.
+        predictions: the most likely class of each row, by the classifier.
+        statistics: of the class means.
 
     Raises:
-        ValueError: if there is no row, or predictions do not match the rows.
+        ValueError: without rows, or if predictions do not match the rows.
 
     Source: Papyan, Han and Donoho, PNAS 2020, NC4.
 

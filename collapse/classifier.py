@@ -21,7 +21,7 @@ __all__ = [
 def normalized_logits(
     features: Float[Tensor, "*batch d"], weight: Float[Tensor, "K d"], scale: float | Tensor
 ) -> Float[Tensor, "*batch K"]:
-    """`scale * cos(h, w_k)`: logits of features and class vectors after projection onto the unit sphere.
+    """Compute the logits `scale * cos(h, w_k)` of features and class vectors.
 
     Source: Yaras et al., NeurIPS 2022, the normalized model; NormFace (Wang et al., 2017).
 
@@ -37,7 +37,7 @@ def normalized_logits(
 def subtract_margin(
     logits: Float[Tensor, "*batch K"], labels: Int[Tensor, "*batch"], amount: float | Tensor
 ) -> Float[Tensor, "*batch K"]:
-    """The logits with `amount` taken off each sample's own class; negative labels (padding) are left alone.
+    """Subtract `amount` from the logit of each sample's own class, except for negative labels (padding).
 
     Source: the additive cosine margin of CosFace (Wang et al., CVPR 2018), `amount = scale * margin`.
 
@@ -54,8 +54,8 @@ class NormalizedClassifier(nn.Module):
     """A drop-in for the last `nn.Linear`: features and class vectors on the unit sphere, logits `scale * cos(h, w_k)`.
 
     The projection is part of the forward pass, so the gradient of a unit row is its Riemannian gradient. With
-    `SphereRetractionCallback` the stored rows return to the sphere after each step too, and the step size keeps its
-    meaning; without it their norms grow and the effective rate falls. There is no bias.
+    `SphereRetractionCallback` the stored rows also return to the sphere after each step, and the step size keeps its
+    meaning; without it their norms grow and the effective learning rate falls. There is no bias.
 
     Args:
         in_features: d. A simplex ETF needs d >= K - 1.
@@ -63,7 +63,7 @@ class NormalizedClassifier(nn.Module):
         scale: positive, *multiplies* the cosines (tau in the paper). None takes `scale_for_loss(K)`, about log K + 4.6:
             a loss of 0.01 is then attainable. At a scale of 1 it is not: see `attainable_loss`.
         learnable_scale: learn `log(scale / initial scale)`, one more parameter that starts at 0.
-        margin: CosFace margin in [0, 1), taken off the own class's cosine in training when labels are passed.
+        margin: CosFace margin in [0, 1), subtracted from the own class's cosine in training when labels are passed.
 
     Shape:
         features (..., d), optional labels (...) -> logits (..., K), float32 for half precision.
@@ -112,18 +112,18 @@ class NormalizedClassifier(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Class vectors uniform on the sphere, scale at its start."""
+        """Draw class vectors uniformly from the sphere, and reset the scale."""
         self.weight.copy_(self.random_vectors())
         self.base_temperature.fill_(self.initial_scale)
         if self.log_temperature_ratio is not None:
             self.log_temperature_ratio.zero_()
 
     def random_vectors(self) -> Float[Tensor, "K d"]:
-        """Fresh rows, uniform on the sphere."""
+        """Draw new rows uniformly from the sphere."""
         return unit_rows(torch.randn_like(self.weight, dtype=torch.float32))
 
     def class_vectors(self) -> Float[Tensor, "K d"]:
-        """The class vectors on the unit sphere, which metrics should be given."""
+        """Return the class vectors on the unit sphere, for metrics."""
         return unit_rows(self.weight)
 
     def forward(
@@ -153,4 +153,4 @@ def _check_classifier(num_classes: int, scale: float, margin: float) -> None:
             f"{scale_for_loss(num_classes):.3g} suits {num_classes} classes"
         )
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < 1:
-        raise ValueError(f"`margin` is taken off a cosine and must lie in [0, 1), got {margin!r}")
+        raise ValueError(f"`margin` is subtracted from a cosine and must lie in [0, 1), got {margin!r}")

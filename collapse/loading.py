@@ -1,4 +1,4 @@
-"""Load saved models whose head is normalized."""
+"""Load saved models with a normalized head."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ModelType = TypeVar("ModelType", bound=PreTrainedModel)
 
 
 def normalized_class(model_class: type[ModelType]) -> type[ModelType]:
-    """A subclass of a transformers model class that builds its head normalized, so that `from_pretrained` fills it.
+    """Make a subclass of a transformers model class with a normalized head, which `from_pretrained` then loads.
 
-    Settings come from `config.normalized_classifier` where `normalize_classifier_` left them, else from its defaults.
-    With a checkpoint that has no classifier yet the head starts at random unit vectors. The class keeps its name, so
-    what it saves names the architecture that every tool knows.
+    The settings are those that `normalize_classifier_` wrote to `config.normalized_classifier`, or else its defaults.
+    If a checkpoint has no classifier, the head starts with random unit vectors. The class keeps its name, so saved
+    models name an architecture that every tool knows.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -45,17 +45,16 @@ def normalized_class(model_class: type[ModelType]) -> type[ModelType]:
 
 
 def load_normalized_classifier(path: str, **kwargs: Any) -> PreTrainedModel:
-    """`from_pretrained` for a model that was saved after `normalize_classifier_`, from a folder or the Hub.
+    """Load a model that was saved after `normalize_classifier_`, from a folder or the Hub.
 
-    Plain `AutoModel...from_pretrained` would build an unnormalized head with a new bias, and warn of both.
+    Plain `AutoModel...from_pretrained` would build an unnormalized head with a new bias, and warn about both.
 
     Args:
         path: folder or Hub name.
-        kwargs: handed to `from_pretrained` (dtype, device_map, revision, ...).
+        kwargs: passed to `from_pretrained` (dtype, device_map, revision, ...).
 
     Raises:
-        ValueError: if the configuration does not say that the head is normalized, or names no model class of
-            transformers.
+        ValueError: if the configuration has no normalized head, or its class is not in transformers.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> import tempfile
@@ -79,7 +78,7 @@ def load_normalized_classifier(path: str, **kwargs: Any) -> PreTrainedModel:
     model_class = getattr(transformers, architecture, None)
     if model_class is None:
         raise ValueError(
-            f"{architecture!r} of {path} is no model class of transformers; use "
+            f"{architecture!r} of {path} is not a model class of transformers; use "
             "`normalized_class(YourClass).from_pretrained(path)`"
         )
     return normalized_class(model_class).from_pretrained(path, **kwargs)

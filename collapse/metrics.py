@@ -46,15 +46,15 @@ def neural_collapse(
     quotient: bool = False,
     max_pair_classes: int = 2048,
 ) -> dict[str, float]:
-    """All metrics that the statistics (and the classifier's weight) give, by name.
+    """Compute all metrics of class statistics and, if given, the classifier's weight.
 
     Args:
-        statistics: class statistics of the penultimate features; `reduce` them first under several processes.
-        weight: classifier rows; without it `nc2` and `nc3` are left out. For a `NormalizedClassifier` pass its
+        statistics: class statistics of the penultimate features; with several processes, `reduce` them first.
+        weight: classifier rows; without them there is no `nc2` and no `nc3`. For a `NormalizedClassifier` pass its
             `class_vectors()`, and statistics of `unit_rows(features)`.
-        centered_means: take the global mean off the class means in NC3, as Papyan et al. do and the authors do not.
+        centered_means: subtract the global mean from the class means in NC3, as Papyan et al. do; the authors do not.
         global_mean: h_G, the mean of all samples or of the class means; the same on balanced data.
-        rcond: relative cut-off of the pseudo-inverse in NC1; None for rounding alone.
+        rcond: relative cut-off of the pseudo-inverse in NC1; None drops rounding errors only.
         quotient: `nc1` is `tr(S_W) / tr(S_B)` instead; always so for statistics with `within="trace"`.
         max_pair_classes: CDNV runs over the pairs among at most this many evenly spaced classes.
 
@@ -87,9 +87,9 @@ def neural_collapse(
 
 
 def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples", rcond: float | None = None) -> float:
-    """Within-class variability `(1/K) tr(S_W S_B^+)`: 0 when every sample sits on its class mean.
+    """Compute the within-class variability `(1/K) tr(S_W S_B^+)`: 0 if every sample equals its class mean.
 
-    The pseudo-inverse keeps at most K - 1 eigenvalues, the rank that S_B can have, and of these only those above
+    The pseudo-inverse keeps at most K - 1 eigenvalues, the largest possible rank of S_B, and of these only those above
     `rcond` times the largest (the authors use 1e-15, which keeps rounding noise).
 
     Raises:
@@ -110,14 +110,14 @@ def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples", rco
     cut = max(num_classes, dimension) * torch.finfo(torch.float64).eps if rcond is None else rcond
     kept = (values > cut * values.max()) & (values > 0)
     if not kept.any():
-        raise ValueError("all class means coincide, so NC1 has nothing to divide by; are the features constant?")
+        raise ValueError("all class means coincide, so NC1 is not defined; are the features constant?")
     vectors = vectors[:, kept]
     within = (vectors * (statistics.within_scatter @ vectors)).sum(0) / statistics.num_samples
     return (within / values[kept]).sum().item() / num_classes
 
 
 def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples") -> float:
-    """`tr(S_W) / tr(S_B)`, NC1 without a matrix inverse; per layer it measures progressive collapse.
+    """Compute `tr(S_W) / tr(S_B)`, NC1 without a matrix inverse; layer by layer it measures progressive collapse.
 
     Source: Yaras et al., arXiv:2306.01154, where it falls geometrically from layer to layer.
 
@@ -133,7 +133,7 @@ def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean 
 
 
 def nc2(weight: Float[Tensor, "K d"]) -> float:
-    """Distance of the classifier's Gram matrix from the simplex ETF; see `simplex_distance`, also for what is raised.
+    """Compute the distance of the classifier's Gram matrix from the simplex ETF; see `simplex_distance`.
 
     >>> round(nc2(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), 4)
     0.0
@@ -148,7 +148,7 @@ def nc3(
     centered_means: bool = False,
     global_mean: GlobalMean = "samples",
 ) -> float:
-    """Distance of `W H^T` from the simplex ETF, over the classes that have samples; see `simplex_distance`.
+    """Compute the distance of `W H^T` from the simplex ETF, over the classes with samples; see `simplex_distance`.
 
     Raises:
         ValueError: if the weight does not have one row of d entries for each class.
@@ -173,7 +173,7 @@ def nc3(
 
 
 def feature_norm_spread(statistics: ClassStatistics) -> float:
-    """Standard deviation of the feature norms over their mean; 0 on a sphere.
+    """Divide the standard deviation of the feature norms by their mean; 0 on a sphere.
 
     >>> statistics = ClassStatistics(2, 1)
     >>> statistics.update(torch.tensor([[1.0], [-3.0]]), torch.tensor([0, 1]))
@@ -187,7 +187,7 @@ def feature_norm_spread(statistics: ClassStatistics) -> float:
 
 
 def _between_eigenpairs(centered: Float[Tensor, "K d"]) -> tuple[Tensor, Tensor]:
-    """The at most K - 1 leading eigenvalues and eigenvectors of `S_B`, by the smaller side of the means."""
+    """Return at most K - 1 leading eigenvalues and eigenvectors of `S_B`, from the smaller side of the means."""
     num_classes, dimension = centered.shape
     if num_classes <= dimension:
         _, singular, right = torch.linalg.svd(centered, full_matrices=False)

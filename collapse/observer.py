@@ -1,4 +1,4 @@
-"""What enters a classifier's head, with its labels, while a model runs: hooks that keep statistics alone."""
+"""`HeadObserver`: statistics of what enters a classifier's head, with its labels, while the model runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RowCount = Callable[[int], int]
 
 
 class SystematicSample:
-    """At most `size` rows out of a stream: every s-th, where s doubles whenever the room is full.
+    """At most `size` rows of a stream: every s-th, where s doubles whenever there are too many.
 
     >>> sample = SystematicSample(2)
     >>> for row in torch.arange(5.0).split(1): sample.add(row)
@@ -34,7 +34,7 @@ class SystematicSample:
         self._kept: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
-        """Take what falls on the grid."""
+        """Add the rows that fall on the grid."""
         first = -self._seen % self._stride
         self._seen += len(rows)
         if self.size == 0 or first >= len(rows):
@@ -44,29 +44,27 @@ class SystematicSample:
             self._kept, self._stride = [self.rows()[::2].clone()], 2 * self._stride
 
     def rows(self) -> Tensor:
-        """The kept rows in their order."""
+        """Return the kept rows in their order."""
         return torch.cat(self._kept) if self._kept else torch.empty(0)
 
 
 class HeadObserver(Observer):
     """Collect `ClassStatistics` of the features that enter a model's head, between `start` and `stop`.
 
-    Only batches in evaluation mode count: in training mode dropout is part of the features.
-
-    Features of a `NormalizedClassifier` are put on the sphere first, as the classifier sees them. A head that reads
-    every token of a sequence with one label (decoders) is observed at the last token that is no padding, which
-    transformers pools.
+    Only batches in evaluation mode count, since dropout changes the features in training mode. Features of a
+    `NormalizedClassifier` are normalized first, as in the classifier. A head that reads every token of a sequence with
+    one label (decoders) is observed at the last token that is not padding, which transformers uses.
 
     Args:
-        model: a classification model of transformers, under PEFT or not.
+        model: a classification model of transformers, with PEFT or without.
         head: see `find_head`.
         within: see `ClassStatistics`.
-        center_samples: rows kept for NC4, spread evenly over the stream; 0 leaves it out.
-        valid_rows: how many of a batch's rows count (a distributed loader repeats samples in its last batch).
+        center_samples: rows kept for NC4, spread evenly over the stream; 0 for none.
+        valid_rows: how many of a batch's rows count (a distributed loader repeats some to fill its last batch).
 
     Attributes:
         statistics: what was collected since `start`.
-        unlabeled, not_finite: batches left out because they came without labels, or had NaN or inf.
+        unlabeled, not_finite: batches skipped because they had no labels, or had NaN or inf.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -128,13 +126,13 @@ class HeadObserver(Observer):
         return self._last
 
     def class_vectors(self) -> Float[Tensor, "K d"]:
-        """The head's rows, on the sphere if it is normalized."""
+        """Return the head's rows, normalized if the head normalizes them."""
         weight = self.head.weight.detach()
         return unit_rows(weight) if isinstance(self.head, NormalizedClassifier) else weight
 
     @torch.no_grad()
     def center_agreement(self, statistics: ClassStatistics) -> tuple[float, int]:
-        """NC4 over the kept rows against the given statistics, and the number of rows."""
+        """Compute NC4 of the kept rows and the given statistics, and count the rows."""
         rows = self._sample.rows()
         if len(rows) == 0:
             return 0.0, 0
@@ -171,7 +169,7 @@ class HeadObserver(Observer):
 def last_token_rows(
     features: Float[Tensor, "batch tokens d"], input_ids: Int[Tensor, "batch tokens"] | None, pad_token_id: int | None
 ) -> Float[Tensor, "batch d"]:
-    """The row of each sequence's last token that is not padding, which decoder classifiers of transformers pool.
+    """Pick the row of each sequence's last token that is not padding, as decoder classifiers of transformers do.
 
     >>> features = torch.arange(6.0).view(2, 3, 1)
     >>> last_token_rows(features, torch.tensor([[5, 6, 0], [5, 6, 7]]), 0).flatten()

@@ -38,14 +38,14 @@ class PairMoments(NamedTuple):
 def simplex_distance(
     weight: Float[Tensor, "K d"], other: Float[Tensor, "K d"] | None = None, offset: Float[Tensor, " d"] | None = None
 ) -> float:
-    """Distance of `W (M - 1 offset^T)^T`, scaled to norm 1, from the simplex ETF; between 0 and 2.
+    """Compute the distance of `W (M - 1 offset^T)^T`, scaled to norm 1, from the simplex ETF; between 0 and 2.
 
-    The cheaper of `dense_simplex_distance` and `moments_simplex_distance`; they agree to rounding.
+    This uses the cheaper of `dense_simplex_distance` and `moments_simplex_distance`, which agree up to rounding.
 
     Args:
         weight: W, one row for each class, K >= 2.
         other: M; W itself when None.
-        offset: a row that is taken off M (its global mean, for centered means).
+        offset: a row to subtract from M (its global mean, for centered means).
 
     Raises:
         ValueError: for fewer than two classes, shapes that differ, or a product that is zero or not finite.
@@ -63,7 +63,7 @@ def simplex_distance(
 def dense_simplex_distance(
     weight: Float[Tensor, "K d"], other: Float[Tensor, "K d"] | None = None, offset: Float[Tensor, " d"] | None = None
 ) -> float:
-    """`simplex_distance` from the K x K matrix itself, in float64."""
+    """Compute `simplex_distance` from the K x K matrix, in float64."""
     _check_pair(weight, other)
     left = weight.double()
     right = left if other is None else other.double().to(left.device)
@@ -83,7 +83,7 @@ def moments_simplex_distance(
     *,
     tile_rows: int = TILE_ROWS,
 ) -> float:
-    """`simplex_distance` from d x d moments: O(K d^2) operations, O(d^2 + tile_rows d) memory beside the arguments.
+    """Compute `simplex_distance` from d x d moments, in O(K d^2) time and O(d^2 + tile_rows d) memory.
 
     In the basis of `1 / sqrt(K)` and its complement the target T is `1 / sqrt(K - 1)` times the identity of the
     complement, and the centered block `alpha C C^T + C D^T` has rank at most d, so its squared distance is a sum over
@@ -113,7 +113,7 @@ def moments_simplex_distance(
 def pair_moments(
     weight: Float[Tensor, "K d"], other: Float[Tensor, "K d"] | None, offset: Float[Tensor, " d"] | None, tile_rows: int
 ) -> PairMoments:
-    """The moments of W and M, tile by tile in float64."""
+    """Compute the moments of W and M, tile by tile in float64."""
     mean = _column_means(weight, tile_rows)
     zeros = mean.new_zeros(weight.shape[1], weight.shape[1])
     gram = zeros.clone()
@@ -141,7 +141,7 @@ def pair_moments(
 
 
 def _column_means(matrix: Tensor, tile_rows: int) -> Tensor:
-    """Means in float64, tile by tile: torch would copy the whole matrix to float64 first."""
+    """Compute means in float64, tile by tile; torch would copy the whole matrix to float64 first."""
     total = matrix.new_zeros(matrix.shape[1], dtype=torch.float64)
     for rows in matrix.split(tile_rows):
         total += rows.double().sum(0)

@@ -47,11 +47,11 @@ class SphereProduct(NamedTuple):
         return SphereProduct(self.weight + factor * other.weight, self.features + factor * other.features)
 
     def inner(self, other: SphereProduct) -> float:
-        """The Euclidean inner product."""
+        """Return the Euclidean inner product."""
         return ((self.weight * other.weight).sum() + (self.features * other.features).sum()).item()
 
     def retracted(self) -> SphereProduct:
-        """Every row back on the sphere."""
+        """Return the point with every row normalized."""
         return SphereProduct(unit_rows(self.weight), unit_rows(self.features))
 
 
@@ -66,7 +66,7 @@ class UnconstrainedFeatures(NamedTuple):
 
 
 def loss(point: SphereProduct, labels: Int[Tensor, " N"], scale: float) -> float:
-    """f(W, H).
+    """Compute f(W, H).
 
     >>> round(loss(SphereProduct(torch.eye(2), torch.eye(2)), torch.tensor([0, 1]), 1.0), 4)
     0.3133
@@ -75,7 +75,7 @@ def loss(point: SphereProduct, labels: Int[Tensor, " N"], scale: float) -> float
 
 
 def riemannian_gradient(point: SphereProduct, labels: Int[Tensor, " N"], scale: float) -> SphereProduct:
-    """The tangent part of the gradient, `g - <p, g> p` for each row p.
+    """Compute the tangent part of the gradient, `g - <p, g> p` for each row p.
 
     >>> point = SphereProduct(torch.eye(2), torch.eye(2))
     >>> riemannian_gradient(point, torch.tensor([0, 1]), 1.0).features
@@ -89,7 +89,7 @@ def riemannian_gradient(point: SphereProduct, labels: Int[Tensor, " N"], scale: 
 def riemannian_hessian(
     point: SphereProduct, tangent: SphereProduct, labels: Int[Tensor, " N"], scale: float
 ) -> SphereProduct:
-    """The Riemannian Hessian applied to a tangent vector.
+    """Apply the Riemannian Hessian to a tangent vector.
 
         Hess[D] = tangent part of ( D^2 f [D] - <p, grad f> D ),   row by row; <Hess[D], D> is f'' along the geodesic
 
@@ -119,10 +119,10 @@ def riemannian_hessian(
 def most_negative_curvature(
     point: SphereProduct, labels: Int[Tensor, " N"], scale: float, steps: int = 500, seed: int = 0
 ) -> tuple[float, SphereProduct]:
-    """The least eigenvalue of the Riemannian Hessian and its unit tangent vector, by power iteration.
+    """Find the smallest eigenvalue of the Riemannian Hessian and its unit tangent vector, by power iteration.
 
-    The spectrum is shifted by a bound on the Hessian's norm, so the iteration finds the least eigenvalue; it is an
-    upper bound after any number of steps. Negative at a critical point means a strict saddle.
+    The spectrum is shifted by a bound on the Hessian's norm, so the iteration finds the smallest eigenvalue; after any
+    number of steps the value is an upper bound. A negative value at a critical point means a strict saddle.
 
     >>> point = collapsed_saddle(dimension=3, num_classes=3, per_class=1)
     >>> most_negative_curvature(point, torch.arange(3), 1.0)[0] < 0
@@ -146,7 +146,7 @@ def most_negative_curvature(
 def collapsed_saddle(
     dimension: int, num_classes: int, per_class: int, dtype: torch.dtype = torch.float64
 ) -> SphereProduct:
-    """A critical point that is no minimum: all class vectors and all features are the same unit vector.
+    """Make a critical point that is not a minimum: all class vectors and features are the same unit vector.
 
     >>> point = collapsed_saddle(2, 3, 1)
     >>> riemannian_gradient(point, torch.arange(3), 1.0).weight.abs().max().item() < 1e-15
@@ -162,7 +162,7 @@ def _euclidean_gradient(point: SphereProduct, labels: Tensor, scale: float) -> S
 
 
 def _residuals(point: SphereProduct, labels: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Softmax probabilities P (N, K), and (P - Y) / N without forming Y."""
+    """Return softmax probabilities P (N, K), and (P - Y) / N without forming Y."""
     probabilities = torch.softmax(scale * point.features @ point.weight.mT, dim=1)
     ones = torch.ones_like(labels, dtype=probabilities.dtype)[:, None]
     return probabilities, probabilities.scatter_add(1, labels[:, None], -ones) / len(labels)
@@ -182,7 +182,7 @@ def unconstrained_features(
     max_steps: int = 20_000,
     seed: int = 0,
 ) -> UnconstrainedFeatures:
-    """Riemannian gradient descent from random unit vectors.
+    """Run Riemannian gradient descent from random unit vectors.
 
     Steps have Barzilai-Borwein length and are halved until the loss falls below the largest of the last ten by Armijo's
     rule (a non-monotone line search), then every row is retracted onto its sphere.
@@ -247,7 +247,7 @@ def _line_search(
 
 
 def _barzilai_borwein(moved: SphereProduct, changed: SphereProduct, step: float) -> float:
-    """`<s, s> / |<s, y>|`, kept within a factor of ten of the last step."""
+    """Return `<s, s> / |<s, y>|`, within a factor of ten of the last step."""
     curvature = abs(moved.inner(changed))
     proposal = moved.inner(moved) / curvature if curvature > 0 else 10 * step
     return min(max(proposal, step / 10), 10 * step)

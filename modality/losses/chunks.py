@@ -20,30 +20,29 @@ def encode_in_chunks(
     chunk_size: int | None,
     parameters: Iterable[nn.Parameter] | None = None,
 ) -> Float[Tensor, "n d"]:
-    """`encode(inputs)`, row for row, with the activations of one chunk in memory at a time.
+    """Compute `encode(inputs)` with the activations of one chunk in memory at a time.
 
     The first pass keeps only the embeddings; the backward pass runs each chunk again, with the random numbers that it
-    had, and goes through it with the gradient of the loss with respect to its embeddings. So the gradient is that of
-    the whole batch, dropout included, for one more forward pass. Parameters get theirs once, summed, through the usual
-    graph: Trainer, DDP and gradient accumulation need not know. Together with `contrastive_loss(..., block_size=)` the
+    had, and backpropagates the gradient of the loss with respect to its embeddings. The gradient is that of the whole
+    batch, dropout included, for one more forward pass. Parameters receive it once, summed, through the usual graph, so
+    Trainer, DDP and gradient accumulation work as usual. Together with `contrastive_loss(..., block_size=)` the
     memory of a step grows with the batch by little more than the inputs and the embeddings themselves.
 
         x = encode_in_chunks(image_tower, images, 64)
         contrastive_loss(x, y, 20.0, block_size=256).backward()
 
-    Rows must not depend on each other: batch normalisation sees a chunk as its batch, and updates its running means
-    twice. Towers whose parameters are sharded while they are not in use (FSDP, ZeRO-3) cannot be chunked.
+    Rows must not depend on each other: batch normalization takes each chunk as a batch, and updates its running means
+    twice. Towers with sharded parameters (FSDP, ZeRO-3) cannot be chunked.
 
     Args:
         encode: inputs of some rows -> embeddings of these rows.
         inputs: a tensor, or a nested mapping, list or tuple of tensors, all with the batch first; other values are
-            passed on as they are.
+            passed on unchanged.
         chunk_size: rows at a time; None for all at once.
         parameters: what `encode` uses; those of `encode` itself if it is a module.
 
     Raises:
-        ValueError: for a size that is no number of rows, inputs with different numbers of rows, or a function whose
-            parameters are not known.
+        ValueError: for an invalid size, inputs with different numbers of rows, or a function without `parameters`.
 
     Source: Gao et al., RepL4NLP 2021 (GradCache).
 
@@ -56,13 +55,15 @@ def encode_in_chunks(
         raise ValueError(f"`chunk_size` must be a positive number of rows, or None, got {chunk_size!r}")
     if parameters is None:
         if not isinstance(encode, nn.Module):
-            raise ValueError("which parameters does the function use? Chunks need to know: pass `parameters=`")
+            raise ValueError(
+                "pass the parameters that the function uses as `parameters=`; chunks need them for their gradients"
+            )
         parameters = encode.parameters()
     leaves, structure = tree_flatten(_plain(inputs))
     counts = {len(leaf) for leaf in leaves if isinstance(leaf, Tensor)}
     if len(counts) != 1:
         raise ValueError(
-            f"chunks are cut along the first axis, on which all inputs must agree; got {sorted(counts)} rows"
+            f"inputs are cut along the first axis, so all of them need the same number of rows; got {sorted(counts)}"
         )
     (count,) = counts
     if count <= chunk_size:
@@ -80,7 +81,7 @@ class _Chunks(NamedTuple):
     size: int
 
     def __call__(self, start: int) -> tuple[Tensor, list[Tensor]]:
-        """Embeddings of the rows from `start` on, and the inputs among them that a gradient is wanted for."""
+        """Return the embeddings of the rows from `start` on, and their inputs that need a gradient."""
         rows = slice(start, start + self.size)
         leaves = [
             leaf[rows].detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
@@ -137,7 +138,7 @@ class _Encode(torch.autograd.Function):
 
 
 def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    """The sum, in place in a tensor of our own: what autograd returns may be shared."""
+    """Add in place to a tensor of our own, since tensors that autograd returns may be shared."""
     if part is None:
         return total
     return part.clone() if total is None else total.add_(part)
@@ -164,7 +165,7 @@ def _random_state(state: Tensor, devices: list[int], device_states: list[Tensor]
 
 
 def _plain(inputs: Any) -> Any:
-    """A BatchEncoding and other mappings, wherever they lie, as dictionaries, which can be taken apart."""
+    """Turn BatchEncodings and other mappings, at any depth, into dictionaries, which pytree can take apart."""
     if isinstance(inputs, Mapping):
         return {name: _plain(value) for name, value in inputs.items()}
     return type(inputs)(map(_plain, inputs)) if type(inputs) in (list, tuple) else inputs

@@ -20,7 +20,7 @@ RowLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # logits (m, n), 
 
 
 def duplicate_mask(ids: Shaped[Tensor, " n"]) -> Bool[Tensor, "n n"]:
-    """Which pairs are the same thing: `mask[i, j] = (ids[i] == ids[j])`, to pass as `positives`.
+    """Tell which pairs show the same thing, `mask[i, j] = (ids[i] == ids[j])`; pass it as `positives`.
 
     >>> duplicate_mask(torch.tensor([7, 8, 7])).int()
     tensor([[1, 0, 1],
@@ -46,25 +46,25 @@ def contrastive_loss(
     group: Group = None,
     block_size: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE: `(1 / 2n) sum_i [CE(M_{i,:}, i) + CE(M_{:,i}, i)]` with `M = inverse_temperature * x y^T`.
+    """Compute the symmetric InfoNCE loss, in float32 or better, also under autocast.
 
-    It is computed in float32 or better, also under autocast.
+        (1 / 2n) sum_i [CE(M_{i,:}, i) + CE(M_{:,i}, i)]   with   M = inverse_temperature * x y^T
 
     Args:
         x, y: features; row i of one belongs to row i of the other.
         inverse_temperature: 1 / tau; a number, or what a `Temperature` returns.
-        positives: True where x_i and y_j are the same thing as well; the diagonal always counts.
-        ids: the same by one integer for each pair; needs no n x n matrix, and works over ranks.
-        duplicates: "share" spreads the target evenly over a row's positives; "exclude" leaves the others out of the
-            row, so that they are neither pulled nor pushed.
+        positives: True where x_i and y_j also show the same thing; the diagonal always counts.
+        ids: the same as one integer for each pair; needs no n x n matrix, and works over ranks.
+        duplicates: "share" spreads the target evenly over a row's positives; "exclude" leaves the other positives out
+            of the row, so that they neither attract nor repel.
         label_smoothing: share of the target spread over all columns that take part, in [0, 1).
-        normalize: put rows on the sphere first; False for rows that are there, or the control without normalisation.
-        gather: contrast with the rows of all ranks of `group`. The value is then this rank's share, scaled such that
-            the mean over ranks is the loss of the whole batch, and so is the gradient that DDP averages.
+        normalize: normalize the rows first; False for rows that are normalized, or a control without normalization.
+        gather: contrast with the rows of all ranks of `group`. The value is then this rank's share, scaled so that the
+            mean over ranks is the loss of the whole batch; the same holds for the gradient that DDP averages.
         block_size: rows handled at a time: memory O(block_size n) and not O(n^2). Not differentiable twice.
 
     Raises:
-        TypeError, ValueError: for inputs that do not fit; the text says how.
+        TypeError, ValueError: for inputs that do not fit.
 
     Source: Radford et al., ICML 2021, figure 3; Yaras et al., CPAL 2025 (the symmetric loss).
 
@@ -103,10 +103,12 @@ def sigmoid_loss(
     group: Group = None,
     block_size: int | None = None,
 ) -> Float[Tensor, ""]:
-    """The pairwise sigmoid loss of SigLIP: `-(1 / n) sum_ij log sigmoid(z_ij (inverse_temperature x_i . y_j + bias))`.
+    """Compute the pairwise sigmoid loss of SigLIP.
 
-    `z_ij` is 1 for positives (i = j, and what `positives` or `ids` say), -1 for all others. The other arguments, and
-    what is raised, are those of `contrastive_loss`. The start in the source is 1 / tau = 10 and a bias of -10.
+        -(1 / n) sum_ij log sigmoid(z_ij (inverse_temperature x_i . y_j + bias))
+
+    `z_ij` is 1 for positives (i = j, and what `positives` or `ids` say), -1 for all others. The other arguments,
+    and the errors, are those of `contrastive_loss`. The source starts with 1 / tau = 10 and a bias of -10.
 
     Source: Zhai et al., ICCV 2023, the sigmoid loss.
 
@@ -128,7 +130,7 @@ def sigmoid_loss(
 
 
 class _Batch(NamedTuple):
-    """The rows that this rank answers for (`queries_x`, `queries_y`) and those they are compared with."""
+    """The rows of this rank (`queries_x`, `queries_y`) and those they are compared with."""
 
     queries_x: Float[Tensor, "own d"]
     keys_y: Float[Tensor, "total d"]
@@ -141,7 +143,7 @@ class _Batch(NamedTuple):
     ids: Int[Tensor, " total"] | None
 
     def swapped(self) -> _Batch:
-        """The other direction."""
+        """Return the batch in the other direction."""
         positives = None if self.positives is None else self.positives.mT
         return self._replace(
             queries_x=self.queries_y, keys_y=self.keys_x, queries_y=self.queries_x, keys_x=self.keys_y,
@@ -149,7 +151,7 @@ class _Batch(NamedTuple):
         )  # fmt: skip
 
     def same(self, rows: slice, own: Int[Tensor, " m"]) -> Bool[Tensor, "m total"] | None:
-        """Positives of some rows; None where there is only the own one."""
+        """Return the positives of some rows; None if there are no duplicates."""
         if self.positives is not None:
             mask = self.positives[rows].clone()
         elif self.ids is not None:
@@ -186,7 +188,7 @@ def _batch(
 def _tiled(
     row_loss: RowLoss, batch: _Batch, block_size: int | None, bias: float | Tensor | None = None
 ) -> Float[Tensor, ""]:
-    """Sum of the row losses of `queries_x` against `keys_y`, a tile of rows at a time."""
+    """Sum the row losses of `queries_x` against `keys_y`, a tile of rows at a time."""
 
     def tile(start: int, queries: Tensor, keys: Tensor, scale: float | Tensor, bias: float | Tensor | None) -> Tensor:
         own = torch.arange(start, start + len(queries), device=queries.device) + batch.offset

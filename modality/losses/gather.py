@@ -14,7 +14,7 @@ Group = dist.ProcessGroup | None
 
 
 class Gathered(NamedTuple):
-    """Rows of all ranks in rank order, and where the own ones start."""
+    """Rows of all ranks in rank order, and where those of this rank start."""
 
     rows: Shaped[Tensor, "total ..."]
     offset: int
@@ -22,22 +22,22 @@ class Gathered(NamedTuple):
 
 
 def gather_features(x: Shaped[Tensor, "n ..."], *, group: Group = None) -> Shaped[Tensor, "total ..."]:
-    """The rows of every rank, in rank order, on every rank; gradients flow back to the rank that a row came from.
+    """Gather the rows of every rank, in rank order; gradients flow back to the rank that a row came from.
 
-    The backward pass sums what all ranks have to say about a row. So, with losses `loss_r` that each rank computes from
-    the gathered rows, DDP (which averages) gives the gradient of `mean_r loss_r` with respect to every parameter, both
-    before and after the gather. A loss that every rank computes on all rows therefore needs no scaling; one that
-    rank r sums over its own rows needs a factor of `world_size / total`, as in `contrastive_loss(..., gather=True)`.
+    The backward pass sums the gradients of a row over all ranks. So if each rank computes a loss `loss_r` from the
+    gathered rows, DDP (which averages) gives the gradient of `mean_r loss_r` with respect to every parameter, before
+    and after the gather. A loss that every rank computes on all rows needs no scaling; one that rank r sums over its
+    own rows needs a factor of `world_size / total`, as in `contrastive_loss(..., gather=True)`.
 
     Ranks may hold different numbers of rows, also none. Integers and booleans are gathered without gradients. Without
-    torch.distributed, or with one process, `x` itself is returned. It is a collective: every rank has to call it.
+    torch.distributed, or with one process, `x` itself is returned. This is a collective: every rank must call it.
 
     Args:
         x: (n, ...); everything but n is the same on all ranks.
         group: the ranks that take part; all by default.
 
     Raises:
-        ValueError: for a tensor without rows to gather, a scalar.
+        ValueError: for a scalar, which has no rows.
 
     >>> gather_features(torch.eye(2)).shape
     torch.Size([2, 2])
@@ -46,7 +46,7 @@ def gather_features(x: Shaped[Tensor, "n ..."], *, group: Group = None) -> Shape
 
 
 def gather_rows(x: Shaped[Tensor, "n ..."], *, group: Group = None) -> Gathered:
-    """`gather_features`, together with the place of the own rows."""
+    """Gather as `gather_features` does, and tell where the rows of this rank are."""
     if x.dim() == 0:
         raise ValueError("only rows can be gathered, got a scalar; `x.reshape(1)` makes one row of it")
     world_size = world_size_of(group)
@@ -58,7 +58,7 @@ def gather_rows(x: Shaped[Tensor, "n ..."], *, group: Group = None) -> Gathered:
 
 
 def world_size_of(group: Group = None) -> int:
-    """How many ranks there are; 1 without torch.distributed."""
+    """Count the ranks; 1 without torch.distributed."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -1,4 +1,4 @@
-"""`ContrastiveObjective`: from embeddings to a loss, with swapping and gathering; what all models here share."""
+"""`ContrastiveObjective`: from embeddings to a loss, with swapping and gathering."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ContrastiveObjective(nn.Module):
         gather: contrast with the rows of all ranks.
         block_size: see `contrastive_loss`.
         duplicates, label_smoothing: see `contrastive_loss`.
-        normalize: put embeddings on the sphere; False is the control without normalisation.
+        normalize: normalize the embeddings; False is a control without normalization.
 
     Raises:
         ValueError: for another loss.
@@ -70,7 +70,7 @@ class ContrastiveObjective(nn.Module):
         with_loss: bool = True,
         with_logits: bool = True,
     ) -> ContrastiveOutput:
-        """See `ContrastiveOutput`; `bias` is added to the logits, `modality_swap` acts in training only."""
+        """Compute a `ContrastiveOutput`; `bias` is added to the logits, `modality_swap` acts in training only."""
         x, y = (unit_rows(x), unit_rows(y)) if self.normalize else (at_least_float32(x), at_least_float32(y))
         logits = inverse_temperature * (x @ y.mT) + bias if with_logits else None
         if not with_loss:
@@ -79,7 +79,7 @@ class ContrastiveObjective(nn.Module):
         return ContrastiveOutput(self._loss(*swapped, inverse_temperature, bias, ids), logits, x, y)
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that models pass on to it, but for `normalize`."""
+        """Return the constructor's arguments, except for `normalize` and `block_size`."""
         return {
             "loss": self.loss, "gather": self.gather, "duplicates": self.duplicates,
             "label_smoothing": self.label_smoothing,

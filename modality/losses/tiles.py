@@ -1,4 +1,4 @@
-"""A sum over rows in tiles, with its gradient taken tile by tile in the same pass."""
+"""A sum over rows in tiles, differentiated tile by tile in the same pass."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.autograd.function import once_differentiable
 def sum_in_tiles(
     tile: Callable[..., Tensor], rows: Float[Tensor, "n d"], shared: tuple[Any, ...], size: int | None
 ) -> Float[Tensor, ""]:
-    """`tile(0, rows, *shared)`, as the sum of `tile(start, rows[start : start + size], *shared)`.
+    """Compute `tile(0, rows, *shared)` as the sum of `tile(start, rows[start : start + size], *shared)`.
 
-    A tile is differentiated as soon as it has been computed, so only its gradients stay: nothing is computed twice, and
-    nothing small is left on the heap between large tensors, which would break it up.
+    Each tile is differentiated as soon as it is computed, so only its gradients are kept: nothing is computed twice,
+    and no small tensor stays on the heap between large ones, which would fragment it.
 
     Args:
-        tile: first row, some rows, what all tiles share -> their sum, one number.
+        tile: first row, some rows, what all tiles share -> a sum over these rows.
         rows: what is cut into tiles.
         shared: tensors and other values; the sum is differentiable in the rows and in these tensors, once.
-        size: rows of a tile; None for all at once, which can be differentiated as often as `tile`.
+        size: rows in a tile; None for all at once, which can be differentiated as often as `tile`.
 
     Raises:
-        ValueError: for a size that is no positive integer.
+        ValueError: for a size that is not a positive integer.
 
     >>> sum_in_tiles(lambda start, rows, power: (rows**power).sum(), torch.arange(3.0)[:, None], (2,), size=2)
     tensor(5.)

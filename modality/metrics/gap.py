@@ -13,18 +13,18 @@ from modality.rows import check_pairs, unit_rows
 
 
 def modality_gap(statistics: PairStatistics) -> dict[str, float]:
-    """Every metric of the gap that follows from first and second moments.
+    """Compute every metric of the gap that follows from first and second moments.
 
     - `gap`: `|m_x - m_y|`, the distance between centroids. In [0, 2] on the sphere.
     - `paired_distance`, `alignment`: means of `|x_i - y_i|` and of `|x_i - y_i|^2` (Wang and Isola, 2020).
-    - `uniformity`: see `uniformity`; higher is better, 0 is a uniform sphere.
-    - `effective_rank`: `exp(entropy)` of the normalised singular values of all features, centred (Roy and Vetterli).
+    - `uniformity`: see `uniformity`; higher is better, 0 is uniform on the sphere.
+    - `effective_rank`: `exp(entropy)` of the normalized singular values of all features, centerd (Roy and Vetterli).
     - `distribution_gap`: the Wasserstein distance between Gaussian fits of the two modalities with equal means,
       `sqrt(tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2))`; with the means, `sqrt(gap^2 + distribution_gap^2)`.
-      `gap` is what a shift can close, and this is what it cannot.
+      A shift can close `gap`, but not this.
     - `linear_separability`: see `linear_separability`; here as the Gaussian fits predict it. Chance is 0.5.
 
-    Covariances divide by n. With no more pairs than features the last three describe the sample more than the model.
+    Covariances divide by n. With fewer pairs than features the last three describe the sample more than the model.
 
     Raises:
         ValueError: with fewer than two pairs.
@@ -54,11 +54,11 @@ def modality_gap(statistics: PairStatistics) -> dict[str, float]:
 
 
 def uniformity(statistics: PairStatistics) -> float:
-    """Minus the Wasserstein distance to the uniform sphere of all features of both modalities together:
+    """Compute minus the Wasserstein distance of all features of both modalities to the uniform sphere.
 
         -sqrt( |m|^2 + 1 + tr C - (2 / sqrt d) tr C^1/2 )
 
-    with their mean m and covariance C (dividing by the 2n features). Never above 0 up to rounding, higher is better.
+    with their mean m and covariance C (dividing by the 2n features). At most 0 up to rounding; higher is better.
 
     Source: Fang et al., ICLR 2024, as used in Yaras et al., CPAL 2025.
 
@@ -71,18 +71,18 @@ def uniformity(statistics: PairStatistics) -> float:
 
 
 def linear_separability(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], statistics: PairStatistics) -> float:
-    """How many of the rows a linear classifier assigns to their own modality; 0.5 is chance.
+    """Compute the share of rows that a linear classifier assigns to their own modality; 0.5 is chance.
 
     The classifier is Fisher's linear discriminant of `statistics`, `w = (C_x + C_y)^-1 (m_x - m_y)` with the threshold
     midway between the means: a closed form, so two passes suffice. Take the statistics from other pairs than those
-    counted here, for in d dimensions any 2n <= d points can be separated.
+    counted here, because any 2n <= d points in d dimensions can be separated.
 
     Args:
-        x, y: rows to be classified; normalised if the statistics are.
+        x, y: rows to classify; normalized if the statistics are.
         statistics: of the pairs the classifier is fitted to.
 
     Raises:
-        TypeError, ValueError: for features that are no pairs, or statistics of fewer than two pairs.
+        TypeError, ValueError: for features that are not pairs, or statistics of fewer than two pairs.
 
     >>> statistics = PairStatistics(2)
     >>> x, y = torch.tensor([[1.0, 0.1], [1.0, -0.1]]), torch.tensor([[0.1, 1.0], [-0.1, 1.0]])
@@ -99,11 +99,11 @@ def linear_separability(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], statis
 
 
 def mean_shift(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-    """Both modalities with their own mean taken off and put back on the sphere: the control that needs no training.
+    """Subtract each modality's mean and normalize again: the control that needs no training.
 
-    It closes most of the gap, so a method has to do better in retrieval than this does.
+    This closes most of the gap, so a method has to retrieve better than this does.
 
-    Source: Yaras et al. do not have it; as in I0T, ACL 2025.
+    Source: not in Yaras et al.; as in I0T, ACL 2025.
 
     >>> x, y = mean_shift(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, -1.0], [-1.0, 0.0]]))
     >>> torch.allclose(x, y)
@@ -121,14 +121,14 @@ def _checked_count(statistics: PairStatistics) -> int:
 
 
 def _uniformity(statistics: PairStatistics, spectrum: Float[Tensor, " d"]) -> float:
-    """The same, given `_pooled_spectrum`."""
+    """Compute `uniformity` from `_pooled_spectrum`."""
     mean, width = statistics.means.mean(0), statistics.num_features
     squared = mean.square().sum() + 1 + spectrum.sum() - 2 / math.sqrt(width) * spectrum.sqrt().sum()
     return -squared.clamp(min=0).sqrt().item()
 
 
 def _pooled_spectrum(statistics: PairStatistics) -> Float[Tensor, " d"]:
-    """Eigenvalues of the covariance of all features of both modalities."""
+    """Return the eigenvalues of the covariance of all features of both modalities."""
     shift = statistics.means[0] - statistics.means[1]
     scatter = statistics.scatters.sum(0) / (2 * _checked_count(statistics)) + torch.outer(shift, shift) / 4
     return torch.linalg.eigvalsh(scatter).clamp(min=0)
@@ -145,7 +145,7 @@ def _effective_rank(singular_values: Float[Tensor, " d"]) -> float:
 
 
 def _discriminant(statistics: PairStatistics, count: int) -> Float[Tensor, " d"]:
-    """Fisher's direction; along directions without any scatter it follows the difference of the means alone."""
+    """Return Fisher's direction; without scatter it follows the difference of the means alone."""
     shift = statistics.means[0] - statistics.means[1]
     values, vectors = torch.linalg.eigh(statistics.scatters.sum(0) / count)
     floor = values[-1].clamp(min=1e-30) * len(values) * torch.finfo(torch.float64).eps
@@ -153,7 +153,7 @@ def _discriminant(statistics: PairStatistics, count: int) -> Float[Tensor, " d"]
 
 
 def _gaussian_accuracy(statistics: PairStatistics) -> float:
-    """Share on the right side of the discriminant if each modality is Gaussian with its own covariance."""
+    """Return the share on the right side of the discriminant if each modality is Gaussian with its own covariance."""
     count = _checked_count(statistics)
     direction = _discriminant(statistics, count)
     margin = direction @ (statistics.means[0] - statistics.means[1]) / 2
@@ -163,5 +163,5 @@ def _gaussian_accuracy(statistics: PairStatistics) -> float:
 
 
 def _half_counted(signed_distance: Tensor) -> Tensor:
-    """1 on the right side, 0 on the wrong one, 1/2 on the border."""
+    """Return 1 on the right side, 0 on the wrong side, 1/2 on the border."""
     return (signed_distance.sign() + 1) / 2

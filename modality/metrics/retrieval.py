@@ -24,15 +24,15 @@ def recall_at_k(
     y_ids: Int[Tensor, " m"] | None = None,
     block_size: int = BLOCK_ROWS,
 ) -> dict[str, float]:
-    """Share of queries whose counterpart is among the k nearest by cosine, in both directions.
+    """Compute the share of queries whose counterpart is among the k nearest by cosine, in both directions.
 
-    The pool is every row of the other modality; its size decides what a recall means, and is returned with it. Rows of
-    different ids with the same score as the counterpart count as nearer, so collapsed features score nothing.
+    The pool is every row of the other modality; a recall means little without its size, so that is returned too. Rows
+    with other ids and the same score as the counterpart count as nearer, so collapsed features score 0.
 
     Args:
         x, y: features of any norm. Without ids they are pairs, row by row.
-        ks: how many candidates may be looked at.
-        x_ids, y_ids: what each row shows. A query is a hit if any row of its id is among the k nearest, so several
+        ks: numbers of candidates.
+        x_ids, y_ids: what each row shows. A query is a hit if any row with its id is among the k nearest, so several
             captions for an image, and duplicates, are right answers, not distractors. For pairs one of them suffices.
         block_size: queries at a time: memory O(block_size * pool).
 
@@ -41,7 +41,7 @@ def recall_at_k(
 
     Raises:
         TypeError, ValueError: for features that do not fit or are not finite, a k or block below 1, or a query without
-            any counterpart.
+            a counterpart.
 
     >>> recall_at_k(torch.eye(3), torch.eye(3)[[1, 0, 2]], ks=(1, 2))["x_to_y_recall@1"]
     0.3333333333333333
@@ -53,7 +53,7 @@ def recall_at_k(
     for name, queries, keys, query_ids, key_ids in (("x_to_y", x, y, x_ids, y_ids), ("y_to_x", y, x, y_ids, x_ids)):
         ranks = _ranks(queries, keys, query_ids, key_ids, block_size)
         if (ranks < 0).any():
-            raise ValueError(f"{int((ranks < 0).sum())} queries {name} have no counterpart of their id in the pool")
+            raise ValueError(f"{int((ranks < 0).sum())} queries {name} have no row with their id in the pool")
         found |= {f"{name}_recall@{k}": (ranks < k).double().mean().item() for k in ks}
         found[f"{name}_pool"] = float(len(keys))
     return found
@@ -67,11 +67,13 @@ def margin(
     ids: Int[Tensor, " n"] | None = None,
     block_size: int = BLOCK_ROWS,
 ) -> float:
-    """`min_{i != j} min(Z_ii - Z_ij, Z_jj - Z_ij)` with the cosines Z: positive if and only if all pairs are matched.
+    """Compute the margin of pairs, which is positive if and only if all of them are matched.
+
+        min_{i != j} min(Z_ii - Z_ij, Z_jj - Z_ij)   with the cosines Z
 
     Args:
         x, y: pairs of features, any norm.
-        ids: pairs of equal id are duplicates and are not held against each other.
+        ids: pairs with the same id are duplicates and are not compared.
         block_size: rows at a time: memory O(block_size n).
 
     Raises:
@@ -102,7 +104,7 @@ def check_ks(ks: Sequence[int]) -> None:
 
 
 def _ranks(queries: Tensor, keys: Tensor, query_ids: Tensor, key_ids: Tensor, block_size: int) -> Int[Tensor, " n"]:
-    """How many rows of other ids come before the best of the own id; -1 where there is none of the own."""
+    """Count the rows with other ids that come before the best row with the query's id; -1 without such a row."""
     ranks = []
     for rows, ids in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
         scores, same = rows @ keys.mT, _same(ids, key_ids)
@@ -116,7 +118,7 @@ def _directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
         raise ValueError(f"`block_size` must be a positive number of rows, got {block_size!r}")
     if not (x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("features with NaN or inf have no neighbours; look at the model's precision before this")
+        raise ValueError("features with NaN or inf have no nearest neighbors; check the precision of the model")
     return unit_rows(x), unit_rows(y)
 
 

@@ -23,7 +23,7 @@ class PairStatistics:
 
     Args:
         num_features: d, the width both modalities share.
-        normalize: put rows on the sphere first, where the metrics are defined.
+        normalize: normalize the rows first; the metrics are defined on the sphere.
         device: where the state lives (float64 must exist there; for `reduce` the process group must reach it).
 
     Attributes:
@@ -51,15 +51,15 @@ class PairStatistics:
 
     @property
     def num_pairs(self) -> int:
-        """How many pairs were taken up."""
+        """The number of pairs added."""
         return int(self.count)
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> None:
-        """Take up a batch of pairs, in place.
+        """Add a batch of pairs, in place.
 
         Raises:
-            TypeError, ValueError: for features that are no pairs, of another width, or not finite.
+            TypeError, ValueError: for features that are not pairs, of another width, or not finite.
         """
         check_pairs(x, y)
         if x.shape[1] != self.num_features:
@@ -71,7 +71,7 @@ class PairStatistics:
             self._take(unit_rows(pair) if self.normalize else pair)
 
     def merge(self, other: PairStatistics) -> PairStatistics:
-        """The statistics of both sets of pairs together, as a new object on this one's device.
+        """Combine the statistics of two sets of pairs in a new object on this one's device.
 
         Raises:
             ValueError: if widths or `normalize` differ.
@@ -87,7 +87,7 @@ class PairStatistics:
         return merged
 
     def reduce(self, group: Group = None) -> PairStatistics:
-        """The statistics over all ranks, the same bits on each; a copy without a process group. A collective."""
+        """Combine the statistics of all ranks, with the same bits on each, or copy without a process group."""
         reduced = self._copy()
         if world_size_of(group) == 1:
             return reduced
@@ -109,7 +109,7 @@ class PairStatistics:
         self.distances += torch.stack([distances.sum(), distances.square().sum()])
 
     def _move(self, count: Tensor, means: Float[Tensor, "2 d"]) -> Float[Tensor, "2 1 d"]:
-        """Take up the means of further pairs; returns rows with the scatter between the means."""
+        """Add the means of further pairs, and return rows with the scatter between the means."""
         total = self.count + count
         share = count.double() / total.clamp(min=1)
         shift = means - self.means

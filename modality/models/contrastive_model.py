@@ -24,19 +24,19 @@ from modality.temperature.module import Temperature
 class ContrastiveModel(PairModel, library_name="deep-lora", tags=["modality", "contrastive"]):
     """A CLIP-like model (CLIP, ChineseCLIP, SigLIP, AltCLIP, CLAP, VisionTextDualEncoder, ...) and its loss.
 
-    The model is called as ever; its normalised `image_embeds` (or audio, video) and `text_embeds` are x and y. It may
-    be adapted with PEFT before it is wrapped.
+    The model is called as usual; its normalized `image_embeds` (or audio, video) and `text_embeds` are x and y. Adapt
+    it with PEFT before you wrap it.
 
     Args:
         model: returns `image_embeds` and `text_embeds`.
-        temperature: replaces the model's `logit_scale`, which is then frozen and holds the same value whenever the
-            model is saved. Without it the model's own `logit_scale` is trained, as transformers does (no bound), under
-            PEFT too, which froze it (as it does SigLIP's `logit_bias`), unless all of the PEFT model is frozen. To
-            keep it as it is, freeze it afterwards: `find_temperature(model).freeze()`.
-        loss: "contrastive", or "sigmoid" with the model's `logit_bias`, or one of our own.
+        temperature: replaces the model's `logit_scale`, which is then frozen and has the same value in saved models.
+            Without it the model's own `logit_scale` is trained, as in transformers (no bound). This also holds under
+            PEFT, which freezes `logit_scale` and SigLIP's `logit_bias`, unless the whole PEFT model is frozen. To keep
+            it fixed, freeze it afterwards: `find_temperature(model).freeze()`.
+        loss: "contrastive", or "sigmoid" with the model's `logit_bias`, or a new one.
         gather: contrast with the rows of all ranks.
         chunk_size: pairs whose activations are in memory at a time; see `encode_in_chunks`.
-        duplicates, label_smoothing: see `contrastive_loss`; duplicates are known by `ids` in the batch.
+        duplicates, label_smoothing: see `contrastive_loss`; `ids` in the batch tell what is a duplicate.
 
     Raises:
         ValueError: if there is no temperature to use.
@@ -97,7 +97,7 @@ class ContrastiveModel(PairModel, library_name="deep-lora", tags=["modality", "c
         return_loss: bool = True,
         **inputs: Any,
     ) -> ContrastiveOutput:
-        """The model's inputs (all are passed on), with `ids` of the pairs and the rule of a `ModalitySwapCollator`."""
+        """Run the model on its inputs, with `ids` of the pairs and the rule of a `ModalitySwapCollator`."""
         named = {
             "input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask,
             "position_ids": position_ids, "token_type_ids": token_type_ids, "spatial_shapes": spatial_shapes,

@@ -28,24 +28,24 @@ class DualEncoder(PairModel, library_name="deep-lora", tags=["modality", "contra
         x_embeds = unit_rows(x_projection(x_tower(x))),   y likewise
 
     A tower is a transformers model, a PEFT model, any `nn.Module` that returns vectors, tokens or feature maps, or
-    `nn.Identity()` for features that were computed before. Freeze one with `tower.requires_grad_(False)`. One module
-    may be both towers, and stays so when it is saved and loaded.
+    `nn.Identity()` for precomputed features. Freeze one with `tower.requires_grad_(False)`. One module may be both
+    towers, and is still one module after saving and loading.
 
     A batch is `{"x": ..., "y": ...}`, each a tensor or a mapping of the tower's keyword arguments, with two optional
-    keys: `ids`, one integer for each pair, which tells duplicates, and `modality_swap`, from a `ModalitySwapCollator`.
+    keys: `ids`, one integer for each pair that marks duplicates, and `modality_swap`, from a `ModalitySwapCollator`.
 
     Args:
         x_tower, y_tower: see above.
         x_width, y_width: how many features each returns.
         width: of the common space.
-        temperature: a learned 0.07 by default (0.1 for "sigmoid").
-        projection: "linear" (without bias, as in CLIP), "mlp" (two layers) or "none" (then all widths agree).
-        x_pooling, y_pooling: one vector out of many; see `tower_features`.
+        temperature: learned from 0.07 by default (0.1 for "sigmoid").
+        projection: "linear" (without bias, as in CLIP), "mlp" (two layers) or "none" (all widths must agree).
+        x_pooling, y_pooling: how several vectors become one; see `tower_features`.
         loss, gather, chunk_size, duplicates, label_smoothing: see `ContrastiveModel`.
-        normalize: put embeddings on the sphere; False is the control without normalisation.
+        normalize: normalize the embeddings; False is a control without normalization.
 
     Raises:
-        ValueError: for settings that do not fit, or a tower and the same one adapted by PEFT.
+        ValueError: for invalid settings, or if one tower is the other one adapted by PEFT.
 
     >>> model = DualEncoder(nn.Identity(), nn.Linear(5, 6), x_width=4, y_width=6, width=3)
     >>> model(torch.randn(2, 4), torch.randn(2, 5)).x_embeds.shape
@@ -76,7 +76,7 @@ class DualEncoder(PairModel, library_name="deep-lora", tags=["modality", "contra
         super().__init__()
         if x_tower is not y_tower and base_model_of(x_tower) is base_model_of(y_tower):
             raise ValueError(
-                "one tower is the model inside the other, which PEFT adapts in place: both would run with the adapter; "
+                "one tower is the base model of the other, and PEFT adapts it in place: both would use the adapter; "
                 "pass the adapted model twice, or adapt a `copy.deepcopy` of the plain one"
             )
         self.x_tower, self.y_tower = x_tower, y_tower
@@ -100,7 +100,7 @@ class DualEncoder(PairModel, library_name="deep-lora", tags=["modality", "contra
         modality_swap: Int[Tensor, "n 5"] | None = None,
         return_loss: bool = True,
     ) -> ContrastiveOutput:
-        """Both modalities of a batch; see the class, and `ContrastiveOutput`."""
+        """Encode both modalities of a batch; see the class, and `ContrastiveOutput`."""
         chunk_size = self.chunk_size if self.training else None
         of_x = [*self.x_tower.parameters(), *self.x_projection.parameters()]
         of_y = [*self.y_tower.parameters(), *self.y_projection.parameters()]
@@ -112,11 +112,11 @@ class DualEncoder(PairModel, library_name="deep-lora", tags=["modality", "contra
         )  # fmt: skip
 
     def encode_x(self, x: TowerInput) -> Float[Tensor, "n width"]:
-        """Embeddings of the first modality, not yet normalised."""
+        """Encode the first modality, without normalizing it."""
         return _projected(self.x_projection, _features(self.x_tower, x, self.x_pooling))
 
     def encode_y(self, y: TowerInput) -> Float[Tensor, "n width"]:
-        """Embeddings of the second modality, not yet normalised."""
+        """Encode the second modality, without normalizing it."""
         return _projected(self.y_projection, _features(self.y_tower, y, self.y_pooling))
 
     def inverse_temperature(self) -> Tensor:
@@ -138,7 +138,7 @@ class DualEncoder(PairModel, library_name="deep-lora", tags=["modality", "contra
 
 
 def make_projection(kind: Projection, width_in: int, width: int) -> nn.Module:
-    """The map of one tower's features into the common space.
+    """Make the map of one tower's features into the common space.
 
     Raises:
         ValueError: for another kind, or "none" where the widths differ.
@@ -158,14 +158,14 @@ def make_projection(kind: Projection, width_in: int, width: int) -> nn.Module:
 
 
 def tower_features(output: Any, pooling: Pooling, mask: Tensor | None = None) -> Float[Tensor, "n d"]:
-    """The features of a tower's output.
+    """Reduce a tower's output to one vector for each sample.
 
-    Vectors are taken as they are. Of tokens (n, tokens, d), alone or as `last_hidden_state`, "mean" averages those
+    Vectors stay as they are. Of tokens (n, tokens, d), alone or as `last_hidden_state`, "mean" averages those
     under the mask and "first" takes the first; feature maps (n, d, height, width) are averaged. "pooler" takes
     `pooler_output`, or the projected `image_embeds` or `text_embeds`.
 
     Raises:
-        ValueError: if the output has nothing of that kind.
+        ValueError: if the output has no such features.
 
     >>> tower_features(torch.arange(4.0).reshape(1, 2, 2), "mean", torch.tensor([[1, 0]]))
     tensor([[0., 1.]])
@@ -193,7 +193,7 @@ def tower_features(output: Any, pooling: Pooling, mask: Tensor | None = None) ->
 
 
 def _projected(projection: nn.Module, features: Tensor) -> Tensor:
-    """In the precision of the projection, which may be trained in full beside half-precision towers."""
+    """Project in the precision of the projection, which may be trained in float32 beside half-precision towers."""
     weight = next(projection.parameters(), None)
     return projection(features if weight is None else features.to(weight.dtype))
 

@@ -1,4 +1,4 @@
-"""One module or tensor under several names: a state dict holds it once, and loading finds the other names again."""
+"""What saved weights do not tell: which names mean the same tensor, and which parameters are trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TABLES = ("_modules", "_parameters", "_buffers")
 
 
 def shared_names(model: nn.Module) -> dict[str, str]:
-    """Every further name of a module, parameter or buffer -> its first name; names inside a shared module are left out.
+    """Map every further name of a module, parameter or buffer to its first name; skip names inside a shared module.
 
     >>> tower = nn.Linear(2, 2)
     >>> shared_names(nn.ModuleDict({"x": tower, "y": tower, "z": nn.Linear(2, 2)}))
@@ -56,7 +56,7 @@ def share_(model: nn.Module, names: dict[str, str]) -> None:
 
 
 def drop_shared_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """A state dict hook: safetensors, which Trainer writes, takes every tensor under one name only."""
+    """Keep one name of every tensor in a state dict, as safetensors requires; a hook."""
     further = {
         prefix + name + rest
         for name, first in shared_names(module).items()
@@ -68,7 +68,7 @@ def drop_shared_names(module: nn.Module, state: dict[str, Any], prefix: str, met
 
 
 def fill_shared_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A hook before loading: names that are missing get what another name of the same tensor has."""
+    """Fill in missing names from another name of the same tensor before loading; a hook."""
     for name, first in shared_names(module).items():
         for given, wanted in ((first, name), (name, first)):
             for rest in _endings(state, prefix + given):
@@ -76,7 +76,7 @@ def fill_shared_names(module: nn.Module, state: dict[str, Any], prefix: str, *_:
 
 
 def trained_names(model: nn.Module) -> list[str]:
-    """The outermost modules of which every parameter is trained ("" for the model), and single parameters elsewhere.
+    """List the outermost modules that are trained completely ("" for the model), and single parameters elsewhere.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     >>> _ = model[0].weight.requires_grad_(False)
@@ -87,7 +87,7 @@ def trained_names(model: nn.Module) -> list[str]:
 
 
 def train_only_(model: nn.Module, names: Iterable[str]) -> None:
-    """Train what has, or lies in a module that has, one of these names, and freeze everything else.
+    """Train the parameters and modules with these names, and freeze everything else.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     >>> train_only_(model, ["0.bias", "1"])
@@ -101,7 +101,7 @@ def train_only_(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def _endings(state: dict[str, Any], name: str) -> list[str]:
-    """What follows a name in the keys that are, or lie inside, what it names."""
+    """List what follows a name in the keys that start with it."""
     return [key[len(name) :] for key in state if key == name or key.startswith(name + ".")]
 
 

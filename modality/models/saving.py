@@ -1,4 +1,4 @@
-"""Saving and loading models made of other models: recipes for their parts, and one file of weights."""
+"""Saving and loading models made of other models: a recipe for each part, and one file of weights."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 class SavedModel(nn.Module, ModelHubMixin):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that is built of parts.
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that consists of parts.
 
-    A folder holds `config.json` (the settings, and how each part is built), `model.safetensors` (all weights: what was
-    frozen too, so that nothing else is needed), and the configuration of every PEFT adapter in a folder of its own.
+    A folder holds `config.json` (the settings, and how to build each part), `model.safetensors` (all weights, frozen
+    ones too, so that nothing else is needed), and the configuration of every PEFT adapter in its own folder.
     Loading rebuilds transformers models and PEFT adapters around them. Any other module cannot be rebuilt from a file:
     pass one of the same architecture under its name, and it receives the weights. Loaded models are in evaluation mode.
 
-    What was one module or tensor under several names is so again (a tower for both sides, tied embeddings), and stands
-    once in every state dict, also in a Trainer's checkpoints. What was trained is trainable, everything else is frozen,
-    and a `logit_scale` that was reparameterised is reparameterised.
+    A module or tensor with several names (a tower for both sides, tied embeddings) is one object again, and occurs once
+    in every state dict, also in a Trainer's checkpoints. What was trained is trainable, everything else is frozen, and
+    a reparameterized `logit_scale` is reparameterized again.
     """
 
     def __init__(self) -> None:
@@ -39,29 +39,29 @@ class SavedModel(nn.Module, ModelHubMixin):
         self.register_load_state_dict_pre_hook(fill_shared_names)
 
     def settings(self) -> dict[str, Any]:
-        """What the constructor needs beside the parts; JSON."""
+        """Return the constructor's arguments other than the parts, as JSON."""
         raise NotImplementedError
 
     def parts(self) -> dict[str, nn.Module]:
-        """The modules that the constructor takes, by name."""
+        """Return the modules that the constructor takes, by name."""
         raise NotImplementedError
 
     @classmethod
     def rebuilt(cls, parts: dict[str, Any], settings: dict[str, Any]) -> SavedModel:
-        """An object like the one that had these parts and settings."""
+        """Make an object with these parts and settings."""
         raise NotImplementedError
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        """In every part that can; a Trainer calls this for `activation_checkpointing=True`."""
+        """Enable it in every part that can; Trainer calls this for `activation_checkpointing=True`."""
         part: Any
         for part in self.parts().values():
             if hasattr(part, "activation_checkpointing_enable"):
                 part.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
 
     def gradient_checkpointing_enable(self, *args: Any, **options: Any) -> None:
-        """The same under the name that it had before; a Trainer of those versions calls this, with its own options."""
+        """Do the same under its older name, which older versions of Trainer call."""
         part: Any
         for part in self.parts().values():
             if hasattr(part, "gradient_checkpointing_enable"):
@@ -104,7 +104,7 @@ class SavedModel(nn.Module, ModelHubMixin):
         if described.get("modality_class") != cls.__name__:
             raise ValueError(
                 f"{model_id} holds {described.get('modality_class') or 'no saved model of this package'}, not a "
-                f"{cls.__name__}; a checkpoint of a Trainer holds weights alone: build the model and load them into it"
+                f"{cls.__name__}; a checkpoint of a Trainer holds only weights: build the model and load them into it"
             )
         if unknown := set(parts) - set(described["parts"]):
             raise ValueError(
@@ -120,7 +120,7 @@ class SavedModel(nn.Module, ModelHubMixin):
 
 
 def save_parts(parts: dict[str, nn.Module], folder: Path) -> dict[str, dict[str, Any]]:
-    """The recipe of each part, by name; a module that was told before is only named."""
+    """Return the recipe of each part by name; a repeated module only refers to the first one."""
     first: dict[int, str] = {}
     return {
         name: {"kind": "shared", "with": first[id(part)]}
@@ -131,7 +131,7 @@ def save_parts(parts: dict[str, nn.Module], folder: Path) -> dict[str, dict[str,
 
 
 def load_parts(recipes: dict[str, dict[str, Any]], folder: Path, given: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Modules of the architectures that the recipes tell, with any weights; the given ones where they were passed.
+    """Build modules of the recipes' architectures, with arbitrary weights, or take the given ones.
 
     Raises:
         ValueError: if a part cannot be built and was not passed, or two modules were passed for what is one.
@@ -141,13 +141,15 @@ def load_parts(recipes: dict[str, dict[str, Any]], folder: Path, given: dict[str
         names = [name, *(other for other, recipe in recipes.items() if recipe.get("with") == name)]
         passed = [given[other] for other in names if other in given]
         if any(module is not passed[0] for module in passed):
-            raise ValueError(f"{' and '.join(names)} are one module in the saved model, got two; pass one, for both")
+            raise ValueError(
+                f"{' and '.join(names)} are one module in the saved model, got two; pass the same one for both"
+            )
         built |= dict.fromkeys(names, load_recipe(recipes[name], folder / name, name, next(iter(passed), None)))
     return built
 
 
 def save_recipe(part: nn.Module, folder: Path) -> dict[str, Any]:
-    """How to build a module of this architecture again, as JSON; adapter configurations go into `folder`."""
+    """Describe how to rebuild a module's architecture, as JSON; adapter configurations go into `folder`."""
     if isinstance(part, PeftModel):
         for name, config in part.peft_config.items():
             config.save_pretrained(str(folder / name))
@@ -163,7 +165,7 @@ def save_recipe(part: nn.Module, folder: Path) -> dict[str, Any]:
 
 
 def load_recipe(recipe: dict[str, Any], folder: Path, name: str, given: nn.Module | None) -> nn.Module:
-    """A module of the architecture that the recipe tells, with any weights; `given` where it was passed.
+    """Build a module of the recipe's architecture, with arbitrary weights, or take the given one.
 
     Raises:
         ValueError: if it cannot be built and was not passed.
@@ -189,13 +191,13 @@ def _built(recipe: dict[str, Any], folder: Path, name: str, given: nn.Module | N
             setattr(model.get_submodule(parent), attribute, None)
         return model
     raise ValueError(
-        f"part {name!r} is a {recipe['class']}, which no configuration describes; pass one of the same architecture: "
+        f"part {name!r} is a {recipe['class']}, which cannot be rebuilt from a configuration; pass one yourself: "
         f"from_pretrained(..., {name}=module)"
     )
 
 
 def _absent_modules(model: PreTrainedModel) -> list[str]:
-    """What a constructor's argument left out (`add_pooling_layer=False`), of which a configuration knows nothing."""
+    """List the modules that a constructor argument left out (`add_pooling_layer=False`); no configuration has them."""
     with torch.device("meta"):
         complete = type(model)(model.config)
     modules = dict(model.named_modules())

@@ -13,23 +13,23 @@ SWAP_KEY = "modality_swap"
 class ModalitySwapCollator:
     """Any collator, with the rule for swapping features added to its batches under the key `modality_swap`.
 
-    `ContrastiveModel` and `DualEncoder` apply it in training only. What travels is the rule; the model draws from it
-    and from its own count of training batches, which is part of its state dict. A collator cannot do that: after a
-    resume it is not called for the batches that are skipped, under `num_workers` it is copied, prefetching runs ahead,
-    and it knows neither the step nor what other ranks decide. So the decisions are the same on all ranks, for any
-    number of workers, and after a resume from any checkpoint that holds the whole model.
+    `ContrastiveModel` and `DualEncoder` apply the rule in training only, with random numbers that depend on it and on
+    the model's own count of training batches, which is part of its state dict. A collator cannot decide by itself: it
+    is not called for batches that are skipped after a resume, workers copy it, prefetching runs ahead, and it knows
+    neither the step nor what other processes decide. This way the decisions are the same on all processes, for any
+    number of workers, and after a resume from any checkpoint of the whole model.
 
     Args:
         collator: list of samples -> mapping.
         mode: "hard", "soft" or "row"; see `swap_features`.
-        probability: of a swap, for a batch or a sample.
+        probability: of swapping a batch or a sample.
         per: "step" decides for the whole batch of all ranks at once, "sample" for each row. With gradient accumulation
             every micro-batch is a batch of its own.
         seed: of the decisions.
         renormalize: put swapped rows back on the sphere.
 
     Raises:
-        TypeError: for a collator that is no function, or (when called) returns no mapping.
+        TypeError: for a collator that is not a function, or (when called) does not return a mapping.
         ValueError: for settings out of range.
 
     Source: Yaras et al., CPAL 2025, hard and soft swaps; their table 2 uses p = 1e-3 for "hard" and 5e-2 for "soft".
@@ -58,10 +58,10 @@ class ModalitySwapCollator:
         batch = self.collator(samples)
         if not isinstance(batch, MutableMapping):
             raise TypeError(
-                f"a rule for swaps is added to batches that are mappings, such as {{'x': ..., 'y': ...}}; the collator "
-                f"returned a {type(batch).__name__}"
+                f"the swap rule can only be added to batches that are mappings, such as {{'x': ..., 'y': ...}}; the "
+                f"collator returned a {type(batch).__name__}"
             )
         if SWAP_KEY in batch:
-            raise ValueError(f"the batch has a {SWAP_KEY!r} already; wrap a collator once")
+            raise ValueError(f"the batch already has a {SWAP_KEY!r}; wrap the collator only once")
         batch[SWAP_KEY] = self.rule.encode(len(samples))
         return batch

@@ -25,23 +25,23 @@ def swap_features(
     rows: Bool[Tensor, " n"] | None = None,
     renormalize: bool = False,
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-    """Both modalities' features with parts exchanged; gradients follow the features to where they came from.
+    """Exchange parts of the features of both modalities; gradients flow back to where the features came from.
 
-    - "hard" (HS): every entry (i, j) by itself is exchanged with probability 1/2.
-    - "soft" (SS): `x <- l x + (1 - l) y` and `y <- l y + (1 - l) x` from the old values, with l uniform in [0, 1] for
-      each entry by itself.
+    - "hard" (HS): every entry (i, j) is exchanged independently with probability 1/2.
+    - "soft" (SS): `x <- l x + (1 - l) y` and `y <- l y + (1 - l) x` from the old values, with l uniform in [0, 1],
+      independently for each entry.
     - "row": whole rows are exchanged.
 
     Args:
-        x, y: normalised features.
+        x, y: normalized features.
         mode: see above.
-        generator: where the random numbers come from, or a seed; on the CPU, to be the same on every device.
+        generator: of the random numbers, or a seed; on the CPU, so that they are the same on every device.
         rows: exchange in these rows only; all by default.
-        renormalize: put the rows back on the sphere, which "hard" and "soft" leave. The source does not say; without is
-            what it describes.
+        renormalize: normalize the rows again, which "hard" and "soft" take off the sphere. The source does not mention
+            it.
 
     Raises:
-        ValueError: for another mode, or features that are no pairs.
+        ValueError: for another mode, or features that are not pairs.
 
     Source: Yaras et al., CPAL 2025, hard and soft swaps. That l is uniform is our reading.
 
@@ -78,10 +78,10 @@ class SwapRule(NamedTuple):
     renormalize: bool = False
 
     def checked(self) -> SwapRule:
-        """The rule itself.
+        """Return the rule itself if it is valid.
 
         Raises:
-            ValueError: for a mode, unit or probability that does not exist.
+            ValueError: for an unknown mode or unit, or a probability or seed out of range.
         """
         if self.mode not in get_args(SwapMode):
             raise ValueError(f"`mode` must be 'hard', 'soft' or 'row', got {self.mode!r}")
@@ -95,7 +95,7 @@ class SwapRule(NamedTuple):
         return self
 
     def encode(self, count: int) -> Int[Tensor, "count 5"]:
-        """The rule once for each sample, so that it may be split along the batch like any other tensor."""
+        """Encode the rule once for each sample, so that it can be split along the batch like any other tensor."""
         codes = (
             get_args(SwapMode).index(self.mode), round(self.probability * PROBABILITY_UNIT),
             get_args(Per).index(self.per), self.seed, int(self.renormalize),
@@ -104,7 +104,7 @@ class SwapRule(NamedTuple):
 
     @classmethod
     def decode(cls, encoded: Int[Tensor, "count 5"]) -> SwapRule:
-        """The rule of a batch.
+        """Read the rule of a batch.
 
         Raises:
             ValueError: for a tensor that `encode` did not make.
@@ -122,14 +122,14 @@ class SwapRule(NamedTuple):
 def apply_swap(
     x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], rule: SwapRule, step: int, rank: int = 0
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-    """`swap_features` if the rule says so for this step: a function of the rule's seed, the step and the rank alone.
+    """Call `swap_features` if the rule says so for this step, which depends only on its seed, the step and the rank.
 
-    With `per="step"` all ranks decide the same, from (seed, step); with "sample" each row decides for itself. What is
-    exchanged is drawn from (seed, step, rank). Nothing else enters, so a resumed run that knows its step goes on as an
-    uninterrupted one.
+    With `per="step"` all ranks make the same decision, from (seed, step); with "sample" there is one for each row. What
+    is exchanged is drawn from (seed, step, rank). A resumed run that knows its step therefore draws what an
+    uninterrupted one draws.
 
     Args:
-        x, y: this rank's normalised features.
+        x, y: this rank's normalized features.
         rule: from the batch.
         step: how many batches came before.
         rank: of this process.
@@ -157,6 +157,6 @@ def _decided(count: int, rule: SwapRule, generator: torch.Generator) -> Tensor:
 
 
 def _generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """Unrelated streams for neighbouring seeds, steps and ranks."""
+    """Make unrelated random streams for neighboring seeds, steps and ranks."""
     digest = hashlib.blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -12,26 +12,26 @@ from modality.temperature.schedules import Schedule, temperature_at
 
 
 class TemperatureScheduleCallback(TrainerCallback):
-    """Sets tau to `schedule(global_step / max_steps)` before every optimizer step.
+    """Set tau to `schedule(global_step / max_steps)` before every optimizer step.
 
-    Nothing but the step enters, so a resumed run has the same temperatures, bit for bit. What it drives is the one
-    `Temperature` module of the model, or its `logit_scale` (see `find_temperature`), inside PEFT and DDP as well; it is
-    frozen before the optimizer is made if the callback is given to the Trainer's constructor. `tau` is in every entry
-    of the log (`state.log_history`, printed, and reported by callbacks that come later); give `trainer` for one entry
-    to every reporter instead:
+    The value depends only on the step, so a resumed run has the same temperatures, bit for bit. The callback drives the
+    `Temperature` module of the model, or its `logit_scale` (see `find_temperature`), inside PEFT and DDP as well. The
+    temperature is frozen before the optimizer is created if the callback is passed to the Trainer's constructor. `tau`
+    is in every entry of the log (`state.log_history`, what is printed, and what later callbacks report); pass `trainer`
+    to send it to every reporter instead:
 
         trainer.add_callback(TemperatureScheduleCallback(LinearSchedule(0.01, 0.05), trainer=trainer))
 
     Args:
-        schedule: from progress in [0, 1) to tau; see `LinearSchedule` and its neighbours, or any function.
-        parameter: the end of the temperature's name, where a model has several.
-        trainer: to log through.
+        schedule: from progress in [0, 1) to tau; see `LinearSchedule`, or any function.
+        parameter: the end of the temperature's name, if a model has several.
+        trainer: the Trainer to log through.
 
     Raises:
         TypeError: for a schedule that cannot be called.
         ValueError: at the start of training if there is no temperature, or more than one.
 
-    Source: Yaras et al., CPAL 2025, temperature scheduling, which goes by epochs; this goes by steps.
+    Source: Yaras et al., CPAL 2025, temperature scheduling, by steps here and by epochs there.
 
     >>> from modality.temperature.schedules import LinearSchedule
     >>> isinstance(TemperatureScheduleCallback(LinearSchedule(0.01, 0.05)), TrainerCallback)
@@ -40,7 +40,7 @@ class TemperatureScheduleCallback(TrainerCallback):
 
     def __init__(self, schedule: Schedule, *, parameter: str | None = None, trainer: Trainer | None = None) -> None:
         if not callable(schedule):
-            raise TypeError(f"a schedule is called with the progress of training, got {type(schedule).__name__}")
+            raise TypeError(f"a schedule must be a function of the progress of training, got {type(schedule).__name__}")
         self.schedule, self.parameter, self.trainer = schedule, parameter, trainer
         self._temperature: TemperatureHandle | None = None
 
@@ -58,7 +58,7 @@ class TemperatureScheduleCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        self._temperature = find_temperature(model, self.parameter)  # once, for going through a model takes a while
+        self._temperature = find_temperature(model, self.parameter)  # once, because searching a model takes a while
         self._temperature.freeze()
 
     def on_step_begin(

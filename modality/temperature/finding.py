@@ -17,7 +17,7 @@ _REPARAMETERIZED = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
 
 
 class TemperatureHandle(NamedTuple):
-    """A temperature in a model: its name, how to read, set and freeze it."""
+    """A temperature in a model: its name, and how to read, set and freeze it."""
 
     name: str
     tau: Callable[[], float]
@@ -25,14 +25,14 @@ class TemperatureHandle(NamedTuple):
     parameters: list[nn.Parameter]
 
     def freeze(self) -> None:
-        """Take it out of training, with whatever gradient it has."""
+        """Stop training it, and drop its gradient."""
         for parameter in self.parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
 
 
 def base_model_of(model: Any) -> Any:
-    """The model inside DDP and PEFT wrappers.
+    """Return the model inside DDP and PEFT wrappers.
 
     >>> linear = nn.Linear(2, 2)
     >>> base_model_of(nn.DataParallel(linear)) is linear
@@ -44,7 +44,7 @@ def base_model_of(model: Any) -> Any:
 
 
 def find_temperature(model: nn.Module, parameter: str | None = None) -> TemperatureHandle:
-    """The one temperature of a model, inside any wrapper.
+    """Find the only temperature of a model, inside any wrapper.
 
     It is the model's `Temperature` module, or else its one-element parameter called `logit_scale` (CLIP, ChineseCLIP,
     SigLIP, AltCLIP, BLIP, VisionTextDualEncoder), or with `logit_scale` in its name, of which `exp` is 1 / tau.
@@ -73,14 +73,14 @@ def find_temperature(model: nn.Module, parameter: str | None = None) -> Temperat
         reparameterized = [name for name, _ in model.named_parameters() if _REPARAMETERIZED.search(name)]
         raise ValueError(
             f"{type(model).__name__} has {len(handles)} temperatures to set: {[h.name for h in handles]} (of "
-            f"{[*modules, *plain]}, reparameterised and left alone: {reparameterized}); name one with `parameter=`, or "
+            f"{[*modules, *plain]}, reparameterized and left alone: {reparameterized}); name one with `parameter=`, or "
             "give the model a `Temperature` module"
         )
     return handles[0]
 
 
 def learned_temperatures(model: nn.Module) -> list[nn.Parameter]:
-    """Every trained parameter that is a temperature: in `Temperature` modules, or a `logit_scale` in any form.
+    """List every trained parameter that is a temperature: in `Temperature` modules, or a `logit_scale` in any form.
 
     >>> [parameter.shape for parameter in learned_temperatures(Temperature(mode="softplus"))]
     [torch.Size([])]
@@ -96,21 +96,21 @@ def learned_temperatures(model: nn.Module) -> list[nn.Parameter]:
 def temperature_parameter_groups(
     model: nn.Module, lr: float, factor: float = 0.1, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Groups for any torch optimizer with the temperature at `factor * lr` (SLRT) and never decayed.
+    """Make groups for any torch optimizer in which the temperature learns at `factor * lr` (SLRT), without decay.
 
         optimizer = torch.optim.AdamW(temperature_parameter_groups(model, lr=1e-3))
         Trainer(model, arguments, optimizers=(optimizer, None), ...)
 
-    The temperature is what `Temperature` modules learn, and every `logit_scale`, reparameterised or not.
+    Temperatures are what `Temperature` modules learn, and every `logit_scale`, reparameterized or not.
 
     Args:
         model: any module.
-        lr: of everything else that is trained.
-        factor: of the temperature's rate.
+        lr: learning rate of everything else that is trained.
+        factor: learning rate of the temperature, relative to `lr`.
         weight_decay: of matrices; vectors (biases, norms) are not decayed, as in Trainer.
 
     Raises:
-        ValueError: for a rate, factor or decay out of range, or a model that learns no temperature.
+        ValueError: for a number out of range, or a model that learns no temperature.
 
     Source: Yaras et al., CPAL 2025, a smaller rate for the temperature (SLRT), with a factor of 0.1.
 
@@ -125,8 +125,8 @@ def temperature_parameter_groups(
     temperatures = {id(parameter) for parameter in learned_temperatures(model)}
     if not temperatures:
         raise ValueError(
-            f"{type(model).__name__} learns no temperature to give a rate of its own: there is neither a trainable "
-            "`logit_scale` nor a Temperature of mode 'learnable', 'softplus' or 'exp'"
+            f"{type(model).__name__} learns no temperature that could have its own learning rate: it has neither a "
+            "trainable `logit_scale` nor a Temperature of mode 'learnable', 'softplus' or 'exp'"
         )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     others = [parameter for parameter in trained if id(parameter) not in temperatures]
@@ -139,7 +139,7 @@ def temperature_parameter_groups(
 
 
 def _scale_name(name: str) -> bool:
-    """Whether a parameter is called `logit_scale`, by itself or as what a parametrization stores."""
+    """Tell whether a parameter is a `logit_scale`, or what its parametrization stores."""
     found = _REPARAMETERIZED.search(name)
     return bool(_NAME.search(found.group(2) if found else name.split(".")[-1]))
 

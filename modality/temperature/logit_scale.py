@@ -21,14 +21,14 @@ def reparameterize_logit_scale_(
 
         softplus: 1 / tau = log(1 + e^nu)      exp: 1 / tau = exp(nu / scale)
 
-    The model goes on reading `logit_scale = log(1 / tau)`, which starts where it was; what is trained is nu, and it has
-    to be done before the optimizer is made. Checkpoints hold both: a plain model takes `logit_scale` and reports nu as
-    unexpected; one that is reparameterised takes nu, bit for bit, or computes it from `logit_scale` if there is no nu.
+    The model still reads `logit_scale = log(1 / tau)`, with an unchanged value, but trains nu. Call this before the
+    optimizer is created. Checkpoints hold both: a plain model takes `logit_scale` and reports nu as unexpected; a
+    reparameterized one takes nu, bit for bit, or computes it from `logit_scale` if there is no nu.
 
     Args:
-        model: any model with one `logit_scale`, also inside PEFT; a `Temperature` module has a mode instead.
+        model: any model with one `logit_scale`, also inside PEFT; a `Temperature` module has its own modes.
         mode, scale: see above.
-        parameter: the end of its name, where there are several.
+        parameter: the end of its name, if there are several.
 
     Returns:
         The model.
@@ -54,7 +54,7 @@ def reparameterize_logit_scale_(
     holder = model.get_submodule(path)
     plain_class = type(holder)
     parametrize.register_parametrization(holder, attribute, transform)
-    # The class of its own that torch has made is called as before: `save_pretrained` writes the name down.
+    # torch made a subclass for the parametrization; keep the name, which `save_pretrained` writes.
     type(holder).__name__, type(holder).__qualname__ = plain_class.__name__, plain_class.__qualname__
     holder.register_state_dict_post_hook(_SaveBoth(attribute))
     holder.register_load_state_dict_pre_hook(_LoadEither(attribute))
@@ -62,7 +62,7 @@ def reparameterize_logit_scale_(
 
 
 def reparameterizations(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The name of every parameter that `reparameterize_logit_scale_` changed, with the arguments that it had; JSON.
+    """List the parameters that `reparameterize_logit_scale_` changed, with its arguments, as JSON.
 
     >>> model = nn.Module()
     >>> model.logit_scale = nn.Parameter(torch.tensor(2.6592))
@@ -77,24 +77,24 @@ def reparameterizations(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def reparameterize_as_(model: nn.Module, wanted: dict[str, dict[str, Any]]) -> None:
-    """Repeat what `reparameterizations` found, where it is not done yet.
+    """Repeat what `reparameterizations` found, unless the model already has it.
 
     Raises:
-        ValueError: for a parameter that was reparameterised in another way.
+        ValueError: for a parameter that is reparameterized in another way.
     """
     there = reparameterizations(model)
     for name, settings in wanted.items():
         if there.get(name, settings) != settings:
             raise ValueError(
-                f"{name!r} is reparameterised with {settings} in the saved model, and with {there[name]} in the one "
-                "that was passed; pass a plain one, or one that is reparameterised alike"
+                f"{name!r} is reparameterized with {settings} in the saved model, and with {there[name]} in the one "
+                "that was passed; pass a plain one, or one that is reparameterized alike"
             )
         if name not in there:
             reparameterize_logit_scale_(model, **settings, parameter=name)
 
 
 def own_logit_scale(model: Any) -> nn.Parameter | None:
-    """What a model's `logit_scale` stores, inside any wrapper: itself, or the nu that it is computed from."""
+    """Return the parameter behind a model's `logit_scale`, inside any wrapper: itself, or nu."""
     base = base_model_of(model)
     parametrizations = getattr(base, "parametrizations", {})
     if "logit_scale" in parametrizations:
@@ -105,7 +105,7 @@ def own_logit_scale(model: Any) -> nn.Parameter | None:
 
 @torch.no_grad()
 def set_logit_scale_(model: Any, value: float) -> None:
-    """Give a model's `logit_scale`, reparameterised or not, a value."""
+    """Set a model's `logit_scale`, reparameterized or not."""
     base, own = base_model_of(model), own_logit_scale(model)
     if own is not None:
         wanted = torch.full_like(base.logit_scale, value)

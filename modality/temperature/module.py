@@ -17,14 +17,14 @@ Mode = Literal["fixed", "learnable", "softplus", "exp", "scheduled"]
 
 
 class Map(NamedTuple):
-    """How the inverse temperature depends on what is stored, and back; the second works on numbers."""
+    """The inverse temperature as a function of what is stored, and the inverse of that function for numbers."""
 
     inverse_temperature: Callable[[Tensor], Tensor]
     stored: Callable[[float], float]
 
 
 def temperature_map(mode: Mode, scale: float = 1.0) -> Map:
-    """The map `nu -> 1 / tau` of a mode, and its inverse.
+    """Return the map `nu -> 1 / tau` of a mode, and its inverse.
 
         fixed, scheduled: 1 / nu      learnable: exp(nu)      softplus: log(1 + e^nu)      exp: exp(nu / scale)
 
@@ -55,19 +55,19 @@ class Temperature(nn.Module):
 
     Modes, with what is stored as `nu`:
 
-    - "fixed": tau is kept (FLT); "scheduled": the same, for `TemperatureScheduleCallback` or `set_tau` to drive.
+    - "fixed": tau stays (FLT); "scheduled": the same, but `TemperatureScheduleCallback` or `set_tau` changes it.
     - "learnable": 1 / tau = exp(nu), as in CLIP.
     - "softplus": 1 / tau = log(1 + e^nu) (TR); "exp": 1 / tau = exp(nu / scale) (TR).
 
-    The learned modes hold `nu` in a parameter, which is brought back to `maximum_inverse` before each forward pass of
-    training, as in CLIP; the others hold tau in a buffer, so it is saved with the model in every mode. Give the
-    parameter a slower rate with `temperature_parameter_groups`, and no weight decay.
+    The learned modes keep `nu` in a parameter, which is clamped to `maximum_inverse` before each training forward pass,
+    as in CLIP; the others keep tau in a buffer, so it is saved with the model in every mode. Do not decay the
+    parameter; `temperature_parameter_groups` also gives it a smaller learning rate.
 
     Args:
         initial: tau at the start.
         mode: see above.
         scale: s of "exp".
-        maximum_inverse: upper bound of a learned 1 / tau; None for none.
+        maximum_inverse: upper bound of a learned 1 / tau; None for no bound.
 
     Source: Yaras et al., CPAL 2025, temperature reparameterization (TR); Radford et al., ICML 2021 (0.07, and
     the bound of 100).
@@ -96,7 +96,7 @@ class Temperature(nn.Module):
         if self.learned and maximum_inverse is not None and 1 / initial > maximum_inverse:
             raise ValueError(
                 f"an initial temperature of {initial} is an inverse of {1 / initial:.4g}, above "
-                f"`maximum_inverse={maximum_inverse}`; raise the one or the other"
+                f"`maximum_inverse={maximum_inverse}`; raise one of the two"
             )
         nu = torch.tensor(self._map.stored(1 / initial))
         if self.learned:
@@ -137,7 +137,7 @@ class Temperature(nn.Module):
         self.nu.fill_(self._map.stored(1 / value))
 
     def settings(self) -> dict[str, Any]:
-        """The arguments that make another one like it."""
+        """Return the constructor's arguments."""
         return {
             "initial": self.initial, "mode": self.mode, "scale": self.scale, "maximum_inverse": self.maximum_inverse,
         }  # fmt: skip
@@ -147,6 +147,6 @@ class Temperature(nn.Module):
 
 
 def check_tau(value: float) -> None:
-    """Raises unless the value can be a temperature."""
+    """Raise unless the value can be a temperature."""
     if not is_positive_number(value):
         raise ValueError(f"a temperature must be positive and finite, got {value!r}; 0.07 is CLIP's start")

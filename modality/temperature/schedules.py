@@ -32,8 +32,8 @@ class ConstantSchedule:
 class LinearSchedule:
     """`tau(p) = start + (end - start) p`: temperature scheduling (TS).
 
-    A temperature that rises lets the loss pull pairs together once they are matched, which is what closes the gap. With
-    `end` far above 0.07 the features no longer spread out and retrieval collapses.
+    With a rising temperature the loss keeps pulling pairs together after they are matched, which closes the gap. With
+    `end` far above 0.07 the features no longer spread out, and retrieval collapses.
 
     Source: Yaras et al., CPAL 2025, temperature scheduling (TS); their S0 to S3 start at 1e-2 and end at 2e-2,
     3e-2, 4e-2 and 5e-2.
@@ -61,7 +61,7 @@ class CosineAlternation:
 
     Args:
         low, high: the two temperatures.
-        periods: full cosines over training; the source does not say how many.
+        periods: full cosines over training; the source does not give their number.
 
     Source: Yaras et al., CPAL 2025, temperature alternation (TA); their A0 and A1 go from 1e-2 to 2e-2 and to 4e-2.
 
@@ -85,7 +85,7 @@ class CosineAlternation:
 class PiecewiseSchedule:
     """Straight lines between points `(progress, tau)`, constant before the first and after the last.
 
-    Two points at one progress make a jump.
+    Two points at the same progress make a jump.
 
     >>> schedule = PiecewiseSchedule(((0.0, 0.01), (0.5, 0.05)))
     >>> [round(schedule(p), 4) for p in (0.0, 0.25, 0.9)]
@@ -113,7 +113,7 @@ class PiecewiseSchedule:
 
 
 def temperature_at(schedule: Schedule, progress: float) -> float:
-    """The schedule's temperature, checked: schedules of a user's own may return anything.
+    """Return the schedule's temperature after checking it, since user-defined schedules may return anything.
 
     Raises:
         ValueError: if it is not a positive, finite number.
@@ -123,12 +123,12 @@ def temperature_at(schedule: Schedule, progress: float) -> float:
     """
     tau = schedule(progress)
     if not is_positive_number(tau):
-        raise ValueError(f"the schedule gave a temperature of {tau!r} at progress {progress}; it must be positive")
+        raise ValueError(f"the schedule returned a temperature of {tau!r} at progress {progress}; it must be positive")
     return float(tau)
 
 
 def is_positive_number(value: object) -> bool:
-    """Whether a value is a positive, finite number; True and tensors are not.
+    """Tell whether a value is a positive, finite number; True and tensors are not.
 
     >>> is_positive_number(0.07), is_positive_number(math.inf), is_positive_number(True), is_positive_number("1")
     (True, False, False, False)

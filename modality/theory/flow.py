@@ -29,16 +29,16 @@ def temperature_flow(
     gap: float = 0.5,
     steps_per_decade: int = 400,
 ) -> list[FlowPoint]:
-    """Gradient flow of nu and gamma on `exp(-beta(nu) (1 - gamma^2))`, for a learned temperature.
+    """Integrate the gradient flow of nu and gamma on `exp(-beta(nu) (1 - gamma^2))`, for a learned temperature.
 
         dbeta/dt = beta'(nu)^2 (1 - gamma^2) g,   dgamma/dt = -2 beta gamma g,   g = exp(-beta (1 - gamma^2))
 
-    gamma is half the distance between two modalities that are parallel otherwise, and beta = 1 / tau. As beta grows g
-    falls, and so does the rate at which the gap closes: gamma(t) is of order 1 / log^2 t for "exp", of order
-    t^(-log t) for "softplus".
+    gamma is half the distance between two otherwise parallel modalities, and beta = 1 / tau. As beta grows, g falls,
+    and so does the rate at which the gap closes: gamma(t) is of order 1 / log^2 t for "exp", and of order t^(-log t)
+    for "softplus".
 
     Args:
-        times: rising, at least 0.
+        times: increasing, at least 0.
         mode: "exp" is beta = exp(nu / scale) (CLIP at scale 1); "softplus" is beta = log(1 + e^nu); "linear" is
             beta = nu, its limit for large beta, which the source calls softplus-like.
         scale: s of "exp".
@@ -77,12 +77,12 @@ def temperature_flow(
 def scheduled_flow(
     times: Sequence[float], schedule: Schedule, duration: float, *, gap: float = 0.5, steps_per_decade: int = 400
 ) -> list[FlowPoint]:
-    """The same flow with a temperature that follows a schedule.
+    """Integrate the same flow with a temperature that follows a schedule.
 
         dgamma/dt = -2 beta(t) gamma exp(-beta(t) (1 - gamma^2)),   beta(t) = 1 / schedule(t / duration)
 
     Args:
-        times: rising, in [0, duration].
+        times: increasing, in [0, duration].
         schedule: progress in [0, 1] -> tau = 1 / beta.
         duration: the time at which progress is 1.
         gap, steps_per_decade: see `temperature_flow`.
@@ -105,15 +105,15 @@ def scheduled_flow(
         return 0.0, -2 * beta * math.exp(beta * math.expm1(2 * state[1]))
 
     if times and times[-1] > duration:
-        raise ValueError(f"a schedule of duration {duration} says nothing about time {times[-1]}")
+        raise ValueError(f"time {times[-1]} is after the end of the schedule, whose duration is {duration}")
     path = _integrate(rate, (0.0, math.log(_gap(gap))), times, steps_per_decade)
     return [FlowPoint(t, beta_at(t), math.exp(log)) for t, (_, log) in path]
 
 
 def inverse_temperature_on_flow(gap: float, *, start_gap: float, start_inverse_temperature: float) -> float:
-    """beta as a function of gamma on the flow for `beta = exp(nu)`: `beta_0 sqrt(g_0 / g) exp((g^2 - g_0^2) / 4)`.
+    """Compute beta from gamma on the flow for `beta = exp(nu)`: `beta_0 sqrt(g_0 / g) exp((g^2 - g_0^2) / 4)`.
 
-    It holds for any loss, for time drops out of dgamma / dbeta = -2 gamma / (beta (1 - gamma^2)).
+    This holds for any loss, since time drops out of dgamma / dbeta = -2 gamma / (beta (1 - gamma^2)).
 
     Source: Yaras et al., CPAL 2025, lemma 3.1.
 
@@ -125,12 +125,12 @@ def inverse_temperature_on_flow(gap: float, *, start_gap: float, start_inverse_t
 
 
 def linear_schedule_rate(start: float, end: float) -> float:
-    """The mean of `beta e^-beta` while beta goes linearly from `start` to `end`: how fast a schedule closes the gap.
+    """Compute the mean of `beta e^-beta` for beta from `start` to `end`: how fast a linear schedule closes the gap.
 
         c = ((start + 1) e^-start - (end + 1) e^-end) / (end - start),   start e^-start where the two are equal
 
-    Once gamma is small it falls like `exp(-2 c t)` over the duration t of the schedule. A learned temperature has no
-    such rate: its beta grows, and c with it goes to zero.
+    A small gamma falls like `exp(-2 c t)` over the duration t of the schedule. A learned temperature has no such rate:
+    its beta grows, and c goes to zero.
 
     Source: Yaras et al., CPAL 2025, appendix C, where the factor 2 of the flow is left out of the exponent.
 
@@ -146,9 +146,9 @@ def linear_schedule_rate(start: float, end: float) -> float:
 def _integrate(
     rate: Callable[[float, State], State], state: State, times: Sequence[float], steps_per_decade: int
 ) -> list[tuple[float, State]]:
-    """Runge-Kutta in s = log(1 + t), in which every decade is as long; d/ds = (1 + t) d/dt."""
+    """Integrate by Runge-Kutta in s = log(1 + t), where all decades have the same length; d/ds = (1 + t) d/dt."""
     if any(later < earlier for earlier, later in zip([0.0, *times], times, strict=False)):
-        raise ValueError(f"`times` must rise from 0 on, got {list(times)}")
+        raise ValueError(f"`times` must increase and be at least 0, got {list(times)}")
     if steps_per_decade < 1:
         raise ValueError(f"`steps_per_decade` must be at least 1, got {steps_per_decade!r}; 400 is the default")
 

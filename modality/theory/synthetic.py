@@ -17,7 +17,7 @@ from modality.temperature.schedules import Schedule, temperature_at
 
 
 class SyntheticPoint(NamedTuple):
-    """One moment of the training: time, loss, tau, gap, margin and the normalised features."""
+    """One moment of the training: time, loss, tau, gap, margin and normalized features."""
 
     time: float
     loss: float
@@ -29,7 +29,7 @@ class SyntheticPoint(NamedTuple):
 
 
 def two_clusters(num_pairs: int, num_features: int, offset: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Random unit rows, pushed apart along the last axis: x by `offset`, y by `-offset`, then normalised.
+    """Draw random unit rows and push them apart along the last axis: x by `offset`, y by `-offset`, then normalize.
 
     >>> x, y = two_clusters(50, 3, offset=0.5, seed=0)
     >>> bool(x[:, 2].mean() > 0 > y[:, 2].mean())
@@ -56,26 +56,26 @@ def synthetic_training(
     points: int = 40,
     seed: int = 0,
 ) -> list[SyntheticPoint]:
-    """Gradient flow of the contrastive loss over the features themselves and, with a learned mode, over nu.
+    """Run gradient flow of the contrastive loss over the features themselves and, with a learned mode, over nu.
 
-    There are no towers, so all of the gap is due to the loss and the temperature: with a learned temperature it grows
-    until all pairs are matched and then closes ever slower, for tau falls; a temperature that is held up closes it.
+    There are no towers, so only the loss and the temperature cause the gap. With a learned temperature it grows until
+    all pairs are matched and then closes ever more slowly, since tau falls; a temperature that stays high closes it.
 
     Args:
         num_pairs, num_features: n and d.
         offset: of the two clusters at the start; see `two_clusters`.
-        mode: of the `Temperature`; "scheduled" goes with a schedule.
-        schedule: progress in [0, 1], of log(1 + time) -> tau, in place of a learned temperature.
+        mode: of the `Temperature`; "scheduled" needs a schedule.
+        schedule: progress of log(1 + time), in [0, 1] -> tau, in place of a learned temperature.
         initial_temperature: tau at the start, without a schedule.
         duration: time at the end.
-        steps: of gradient descent, evenly in log(1 + time), for the flow slows down as the loss falls.
-        points: moments to return, evenly as well, besides the start.
+        steps: of gradient descent, evenly spaced in log(1 + time), since the flow slows down as the loss falls.
+        points: moments to return besides the start, evenly spaced as well.
         seed: of the start.
 
     Raises:
         ValueError: for counts below 1, or a learned mode together with a schedule.
 
-    Source: Yaras et al., CPAL 2025, the synthetic run (from a gap of .62; its other settings are not given).
+    Source: Yaras et al., CPAL 2025, the synthetic run (from a gap of .62; the paper gives no other settings).
 
     >>> run = synthetic_training(num_pairs=8, duration=10.0, steps=20, points=4)
     >>> run[0].time, run[-1].loss < run[0].loss
@@ -87,7 +87,7 @@ def synthetic_training(
             f"{num_pairs}, {num_features}, {steps}, {points} and {duration}"
         )
     if (schedule is not None) != (mode == "scheduled"):
-        raise ValueError(f"a schedule goes with mode='scheduled', and only with it; got mode={mode!r}")
+        raise ValueError(f"pass a schedule if and only if mode='scheduled'; got mode={mode!r}")
     temperature = Temperature(initial_temperature, mode, maximum_inverse=None).double()
     x, y = (nn.Parameter(rows) for rows in two_clusters(num_pairs, num_features, offset, seed))
     trained: list[Tensor] = [x, y, *temperature.parameters()]
@@ -106,7 +106,7 @@ def synthetic_training(
 
 
 def _descend(loss: Tensor, parameters: list[Tensor], duration: float) -> None:
-    """One step of gradient descent, and the rows, the first two of the parameters, back onto the sphere."""
+    """Take one step of gradient descent, then normalize the first two parameters, which are the rows."""
     gradients = torch.autograd.grad(loss, parameters)
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients, strict=True):

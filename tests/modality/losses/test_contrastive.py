@@ -100,7 +100,7 @@ def test_the_order_of_pairs_a_rotation_and_the_norms_do_not_matter(seed) -> None
     assert contrastive_loss(y, x, INVERSE).item() == pytest.approx(contrastive_loss(x, y, INVERSE).item(), rel=1e-12)
 
 
-def test_without_normalisation_the_norms_count() -> None:
+def test_without_normalization_the_norms_count() -> None:
     x, y = pairs()
     unit = [rows / rows.norm(dim=1, keepdim=True) for rows in (x, y)]
     whole = contrastive_loss(x, y, INVERSE)

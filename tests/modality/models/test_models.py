@@ -83,7 +83,7 @@ def test_duplicates_by_ids_change_the_loss_as_they_do_in_the_function() -> None:
     assert (output.loss - contrastive_loss(output.x_embeds, output.y_embeds, inverse, label_smoothing=0.1)).abs() > 0.01
 
 
-def test_without_normalisation_embeddings_keep_their_norms() -> None:
+def test_without_normalization_embeddings_keep_their_norms() -> None:
     batch = dual_batch()
     norms = [dual(normalize=flag)(**batch).x_embeds.norm(dim=1) for flag in (True, False)]
     torch.testing.assert_close(norms[0], torch.ones(6))

@@ -1,4 +1,4 @@
-"""What comes back from a folder beside the weights: reparameterised temperatures, and what was trained."""
+"""What comes back from a folder beside the weights: reparameterized temperatures, and what was trained."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def nu_of(model):
 
 @pytest.mark.parametrize(("mode", "scale"), MODES)
 @pytest.mark.parametrize("build", ORDERS.values(), ids=ORDERS.keys())
-def test_a_reparameterised_model_comes_back_reparameterised_bit_for_bit(build, mode, scale, tmp_path) -> None:
+def test_a_reparameterized_model_comes_back_reparameterized_bit_for_bit(build, mode, scale, tmp_path) -> None:
     model = ContrastiveModel(build(mode, scale)).eval()
     with torch.no_grad():
         nu_of(model).add_(0.37)  # a value that goes through neither map unrounded
@@ -62,14 +62,14 @@ def test_a_reparameterised_model_comes_back_reparameterised_bit_for_bit(build, m
     assert torch.equal(given(**batch).logits, model(**batch).logits)
 
 
-def test_a_reparameterised_model_that_was_passed_and_learns_in_another_way_is_refused(tmp_path) -> None:
+def test_a_reparameterized_model_that_was_passed_and_learns_in_another_way_is_refused(tmp_path) -> None:
     ContrastiveModel(reparameterize_logit_scale_(clip(), "exp", scale=2.0)).save_pretrained(tmp_path)
     other = reparameterize_logit_scale_(clip(), "softplus")
-    with pytest.raises(ValueError, match=r"'model.logit_scale' is reparameterised with .*'exp'.*'softplus'.*pass a pl"):
+    with pytest.raises(ValueError, match=r"'model.logit_scale' is reparameterized with .*'exp'.*'softplus'.*pass a pl"):
         ContrastiveModel.from_pretrained(tmp_path, model=other)
 
 
-def test_a_temperature_replaces_a_reparameterised_logit_scale_as_it_does_a_plain_one(tmp_path) -> None:
+def test_a_temperature_replaces_a_reparameterized_logit_scale_as_it_does_a_plain_one(tmp_path) -> None:
     clip_model = reparameterize_logit_scale_(clip(), "softplus")
     model = ContrastiveModel(clip_model, temperature=Temperature(0.03))
     assert not any("logit_scale" in name for name in trained(model))

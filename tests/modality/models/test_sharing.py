@@ -142,9 +142,9 @@ def test_the_module_of_a_shared_tower_is_passed_under_either_name_or_both(tmp_pa
         again = DualEncoder.from_pretrained(tmp_path, **passed)
         assert again.x_tower is again.y_tower is tower and tower.first is tower.second
         assert torch.equal(again(ids, ids).logits, model(ids, ids).logits)
-    with pytest.raises(ValueError, match="x_tower and y_tower are one module in the saved model, got two; pass one"):
+    with pytest.raises(ValueError, match="are one module in the saved model, got two; pass the same one for both"):
         DualEncoder.from_pretrained(tmp_path, x_tower=Halves(), y_tower=Halves())
-    with pytest.raises(ValueError, match=r"part 'x_tower' is a Halves, which no.*from_pretrained\(..., x_tower=m"):
+    with pytest.raises(ValueError, match=r"part 'x_tower' is a Halves, which cannot.*from_pretrained\(..., x_tower=m"):
         DualEncoder.from_pretrained(tmp_path)
 
 
@@ -160,11 +160,11 @@ def test_a_module_that_was_passed_is_tied_as_the_saved_one_was(tmp_path) -> None
 
 def test_a_tower_beside_itself_under_peft_is_refused() -> None:
     tower = bert()
-    with pytest.raises(ValueError, match="one tower is the model inside the other, which PEFT adapts in place"):
+    with pytest.raises(ValueError, match="one tower is the base model of the other, and PEFT adapts it in place"):
         DualEncoder(tower, get_peft_model(tower, LoraConfig(target_modules=["query"])), x_width=WIDTH, y_width=WIDTH)
 
 
-def test_a_reparameterised_scale_of_a_shared_module_keeps_its_value() -> None:
+def test_a_reparameterized_scale_of_a_shared_module_keeps_its_value() -> None:
     model = both(reparameterize_logit_scale_(clip(), "softplus"))
     nu = model.x_tower.parametrizations.logit_scale.original
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_row_exchanges_whole_rows_and_only_those_that_are_named() -> None:
     assert torch.equal(new_y[rows], x[rows])
 
 
-def test_renormalising_puts_rows_back_on_the_sphere() -> None:
+def test_renormalizing_puts_rows_back_on_the_sphere() -> None:
     x, y = features()
     left = swap_features(x, y, "soft", seeded())[0].norm(dim=1)
     assert (left < 0.95).any()

@@ -51,7 +51,7 @@ def test_logit_scales_of_attention_heads_are_not_temperatures() -> None:
 
 @pytest.mark.parametrize(("mode", "scale", "slope"), [("softplus", 1.0, None), ("exp", 2.0, 0.5), ("exp", 10.0, 0.1)])
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
-def test_a_reparameterised_model_computes_the_same_and_learns_nu_by_the_chain_rule(build, mode, scale, slope) -> None:
+def test_a_reparameterized_model_computes_the_same_and_learns_nu_by_the_chain_rule(build, mode, scale, slope) -> None:
     batch = Pairs(6).batch()
     model = build().eval()
     value = model(**batch, return_loss=True).loss
@@ -66,7 +66,7 @@ def test_a_reparameterised_model_computes_the_same_and_learns_nu_by_the_chain_ru
     torch.testing.assert_close(found, slope * gradient, rtol=1e-4, atol=1e-9)
 
 
-def test_a_reparameterised_checkpoint_is_one_of_the_plain_model_and_resumes_bit_for_bit(tmp_path) -> None:
+def test_a_reparameterized_checkpoint_is_one_of_the_plain_model_and_resumes_bit_for_bit(tmp_path) -> None:
     model = reparameterize_logit_scale_(clip(), "softplus")
     with torch.no_grad():
         model.parametrizations.logit_scale.original += 0.7
