@@ -1,21 +1,12 @@
-"""Result files, and tables made of them."""
+"""Tables in Markdown, and their places between markers in a page."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
-
-FOLDER = Path(__file__).resolve().parent
-
-
-def result(name: str) -> Any:
-    return json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf8"))
 
 
 def filled(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-    """`text` with what is between the markers of each table replaced by the table.
+    """Replace what is between the markers of each table by the table.
 
     >>> filled("<!-- a: begin -->old<!-- a: end -->", {"a": lambda: "new"}).split()[4:5]
     ['new']
@@ -28,7 +19,8 @@ def filled(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """
+    """Write a table.
+
     >>> print(markdown(["a"], [["1"]]))
     | a |
     |---|
@@ -41,8 +33,12 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def interval(cell: dict[str, float] | None, factor: float = 1.0, digits: int = 3, sign: str = "") -> str:
-    """A mean with its interval; "never" for none."""
+def interval(cell: Mapping[str, float] | None, factor: float = 1.0, digits: int = 3, sign: str = "") -> str:
+    """Write a mean with its interval, or "never" for none.
+
+    >>> interval({"mean": 0.5, "low": 0.4, "high": 0.6}, 100, 1, "+")
+    '+50.0 [+40.0, +60.0]'
+    """
     if cell is None:
         return "never"
     mean, low, high = (format(factor * cell[key], f"{sign}.{digits}f") for key in ("mean", "low", "high"))

@@ -1,25 +1,24 @@
-"""The few-shot campaign: methods, rates and seeds, chosen by validation alone, kept run by run.
+"""The runs of the few-shot study: methods, rates and seeds, chosen by validation scores alone, kept one by one.
 
-    python benchmarks/evidence_campaign.py               # every run of all settings/few_shot_*.json, in their order
-    python benchmarks/evidence_campaign.py --minutes 4   # no new run after four minutes; several processes may share in
-    python benchmarks/evidence_campaign.py --only few_shot_simlex_64
-    python benchmarks/run.py few_shot_simlex_64          # the result file, out of the kept runs
+    python -m benchmarks.few_shot.campaign               # every run of all settings/few_shot_*.json, in their order
+    python -m benchmarks.few_shot.campaign --minutes 4   # start no run after four minutes; several processes may share
+    python -m benchmarks.few_shot.campaign --only few_shot_simlex_64
+    python -m benchmarks.run few_shot_simlex_64          # the result file, from the kept runs
 
-A method with several rates is swept: the rate with the best mean validation score over the sweep's seeds is taken, and
-the list grows by one at an end that is the best. `then` names changes of the configuration, or of the limit of the
-steps, that are tried at that rate. Then every method runs on the same seeds, and is tested once, after the last step.
-Runs are shared between settings of one task. A process that is killed loses the run it was at. A method that the result
-file already holds, with the same settings, is not run again: results are only added to.
+A method with several rates is swept: the rate with the best mean validation score over the sweep's seeds is chosen. If
+it is the smallest or the largest, one more is tried beyond it. `then` names changes of the configuration, or of the
+limit of the steps, that are tried at that rate. Then every method runs on the same seeds, and is tested once, after the
+last step. Settings of one task share their runs. A process that is killed loses its current run. A method that the
+result file already has, with the same settings, is not run again: results are only added.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
@@ -29,20 +28,14 @@ from typing import Any, NamedTuple
 import torch
 from transformers.utils import logging
 
-from evidence_base import Task, TaskSettings
-from evidence_methods import Method
-from evidence_run import measure_run
-from evidence_summary import Row, summary
-from evidence_tasks import ImageTags, RareWords, RelatedWords, Reviews, SentencePairs, WordPairs
-from evidence_writing import Glosses, Restaurants
-from kept_runs import RunFolder
+from benchmarks.few_shot.methods import Method
+from benchmarks.few_shot.one_run import measure_run
+from benchmarks.few_shot.summary import Row, summary
+from benchmarks.few_shot.tasks import Task, task_of
+from benchmarks.kept_runs import RunFolder
+from benchmarks.result_files import RESULTS, SETTINGS, read_json
 
-FOLDER = Path(__file__).resolve().parent
 KEPT = "runs/few_shot/kept"
-TASKS: dict[str, Callable[[TaskSettings], Task]] = {
-    "simlex": WordPairs, "wordsim": RelatedWords, "rare_words": RareWords, "men": ImageTags,
-    "rotten_tomatoes": Reviews, "stsb": SentencePairs, "e2e": Restaurants, "glosses": Glosses,
-}  # fmt: skip
 COMPARISON = ("title", "task", "baseline", "sweep_seeds", "export_tolerances")  # what makes two results one comparison
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
@@ -59,14 +52,14 @@ class Run(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What validation decided for a method."""
+    """The choice for a method, by validation scores."""
 
     method: Method
     rate: float
 
 
 class Campaign:
-    """Which runs one set of settings asks for, in which order, and what they gave."""
+    """The runs that one set of settings asks for, in their order, and their outcomes."""
 
     def __init__(self, settings: dict[str, Any], path: Path, earlier: dict[str, Row] | None = None) -> None:
         self.settings, self.earlier = settings, earlier or {}
@@ -79,12 +72,12 @@ class Campaign:
         return [Run(method, rate, seed) for seed in self.settings["sweep_seeds"]]
 
     def validation(self, method: Method, rate: float) -> float | None:
-        """Mean validation score over the sweep's seeds; None while one is missing."""
+        """Average the validation score over the sweep's seeds; None while one is missing."""
         kept = [self.kept(run) for run in self.sweep_of(method, rate)]
         return None if None in kept else fmean(run["validation"] for run in kept if run)
 
     def swept_rates(self, name: str) -> list[float]:
-        """The rates of the settings, and those beyond an end that is the best so far."""
+        """List the rates of the settings, and those beyond an end that is the best so far."""
         method, rates = self.method(name), sorted(self.settings["methods"][name]["rates"])
         while len(rates) > 1:
             scores = [self.validation(method, rate) for rate in rates]
@@ -102,7 +95,7 @@ class Campaign:
         return Method(**{f.name: asked[f.name] for f in fields(Method) if f.name in asked})
 
     def candidates(self, name: str) -> Iterator[Chosen]:
-        """What the sweep tries: all rates, then the changed configurations at the best of them."""
+        """List what the sweep tries: all rates, then the changed configurations at the best of them."""
         method, rates = self.method(name), self.swept_rates(name)
         yield from (Chosen(method, rate) for rate in rates)
         changes = self.settings["methods"][name].get("then", [])
@@ -111,7 +104,7 @@ class Campaign:
             yield from (Chosen(method.changed(change), best.rate) for change in changes)
 
     def chosen(self, name: str) -> Chosen | None:
-        """The candidate with the best validation score; None while the sweep is not complete."""
+        """Choose the candidate with the best validation score; None while the sweep is not complete."""
         rates = self.settings["methods"][name]["rates"]
         if len(rates) == 1 and not self.settings["methods"][name].get("then"):
             return Chosen(self.method(name), rates[0])
@@ -128,13 +121,13 @@ class Campaign:
         return candidates[scores.index(max(score for score in scores if score is not None))]
 
     def compared(self, name: str) -> list[Run]:
-        """The runs on the seeds that are compared; none while the choice is open."""
+        """List the runs on the seeds that are compared; none while the choice is open."""
         chosen = self.chosen(name)
         seeds = range(self.settings["methods"][name]["seeds"])
         return [] if chosen is None else [Run(*chosen, seed) for seed in seeds]
 
     def known(self) -> Iterator[Run]:
-        """Every run that can be named by now: the sweeps, then the compared runs, seed by seed."""
+        """List every run that can be named by now: the sweeps, then the compared runs, seed by seed."""
         methods = {name: asked for name, asked in self.settings["methods"].items() if name not in self.earlier}
         for name in methods:
             if self.chosen(name) is None or len(methods[name]["rates"]) > 1:
@@ -146,7 +139,7 @@ class Campaign:
         return [run for run in self.known() if self.kept(run) is None]
 
     def work(self, task: Task, until: float) -> int:
-        """Does runs that nobody has done or is doing, until none is left or the clock says `until`; how many."""
+        """Do runs that nobody has done or is doing, until none is left or the time is `until`; return their number."""
         done = 0
         while time.time() < until and any(self._do(run, task) for run in self.missing()):
             done += 1
@@ -163,15 +156,10 @@ class Campaign:
         return True
 
 
-def task_of(settings: dict[str, Any]) -> Task:
-    chosen = TaskSettings(**settings["task"])
-    return TASKS[chosen.name](chosen)
-
-
 def earlier_rows(settings: dict[str, Any], results: Path) -> dict[str, Row]:
-    """What a result file of the same comparison says of the methods that are asked for unchanged."""
+    """Read from a result file of the same comparison the rows of the methods whose settings are unchanged."""
     for path in sorted(results.glob("few_shot_*.json")):
-        found = json.loads(path.read_text(encoding="utf8"))
+        found = read_json(path)
         if any(found["settings"].get(field) != settings[field] for field in COMPARISON):
             continue
         asked, measured = settings["methods"], found["settings"]["methods"]
@@ -184,17 +172,19 @@ def earlier_rows(settings: dict[str, Any], results: Path) -> dict[str, Row]:
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """All runs that are not kept yet, then what they say.
+    """Do all runs that are not kept yet, then summarize them.
 
     Raises:
-        RuntimeError: other processes are still at runs of this benchmark.
+        RuntimeError: other processes are still running some of them.
     """
     quiet()
-    campaign = Campaign(settings, Path(KEPT), earlier_rows(settings, FOLDER / "results"))
+    campaign = Campaign(settings, Path(KEPT), earlier_rows(settings, RESULTS))
     if campaign.missing():
         campaign.work(task_of(settings), float("inf"))
     if missing := campaign.missing():
-        raise RuntimeError(f"other processes are at {len(missing)} runs, such as {missing[0].key()!r}; wait for them")
+        raise RuntimeError(
+            f"other processes are doing {len(missing)} runs, such as {missing[0].key()!r}; wait for them"
+        )
     return summary(campaign)
 
 
@@ -211,11 +201,11 @@ def main() -> None:
     arguments = parser.parse_args()
     until, done, left = time.time() + 60 * arguments.minutes, 0, 0
     quiet()
-    paths = [FOLDER / "settings" / f"{name}.json" for name in arguments.only or []]
-    every = paths or (FOLDER / "settings").glob("few_shot_*.json")
-    for settings in sorted((json.loads(path.read_text(encoding="utf8")) for path in every), key=lambda s: s["order"]):
+    paths = [SETTINGS / f"{name}.json" for name in arguments.only or []]
+    every = paths or SETTINGS.glob("few_shot_*.json")
+    for settings in sorted((read_json(path) for path in every), key=lambda settings: settings["order"]):
         torch.set_num_threads(settings["threads"])
-        campaign = Campaign(settings, Path(KEPT), earlier_rows(settings, FOLDER / "results"))
+        campaign = Campaign(settings, Path(KEPT), earlier_rows(settings, RESULTS))
         if campaign.missing() and time.time() < until:
             done += campaign.work(task_of(settings), until)
         left += len(campaign.missing())

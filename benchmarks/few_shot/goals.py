@@ -1,4 +1,4 @@
-"""The goals of the few-shot campaign, set before it, against what came out."""
+"""The goals of the few-shot study, set before it, against its results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from evidence_tables import (
+from benchmarks.few_shot.comparisons import (
     BOUNDED_LORA,
     LIMITED_DEEPER,
     LIMITED_LORA,
@@ -25,8 +25,8 @@ from evidence_tables import (
     spread,
     title,
 )  # fmt: skip
-from markdown_tables import interval, markdown
-from paired import mean_with_interval
+from benchmarks.markdown import interval, markdown
+from benchmarks.paired import mean_with_interval
 
 GAIN, RANK_SHARE, RANK_SPREAD, RATE_SHARE, KEPT_SHARE = 0.015, 1 / 3, 0.02, 3.0, 0.5
 SIZES, TASKS = (64, 256), 2  # samples, and tasks for each, that the gain is asked for
@@ -34,14 +34,14 @@ MARGIN = 0.005  # of scores: a mean whose interval ends above minus this is no w
 WIDE = "Deep LoRA, wide, tuned"
 
 
-def bars() -> str:
-    """One row for each goal and method."""
+def goals() -> str:
+    """Write one row for each goal and method."""
     rows = [*gains(), *against_wide(), *rank_insensitivity(), *rate_insensitivity(), *exported()]
     return markdown(["goal", "measured", "reached"], rows)
 
 
 def gains() -> list[list[str]]:
-    """The goal asks for two tasks at either size; noise and schedules make no other task."""
+    """Check the gain over tuned LoRA on two tasks at either size; noise and schedules make no other task."""
     rows = []
     for method in OURS:
         names = [name for name in in_points() if method in methods_of(name)]
@@ -57,7 +57,8 @@ def gains() -> list[list[str]]:
 
 
 def gained(difference: Mapping[str, float]) -> bool:
-    """
+    """Tell whether a difference is large enough and its interval excludes 0.
+
     >>> gained({"mean": 0.02, "low": 0.001}), gained({"mean": 0.02, "low": -0.001})
     (True, False)
     """
@@ -65,7 +66,7 @@ def gained(difference: Mapping[str, float]) -> bool:
 
 
 def against_wide() -> list[list[str]]:
-    """Paired differences of the compressed form to the wide one."""
+    """Compare the compressed form with the wide one, seed by seed."""
     rows = []
     for name in results():
         methods = methods_of(name)
@@ -77,7 +78,7 @@ def against_wide() -> list[list[str]]:
 
 
 def rank_insensitivity() -> list[list[str]]:
-    """Against the steadiest LoRA of a setting."""
+    """Compare the spread over ranks with that of the steadiest LoRA of a setting."""
     rows = []
     for name in of_kind("ranks"):
         spreads = {family: spread(scores) for family, scores in family_means(name).items()}
@@ -91,7 +92,7 @@ def rank_insensitivity() -> list[list[str]]:
 
 
 def rate_insensitivity() -> list[list[str]]:
-    """Widths on the logarithmic scale."""
+    """Compare the widths of the ranges of good rates, on the logarithmic scale."""
     rows = []
     for name in of_kind("rates"):
         found = family_means(name)
@@ -106,7 +107,7 @@ def rate_insensitivity() -> list[list[str]]:
 
 
 def width(scores: dict[float, dict[str, float]]) -> float:
-    """Decades from the smallest to the largest good value.
+    """Count decades from the smallest to the largest good value.
 
     >>> width({0.01: {"mean": 0.5}, 1.0: {"mean": 0.5}, 10.0: {"mean": 0.1}})
     2.0
@@ -116,7 +117,7 @@ def width(scores: dict[float, dict[str, float]]) -> float:
 
 
 def exported() -> list[list[str]]:
-    """Exports at every tolerance that was measured, over the settings."""
+    """Check exports at every tolerance that was measured, over the settings."""
     found: defaultdict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
     for method in (UNTUNED, LIMITED_DEEPER):
         for row in [methods_of(name)[method] for name in in_points() if method in methods_of(name)]:
@@ -135,7 +136,7 @@ def exported() -> list[list[str]]:
 
 
 def no_worse(difference: Mapping[str, float]) -> bool:
-    """Whether a loss of more than the margin is outside of the interval, so that few seeds prove nothing.
+    """Tell whether the interval excludes a loss of more than the margin, so that few seeds prove nothing.
 
     >>> no_worse({"low": -0.001, "high": 0.0}), no_worse({"low": -0.1, "high": 0.1})
     (True, False)

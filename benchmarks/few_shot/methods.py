@@ -1,4 +1,4 @@
-"""The methods of the few-shot campaign, as data: an adapter, its configuration, and how it is started and trained."""
+"""The methods of the few-shot study, as data: an adapter, its configuration, its initialization and its training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from benchmarks.few_shot.bounded import bound_lora_, limit_lora_steps, limit_steps_by_rank
+from benchmarks.few_shot.starts import STARTS
+from benchmarks.few_shot.tasks.base import Adaptable, Task
 from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
-from evidence_base import Adaptable, Task
-from evidence_bounded import LoraStepLimit, RankStepLimit, bound_lora_
-from evidence_starts import STARTS
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Method:
     Attributes:
         adapter: "lora", "deep_lora", or "full" (every parameter of the encoder but the embeddings).
         config: fields of `LoraConfig` or `DeepLoraConfig`, as in `DeepLoraConfig(**config)`.
-        batches: first batches whose gradient the adapter's start sees (Deep LoRA's subspaces, LoRA-GA); 0 for none.
+        batches: number of first batches whose gradient initializes the adapter (Deep LoRA's subspaces, LoRA-GA).
         sides: of the gradient that Deep LoRA's subspaces come from.
         max_update_norm: bounds LoRA's updates (Deep LoRA's are bounded by its configuration); 0 for no bound.
-        max_relative_step: limits the optimizer's steps, LoRA's as `LoraStepLimit` says; 0 for no limit.
-        limit_by_rank: limits Deep LoRA's cores as `RankStepLimit` says.
+        max_relative_step: limits the optimizer's steps, LoRA's as `limit_lora_steps` does; 0 for no limit.
+        limit_by_rank: limits the steps of Deep LoRA's cores as `limit_steps_by_rank` does.
         adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
-        start: other factors to start from than the library's, one of `evidence_starts.STARTS`.
-        restart: after so many steps the update is merged and a new adapter starts, from the next batches' gradient.
+        start: another initialization than the library's, one of `starts.STARTS`.
+        restart: after so many steps the update is merged, and the next batches' gradient initializes a new adapter.
         embeddings: also adapts the word embedding.
     """
 
@@ -50,7 +50,7 @@ class Method:
     limit_by_rank: bool = field(default=False, metadata={"unnamed": True})
 
     def changed(self, change: dict[str, Any]) -> Method:
-        """Another configuration, or another limit of the steps.
+        """Change the configuration, or the limit of the steps.
 
         >>> Method("deep_lora", {"r": 8}).changed({"depth": 5, "max_relative_step": 0.1}).described()
         {'r': 8, 'depth': 5, 'max_relative_step': 0.1}
@@ -60,17 +60,17 @@ class Method:
         return replace(self, config=self.config | fields_of_config, max_relative_step=limit)
 
     def described(self) -> dict[str, Any]:
-        """What a sweep may change: the configuration, and the limit of the steps if there is one."""
+        """Describe what a sweep may change: the configuration, and the limit of the steps if there is one."""
         return self.config | ({"max_relative_step": self.max_relative_step} if self.max_relative_step else {})
 
     def key(self) -> str:
-        """What a kept run is known by; fields that came later are named when they are used."""
+        """Name a kept run; fields that were added later appear only when they are used."""
         unused = [f.name for f in fields(self) if f.metadata and getattr(self, f.name) == f.default]
         return json.dumps({name: value for name, value in asdict(self).items() if name not in unused}, sort_keys=True)
 
 
 def adapted(method: Method, model: Adaptable, task: Task, gradients: Callable[[], None], seed: int) -> None:
-    """Wraps the model's encoder in place; `gradients` runs forward and backward on the first batches."""
+    """Wrap the model's encoder in place; `gradients` runs forward and backward on the first batches."""
     torch.manual_seed(seed)
     encoder = model.encoder
     if method.adapter == "full":
@@ -103,18 +103,18 @@ def _with_lora(method: Method, encoder: nn.Module, adapted_layers: str, gradient
 
 
 def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float) -> Optimizer:
-    """AdamW without weight decay; the head has a rate of its own, so that `rate` says nothing about it."""
+    """Make AdamW without weight decay; the head has a rate of its own, whatever `rate` is."""
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":
         limit = None if method.limit_by_rank else method.max_relative_step or None
         optimizer = create_optimizer(model.encoder, AdamW, lr=rate, max_relative_step=limit, weight_decay=0.0, **eps)
         if method.limit_by_rank:
-            RankStepLimit(optimizer, method.max_relative_step)
+            limit_steps_by_rank(optimizer, model.encoder, method.max_relative_step)
     else:
         trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)
         if method.max_relative_step:
-            LoraStepLimit(optimizer, model.encoder, method.max_relative_step, method.max_update_norm)
+            limit_lora_steps(optimizer, model.encoder, method.max_relative_step, method.max_update_norm)
     if isinstance(model.head, nn.Linear):
         optimizer.add_param_group({"params": list(model.head.parameters()), "lr": head_rate, "eps": 1e-8})
     return optimizer

@@ -1,4 +1,4 @@
-"""One run of the few-shot campaign: a method at a rate on a seed, trained and measured."""
+"""One run of the few-shot study: a method with a learning rate and a seed, trained and measured."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from benchmarks.few_shot.methods import Method, adapted, optimizer_of
+from benchmarks.few_shot.tasks.base import Adaptable, Parts, Task
 from deep_lora import kept_ranks, to_lora
 from dmf import factor_svd
-from evidence_base import Adaptable, Parts, Task
-from evidence_methods import Method, adapted, optimizer_of
 
 LOSS_WINDOW = 10
 RANK_SHARE, SMALLEST_NORM = 1e-2, 1e-3
 
 
 def measure_run(task: Task, method: Method, rate: float, seed: int, tolerances: list[float]) -> dict[str, Any]:
-    """Trains once; losses, scores over the steps, what an export at each tolerance keeps, and the CPU seconds of it."""
+    """Train once; return losses, scores over the steps, what an export at each tolerance keeps, and CPU seconds."""
     start = time.process_time()
     parts = task.split(seed)
     batches = task.batches(parts.pop("train"), seed)
@@ -43,7 +43,7 @@ def measure_run(task: Task, method: Method, rate: float, seed: int, tolerances: 
 
 
 def start_from(task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], seed: int) -> None:
-    """Adapts the model; the adapter's start may see the gradient of the first of these batches."""
+    """Adapt the model; the gradient of the first of these batches may initialize the adapter."""
     first = np.concatenate(batches[: max(1, method.batches)])
     adapted(method, model, task, lambda: task.loss(model, first, seed).backward(), seed)
 
@@ -51,7 +51,7 @@ def start_from(task: Task, method: Method, model: Adaptable, batches: list[np.nd
 def train(
     task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], parts: Parts, rate: float, seed: int
 ) -> tuple[list[float], list[dict[str, float]]]:
-    """The loss of every step, and the scores at the measured steps."""
+    """Train; return the loss of every step, and the scores at the measured steps."""
     losses: list[float] = []
     curve: list[dict[str, float]] = []
     for step, loss in steps(task, method, model, batches, rate, seed):
@@ -64,7 +64,7 @@ def train(
 def steps(
     task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], rate: float, seed: int
 ) -> Iterator[tuple[int, float]]:
-    """Trains; yields the number and the loss of every step, after it."""
+    """Train; yield the number and the loss of every step, after it."""
     optimizer = optimizer_of(method, model, rate, task.settings.head_rate)
     schedule = schedule_of(task, optimizer)
     for step, batch in enumerate(batches, start=1):
@@ -84,7 +84,7 @@ def steps(
 
 
 def schedule_of(task: Task, optimizer: Optimizer, done: int = 0) -> LambdaLR:
-    """A constant rate, or one that falls to 0 in a line, as Trainer's does by default; the head's too."""
+    """Make a constant schedule, or linear decay to 0 (Trainer's default), for the head's rate too."""
     if task.settings.schedule == "constant":
         return LambdaLR(optimizer, lambda step: 1.0)
     return LambdaLR(optimizer, lambda step: max(0.0, 1 - (done + step) / task.settings.steps))
@@ -98,7 +98,7 @@ def measured(task: Task, model: Adaptable, parts: Parts) -> dict[str, float]:
 def exported(
     task: Task, method: Method, model: Adaptable, parts: Parts, seed: int, tolerances: list[float]
 ) -> list[dict[str, float]]:
-    """For every tolerance the ranks that Deep LoRA's export keeps, and the test score of the exported LoRA."""
+    """Export Deep LoRA at every tolerance; return the ranks that are kept, and the test score of the exported LoRA."""
     if not exports(method, model):
         return []
     rows = []
@@ -115,7 +115,7 @@ def exported(
 
 
 def exports(method: Method, model: Adaptable) -> bool:
-    """Whether the adapter is all of the update and leaves as a LoRA of its rank."""
+    """Tell whether the adapter is all of the update and can be exported to a LoRA of its rank."""
     compressed = method.config.get("variant", "compressed") == "compressed"
     whole = method.adapter == "deep_lora" and compressed and not method.restart
     return whole and all(bool(torch.isfinite(p).all()) for p in model.parameters())
@@ -123,9 +123,9 @@ def exports(method: Method, model: Adaptable) -> bool:
 
 @torch.no_grad()
 def effective_ranks(method: Method, model: Adaptable) -> list[int]:
-    """Of every module's update: singular values above a hundredth of its largest; 0 where that is at most 1e-3.
+    """Count the singular values above a hundredth of the largest of every module's update; 0 if that is at most 1e-3.
 
-    Empty for what holds no low-rank update, starts from another weight than the pretrained one, or is a bounded LoRA.
+    Empty for a method without a low-rank update, one that changes the pretrained weight first, and a bounded LoRA.
     """
     if exports(method, model):
         config, state = to_lora(model.encoder)

@@ -1,4 +1,4 @@
-"""Starts of adapters that the library does not offer, for the campaign's ablations and baselines.
+"""Initializations of adapters that the library does not offer, for the ablations and baselines of the study.
 
 The models are small: the gradient of every adapted weight is formed as it is.
 """
@@ -11,8 +11,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.subspaces.restoring import dropout_off
+from deep_lora import DeepLoraLayer
 from dmf import OrthogonalMap, one_sided_bases, orthogonal
 
 Gradients = Callable[[], None]
@@ -21,21 +20,21 @@ ADAPTER = "default"
 
 @torch.no_grad()
 def _normal(model: nn.Module, gradients: Gradients, seed: int) -> None:
-    """LoRA as the paper's baseline starts it: A of standard normal entries, B = 0."""
+    """Initialize LoRA as the paper's baseline does: standard normal entries in A, B = 0."""
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.lora_A[ADAPTER].weight.normal_()
 
 
 def _aligned(model: nn.Module, gradients: Gradients, seed: int) -> None:
-    """All r directions from the gradient, with signs by which growing cores lower the loss: U = -A, V = B."""
+    """Take all r directions from the gradient, with signs by which growing cores lower the loss: U = -A, V = B."""
     for layer, gradient in _weight_gradients(model, gradients):
         left, right = _leading(gradient, layer.r[ADAPTER])
         _write(layer, -left, right)
 
 
 def _one_sided(take_left: bool) -> Callable[[nn.Module, Gradients, int], None]:
-    """All columns from left (or from right) singular vectors and their partners, instead of half from either."""
+    """Take all columns from left (or right) singular vectors and their partners, instead of half from either."""
 
     def start(model: nn.Module, gradients: Gradients, seed: int) -> None:
         for number, (layer, gradient) in enumerate(_weight_gradients(model, gradients)):
@@ -47,7 +46,7 @@ def _one_sided(take_left: bool) -> Callable[[nn.Module, Gradients, int], None]:
 
 
 def _partners(map_of: Callable[[int, int, int], Callable[[Tensor], Tensor]]) -> Callable[..., None]:
-    """The library's V, with partners `U = Q V` under another orthogonal map Q than the library's."""
+    """Keep the library's V, with partners `U = Q V` under another orthogonal map Q than the library's."""
 
     def start(model: nn.Module, gradients: Gradients, seed: int) -> None:
         for number, layer in enumerate(_layers(model)):
@@ -58,7 +57,7 @@ def _partners(map_of: Callable[[int, int, int], Callable[[Tensor], Tensor]]) -> 
 
 
 def _signed_permutation(rows: int, columns: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """Q takes rows of V, with random signs, to random places."""
+    """Make a Q that moves rows of V, with random signs, to random places."""
     generator = torch.Generator().manual_seed(seed)
     small, large = sorted((rows, columns))
     signs = torch.randint(0, 2, (small, 1), generator=generator) * 2.0 - 1
@@ -73,7 +72,7 @@ def _signed_permutation(rows: int, columns: int, seed: int) -> Callable[[Tensor]
 
 
 def _thin_block(rows: int, columns: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """Q V is drawn, whatever V: random orthonormal columns, of the length that Q leaves them in the mean."""
+    """Draw Q V, whatever V: random orthonormal columns, of the mean length that Q gives them."""
     generator = torch.Generator().manual_seed(seed)
     length = min(1.0, rows / columns) ** 0.5
     return lambda matrix: length * orthogonal(rows, matrix.shape[1], generator=generator)
@@ -92,8 +91,11 @@ def _layers(model: nn.Module) -> list[DeepLoraLayer]:
 def _weight_gradients(model: nn.Module, gradients: Gradients) -> list[tuple[DeepLoraLayer, Tensor]]:
     layers = _layers(model)
     weights = [layer.get_base_layer().weight.requires_grad_() for layer in layers]
-    with dropout_off(model):
-        gradients()
+    modes = {module: module.training for module in model.modules()}
+    model.eval()  # without dropout
+    gradients()
+    for module, training in modes.items():
+        module.training = training
     found = [weight.grad for weight in weights]
     model.zero_grad()
     for weight in weights:

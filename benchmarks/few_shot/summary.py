@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, Protocol
 
-from paired import mean_with_interval
+from benchmarks.paired import mean_with_interval
 
 Kept = dict[str, Any]
 Row = dict[str, Any]
@@ -15,7 +15,7 @@ PARTS = ("validation", "test")
 
 
 class Comparison(Protocol):
-    """What is needed of a campaign whose runs are all there."""
+    """What is needed of a campaign whose runs are all finished."""
 
     settings: dict[str, Any]
     earlier: dict[str, Row]
@@ -28,10 +28,10 @@ class Comparison(Protocol):
 
 
 def summary(campaign: Comparison) -> dict[str, Any]:
-    """For every method what was chosen by what, and its tests against the baseline's on the same seeds.
+    """Summarize for every method what was chosen and why, and its tests against the baseline's on the same seeds.
 
-    Rows of an earlier result stay as they are, with the environment they were measured in; their differences are taken
-    anew.
+    Rows of an earlier result stay unchanged, with the environment they were measured in; their differences are computed
+    again.
     """
     table = {name: campaign.earlier.get(name) or measured_row(campaign, name) for name in campaign.settings["methods"]}
     baseline = table[campaign.settings["baseline"]]["test"]["values"]
@@ -42,7 +42,7 @@ def summary(campaign: Comparison) -> dict[str, Any]:
 
 
 def measured_row(campaign: Comparison, name: str) -> Row:
-    """What the kept runs of one method say."""
+    """Summarize the kept runs of one method."""
     chosen, runs = campaign.chosen(name), [campaign.kept(run) for run in campaign.compared(name)]
     tests = [run["test"] for run in runs]
     return {
@@ -59,7 +59,7 @@ def measured_row(campaign: Comparison, name: str) -> Row:
 
 
 def sweep(campaign: Comparison, name: str) -> list[dict[str, Any]]:
-    """Validation scores that decided; empty where nothing was tuned."""
+    """Return the validation scores of the choice; empty where nothing was tuned."""
     asked = campaign.settings["methods"][name]
     if len(asked["rates"]) == 1 and not asked.get("then"):
         return []
@@ -73,7 +73,7 @@ def sweep(campaign: Comparison, name: str) -> list[dict[str, Any]]:
 
 
 def differences(tests: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
-    """Differences to the baseline's test scores on the seeds that both have.
+    """Compare with the baseline's test scores on the seeds that both have.
 
     >>> row = differences([0.5, 0.7], [0.25, 0.8, 0.1])
     >>> row["difference"]["mean"], row["seeds_won"], row["seeds_compared"]
@@ -88,7 +88,7 @@ def differences(tests: Sequence[float], baseline: Sequence[float]) -> dict[str, 
 
 
 def curves(runs: Sequence[Kept]) -> list[dict[str, float]]:
-    """Mean scores at the measured steps."""
+    """Average the scores at the measured steps."""
     return [
         {"step": points[0]["step"], **{part: round(fmean(p[part] for p in points), 5) for part in PARTS}}
         for points in zip(*[run["curve"] for run in runs], strict=True)
@@ -96,7 +96,7 @@ def curves(runs: Sequence[Kept]) -> list[dict[str, float]]:
 
 
 def exports(runs: Sequence[Kept]) -> list[dict[str, Any]]:
-    """For every tolerance that all runs have: ranks that are kept, and what the test score loses, over the seeds.
+    """Summarize for every tolerance that all runs have the kept ranks and the change of the test score.
 
     >>> fine, coarse = ({"tolerance": t, "median_rank": 2.0, "max_rank": 3, "test": 0.5} for t in (0.01, 0.1))
     >>> rows = exports([{"test": 0.5, "exported": [fine]}, {"test": 0.6, "exported": [fine, coarse]}])
@@ -121,7 +121,7 @@ def exports(runs: Sequence[Kept]) -> list[dict[str, Any]]:
 
 
 def more(runs: Sequence[Kept]) -> dict[str, Any]:
-    """How many modules ended at which effective rank, and means of what was measured on written texts, if recorded.
+    """Count modules by effective rank, and average the metrics of written texts, if they were recorded.
 
     >>> more([{"ranks": [1, 8]}, {"ranks": [1, 2]}])
     {'ranks': {'1': 2, '2': 1, '8': 1}}
@@ -139,7 +139,7 @@ def more(runs: Sequence[Kept]) -> dict[str, Any]:
 
 
 def seconds(campaign: Comparison) -> dict[str, float]:
-    """CPU seconds of every run, sweeps included, each once; without the rows that an earlier result already held."""
+    """Return the CPU seconds of every run, sweeps included, each once, without the rows of an earlier result."""
     spent = {}
     for name in campaign.settings["methods"].keys() - campaign.earlier.keys():
         swept = [run for candidate in campaign.candidates(name) for run in campaign.sweep_of(*candidate)]

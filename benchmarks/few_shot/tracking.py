@@ -13,25 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.few_shot.campaign import quiet
+from benchmarks.few_shot.methods import Method
+from benchmarks.few_shot.one_run import four_digits, start_from, steps
+from benchmarks.few_shot.tasks import task_of
+from benchmarks.few_shot.tasks.base import Adaptable, Task
 from deep_lora import DeepLoraLayer
-from evidence_base import Adaptable, Task
-from evidence_campaign import quiet, task_of
-from evidence_methods import Method
-from evidence_run import four_digits, start_from, steps
 
 ADAPTER = "default"
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Mean losses of every method and mean overlaps, over the seeds."""
+    """Measure mean losses of every method and mean overlaps, over the seeds."""
     quiet()
     task, methods = task_of(settings), settings["methods"]
     losses: dict[str, list[list[float]]] = {name: [] for name in methods}
     overlaps: list[list[dict[str, float]]] = []
     for seed in settings["seeds"]:
-        bases = bases_of(prepared(task, _method(methods[settings["compressed"]]), seed)[0])
+        subspaces = subspaces_of(prepared(task, _method(methods[settings["compressed"]]), seed)[0])
         for name, asked in methods.items():
-            watched = bases if name == settings["wide"] else None
+            watched = subspaces if name == settings["wide"] else None
             curve, shares = follow(task, _method(asked), asked["rate"], seed, settings["measured_steps"], watched)
             losses[name].append(curve)
             overlaps += [shares] if shares else []
@@ -52,7 +53,7 @@ def _method(asked: dict[str, Any]) -> Method:
 
 
 def prepared(task: Task, method: Method, seed: int) -> tuple[Any, list[Any]]:
-    """The adapted model before its first step, and the batches to come."""
+    """Make the adapted model before its first step, and draw its batches."""
     batches = task.batches(task.split(seed)["train"], seed)
     model = task.model(seed)
     start_from(task, method, model, batches, seed)
@@ -63,8 +64,8 @@ def layers_of(model: Adaptable) -> dict[str, DeepLoraLayer]:
     return {name: module for name, module in model.encoder.named_modules() if isinstance(module, DeepLoraLayer)}
 
 
-def bases_of(model: Adaptable) -> dict[str, tuple[Tensor, Tensor]]:
-    """Orthonormal U (out, r) and V (in, r) of every layer."""
+def subspaces_of(model: Adaptable) -> dict[str, tuple[Tensor, Tensor]]:
+    """Copy the orthonormal U (out, r) and V (in, r) of every layer."""
     return {
         name: (layer.deep_lora_U[ADAPTER].detach().clone(), layer.deep_lora_V[ADAPTER].detach().clone())
         for name, layer in layers_of(model).items()
@@ -72,24 +73,24 @@ def bases_of(model: Adaptable) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def follow(
-    task: Task, method: Method, rate: float, seed: int, measured: list[int], bases: dict[str, Any] | None
+    task: Task, method: Method, rate: float, seed: int, measured: list[int], subspaces: dict[str, Any] | None
 ) -> tuple[list[float], list[dict[str, float]]]:
-    """Trains; the loss of every step, and the overlaps with `bases` after the measured steps."""
+    """Train; return the loss of every step, and the overlaps with `subspaces` after the measured steps."""
     model, batches = prepared(task, method, seed)
     losses, shares = [], []
     for step, loss in steps(task, method, model, batches, rate, seed):
         losses.append(loss)
-        if bases is not None and step in measured:
-            shares.append({"step": float(step), **overlap(layers_of(model), bases)})
+        if subspaces is not None and step in measured:
+            shares.append({"step": float(step), **overlap(layers_of(model), subspaces)})
     return losses, shares
 
 
 @torch.no_grad()
-def overlap(layers: dict[str, DeepLoraLayer], bases: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Mean squared cosines between the leading singular vectors of every update and the bases, over the layers."""
+def overlap(layers: dict[str, DeepLoraLayer], subspaces: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Average squared cosines between the leading singular vectors of every update and the subspaces, over layers."""
     found: dict[str, list[float]] = {"left": [], "right": [], "chance": []}
     for name, layer in layers.items():
-        U, V = bases[name]
+        U, V = subspaces[name]
         k = U.shape[1] // 2
         left, _, right = torch.svd_lowrank(layer.get_delta_weight(ADAPTER), k + 8, 4)
         found["left"].append(((U.mT @ left[:, :k]).square().sum() / k).item())

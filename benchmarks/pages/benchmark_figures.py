@@ -1,25 +1,20 @@
-"""Draw what was measured, from `benchmarks/results` alone.
+"""The figures of speed, memory and the modality gap, drawn from `benchmarks/results` alone.
 
-python benchmarks/figures.py --output_dir runs/figures
+python -m benchmarks.pages.benchmark_figures --output_dir runs/figures
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from markdown_tables import result
-from modality_gap_figures import Place, draw_gap_against_recall
-from modality_gap_methods import METHODS as GAP_METHODS
+from benchmarks.result_files import result
+from benchmarks.studies.modality_gap.methods import METHODS as GAP_METHODS
+from training.results.figures import figure
 
 SHAPES = {
     "384": "MiniLM shape\n384, 16 x 128",
@@ -33,59 +28,84 @@ METHODS = {
     "deep_lora": "Deep LoRA",
     "deep_lora_gamma_0": "Deep LoRA, gamma = 0",
 }
+PARTS = {"unseen concepts, unseen vendor": "test", "training concepts, unseen vendor": "seen"}
 
 
-def draw(benchmark: str, value: str, label: str, path: Path) -> None:
-    """Grouped bars of a ratio to LoRA for all shapes; whiskers are quartiles where there are repeats."""
-    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
-    positions = np.arange(len(SHAPES))
-    measured = [result(f"{benchmark}_{shape}")["methods"] for shape in SHAPES]
-    for index, (method, name) in enumerate(METHODS.items()):
-        cells = [methods[method][value] for methods in measured]
-        spreads = [cell if isinstance(cell, dict) else None for cell in cells]
-        heights = np.array([cell["median"] if isinstance(cell, dict) else cell for cell in cells])
-        errors = None
-        if all(spreads):
-            lower = heights - [cell["lower_quartile"] for cell in cells]
-            errors = np.array([lower, [cell["upper_quartile"] for cell in cells] - heights])
-        axes.bar(positions + 0.2 * (index - 1.5), heights, 0.18, yerr=errors, capsize=2, label=name)
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(positions, list(SHAPES.values()))
-    axes.set_ylabel(label)
-    axes.legend(ncols=4, fontsize="small", loc="lower center")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    print(path)
+class Place(NamedTuple):
+    """Gap and recall of a method: mean and the ends of an interval."""
+
+    gap: tuple[float, float, float]
+    recall: tuple[float, float, float]
+
+
+def draw_ratios(benchmark: str, value: str, label: str, path: Path) -> None:
+    """Draw grouped bars of a ratio to LoRA for all shapes; whiskers are quartiles where there are repeats."""
+    with figure(path, size=(9, 4)) as (axes,):
+        positions = np.arange(len(SHAPES))
+        measured = [result(f"{benchmark}_{shape}")["methods"] for shape in SHAPES]
+        for index, (method, name) in enumerate(METHODS.items()):
+            cells = [methods[method][value] for methods in measured]
+            spreads = [cell if isinstance(cell, dict) else None for cell in cells]
+            heights = np.array([cell["median"] if isinstance(cell, dict) else cell for cell in cells])
+            errors = None
+            if all(spreads):
+                lower = heights - [cell["lower_quartile"] for cell in cells]
+                errors = np.array([lower, [cell["upper_quartile"] for cell in cells] - heights])
+            axes.bar(positions + 0.2 * (index - 1.5), heights, 0.18, yerr=errors, capsize=2, label=name)
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set_xticks(positions, list(SHAPES.values()))
+        axes.set_ylabel(label)
+        axes.legend(ncols=4, fontsize="small", loc="lower center")
 
 
 def draw_modality_gap(path: Path) -> None:
-    """Recall@1 over the gap for every method, with intervals, on unseen and on seen concepts."""
-    measured = result("modality_gap")["frozen"]
-    panels = {}
-    for title, part in (("unseen concepts, unseen vendor", "test"), ("training concepts, unseen vendor", "seen")):
-        panels[title] = {
-            GAP_METHODS[name].label if name in GAP_METHODS else name: Place(
-                *(tuple(row[part][metric][key] for key in ("mean", "low", "high")) for metric in ("gap", "recall@1"))
+    """Draw recall@1 against the gap: a point for each method, a panel for each set of pairs; whiskers are intervals."""
+    with figure(path, columns=len(PARTS), size=(7.5, 5.5), dpi=120) as panels:
+        for axes, (title, part) in zip(panels, PARTS.items(), strict=True):
+            for index, (label, (gap, recall)) in enumerate(places(part).items()):
+                axes.errorbar(
+                    gap[0], 100 * recall[0], xerr=_whiskers(gap, 1), yerr=_whiskers(recall, 100), label=label,
+                    linestyle="none", elinewidth=0.8, color=matplotlib.colormaps["tab20"](index % 20),
+                    marker="osD"[index // 20], markersize=5,
+                )  # fmt: skip
+            axes.set(
+                title=title, xlabel="gap (distance of the centroids)", ylabel="recall@1, both ways, %", xscale="log"
             )
-            for name, row in measured.items()
-            if part in row
-        }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_gap_against_recall(path, panels)
-    print(path)
+            axes.grid(alpha=0.3, which="both")
+        handles, labels = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(handles, labels, loc="outside right center", fontsize=8)
+
+
+def places(part: str) -> dict[str, Place]:
+    """Read gap and recall of every method on one set of pairs."""
+    return {
+        GAP_METHODS[name].label if name in GAP_METHODS else name: Place(
+            *(tuple(row[part][metric][key] for key in ("mean", "low", "high")) for metric in ("gap", "recall@1"))
+        )
+        for name, row in result("modality_gap")["frozen"].items()
+        if part in row
+    }
+
+
+def _whiskers(values: tuple[float, float, float], factor: float) -> list[list[float]]:
+    mean, low, high = values
+    return [[factor * (mean - low)], [factor * (high - mean)]]
+
+
+def draw_all(folder: Path) -> list[Path]:
+    """Draw one PNG for each figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    step, memory, gap = (folder / f"{name}.png" for name in ("training_step", "training_memory", "modality_gap"))
+    draw_ratios("training_step", "ratio_to_lora", "training step, time relative to PEFT LoRA", step)
+    draw_ratios("training_memory", "ratio_of_step_bytes_to_lora", "peak of a step, relative to PEFT LoRA", memory)
+    draw_modality_gap(gap)
+    return [step, memory, gap]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/figures"), help="default runs/figures")
-    folder = parser.parse_args().output_dir
-    draw("training_step", "ratio_to_lora", "training step, time relative to PEFT LoRA", folder / "training_step.png")
-    draw(
-        "training_memory", "ratio_of_step_bytes_to_lora", "peak of a step, relative to PEFT LoRA",
-        folder / "training_memory.png",
-    )  # fmt: skip
-    draw_modality_gap(folder / "modality_gap.png")
+    print(*draw_all(parser.parse_args().output_dir), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
-"""The tables of `benchmarks/README.md`, made from `benchmarks/results` alone.
-
-python benchmarks/tables.py            # print them
-python benchmarks/tables.py --write    # put them between their markers
-"""
+"""The tables of `benchmarks/README.md`."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from markdown_tables import FOLDER, filled, interval, markdown, result
-from modality_gap_table import modality_gap
+from benchmarks.markdown import interval, markdown
+from benchmarks.result_files import result
+from benchmarks.studies.modality_gap.methods import BASELINE, METHODS
+
+RECALLS = ("x_to_y_recall@1", "y_to_x_recall@1", "x_to_y_recall@5", "y_to_x_recall@5")
+COLUMNS = (
+    "method", "rate", "gap, new vendor", "gap, known vendors, beyond sampling", "uniformity", "image to text R@1",
+    "text to image R@1", "image to text R@5", "text to image R@5", "R@1 against the baseline, points",
+    "the same, training concepts",
+)  # fmt: skip
 
 
 def recovery_steps() -> str:
-    """Steps until recovery of the wide network and of its compression; medians over the seeds."""
+    """Write the steps until recovery of the wide network and of its compression; medians over the seeds."""
     runs = result("completion_steps")["runs"]
     cells: dict[tuple[float, Any], list[dict[str, Any]]] = {}
     for run in runs:
@@ -38,7 +41,7 @@ def recovery_steps() -> str:
 
 
 def recovery_errors() -> str:
-    """Relative error on unseen entries: median and worst over the seeds."""
+    """Write the relative error on unseen entries: median and worst over the seeds."""
     cells: dict[tuple[float, int, float], dict[str, dict[str, Any]]] = {}
     for row in result("completion_recovery")["table"]:
         key = (row["observed"], row["rank_factor"], row["noise"])
@@ -58,7 +61,7 @@ def recovery_errors() -> str:
 
 
 def ratings() -> str:
-    """Real ratings: test error over the splits, and what a fit costs."""
+    """Write the test error of real ratings over the splits, and the cost of a fit."""
     rows = []
     for name, label in (("movielens", "MovieLens-100K"), ("insteval", "InstEval")):
         for method, row in result(name)["summary"].items():
@@ -69,7 +72,7 @@ def ratings() -> str:
 
 
 def neural_collapse(name: str) -> str:
-    """Steps until the baseline's last NC1, and accuracy, with paired differences."""
+    """Write the steps until the baseline's last NC1, and the accuracy, with paired differences."""
     measured = result(name)
     rows = []
     for method, row in measured["table"].items():
@@ -87,6 +90,30 @@ def neural_collapse(name: str) -> str:
     return markdown(header, rows)
 
 
+def difference(row: dict[str, Any], part: str) -> str:
+    return interval(row[part]["recall@1"][f"minus {BASELINE}"], 100, 1, "+") if part in row else ""
+
+
+def modality_gap(part: str) -> str:
+    """Write one row for each method of a part, "frozen" or "adapted", in the order of the settings; 95 % intervals."""
+    measured = result("modality_gap")
+    rates, rows = measured["chosen_learning_rates"], []
+    for name, row in measured[part].items():
+        test = row["test"]
+        rows.append(
+            [
+                METHODS[name].label if name in METHODS else name,
+                format(rates[name], "g") if name in rates else "",
+                interval(test["gap"]),
+                interval(row["validation"]["gap_beyond_sampling"]) if "validation" in row else "",
+                interval(test["uniformity"]),
+                *(interval(test[recall], 100, 1) for recall in RECALLS),
+                *(difference(row, split) for split in ("test", "seen")),
+            ]
+        )
+    return markdown(list(COLUMNS), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "recovery steps": recovery_steps,
     "recovery errors": recovery_errors,
@@ -96,23 +123,3 @@ TABLES: dict[str, Callable[[], str]] = {
     "frozen": lambda: modality_gap("frozen"),
     "adapted": lambda: modality_gap("adapted"),
 }
-
-
-def with_tables(text: str) -> str:
-    """`text` with every table between its markers replaced."""
-    return filled(text, TABLES)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="update benchmarks/README.md")
-    if parser.parse_args().write:
-        readme = FOLDER / "README.md"
-        readme.write_text(with_tables(readme.read_text(encoding="utf8")), encoding="utf8")
-    else:
-        for name, make in TABLES.items():
-            print(f"{name}\n{make()}\n")
-
-
-if __name__ == "__main__":
-    main()

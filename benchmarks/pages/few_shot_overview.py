@@ -1,4 +1,4 @@
-"""Tables of all few-shot settings at once: differences to tuned LoRA, and what one rate for everything costs."""
+"""Tables of all few-shot settings at once: differences to tuned LoRA, and the cost of one rate for everything."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from evidence_tables import (
+from benchmarks.few_shot.comparisons import (
     BASELINE,
     BOTH,
     BOUNDED,
@@ -31,8 +31,8 @@ from evidence_tables import (
     title,
     with_enough_seeds,
 )  # fmt: skip
-from markdown_tables import interval, markdown
-from paired import mean_with_interval
+from benchmarks.markdown import interval, markdown
+from benchmarks.paired import mean_with_interval
 
 BESIDE = (UNTUNED, DEEPER, BOTH, OLD, LIMITED, LIMITED_DEEPER, *ONE_RATE)
 BESIDE_BOUNDED = (
@@ -41,7 +41,7 @@ BESIDE_BOUNDED = (
 
 
 def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
-    """One row for each setting: tuned LoRA's score, and the paired differences of the others to it."""
+    """Write one row for each setting: tuned LoRA's score, and the paired differences of the others to it."""
     rows = []
     for name in in_points(falling):
         methods = methods_of(name)
@@ -60,7 +60,7 @@ def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
 
 
 def one_rate() -> str:
-    """Means over the settings with falling rates, clean and noisy ones: what has one rate for all of them."""
+    """Write means over the settings with falling rates, clean and noisy ones, of methods with one rate for all."""
     groups, rival = _groups(), best_one_rate(falling=True)
     everything = next(iter(groups))
     header = [f"ahead of {BASELINE}: {group}" for group in groups] + [f"ahead of {rival}: {everything}"]
@@ -76,7 +76,7 @@ def one_rate() -> str:
 
 
 def pairs() -> str:
-    """Means over the same settings, of one method against its counterpart."""
+    """Write means over the same settings, of one method against its counterpart."""
     groups = _groups()
     pairs = [(LIMITED_TUNED, BASELINE), (LIMITED_TUNED, LIMITED), (LIMITED, UNTUNED), (LIMITED, LIMITED_LORA)]
     pairs += [
@@ -91,7 +91,7 @@ def pairs() -> str:
 
 
 def _groups() -> dict[str, list[str]]:
-    """All settings with falling rates and enough seeds, the clean and the noisy ones, by what they are called."""
+    """Group the settings with falling rates and enough seeds: all, the clean and the noisy ones."""
     names = averaged(falling=True)
     noisy = [name for name in names if settings_of(name)["task"].get("noise")]
     clean = [name for name in names if name not in noisy]
@@ -99,7 +99,7 @@ def _groups() -> dict[str, list[str]]:
 
 
 def best_one_rate(falling: bool) -> str:
-    """Of the LoRAs with one rate for all settings, the one with the best mean."""
+    """Choose the LoRA with the best mean among those with one rate for all settings."""
     names = averaged(falling)
     have = [method for method in ONE_RATE if all(method in methods_of(name) for name in names)]
     return max(have, key=lambda method: fmean(gap for name in names for gap in gaps(name, method, BASELINE)))
@@ -112,7 +112,7 @@ def _difference(row: dict[str, Any] | None) -> str:
 
 
 def ahead(names: list[str], method: str, other: str) -> str:
-    """Mean over settings, seed by seed, for the seeds that all of them have; empty if one lacks a method."""
+    """Average over settings, seed by seed, for the seeds that all of them have; empty if one lacks a method."""
     if any(not {method, other} <= methods_of(name).keys() for name in names):
         return ""
     means = [fmean(seed) for seed in zip(*[gaps(name, method, other) for name in names], strict=False)]

@@ -1,30 +1,92 @@
-"""The README's tables of measured figures, made from `benchmarks/results` alone.
-
-python benchmarks/readme_figures.py            # print the tables
-python benchmarks/readme_figures.py --write    # put them between the markers in README.md
-"""
+"""The tables of `README.md`: where Deep LoRA is ahead of LoRA, and measured figures."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Callable
 from statistics import median
 
-from evidence_tables import (
+from benchmarks.few_shot.comparisons import (
+    BASELINE,
+    DEEPER,
     FALLING,
     LIMITED,
     LIMITED_DEEPER,
+    LOSSES,
+    SEEDS,
     UNTUNED,
+    averaged,
+    comparisons,
     family_means,
     good_range,
     methods_of,
     of_kind,
+    settings_of,
     title,
-)
-from markdown_tables import filled, markdown, result
-from readme_evidence import better
+    with_enough_seeds,
+)  # fmt: skip
+from benchmarks.markdown import markdown
+from benchmarks.pages.few_shot_overview import ahead, best_one_rate
+from benchmarks.result_files import result
 
-ROOT = Path(__file__).resolve().parents[1]
+METHODS = {
+    UNTUNED: "default, rate 3e-3",
+    DEEPER: "`depth=5`, rate 3e-3",
+    LIMITED_DEEPER: "`depth=5`, steps limited, rate 0.1",
+}
+KINDS: dict[str, tuple[str, ...]] = {
+    "similarity of words (SimLex-999, Rare Words)": ("simlex", "rare_words"),
+    "relatedness of words (WordSim-353, MEN)": ("wordsim", "men"),
+    "film reviews, positive or negative": ("rotten_tomatoes",),
+    "similarity of sentences (STS-B)": ("stsb",),
+}
+
+
+def better() -> str:
+    """Write paired differences to tuned LoRA at falling rates: means over settings, and ranges by kind of task."""
+    all_of_them, with_rival = with_enough_seeds(falling=True), averaged(falling=True)
+    rival = best_one_rate(falling=True)
+    rate = rival.rpartition(", ")[2]
+    rows = [
+        _row(
+            f"mean of {len(all_of_them)} settings, {SEEDS} seeds", lambda method: ahead(all_of_them, method, BASELINE)
+        ),
+        _row(
+            f"mean of {len(with_rival)} settings against LoRA at {rate} in all of them, the best of three",
+            lambda method: ahead(with_rival, method, rival),
+        ),
+    ]
+    for kind, tasks in KINDS.items():
+        rows.append(_range_row(kind, [name for name in _clean() if settings_of(name)["task"]["name"] in tasks]))
+    rows.append(_range_row("noisy labels (words and reviews)", [name for name in comparisons(True) if _noisy(name)]))
+    writing = [name for name in _clean() if settings_of(name)["task"]["name"] in LOSSES]
+    rows.append(_range_row("writing, SmolLM2-135M (hundredths of a nat a token)", writing))
+    return markdown(["points ahead of tuned LoRA", *METHODS.values()], rows)
+
+
+def _noisy(name: str) -> bool:
+    return bool(settings_of(name)["task"].get("noise"))
+
+
+def _clean() -> list[str]:
+    return [name for name in comparisons(falling=True) if not _noisy(name)]
+
+
+def _row(label: str, cell: Callable[[str], str]) -> list[str]:
+    return [label, *(cell(method) for method in METHODS)]
+
+
+def _range_row(kind: str, names: list[str]) -> list[str]:
+    *smaller, largest = (f"{size:,}" for size in sorted({settings_of(name)["task"]["samples"] for name in names}))
+    samples = f"{', '.join(smaller)} and {largest}" if smaller else largest
+    return _row(f"{kind}, {samples} samples", lambda method: _range(names, method))
+
+
+def _range(names: list[str], method: str) -> str:
+    """Write the smallest and the largest mean difference, or a dash where a setting lacks the method."""
+    if any(method not in methods_of(name) for name in names):
+        return "-"
+    means = [100 * methods_of(name)[method]["difference"]["mean"] for name in names]
+    return f"{min(means):+.1f} to {max(means):+.1f}" if len(means) > 1 else f"{means[0]:+.1f}"
 
 
 def main_job_row() -> tuple[str, str]:
@@ -140,7 +202,7 @@ def bounded_row() -> tuple[str, str]:
 
 
 def rates_rows() -> list[tuple[str, str]]:
-    """Of the settings at falling rates."""
+    """Write one row for each setting with falling rates that compares rates."""
     rows = []
     for name in [name for name in of_kind("rates") if name.endswith(FALLING)]:
         found, seeds = family_means(name), max(row["seeds_compared"] for row in methods_of(name).values())
@@ -160,23 +222,4 @@ def table() -> str:
     return markdown(["what", "measured"], [list(row) for row in rows])
 
 
-TABLES = {"better": better, "figures": table}
-
-
-def with_tables(text: str) -> str:
-    """`text` with the tables between their markers replaced."""
-    return filled(text, TABLES)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="update README.md")
-    if parser.parse_args().write:
-        readme = ROOT / "README.md"
-        readme.write_text(with_tables(readme.read_text(encoding="utf8")), encoding="utf8")
-    else:
-        print(*(make() for make in TABLES.values()), sep="\n\n")
-
-
-if __name__ == "__main__":
-    main()
+TABLES: dict[str, Callable[[], str]] = {"better": better, "figures": table}

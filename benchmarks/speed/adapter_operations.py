@@ -13,16 +13,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 import deep_lora
+from benchmarks.speed.measuring import compared, interleaved_seconds
+from benchmarks.speed.workloads import Workload
 from deep_lora import DeepLoraConfig
-from measuring import compared, interleaved_seconds
-from workloads import Workload
 
 Functions = dict[str, Callable[[], Any]]
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Every operation interleaved for both methods; leaving as a LoRA is set against saving one (`export_cost.py` sets
-    it against PEFT's conversion)."""
+    """Time every operation, interleaved for both methods.
+
+    The export to LoRA is compared with saving a LoRA; `export_cost` compares it with PEFT's conversion.
+    """
     workload = Workload(**settings["workload"])
     rank, seed = settings["rank"], settings["seed"]
     base = workload.model(seed)
@@ -58,7 +60,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _as_if_trained(model: PeftModel) -> PeftModel:
-    """Every adapter parameter a little away from its start, so that no update is zero."""
+    """Move every adapter parameter a little away from its start, so that no update is zero."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.add_(torch.randn_like(parameter), alpha=0.01)

@@ -1,6 +1,6 @@
 """What class statistics cost: against one-hot accumulation, over the number of classes, and for NC2/NC3 at many.
 
-    python benchmarks/class_statistics.py
+    python -m benchmarks.speed.class_statistics
 
 - `against_one_hot`: CPU time of one update at K classes against one-hot accumulation, the two taking turns in one
   process. One-hot accumulation compares labels with all classes and multiplies the (K, B) indicator with the batch:
@@ -17,7 +17,6 @@ Times are ratios within one process, medians with quartiles over repetitions, on
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -26,25 +25,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.result_files import RESULTS, compact_json, environment, write_json
+from benchmarks.speed.measuring import interleaved_seconds, peak_resident_bytes, spread
 from collapse import ClassStatistics, nc2, nc3
 from collapse.simplex import moments_simplex_distance
-from measuring import environment, interleaved_seconds, peak_resident_bytes, spread
 
 
 def cpu_times(jobs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """CPU seconds of each job, the jobs taking turns after one unmeasured round."""
+    """Measure the CPU seconds of each job; the jobs take turns after one unmeasured round."""
     return interleaved_seconds(jobs, repetitions, warmup=1, seed=0, clock=time.process_time)
 
 
 def indicator(labels: Tensor, num_classes: int) -> Tensor:
-    """The (K, B) one-hot matrix, and the count that goes with it."""
+    """Make the (K, B) one-hot matrix, and the count that goes with it."""
     matches = labels[:, None] == torch.arange(num_classes, dtype=torch.int32)
     matches.sum(0, dtype=torch.int32)
     return matches.mT.float()
 
 
 def one_hot_jobs(features: Tensor, labels: Tensor, num_classes: int) -> dict[str, Callable[[], object]]:
-    """What a one-hot accumulator does to a batch: sums in a first pass, scatter about the means in a second."""
+    """Make what a one-hot accumulator does to a batch: sums in a first pass, scatter about the means in a second."""
     means = torch.randn(num_classes, features.shape[1])
     sums, squares = torch.zeros_like(means), torch.zeros(num_classes)
     covariance = torch.zeros(features.shape[1], features.shape[1])
@@ -87,7 +87,7 @@ def against_one_hot(arguments: argparse.Namespace, num_classes: int) -> dict[str
 
 
 def over_classes(arguments: argparse.Namespace) -> dict[str, object]:
-    """Ours, and beside it the bare reading and writing of the class means that a batch touches: no method does less."""
+    """Time ours, and beside it the bare reading and writing of the class means that a batch touches, the least work."""
     features = torch.randn(arguments.batch, arguments.features)
     result: dict[str, object] = {}
     for within in ("full", "trace"):
@@ -115,7 +115,7 @@ def over_classes(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def tiled_reference(weight: Tensor, other: Tensor, tile: int = 2048) -> float:
-    """The distance from the simplex by walking over the K x K matrix twice, in float64."""
+    """Compute the distance from the simplex by walking over the K x K matrix twice, in float64."""
     left, right, num_classes = weight.double(), other.double(), len(weight)
     squares = sum((a @ right.mT).square().sum().item() for a in left.split(tile))
     norm, scale, total = squares**0.5, (num_classes - 1) ** -0.5, 0.0
@@ -128,7 +128,7 @@ def tiled_reference(weight: Tensor, other: Tensor, tile: int = 2048) -> float:
 
 
 def collapsing(num_classes: int, dimension: int, noise: float) -> tuple[Tensor, ClassStatistics]:
-    """Classifier rows, and statistics whose class means lie near them."""
+    """Make classifier rows, and statistics whose class means lie near them."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(num_classes, dimension, generator=generator)
     statistics_ = ClassStatistics(num_classes, dimension, within="trace")
@@ -154,7 +154,7 @@ def many_classes_job(num_classes: int, dimension: int, connection: object) -> No
 
 
 def many_classes(arguments: argparse.Namespace) -> dict[str, object]:
-    """NC2 and NC3 at K = many in a process of its own, and the agreement with the reference at smaller K."""
+    """Measure NC2 and NC3 at K = many in a process of its own, and the agreement with the reference at smaller K."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=many_classes_job, args=(arguments.many, arguments.features, sender))
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=100_000, help="classes for NC2 and NC3 without the matrix")
     parser.add_argument("--reference_classes", type=int, nargs="+", default=[5000, 10_000])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", default="benchmarks/results/class_statistics.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "class_statistics.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
@@ -192,9 +192,8 @@ def main() -> None:
         "over_classes": over_classes(arguments),
         "many_classes": many_classes(arguments),
     }
-    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(arguments.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
-    print(json.dumps(result, indent=1))
+    write_json(arguments.output, result)
+    print(compact_json(result))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.speed.measuring import (
+    compared,
+    interleaved_seconds,
+    measured_in_a_fresh_process,
+    peak_resident_bytes,
+    spread,
+)
 from dmf import (
     CompressedDMF,
     DeepMatrixFactorization,
@@ -21,11 +26,10 @@ from dmf import (
     observed_loss,
     parameter_groups,
 )
-from measuring import compared, interleaved_seconds, peak_resident_bytes, spread
 
 
 def measure_steps(settings: dict[str, Any]) -> dict[str, Any]:
-    """Forward, backward and update of every method on one random low-rank matrix, interleaved in one process."""
+    """Time forward, backward and update of every method on one random low-rank matrix, interleaved in one process."""
     target, mask = _low_rank(settings["size"], settings["true_rank"], settings["observed"], settings["seed"])
     target = target.to(getattr(torch, settings.get("dtype", "float32")))
     steps = {name: _step(name, target, mask, settings) for name in settings["methods"]}
@@ -40,7 +44,7 @@ def _low_rank(size: int, rank: int, observed: float, seed: int) -> tuple[Tensor,
 
 
 def _step(name: str, target: Tensor, mask: Tensor, settings: dict[str, Any]) -> Callable[[], None]:
-    """One gradient step of "wide", "compressed" (dense residual) or "observed" (compressed, observed entries)."""
+    """Make one gradient step of "wide", "compressed" (dense residual) or "observed" (compressed, observed entries)."""
     entries = ObservedEntries.from_dense(target, mask)
     depth, size = settings["depth"], settings["size"]
     if name == "wide":
@@ -67,19 +71,17 @@ def _step(name: str, target: Tensor, mask: Tensor, settings: dict[str, Any]) -> 
 
 
 def measure_scale(settings: dict[str, Any]) -> dict[str, Any]:
-    """Time of an epoch (one full-batch Adam step) over a growing number of entries, each in a process of its own."""
+    """Time an epoch (one full-batch Adam step) over a growing number of entries, each in a process of its own."""
     runs = []
     for count in settings["entries"]:
-        command = [sys.executable, __file__, json.dumps({**settings, "count": count})]
-        lines = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
-        runs.append({"entries": count, **json.loads(lines.splitlines()[-1])})
+        runs.append({"entries": count, **measured_in_a_fresh_process(__name__, {**settings, "count": count})})
     logs = np.log([[run["entries"], run["seconds_per_epoch"]["median"]] for run in runs])
     slope = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
     return {"runs": runs, "exponent_of_time_in_entries": slope}
 
 
 def one_scale(settings: dict[str, Any]) -> dict[str, Any]:
-    """Epochs on `count` random entries of a rank-2 matrix; the loss must fall."""
+    """Time epochs on `count` random entries of a rank-2 matrix; the loss must fall."""
     torch.set_num_threads(settings["threads"])
     size, count = settings["size"], settings["count"]
     generator = torch.Generator().manual_seed(settings["seed"])

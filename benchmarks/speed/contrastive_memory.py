@@ -3,50 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BertConfig, BertModel
 
-from measuring import peak_allocated_bytes, peak_resident_bytes
+from benchmarks.speed.measuring import measured_in_a_fresh_process, peak_allocated_bytes, peak_resident_bytes
 from modality import DualEncoder
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Peaks for every batch, and their ratio to that of the smallest.
+    """Measure the peak of every batch size, and its ratio to that of the smallest.
 
-    glibc keeps freed blocks of the sizes that occur here in its heap, and breaks it into pieces: what a process holds
-    then says little about what it needs. With every larger block mapped by itself, and given back when freed, the two
-    agree; both are measured.
+    glibc keeps freed blocks of these sizes in its heap, which becomes fragmented: what a process holds then says
+    little about what it needs. With every larger block mapped by itself, and returned when it is freed, the two agree;
+    both are measured.
     """
     runs = []
-    for allocator, threshold in (("default", None), ("large blocks mapped", str(settings["mapped_from_bytes"]))):
+    mapped = {"MALLOC_MMAP_THRESHOLD_": str(settings["mapped_from_bytes"])}
+    for allocator, variables in (("default", {}), ("large blocks mapped", mapped)):
         for batch in settings["batches"]:
-            runs.append(
-                {"allocator": allocator, "batch": batch, **_in_process({**settings, "batch": batch}, threshold)}
-            )
+            peaks = measured_in_a_fresh_process(__name__, {**settings, "batch": batch}, variables)
+            runs.append({"allocator": allocator, "batch": batch, **peaks})
     first = {run["allocator"]: run["peak_resident_bytes"] for run in reversed(runs)}
     for run in runs:
         run["ratio_to_smallest_batch"] = run["peak_resident_bytes"] / first[run["allocator"]]
-    at_once = _in_process({**settings, "batch": settings["batches"][0], "chunk_size": None}, None)
+    smallest = {**settings, "batch": settings["batches"][0], "chunk_size": None}
+    at_once = measured_in_a_fresh_process(__name__, smallest)
     return {"runs": runs, "smallest_batch_at_once": at_once}
 
 
-def _in_process(settings: dict[str, Any], threshold: str | None) -> dict[str, Any]:
-    surroundings = dict(os.environ) | ({} if threshold is None else {"MALLOC_MMAP_THRESHOLD_": threshold})
-    command = [sys.executable, __file__, json.dumps(settings)]
-    lines = subprocess.run(
-        command, cwd=Path(__file__).parent, env=surroundings, check=True, capture_output=True, text=True
-    ).stdout
-    return json.loads(lines.splitlines()[-1])
-
-
 def one_batch(settings: dict[str, Any]) -> dict[str, Any]:
-    """Two steps of a pair of text towers."""
+    """Train a pair of text towers for two steps, and measure a third."""
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"])
     config = BertConfig(**settings["tower"])

@@ -18,7 +18,7 @@ from transformers import (
     default_data_collator,
 )
 
-from measuring import compared, interleaved_seconds
+from benchmarks.speed.measuring import compared, interleaved_seconds
 from modality import (
     ContrastiveModel,
     LinearSchedule,
@@ -30,7 +30,7 @@ from modality import (
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Whole trainings and evaluations with and without, in turn; and the seconds inside our own methods.
+    """Time whole trainings and evaluations with and without, in turn, and the seconds inside our own methods.
 
     The ratio of whole runs carries the noise of the machine; the share is what our methods took of the same run.
     """

@@ -1,6 +1,6 @@
-"""What leaving as a plain LoRA costs: processor time of `deep_lora.save_as_lora` against PEFT's own `save_as_lora`.
+"""What an export to plain LoRA costs: CPU time of `deep_lora.save_as_lora` against PEFT's own `save_as_lora`.
 
-    python benchmarks/export_cost.py            # a 12-layer, 768-wide BERT-shaped model with random weights
+    python -m benchmarks.speed.export_cost      # a 12-layer, 768-wide BERT-shaped model with random weights
 
 Both write the same update of the same adapter. PEFT's decomposes every dense out x in update, ours r x r matrices.
 """
@@ -8,7 +8,6 @@ Both write the same update of the same adapter. PEFT's decomposes every dense ou
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import tempfile
@@ -20,14 +19,12 @@ from typing import Any
 
 import peft
 import torch
-import transformers
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 import deep_lora
+from benchmarks.result_files import RESULTS, versions, write_json
 from deep_lora import DeepLoraConfig, DeepLoraLayer
-
-RESULTS = Path(__file__).parent / "results" / "export_cost.json"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,12 +35,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="exports with deep_lora, the median counts (default 3)")
     parser.add_argument("--peft-repeats", type=int, default=1, help="exports with PEFT (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default 0)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help=f"JSON of results (default {RESULTS})")
+    parser.add_argument("--output", type=Path, default=RESULTS / "export_cost.json", help="JSON of results")
     return parser.parse_args()
 
 
 def build(arguments: argparse.Namespace) -> peft.PeftModel:
-    """A random encoder with a trained-looking adapter on all linear layers of its encoder."""
+    """Make a random encoder with an adapter on all linear layers, as if it were trained."""
     torch.manual_seed(arguments.seed)
     config = BertConfig(
         vocab_size=100, hidden_size=arguments.width, num_hidden_layers=arguments.layers,
@@ -65,7 +62,7 @@ def processor_seconds(function: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def largest_difference(a: Path, b: Path) -> float:
-    """The largest relative (Frobenius) difference of a module's update between two LoRA folders."""
+    """Compute the largest relative (Frobenius) difference of a module's update between two LoRA folders."""
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in (a, b))
     names = [key.removesuffix(".lora_A.weight") for key in first if key.endswith(".lora_A.weight")]
     worst = 0.0
@@ -94,18 +91,14 @@ def main() -> None:
             "modules": modules, "threads": torch.get_num_threads(),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         },
-        "versions": {
-            "python": platform.python_version(), "torch": torch.__version__, "peft": peft.__version__,
-            "transformers": transformers.__version__, "deep_lora": deep_lora.__version__,
-        },
+        "versions": versions("torch", "peft", "transformers") | {"deep_lora": deep_lora.__version__},
         "processor": platform.processor() or platform.machine(),
         "deep_lora_cpu_seconds": ours,
         "peft_cpu_seconds": theirs,
         "ratio": median_theirs / median_ours,
         "largest_relative_difference": difference,
     }  # fmt: skip
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(arguments.output, result)
     print(f"{modules} modules: deep_lora {median_ours:.2f} s, PEFT {median_theirs:.1f} s of processor time")
     print(f"ratio {result['ratio']:.0f}; largest relative difference of an update {difference:.1e}; {arguments.output}")
 

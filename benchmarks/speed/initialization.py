@@ -1,4 +1,4 @@
-"""What setting the subspaces from a gradient costs, against forward+backward, LoRA-GA and the wide construction."""
+"""What initializing subspaces from a gradient costs, against forward+backward, LoRA-GA and the wide construction."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from peft import LoraConfig, LoraGAConfig, get_peft_model
 from peft.tuners.lora.loraga import preprocess_loraga
 from torch import nn
 
+from benchmarks.speed.measuring import compared, interleaved_seconds, peak_allocated_bytes, spread
+from benchmarks.speed.workloads import Workload
 from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.initialize import ITERATIONS, OVERSAMPLING
 from deep_lora.subspaces.sketch import GradientSketch, kept_width
 from dmf import OrthogonalMap, compressed_bases
-from measuring import compared, interleaved_seconds, peak_allocated_bytes, spread
-from workloads import Workload
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def against_lora_ga(workload: Workload, settings: dict[str, Any]) -> dict[str, Any]:
-    """Adapter and initialisation together, starting from the frozen model, as LoRA-GA works before injection."""
+    """Time adapter and initialization together, from the frozen model, as LoRA-GA works before injection."""
     base = workload.model(settings["seed"])
     repeats = settings["construction_repeats"]
 
@@ -86,7 +86,7 @@ def against_lora_ga(workload: Workload, settings: dict[str, Any]) -> dict[str, A
 
 
 def against_the_wide_construction(workload: Workload, settings: dict[str, Any]) -> dict[str, Any]:
-    """The adapted layers of one encoder layer: what we add to their backward passes, against three full SVDs each.
+    """Time the adapted layers of one encoder layer: what we add to their backward passes, against three SVDs each.
 
     The wide construction works on the square factor of size max(in, out). Its SVDs alone are timed, in float32: of the
     gradient of that factor, of the joined spans whose null space is their intersection, and of the intersection (the

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import gc
-import platform
+import json
+import os
 import random
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy")
+from benchmarks.result_files import ROOT
 
 
 def interleaved_seconds(
@@ -26,9 +28,9 @@ def interleaved_seconds(
     seed: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of every function in `repeats` rounds; each round calls all of them in a fresh random order.
+    """Time every function in `repeats` rounds; each round calls all of them in a new random order.
 
-    Machines drift, so times are comparable within a round only. The collector of garbage runs between the calls.
+    Machines drift, so times are comparable within a round only. Garbage is collected between the calls.
     """
     order = random.Random(seed)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -48,13 +50,13 @@ def interleaved_seconds(
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, quartiles and extremes."""
+    """Summarize values by their median, quartiles and extremes."""
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"median": median, "lower_quartile": lower, "upper_quartile": upper, "min": min(values), "max": max(values)}
 
 
 def compared(seconds: dict[str, list[float]], peer: str) -> dict[str, dict[str, Any]]:
-    """For every function its seconds, and the ratio to the peer's within each round."""
+    """Summarize the seconds of every function, and their ratio to the peer's within each round."""
     return {
         name: {
             "seconds": spread(values),
@@ -66,7 +68,7 @@ def compared(seconds: dict[str, list[float]], peer: str) -> dict[str, dict[str, 
 
 
 def peak_allocated_bytes(function: Callable[[], Any]) -> int:
-    """The most bytes of tensors that were alive at once during the call, over those alive before.
+    """Measure the most bytes of tensors that were alive at once during the call, beyond those alive before.
 
     On CUDA from the allocator's own statistics, on the CPU by following every allocation and release.
     """
@@ -90,9 +92,9 @@ def peak_allocated_bytes(function: Callable[[], Any]) -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process has held so far.
+    """Measure the most memory that this process has held so far.
 
-    The kernel's mark in /proc belongs to the program; that of getrusage is inherited from the parent process.
+    /proc has the peak of this program; getrusage's peak is inherited from the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -102,25 +104,18 @@ def peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def environment() -> dict[str, Any]:
-    """What the figures depend on beside the settings."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {"versions": versions, "processor": _processor(), "device": _device(), "threads": torch.get_num_threads()}
+def measured_in_a_fresh_process(
+    module: str, settings: dict[str, Any], variables: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run `python -m module SETTINGS`, and read the JSON in the last line of its output.
 
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    Args:
+        module: the module to run, which reads its settings as JSON.
+        settings: what it measures.
+        variables: environment variables for the process, besides those of this one.
+    """
+    command = [sys.executable, "-m", module, json.dumps(settings)]
+    surroundings = os.environ | (variables or {})
+    done = subprocess.run(command, cwd=ROOT, env=surroundings, check=True, capture_output=True, text=True)
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured

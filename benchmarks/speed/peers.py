@@ -27,7 +27,7 @@ class _GradientMark(torch.autograd.Function):
 
 
 def frozen(model: nn.Module, targets: str, rank: int) -> nn.Module:
-    """The limit: no adapter, but gradients flow back as far as they would to the first adapted modules."""
+    """Add no adapter, but let gradients flow back as far as they would to the first adapted modules: the limit."""
     anchor = torch.zeros((), device=next(model.parameters()).device, requires_grad=True)
 
     def mark(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
@@ -55,7 +55,7 @@ def deep_lora(model: nn.Module, targets: str, rank: int) -> nn.Module:
     return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets))
 
 
-def deep_lora_frozen_bases(model: nn.Module, targets: str, rank: int) -> nn.Module:
+def deep_lora_frozen_subspaces(model: nn.Module, targets: str, rank: int) -> nn.Module:
     return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, gamma=0.0))
 
 
@@ -69,14 +69,14 @@ METHODS: dict[str, Callable[[nn.Module, str, int], nn.Module]] = {
     "dora": dora,
     "vera": vera,
     "deep_lora": deep_lora,
-    "deep_lora_gamma_0": deep_lora_frozen_bases,
+    "deep_lora_gamma_0": deep_lora_frozen_subspaces,
     "deep_lora_bounded": deep_lora_bounded,
     "deep_lora_limited": deep_lora_bounded,  # and an optimizer of its own
 }
 
 
 def optimizer_of(model: nn.Module, method: str) -> Optimizer | None:
-    """AdamW over what is trained; with limited steps for "deep_lora_limited", none for a frozen model."""
+    """Make AdamW over what is trained, with limited steps for "deep_lora_limited"; None for a frozen model."""
     if method == "deep_lora_limited":
         return create_optimizer(model, lr=1e-4, max_relative_step=1e-6)  # so low that every step is cut
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -84,6 +84,6 @@ def optimizer_of(model: nn.Module, method: str) -> Optimizer | None:
 
 
 def adapted(model: nn.Module, method: str, targets: str, rank: int) -> nn.Module:
-    """`model` with the adapter of that method ("deep_lora@64" asks for another rank than the given one)."""
+    """Put the adapter of that method on `model` ("deep_lora@64" asks for another rank than the given one)."""
     name, _, other_rank = method.partition("@")
     return METHODS[name](model, targets, int(other_rank or rank))

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from measuring import compared, interleaved_seconds, peak_allocated_bytes, peak_resident_bytes
-from peers import adapted, optimizer_of
-from workloads import Workload
+from benchmarks.speed.measuring import (
+    compared,
+    interleaved_seconds,
+    measured_in_a_fresh_process,
+    peak_allocated_bytes,
+    peak_resident_bytes,
+)
+from benchmarks.speed.peers import adapted, optimizer_of
+from benchmarks.speed.workloads import Workload
 
 PEER = "lora"
 
 
 def step_function(workload: Workload, method: str, rank: int, seed: int) -> tuple[nn.Module, Callable[[], None]]:
-    """A model with that method's adapter, and a function that makes one training step."""
+    """Make a model with that method's adapter, and a function that makes one training step."""
     model = adapted(workload.model(seed), method, workload.targets, rank)
     loss = workload.loss(model, seed)
     optimizer = optimizer_of(model, method)
@@ -35,7 +39,7 @@ def step_function(workload: Workload, method: str, rank: int, seed: int) -> tupl
 
 
 def measure_time(settings: dict[str, Any]) -> dict[str, Any]:
-    """Interleaved steps of all methods in one process, and the overhead over the frozen model against LoRA's."""
+    """Time interleaved steps of all methods in one process, and compare their overhead over the frozen model."""
     workload = Workload(**settings["workload"])
     steps = {
         method: step_function(workload, method, settings["rank"], settings["seed"])[1] for method in settings["methods"]
@@ -54,12 +58,10 @@ def measure_time(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_memory(settings: dict[str, Any]) -> dict[str, Any]:
-    """Peak memory of training in a fresh process for every method."""
-    methods: dict[str, Any] = {}
-    for method in settings["methods"]:
-        command = [sys.executable, __file__, json.dumps({**settings, "method": method})]
-        lines = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
-        methods[method] = json.loads(lines.splitlines()[-1])
+    """Measure the peak memory of training, in a fresh process for every method."""
+    methods = {
+        method: measured_in_a_fresh_process(__name__, {**settings, "method": method}) for method in settings["methods"]
+    }
     for measured in methods.values():
         for name in ("step_bytes", "resident_bytes"):
             measured[f"ratio_of_{name}_to_{PEER}"] = measured[name] / methods[PEER][name]
@@ -67,7 +69,7 @@ def measure_memory(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory_of_one_method(settings: dict[str, Any]) -> dict[str, int]:
-    """Resident peak after three steps, and the peak of tensors alive in one more step on top of model and optimizer."""
+    """Measure the resident peak of three steps, and the peak of tensors in one more, beyond model and optimizer."""
     torch.set_num_threads(settings["threads"])
     _, step = step_function(Workload(**settings["workload"]), settings["method"], settings["rank"], settings["seed"])
     for _ in range(3):

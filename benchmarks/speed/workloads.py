@@ -36,7 +36,7 @@ class Workload:
         return ENCODER_TARGETS if self.kind == "encoder" else DECODER_TARGETS
 
     def model(self, seed: int) -> nn.Module:
-        """The model with random weights, all of them frozen, in training mode without dropout."""
+        """Make the model with random weights, all of them frozen, in training mode without dropout."""
         torch.manual_seed(seed)
         if self.kind == "encoder":
             quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -48,7 +48,7 @@ class Workload:
         return model.to(device, getattr(torch, self.dtype)).requires_grad_(False).train()
 
     def loss(self, model: nn.Module, seed: int) -> Callable[[], Tensor]:
-        """A function that runs the forward pass on a fixed batch and returns a loss."""
+        """Make a function that runs the forward pass on a fixed batch and returns a loss."""
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(0, self.config["vocab_size"], (self.batch, self.tokens), generator=generator)
         ids = ids.to(next(model.parameters()).device)

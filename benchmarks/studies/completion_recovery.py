@@ -18,7 +18,7 @@ from dmf import CompressedDMF, DeepMatrixFactorization, ObservedEntries, masked_
 
 
 def gaussian_target(size: int, rank: int, seed: int) -> Tensor:
-    """The best approximation of rank `rank` of a Gaussian matrix, as in the paper's experiments."""
+    """Make the best approximation of rank `rank` of a Gaussian matrix, as in the paper's experiments."""
     u, s, vh = torch.linalg.svd(torch.randn(size, size, dtype=torch.float64, generator=_generator(seed)))
     return (u[:, :rank] * s[:rank]) @ vh[:rank]
 
@@ -31,7 +31,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def measure_steps_to_recover(settings: dict[str, Any]) -> dict[str, Any]:
-    """Gradient steps of the wide and the compressed factorization until the training loss is below the stop."""
+    """Count gradient steps of the wide and the compressed factorization until the training loss is below the stop."""
     runs = []
     for noise, seed in itertools.product(settings["noise"], settings["seeds"]):
         # The wide network has no rank to over-specify: it runs once for all factors.
@@ -42,7 +42,7 @@ def measure_steps_to_recover(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _descend(rank_factor: int | None, noise: float, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """One run of the wide network (no rank factor) or of its compression."""
+    """Train the wide network (no rank factor) or its compression once."""
     size, depth, eps, rate = (settings[name] for name in ("size", "depth", "init_scale", "rate"))
     target = gaussian_target(size, settings["true_rank"], seed)
     seen = target + noise * target.std() * torch.randn(size, size, dtype=target.dtype, generator=_generator(seed + 1))
@@ -80,7 +80,7 @@ Fit = Callable[[ObservedEntries, int, float], np.ndarray]
 
 
 def measure_table(settings: dict[str, Any]) -> dict[str, Any]:
-    """Relative error on unobserved entries; every method picks one of equally many settings on validation entries."""
+    """Measure errors on unobserved entries; every method picks one of equally many settings on validation entries."""
     cells = list(itertools.product(settings["observed"], settings["rank_factors"], settings["noise"]))
     runs = []
     for (observed, factor, noise), seed in tqdm(list(itertools.product(cells, settings["seeds"]))):
@@ -128,7 +128,7 @@ def _summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def compressed(entries: ObservedEntries, rank: int, rate: float) -> np.ndarray:
-    """The compressed deep factorization; rank r means cores of width 2r (r directions from each side)."""
+    """Fit the compressed deep factorization; rank r means cores of width 2r (r directions from each side)."""
     scale = entries.values.std().item()
     scaled = ObservedEntries(entries.rows, entries.cols, entries.values / scale, entries.shape)
     model = CompressedDMF.from_entries(scaled, 2 * rank, init_scale=1e-3**0.5)
@@ -136,7 +136,7 @@ def compressed(entries: ObservedEntries, rank: int, rate: float) -> np.ndarray:
 
 
 def depth_two(entries: ObservedEntries, rank: int, rate: float) -> np.ndarray:
-    """`left right^T` of width r from a small random start."""
+    """Fit `left right^T` of width r from small random values."""
     scale = entries.values.std().item()
     scaled = ObservedEntries(entries.rows, entries.cols, entries.values / scale, entries.shape)
     model = DeepMatrixFactorization(*entries.shape, width=rank, depth=2, init_scale=1e-3, dtype=entries.values.dtype)
@@ -155,7 +155,7 @@ def _adam(model: Any, groups: Any, entries: ObservedEntries, rate: float, steps:
 
 
 def als(entries: ObservedEntries, rank: int, penalty: float) -> np.ndarray:
-    """cmfrec's alternating least squares, no biases."""
+    """Fit cmfrec's alternating least squares, without biases."""
     model = CMF(
         k=rank, lambda_=penalty, method="als", user_bias=False, item_bias=False, center=False, niter=100, use_cg=False,
         verbose=False, nthreads=torch.get_num_threads(),
@@ -167,7 +167,7 @@ def als(entries: ObservedEntries, rank: int, penalty: float) -> np.ndarray:
 
 
 def soft_impute(entries: ObservedEntries, rank: int, share: float) -> np.ndarray:
-    """Mazumder, Hastie and Tibshirani, JMLR 2010: shrink singular values by `share` of the largest, refill, repeat."""
+    """Shrink singular values by `share` of the largest, refill, repeat (Mazumder, Hastie and Tibshirani, JMLR 2010)."""
     filled = torch.zeros(entries.shape, dtype=entries.values.dtype)
     filled[entries.rows, entries.cols] = entries.values
     threshold = share * torch.linalg.matrix_norm(filled, 2)

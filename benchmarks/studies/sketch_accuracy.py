@@ -7,7 +7,7 @@ sides, and those found by
 - a linear sketch in one pass (`G Omega`, `Psi G`, twice as many rows in Psi), which sums exactly over batches, and
 - the probe of this package (a block Krylov space inside every backward call, leading triplets kept between calls).
 
-    python benchmarks/sketch_accuracy.py
+    python -m benchmarks.studies.sketch_accuracy
 
 Directions without gradient (the last layers see one token a sentence, so their gradients have low rank) do not count.
 """
@@ -15,10 +15,6 @@ Directions without gradient (the last layers see one token a sentence, so their 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,27 +22,25 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
+from benchmarks.packages import MINILM, packaged_file
+from benchmarks.result_files import RESULTS, compact_json, versions, write_json
+from benchmarks.reviews import load_reviews
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.initialize import ITERATIONS, OVERSAMPLING
 from deep_lora.subspaces.sketch import GradientSketch, kept_width
 from dmf import orthonormalize, principal_angles
-from few_shot_arguments import FewShotArguments
-from few_shot_data import DEFAULT_MODEL, load_sentences
-from packaged_files import packaged_file
 
 Calls = list[tuple[Tensor, Tensor]]
 
 
 def captured_calls(num_batches: int, batch_size: int, seed: int) -> dict[str, Calls]:
-    """Input and output gradient of every encoder layer, for each batch."""
+    """Capture input and output gradient of every encoder layer, for each batch."""
     torch.manual_seed(seed)
-    folder = packaged_file(*DEFAULT_MODEL)
+    folder = packaged_file(*MINILM)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
-    sentences = load_sentences(FewShotArguments())
-    order = np.random.default_rng(seed).permutation(len(sentences.texts))
+    reviews = load_reviews()
+    order = np.random.default_rng(seed).permutation(len(reviews.texts))
     calls: dict[str, Calls] = {}
 
     def watch(name: str) -> object:
@@ -60,14 +54,14 @@ def captured_calls(num_batches: int, batch_size: int, seed: int) -> dict[str, Ca
         if isinstance(module, nn.Linear) and "encoder" in name:
             module.register_forward_hook(watch(name))
     for index in range(num_batches):
-        batch = sentences.select(order[index * batch_size : (index + 1) * batch_size])
+        batch = reviews.select(order[index * batch_size : (index + 1) * batch_size])
         inputs = tokenizer(batch.texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
         model(**inputs, labels=torch.from_numpy(batch.labels)).loss.backward()
     return calls
 
 
 def linear_sketch(gradient: Tensor, half_rank: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Leading subspaces from `G Omega` and `Psi G` alone."""
+    """Find leading subspaces from `G Omega` and `Psi G` alone."""
     generator = torch.Generator().manual_seed(seed)
     omega = torch.randn(gradient.shape[1], width, generator=generator, dtype=gradient.dtype)
     psi = torch.randn(2 * width, gradient.shape[0], generator=generator, dtype=gradient.dtype)
@@ -77,7 +71,7 @@ def linear_sketch(gradient: Tensor, half_rank: int, width: int, seed: int) -> tu
 
 
 def probe(calls: Calls, rank: int, vectors: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Leading subspaces from the sketch of this package, with so many triplets kept between calls."""
+    """Find leading subspaces by the sketch of this package, with so many triplets kept between calls."""
     rows, columns = calls[0][1].shape[1], calls[0][0].shape[1]
     sketch = GradientSketch(
         rows=rows, columns=columns, width=width, block=rank + OVERSAMPLING, iterations=ITERATIONS,
@@ -94,7 +88,7 @@ def summary(angles: list[float]) -> dict[str, float]:
 
 
 def measure(calls: dict[str, Calls], rank: int, seed: int) -> dict[str, dict[str, float]]:
-    """Largest principal angle, over both sides or of the right one, for every method."""
+    """Measure the largest principal angle, over both sides or of the right one, for every method."""
     half = rank // 2
     angles: dict[str, list[float]] = {}
     for layer_calls in calls.values():
@@ -121,20 +115,19 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", default="benchmarks/results/sketch_accuracy.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "sketch_accuracy.json")
     arguments = parser.parse_args()
     result = {
         "settings": {key: value for key, value in vars(arguments).items() if key != "output"}
         | {"oversampling": OVERSAMPLING, "iterations": ITERATIONS},
-        "versions": {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
+        "versions": versions("torch", "transformers"),
         "angles_in_radians": {
             f"{count} batches": measure(captured_calls(count, arguments.batch_size, arguments.seed), arguments.rank, 0)
             for count in arguments.num_batches
         },
     }
-    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(arguments.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
-    print(json.dumps(result["angles_in_radians"], indent=1))
+    write_json(arguments.output, result)
+    print(compact_json(result["angles_in_radians"]))
 
 
 if __name__ == "__main__":

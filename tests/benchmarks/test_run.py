@@ -18,9 +18,9 @@ sys.path.insert(0, str(FOLDER))
 
 import measuring  # noqa: E402
 import run  # noqa: E402
-from kept_runs import KeptRuns  # noqa: E402
-from peers import METHODS, adapted  # noqa: E402
-from workloads import Workload  # noqa: E402
+from benchmarks.kept_runs import KeptRuns  # noqa: E402
+from benchmarks.speed.peers import METHODS, adapted  # noqa: E402
+from benchmarks.speed.workloads import Workload  # noqa: E402
 
 ENCODER = {
     "kind": "encoder", "batch": 2, "tokens": 8,

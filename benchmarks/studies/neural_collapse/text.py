@@ -1,7 +1,7 @@
-"""The same question for fine-tuning: MiniLM with Deep LoRA on Rotten Tomatoes, with a plain and a normalised head.
+"""The same question for fine-tuning: MiniLM with Deep LoRA on Rotten Tomatoes, with a plain and a normalized head.
 
-    python benchmarks/neural_collapse_text.py
-    python benchmarks/neural_collapse_text.py --smoke
+    python -m benchmarks.studies.neural_collapse.text
+    python -m benchmarks.studies.neural_collapse.text --smoke
 
 The encoder is adapted by Deep LoRA (subspaces from the first gradients) and the head is trained in full; the variants
 differ in the head alone. Learning rates are chosen by accuracy on validation sentences, seeds are paired, and collapse
@@ -12,7 +12,6 @@ is measured on the training sentences by `NeuralCollapseCallback`. Needs the pac
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +29,26 @@ from transformers import (
 )
 from transformers.utils import logging
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
+from benchmarks.kept_runs import KeptRuns
+from benchmarks.packages import MINILM, packaged_file
+from benchmarks.paired import BASELINE, compare
+from benchmarks.result_files import RESULTS
+from benchmarks.reviews import load_reviews
 from collapse import NeuralCollapseCallback, SphereRetractionCallback, normalize_classifier_
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
-from few_shot_arguments import FewShotArguments
-from few_shot_data import DEFAULT_MODEL, load_sentences
-from kept_runs import KeptRuns
-from packaged_files import packaged_file
-from paired import BASELINE, compare
 
 ModelInputs = dict[str, Dataset]
 Curves = dict[str, dict[int, dict[str, list[float]]]]  # head -> seed -> metric -> values over the measured steps
 
 
 def encoded(arguments: argparse.Namespace, tokenizer: Any) -> ModelInputs:
-    """Disjoint training, validation and test sentences, tokenised; the same for every seed."""
-    sentences = load_sentences(FewShotArguments())
-    order = np.random.default_rng(0).permutation(len(sentences.texts))
+    """Tokenize disjoint training, validation and test sentences, the same for every seed."""
+    reviews = load_reviews()
+    order = np.random.default_rng(0).permutation(len(reviews.texts))
     sizes = {"train": arguments.num_train, "validation": arguments.num_validation, "test": arguments.num_test}
     parts, start = {}, 0
     for name, size in sizes.items():
-        chosen = sentences.select(order[start : start + size])
+        chosen = reviews.select(order[start : start + size])
         start += size
         columns = dict(tokenizer(chosen.texts, truncation=True, max_length=arguments.max_length))
         parts[name] = Dataset.from_dict(columns | {"labels": chosen.labels.tolist()})
@@ -59,15 +56,15 @@ def encoded(arguments: argparse.Namespace, tokenizer: Any) -> ModelInputs:
 
 
 def curve_of(
-    arguments: argparse.Namespace, data: ModelInputs, part: str, tokenizer: Any, temperature: float | None, rate: float,
+    arguments: argparse.Namespace, data: ModelInputs, part: str, tokenizer: Any, scale: float | None, rate: float,
     seed: int,
 ) -> dict:  # fmt: skip
-    """Train one model; the measured steps as lists."""
+    """Train one model; return the measured steps as lists."""
     torch.manual_seed(seed)
-    folder = packaged_file(*DEFAULT_MODEL)
+    folder = packaged_file(*MINILM)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-    if temperature is not None:
-        normalize_classifier_(model, temperature)
+    if scale is not None:
+        normalize_classifier_(model, scale)
     adapter = DeepLoraConfig(task_type="SEQ_CLS", r=arguments.rank, target_modules=["query", "key", "value", "dense"])
     settings = TrainingArguments(
         "runs/neural_collapse_text", max_steps=arguments.steps, learning_rate=rate, seed=seed, report_to="none",
@@ -79,7 +76,7 @@ def curve_of(
         get_peft_model(model, adapter), settings, train_dataset=data["train"], eval_dataset=data[part],
         data_collator=collator, compute_metrics=accuracy, callbacks=[SubspaceInitializationCallback()],
     )  # fmt: skip
-    if temperature is not None:
+    if scale is not None:
         trainer.add_callback(SphereRetractionCallback())
     probe = DataLoader(data["train"], batch_size=64, collate_fn=collator)  # type: ignore[arg-type]
     trainer.add_callback(NeuralCollapseCallback(trainer, {"train": probe}))
@@ -92,7 +89,7 @@ def accuracy(prediction: Any) -> dict[str, float]:
 
 
 def curve_from(history: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Lists over the evaluated steps, from the Trainer's log."""
+    """Make lists over the evaluated steps from the Trainer's log."""
     names = {"nc1": "train_nc1", "nc2": "train_nc2", "nc3": "train_nc3", "cdnv": "train_cdnv", "test_nc1": "eval_nc1"}
     measured = [entry for entry in history if "train_nc1" in entry]
     evaluated = [entry for entry in history if "eval_accuracy" in entry]
@@ -103,11 +100,11 @@ def curve_from(history: list[dict[str, float]]) -> dict[str, list[float]]:
 
 
 def run_all(arguments: argparse.Namespace, results: KeptRuns) -> tuple[Curves, dict[str, float]]:
-    """Rates by validation, then the paired seeds: curves and chosen rates; finished runs are kept in the file."""
-    tokenizer = AutoTokenizer.from_pretrained(packaged_file(*DEFAULT_MODEL))
+    """Choose rates by validation, then run the paired seeds; finished runs are kept in the file."""
+    tokenizer = AutoTokenizer.from_pretrained(packaged_file(*MINILM))
     data = encoded(arguments, tokenizer)
     heads: dict[str, float | None] = {BASELINE: None}
-    heads |= {f"normalized tau={tau:g}": tau for tau in arguments.temperatures}
+    heads |= {f"normalized scale={scale:g}": scale for scale in arguments.scales}
 
     def once(part: str, name: str, rate: float, seed: int) -> dict:
         key = f"{part} | {name} | {rate:g} | {seed}"
@@ -130,7 +127,7 @@ def run_all(arguments: argparse.Namespace, results: KeptRuns) -> tuple[Curves, d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.3, 5.0])
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.3, 5.0])
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--rank", type=int, default=8)
@@ -141,17 +138,17 @@ def main() -> None:
     parser.add_argument("--num_test", type=int, default=1000)
     parser.add_argument("--max_length", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", default="benchmarks/results/neural_collapse_text.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "neural_collapse_text.json")
     parser.add_argument("--smoke", action="store_true", help="a few steps on a few sentences")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.steps, arguments.measure_every, arguments.seeds = 4, 2, [0, 1]
         arguments.num_train = arguments.num_validation = arguments.num_test = 32
-        arguments.temperatures, arguments.learning_rates = [2.3], [1e-3]
+        arguments.scales, arguments.learning_rates = [2.3], [1e-3]
     logging.set_verbosity_error()
     torch.set_num_threads(arguments.threads)
     kept = {key: value for key, value in vars(arguments).items() if key not in ("output", "threads")}
-    results = KeptRuns(Path(arguments.output), kept)
+    results = KeptRuns(arguments.output, kept)
     curves, rates = run_all(arguments, results)
     table = compare(curves, BASELINE, "nc1", ["test_accuracy", "nc1", "nc2", "nc3", "cdnv", "test_nc1"])
     results.save(chosen_learning_rates=rates, table=table)

@@ -14,10 +14,10 @@ from tests.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from evidence_base import Task, TaskSettings
-from evidence_methods import Method, adapted, optimizer_of
-from evidence_run import effective_ranks
-from evidence_tasks import WordPairs
+from benchmarks.few_shot.tasks.base import Task, TaskSettings
+from benchmarks.few_shot.methods import Method, adapted, optimizer_of
+from benchmarks.few_shot.one_run import effective_ranks
+from benchmarks.few_shot.tasks.encoders import WordPairs
 
 SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
 

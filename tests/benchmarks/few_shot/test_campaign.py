@@ -18,11 +18,11 @@ sys.path.insert(0, str(FOLDER))
 
 import evidence_campaign  # noqa: E402
 import run as runner  # noqa: E402
-from evidence_base import Task, TaskSettings  # noqa: E402
-from evidence_campaign import TASKS, Campaign, Run  # noqa: E402
-from evidence_methods import Method, adapted, optimizer_of  # noqa: E402
-from evidence_run import effective_ranks, measure_run  # noqa: E402
-from evidence_summary import summary  # noqa: E402
+from benchmarks.few_shot.tasks.base import Task, TaskSettings  # noqa: E402
+from benchmarks.few_shot.campaign import TASKS, Campaign, Run  # noqa: E402
+from benchmarks.few_shot.methods import Method, adapted, optimizer_of  # noqa: E402
+from benchmarks.few_shot.one_run import effective_ranks, measure_run  # noqa: E402
+from benchmarks.few_shot.summary import summary  # noqa: E402
 
 SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
 SETTINGS: dict[str, Any] = {

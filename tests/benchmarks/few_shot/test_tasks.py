@@ -14,10 +14,10 @@ from tests.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from evidence_base import PooledEncoder, Task, TaskSettings, split_by_seed
-from evidence_methods import Method, optimizer_of
-from evidence_run import schedule_of
-from evidence_tasks import ImageTags, RareWords, RelatedWords, Reviews, SentencePairs, WordPairs, correlation
+from benchmarks.few_shot.tasks.base import PooledEncoder, Task, TaskSettings, split_by_seed
+from benchmarks.few_shot.methods import Method, optimizer_of
+from benchmarks.few_shot.one_run import schedule_of
+from benchmarks.few_shot.tasks.encoders import ImageTags, RareWords, RelatedWords, Reviews, SentencePairs, WordPairs, correlation
 
 TASKS = {
     "simlex": WordPairs, "wordsim": RelatedWords, "rare_words": RareWords, "men": ImageTags,

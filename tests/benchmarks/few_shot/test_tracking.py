@@ -11,9 +11,9 @@ from tests.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from evidence_campaign import task_of
-from evidence_methods import Method
-from evidence_tracking import bases_of, layers_of, measure, overlap, prepared
+from benchmarks.few_shot.campaign import task_of
+from benchmarks.few_shot.methods import Method
+from benchmarks.few_shot.tracking import bases_of, layers_of, measure, overlap, prepared
 
 TASK = {"name": "simlex", "samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 2}
 COMPRESSED = {"config": {"r": 4, "core_scale": 1.0}, "batches": 1, "sides": "both", "rate": 1e-2}

@@ -14,10 +14,10 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
 import evidence_writing  # noqa: E402
 from causal_lm_model import write_tiny_llama  # noqa: E402
-from evidence_base import TaskSettings  # noqa: E402
-from evidence_methods import Method  # noqa: E402
-from evidence_run import measure_run  # noqa: E402
-from evidence_writing import Glosses, Restaurants  # noqa: E402
+from benchmarks.few_shot.tasks.base import TaskSettings  # noqa: E402
+from benchmarks.few_shot.methods import Method  # noqa: E402
+from benchmarks.few_shot.one_run import measure_run  # noqa: E402
+from benchmarks.few_shot.tasks.writing import Glosses, Restaurants  # noqa: E402
 
 SIZES = {"samples": 6, "steps": 2, "batch": 3, "validation": 4, "test": 4, "evaluate_every": 1, "max_tokens": 60}
 SETTINGS = TaskSettings(name="e2e", **SIZES)

@@ -18,9 +18,9 @@ import evidence_report  # noqa: E402
 import evidence_tables  # noqa: E402
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback  # noqa: E402
 from deep_lora.functional import auto_core_scale  # noqa: E402
-from evidence_figures import FIGURES, draw_all  # noqa: E402
-from evidence_overview import ahead, best_one_rate  # noqa: E402
-from evidence_tables import gaps, good_values, spread  # noqa: E402
+from benchmarks.pages.few_shot_figures import FIGURES, draw_all  # noqa: E402
+from benchmarks.pages.few_shot_overview import ahead, best_one_rate  # noqa: E402
+from benchmarks.few_shot.comparisons import gaps, good_values, spread  # noqa: E402
 
 
 def test_deep_lora_of_the_settings_is_the_default_of_the_library() -> None:

@@ -14,7 +14,7 @@ FOLDER = ROOT / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import modality_gap_emoji as benchmark  # noqa: E402
-from kept_runs import RunFolder  # noqa: E402
+from benchmarks.kept_runs import RunFolder  # noqa: E402
 from modality_gap_emoji import Campaign, Run, compared  # noqa: E402
 from tables import with_tables  # noqa: E402
 

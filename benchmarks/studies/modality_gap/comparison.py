@@ -1,19 +1,23 @@
 """Every method against the modality gap on real pairs: emoji of two vendors to train on, a third vendor's to test on.
 
-    python benchmarks/modality_gap_emoji.py --data DIR/node_modules   # the runs, kept one by one in runs/modality_gap
-    python benchmarks/modality_gap_emoji.py --at_most 5               # five of them; several processes may share in
-    python benchmarks/run.py modality_gap                             # the result file, out of the kept runs
+    python -m benchmarks.studies.modality_gap.comparison --data DIR/node_modules   # all runs, into runs/modality_gap
+    python -m benchmarks.studies.modality_gap.comparison --at_most 5               # five; several processes may share
+    python -m benchmarks.run modality_gap                                          # the result file, from these runs
+
+The emoji come from npm packages:
+
+    npm install --ignore-scripts --prefix runs/emoji emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 \
+        @lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0
 
 The learning rate of every method is the one with the best recall@1 on validation concepts over the sweep's seeds, from
-the same list for all; the test pairs have no say. Then every method runs at its rate on the same seeds. All that with
-frozen towers, which is cheap; some methods run once more, at the same rates, with Deep LoRA on the text tower.
-`examples/modality_gap.py --help` says where the emoji come from. A process that is killed loses the run it was at.
+the same list for all; the test pairs play no part. Then every method runs at its rate on the same seeds. The towers are
+frozen, which is cheap; some methods run once more, at the same rates, with Deep LoRA on the text tower. A process that
+is killed loses its current run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -24,15 +28,20 @@ from typing import Any, NamedTuple
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from benchmarks.kept_runs import RunFolder
+from benchmarks.paired import mean_with_interval
+from benchmarks.result_files import SETTINGS, read_json
+from benchmarks.studies.modality_gap.emoji_pairs import (
+    DEFAULT_CACHE,
+    DEFAULT_DATA,
+    FeatureSettings,
+    load_pairs,
+    split_concepts,
+    text_encoder,
+)
+from benchmarks.studies.modality_gap.methods import BASELINE, CLIP_START, METHODS
+from benchmarks.studies.modality_gap.training import Settings, Task, evaluate, make_task, train
 
-from kept_runs import RunFolder
-from modality_gap_data import DEFAULT_CACHE, DEFAULT_DATA, FeatureSettings, load_pairs, split_concepts, text_encoder
-from modality_gap_methods import BASELINE, CLIP_START, METHODS
-from modality_gap_training import Settings, Task, evaluate, make_task, train
-from paired import mean_with_interval
-
-SETTINGS = Path(__file__).resolve().parent / "settings" / "modality_gap.json"
 KEPT = "runs/modality_gap/kept"
 REFERENCES = (BASELINE, CLIP_START, "rising")
 IN_COMMON = ("steps", "concepts_per_batch", "width", "features", "num_validation", "num_test", "split_seed")
@@ -56,7 +65,7 @@ class Run(NamedTuple):
 
 
 class Campaign:
-    """Which runs the settings ask for, in which order, and what they gave."""
+    """The runs that the settings ask for, in their order, and their outcomes."""
 
     def __init__(self, settings: dict[str, Any], path: Path) -> None:
         self.settings = settings
@@ -67,7 +76,7 @@ class Campaign:
         return [Run(method, rate, seed, 0) for rate in rates for seed in seeds]
 
     def chosen_rate(self, method: str) -> float | None:
-        """The rate with the best mean validation recall; None while runs of the sweep are missing."""
+        """Choose the rate with the best mean validation recall; None while runs of the sweep are missing."""
         scores: dict[float, float] = {}
         for run in self.sweep(method):
             kept = self.folder.kept(run.key())
@@ -77,12 +86,12 @@ class Campaign:
         return max(scores, key=lambda rate: scores[rate])
 
     def paired(self, method: str, rank: int) -> list[Run] | None:
-        """The runs that are compared; None while the rate is not known."""
+        """List the runs that are compared; None while the rate is not known."""
         rate, seeds = self.chosen_rate(method), self.settings["adapted_seeds" if rank else "seeds"]
         return None if rate is None else [Run(method, rate, seed, rank) for seed in seeds]
 
     def known(self) -> Iterator[Run]:
-        """Every run that can be named by now: the sweeps, the compared runs, those with an adapter."""
+        """List every run that can be named by now: the sweeps, the compared runs, those with an adapter."""
         for method in self.settings["methods"]:
             yield from self.sweep(method)
         for methods, rank in (("methods", 0), ("adapted_methods", self.settings["rank"])):
@@ -91,7 +100,7 @@ class Campaign:
             yield from (run for runs in zip_longest(*wanted) for run in runs if run is not None)
 
     def work(self, task: Task, at_most: int | None = None) -> int:
-        """Does runs that nobody has done or is doing, until none is left or `at_most` are done; how many."""
+        """Do runs that nobody has done or is doing, until none is left or `at_most` are done; return their number."""
         done = 0
         while done != at_most:
             if not any(self._do(run, task) for run in self.known()):
@@ -111,7 +120,7 @@ class Campaign:
 
 
 def measure_run(run: Run, settings: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Trains once, and measures on every set."""
+    """Train once, and measure on every set."""
     chosen = Settings(
         learning_rate=run.rate, steps=settings["steps"], concepts_per_batch=settings["concepts_per_batch"],
         width=settings["width"], rank=run.rank, seed=run.seed,
@@ -133,7 +142,7 @@ def load_task(settings: dict[str, Any], data: str, cache: str) -> Task:
 
 
 def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """For every method, set and metric: the values, their mean, and differences to the references seed by seed."""
+    """Summarize every method, set and metric: values, their mean, and differences to the references seed by seed."""
     table: dict[str, dict[str, Any]] = {}
     for method, mine in runs.items():
         row: dict[str, Any] = {"tau": summary([run["tau"] for run in mine])}
@@ -153,7 +162,7 @@ def compared(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Mean and interval."""
+    """Round the mean and its interval."""
     return {name: six_digits(value) for name, value in mean_with_interval(values).items()}
 
 
@@ -162,17 +171,17 @@ def six_digits(value: float) -> float:
 
 
 def measure(settings: dict[str, Any], data: str = DEFAULT_DATA, cache: str = DEFAULT_CACHE) -> dict[str, Any]:
-    """All runs that are not kept yet, then the comparison.
+    """Do all runs that are not kept yet, then compare.
 
     Raises:
-        RuntimeError: other processes are still at runs of this benchmark.
+        RuntimeError: other processes are still running some of them.
     """
     campaign = Campaign(settings, Path(KEPT))
     task = load_task(settings, data, cache)
     campaign.work(task)
     missing = [run.key() for run in campaign.known() if campaign.folder.kept(run.key()) is None]
     if missing:
-        raise RuntimeError(f"other processes are at {len(missing)} runs, such as {missing[0]!r}; wait for them")
+        raise RuntimeError(f"other processes are doing {len(missing)} runs, such as {missing[0]!r}; wait for them")
     results: dict[str, Any] = {
         "pools": {name: len(part) for name, part in vars(task.split).items()},
         "chosen_learning_rates": {method: campaign.chosen_rate(method) for method in settings["methods"]},
@@ -194,7 +203,7 @@ def measure(settings: dict[str, Any], data: str = DEFAULT_DATA, cache: str = DEF
 
 
 def swept(campaign: Campaign, method: str) -> dict[str, list[float]]:
-    """What the rate was chosen by: rate -> recall on validation, seed by seed."""
+    """Map each rate to its recall on validation, seed by seed, by which the rate was chosen."""
     recalls: dict[str, list[float]] = {}
     for run in campaign.sweep(method):
         metrics = (campaign.folder.kept(run.key()) or {})["metrics"]
@@ -212,7 +221,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    settings = json.loads(SETTINGS.read_text(encoding="utf8"))
+    settings = read_json(SETTINGS / "modality_gap.json")
     torch.set_num_threads(settings["threads"])
     campaign = Campaign(settings, Path(KEPT))
     done = campaign.work(load_task(settings, arguments.data, arguments.cache), arguments.at_most)
