@@ -28,6 +28,7 @@ class Method:
         config: fields of `LoraConfig` or `DeepLoraConfig`, as in `DeepLoraConfig(**config)`.
         batches: number of first batches whose gradient initializes the adapter (Deep LoRA's subspaces, LoRA-GA).
         sides: of the gradient that Deep LoRA's subspaces come from.
+        gamma: rate of Deep LoRA's U and V relative to that of the cores.
         max_update_norm: bounds LoRA's updates (Deep LoRA's are bounded by its configuration); 0 for no bound.
         max_relative_step: limits the optimizer's steps, LoRA's as `limit_lora_steps` does; 0 for no limit.
         limit_by_rank: limits the steps of Deep LoRA's cores as `limit_steps_by_rank` does.
@@ -45,6 +46,7 @@ class Method:
     restart: int = field(default=0, metadata={"unnamed": True})
     embeddings: bool = field(default=False, metadata={"unnamed": True})
     sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
+    gamma: float = field(default=1.0, metadata={"unnamed": True})
     max_update_norm: float = field(default=0.0, metadata={"unnamed": True})
     max_relative_step: float = field(default=0.0, metadata={"unnamed": True})
     limit_by_rank: bool = field(default=False, metadata={"unnamed": True})
@@ -107,7 +109,9 @@ def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":
         limit = None if method.limit_by_rank else method.max_relative_step or None
-        optimizer = create_optimizer(model.encoder, AdamW, lr=rate, max_relative_step=limit, weight_decay=0.0, **eps)
+        optimizer = create_optimizer(
+            model.encoder, AdamW, lr=rate, gamma=method.gamma, max_relative_step=limit, weight_decay=0.0, **eps
+        )
         if method.limit_by_rank:
             limit_steps_by_rank(optimizer, model.encoder, method.max_relative_step)
     else:

@@ -49,7 +49,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _method(asked: dict[str, Any]) -> Method:
-    return Method("deep_lora", asked["config"], asked["batches"], sides=asked["sides"])
+    return Method("deep_lora", asked["config"], asked["batches"], sides=asked["sides"], gamma=asked.get("gamma", 1.0))
 
 
 def prepared(task: Task, method: Method, seed: int) -> tuple[Any, list[Any]]:

@@ -26,7 +26,7 @@ METHODS = {
     "frozen": "no adapter (limit)",
     "lora": "PEFT LoRA",
     "deep_lora": "Deep LoRA",
-    "deep_lora_gamma_0": "Deep LoRA, gamma = 0",
+    "deep_lora_frozen": "Deep LoRA, frozen subspaces",
 }
 PARTS = {"unseen concepts, unseen vendor": "test", "training concepts, unseen vendor": "seen"}
 

@@ -153,7 +153,7 @@ def step_rows() -> list[tuple[str, str]]:
     for shape, label in SHAPES.items():
         time, memory = result(f"training_step_{shape}"), result(f"training_memory_{shape}")
         cells = []
-        for method, name in (("deep_lora", "Deep LoRA"), ("deep_lora_gamma_0", "with gamma=0")):
+        for method, name in (("deep_lora", "Deep LoRA"), ("deep_lora_frozen", "with frozen subspaces")):
             ratio = time["methods"][method]["ratio_to_lora"]
             bytes_ratio = memory["methods"][method]["ratio_of_step_bytes_to_lora"]
             cells.append(f"{name} {_time_ratio(ratio)}, {bytes_ratio:.2f} of the memory")

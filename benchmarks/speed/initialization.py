@@ -15,8 +15,7 @@ from benchmarks.speed.measuring import compared, interleaved_seconds, peak_alloc
 from benchmarks.speed.workloads import Workload
 from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_
 from deep_lora.layers.gradient import GradientOperator
-from deep_lora.subspaces.initialize import ITERATIONS, OVERSAMPLING
-from deep_lora.subspaces.sketch import GradientSketch, kept_width
+from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
 from dmf import OrthogonalMap, compressed_bases
 
 

@@ -55,8 +55,8 @@ def deep_lora(model: nn.Module, targets: str, rank: int) -> nn.Module:
     return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets))
 
 
-def deep_lora_frozen_subspaces(model: nn.Module, targets: str, rank: int) -> nn.Module:
-    return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, gamma=0.0))
+def deep_lora_frozen(model: nn.Module, targets: str, rank: int) -> nn.Module:
+    return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, freeze_subspaces=True))
 
 
 def deep_lora_bounded(model: nn.Module, targets: str, rank: int) -> nn.Module:
@@ -69,7 +69,7 @@ METHODS: dict[str, Callable[[nn.Module, str, int], nn.Module]] = {
     "dora": dora,
     "vera": vera,
     "deep_lora": deep_lora,
-    "deep_lora_gamma_0": deep_lora_frozen_subspaces,
+    "deep_lora_frozen": deep_lora_frozen,
     "deep_lora_bounded": deep_lora_bounded,
     "deep_lora_limited": deep_lora_bounded,  # and an optimizer of its own
 }

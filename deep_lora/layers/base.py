@@ -39,7 +39,7 @@ class DeepLoraLayer(MergeableLayer):
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
-        "r", "depth", "variant", "init_scale", "core_scale", "scaling", "gamma", "lenders",
+        "r", "depth", "variant", "init_scale", "core_scale", "scaling", "lenders",
         "deep_lora_dropout", "deep_lora_start", "deep_lora_bound",
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_bound")
@@ -74,7 +74,6 @@ class DeepLoraLayer(MergeableLayer):
         self.deep_lora_start = BufferDict({}, persistent=True)
         self.deep_lora_bound = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
-        self.gamma: dict[str, float] = {}
         self.lenders: dict[str, DeepLoraLayer] = {}  # of a tied head: the embedding whose parameters it uses
         self._disable_adapters = False
         self.merged_adapters = []
@@ -116,7 +115,7 @@ class DeepLoraLayer(MergeableLayer):
         self.r[adapter_name], self.depth[adapter_name] = r, depth
         self.variant[adapter_name] = config.variant
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
-        self.init_scale[adapter_name], self.gamma[adapter_name] = config.init_scale, config.gamma
+        self.init_scale[adapter_name] = config.init_scale
         self.deep_lora_dropout[adapter_name] = (
             nn.Dropout(config.deep_lora_dropout) if config.deep_lora_dropout > 0 else nn.Identity()
         )
@@ -128,7 +127,7 @@ class DeepLoraLayer(MergeableLayer):
             self._set_start(adapter_name, config, scale)
             self._set_bound(adapter_name, config)
             self._move_adapter_to_device_of_base_layer(adapter_name)
-        if config.gamma == 0:
+        if config.freeze_subspaces:
             self.freeze_bases(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -191,14 +190,6 @@ class DeepLoraLayer(MergeableLayer):
         """Keep U and V of that adapter fixed (they are saved all the same); survives switching adapters."""
         self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: BASES}
         self._freeze_non_trainable_peft_weights(adapter_name)
-
-    def unfreeze_bases(self, adapter_name: str) -> None:
-        """Undo `freeze_bases`."""
-        if adapter_name in self.frozen_peft_weight_names:
-            names = self.frozen_peft_weight_names
-            self.frozen_peft_weight_names = {name: own for name, own in names.items() if name != adapter_name}
-            for name in BASES:
-                getattr(self, name)[adapter_name].requires_grad_(True)
 
     def at_start(self, adapter_name: str) -> bool:
         """Whether the cores of a compressed adapter are as they were drawn: then nothing is lost with its U and V."""

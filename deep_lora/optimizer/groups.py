@@ -21,7 +21,7 @@ ADAM_EPS = 1e-6
 def parameter_groups(
     model: nn.Module,
     lr: float,
-    gamma: float | None = None,
+    gamma: float = 1.0,
     weight_decay: float = 0.0,
     other_lr: float | None = None,
 ) -> list[dict[str, Any]]:
@@ -32,8 +32,8 @@ def parameter_groups(
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
         lr: rate of the cores, positive.
-        gamma: rate of U and V relative to `lr`; None takes each adapter's `DeepLoraConfig.gamma`. 0 freezes them (they
-            are saved all the same).
+        gamma: rate of U and V relative to `lr`, positive; the paper's is 0.01. `DeepLoraConfig.freeze_subspaces` keeps
+            them fixed.
         weight_decay: for matrices; vectors (biases, norms) get none.
         other_lr: rate of what is trained beside the adapter, such as a new head; None takes `lr`.
 
@@ -75,7 +75,7 @@ def create_optimizer(
     optimizer_cls: type[Optimizer] = torch.optim.AdamW,
     *,
     lr: float,
-    gamma: float | None = None,
+    gamma: float = 1.0,
     weight_decay: float = 0.0,
     other_lr: float | None = None,
     max_relative_step: float | None = None,
@@ -107,32 +107,29 @@ def create_optimizer(
     return optimizer
 
 
-def _check_numbers(lr: float, gamma: float | None, weight_decay: float, other_lr: float | None) -> None:
+def _check_numbers(lr: float, gamma: float, weight_decay: float, other_lr: float | None) -> None:
     if not lr > 0:
         raise ValueError(f"`lr` must be positive, got {lr}")
     if other_lr is not None and not other_lr > 0:
         raise ValueError(f"`other_lr` must be positive, or None for that of the adapter, got {other_lr}")
-    if gamma is not None and not gamma >= 0:
-        raise ValueError(f"`gamma` must be 0 (freeze U and V) or positive, got {gamma}")
+    if not gamma > 0:
+        raise ValueError(
+            f"`gamma` must be positive, got {gamma}; set `DeepLoraConfig(freeze_subspaces=True)` to keep U and V fixed"
+        )
     if not weight_decay >= 0:
         raise ValueError(f"`weight_decay` must not be negative, got {weight_decay}")
 
 
 def _collect(
-    layer: DeepLoraLayer, cores: dict[nn.Parameter, float], bases: dict[nn.Parameter, float], gamma: float | None
+    layer: DeepLoraLayer, cores: dict[nn.Parameter, float], bases: dict[nn.Parameter, float], gamma: float
 ) -> None:
     for name, core in layer.deep_lora_core.items():
-        ratio = layer.gamma[name] if gamma is None else gamma
-        one_rate = layer.variant[name] != "compressed"
+        ratio = gamma if layer.variant[name] == "compressed" else 1.0
         if core.requires_grad:
             cores.setdefault(core, 1.0)
-            if ratio == 0 and not one_rate:
-                layer.freeze_bases(name)
-            elif gamma and not one_rate:
-                layer.unfreeze_bases(name)
         for basis in (layer.deep_lora_U[name], layer.deep_lora_V[name]):
             if basis.requires_grad:
-                bases.setdefault(basis, 1.0 if one_rate else ratio)
+                bases.setdefault(basis, ratio)
 
 
 def _group(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora.subspaces.compressed_layers import trained_modules
-from deep_lora.subspaces.initialize import InitializationReport, Sides, initialize_subspaces_
+from deep_lora.subspaces.initialize import EXACT_BYTES, InitializationReport, Sides, initialize_subspaces_
 from deep_lora.subspaces.restoring import random_states_kept
 
 OTHER_LOSSES = (
@@ -52,7 +52,7 @@ class SubspaceInitializationCallback(TrainerCallback):
         adapter_name: str = "default",
         seed: int = 0,
         *,
-        exact_bytes: int = 0,
+        exact_bytes: int = EXACT_BYTES,
         sides: Sides = "right",
         trainer: Trainer | None = None,
     ) -> None:

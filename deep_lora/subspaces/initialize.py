@@ -21,8 +21,7 @@ from deep_lora.subspaces.restoring import dropout_off, gradients_put_aside
 from deep_lora.subspaces.sketch import GradientSketch, make_sketches
 from dmf import FactorSVD, OrthogonalMap, compressed_bases, one_sided_bases
 
-OVERSAMPLING = 8
-ITERATIONS = 4
+EXACT_BYTES = 2**29
 Sides = Literal["both", "right"]
 
 
@@ -57,9 +56,7 @@ def initialize_subspaces_(
     adapter_name: str = "default",
     seed: int = 0,
     *,
-    oversampling: int = OVERSAMPLING,
-    iterations: int = ITERATIONS,
-    exact_bytes: int = 0,
+    exact_bytes: int = EXACT_BYTES,
     sides: Sides = "right",
 ) -> InitializationReport:
     """Set U and V of every compressed layer from the gradient that `closure` produces, in place.
@@ -73,8 +70,8 @@ def initialize_subspaces_(
         model: a PEFT model, or any module that holds Deep LoRA layers.
         closure: forward and `backward()` on micro-batches, called once, dropout off; every rank runs its own share.
         adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
-        oversampling, iterations: accuracy: a call's Krylov space (`dmf.block_krylov_svd`) starts at r + oversampling.
-        exact_bytes: form every G if all fit this; the split of batches over calls and processes then does not matter.
+        exact_bytes: form every G if all fit this memory; the split of batches over calls and processes then does not
+            matter. 0 never does.
         sides: "right", ours, takes all directions from the inputs' side, for any rank, and scored higher
             (docs/evidence.md); "both" is the paper's, for even ranks.
 
@@ -98,7 +95,7 @@ def initialize_subspaces_(
     _warn_if_trained(model, adapter_name)
     seeds = {name: seed + index for index, name in enumerate(layers)}
     with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, side)}
-    sketches = make_sketches(with_room, adapter_name, seeds, oversampling, iterations, exact_bytes)
+    sketches = make_sketches(with_room, adapter_name, seeds, exact_bytes)
     calls = _watch_closure(model, closure, _watched(model, layers, sketches, adapter_name), sketches)
     sum_over_ranks(list(sketches.values()))
     _check_gradients(sketches, calls)

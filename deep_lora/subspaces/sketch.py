@@ -18,6 +18,10 @@ from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.gradient import GradientOperator
 from dmf import FactorSVD, block_krylov_svd, factor_svd, leading_subspaces, orthogonal
 
+# A call's Krylov space (`dmf.block_krylov_svd`) starts with r + OVERSAMPLING columns and takes ITERATIONS more blocks.
+OVERSAMPLING = 8
+ITERATIONS = 4
+
 
 @dataclass
 class GradientSketch:
@@ -128,8 +132,6 @@ def make_sketches(
     layers: dict[str, DeepLoraLayer],
     adapter_name: str,
     seeds: dict[str, int],
-    oversampling: int,
-    iterations: int,
     exact_bytes: int,
 ) -> dict[str, GradientSketch]:
     """A sketch for every layer; all of them keep the gradient itself if those take `exact_bytes` together, or none."""
@@ -143,8 +145,8 @@ def make_sketches(
             rows=layer.out_features,
             columns=layer.in_features,
             width=kept_width(layer.r[adapter_name]),
-            block=layer.r[adapter_name] + oversampling,
-            iterations=iterations,
+            block=layer.r[adapter_name] + OVERSAMPLING,
+            iterations=ITERATIONS,
             seed=seeds[name],
             dtype=dtypes[name],
             device=layer.deep_lora_U[adapter_name].device,

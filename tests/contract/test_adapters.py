@@ -171,7 +171,7 @@ def test_bias_trains_and_saves_exactly_the_biases_asked_for(bias: str, tmp_path)
         {"target_modules": ["square", "tall"], "rank_pattern": {"tall": 2}, "depth_pattern": {"square": 1}},
         {"target_modules": ALL, "variant": "narrow", "init_scale": 0.5, "depth": 4},
         {"target_modules": ALL, "variant": "wide", "init_scale": 0.5},
-        {"target_modules": ALL, "gamma": 0.0},
+        {"target_modules": ALL, "freeze_subspaces": True},
     ],
 )
 def test_what_was_trained_is_saved_and_loaded_exactly(settings: dict, tmp_path) -> None:

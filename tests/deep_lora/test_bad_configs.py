@@ -21,8 +21,10 @@ CONFIGS = [
     ({"max_update_norm": 0.0}, r"`max_update_norm` must be a number in \(0, inf\), got 0.0"),
     ({"max_update_norm": "auto"}, "`max_update_norm` must be a number.*got 'auto'"),
     ({"core_scale": "big"}, "`core_scale` must be a positive number or 'auto', got 'big'"),
-    ({"gamma": -0.1}, r"`gamma` must be a number in \[0, inf\), got -0.1"),
-    ({"gamma": 0.5, "variant": "narrow"}, "`gamma` must be 1 for variant 'narrow', whose factors share one rate"),
+    (
+        {"freeze_subspaces": True, "variant": "narrow"},
+        "`freeze_subspaces` needs variant 'compressed', got 'narrow'",
+    ),
     ({"deep_lora_dropout": 1.0}, r"`deep_lora_dropout` must be a number in \[0, 1\), got 1.0"),
     ({"bias": "lora_only"}, "`bias` must be 'none', 'all' or 'deep_lora_only', got 'lora_only'"),
     ({"target_modules": "q", "layers_to_transform": 1}, "`layers_to_transform` cannot be used when"),

@@ -170,7 +170,7 @@ BAD = [
     ("beam names", _beams, TypeError, "Got adapter names of type <class 'dict'>, expected a list of str"),
     ("lr", lambda: parameter_groups(_small(), lr=0.0), ValueError, "`lr` must be positive, got 0.0"),
     ("nan lr", lambda: create_optimizer(_small(), lr=float("nan")), ValueError, "`lr` must be positive, got nan"),
-    ("gamma", lambda: parameter_groups(_small(), lr=1e-3, gamma=-1), ValueError, r"\(freeze U and V\) or positive"),
+    ("gamma", lambda: parameter_groups(_small(), lr=1e-3, gamma=-1), ValueError, r"got -1; set .*freeze_subspaces=True"),
     ("decay", lambda: parameter_groups(_small(), 1e-3, weight_decay=-1), ValueError, "`weight_decay` must not be neg"),
     ("no adapter", lambda: parameter_groups(nn.Linear(2, 2), 1e-3), ValueError, "has no trainable Deep LoRA parameter"),
     ("batches", lambda: SubspaceInitializationCallback(0), ValueError, "`num_batches` must be a positive int.*got 0"),

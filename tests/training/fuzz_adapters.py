@@ -30,8 +30,8 @@ ODD = (
     ["..", "/etc/passwd"],
 )  # fmt: skip
 OTHER_FIELDS = (
-    "rank_pattern", "depth_pattern", "modules_to_save", "bias", "gamma", "lora_alpha", "alpha_pattern", "use_rslora",
-    "target_parameters", "auto_mapping", "deep_lora_version", "revision", "fan_in_fan_out", "x",
+    "rank_pattern", "depth_pattern", "modules_to_save", "bias", "freeze_subspaces", "lora_alpha", "alpha_pattern",
+    "use_rslora", "target_parameters", "auto_mapping", "deep_lora_version", "revision", "fan_in_fan_out", "x",
 )  # fmt: skip
 DTYPES = ("F32", "F64", "BF16", "F16", "I64", "BOOL", "U8", "F4", "C64", 7, None)
 

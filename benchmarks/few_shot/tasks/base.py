@@ -138,15 +138,15 @@ def split_by_seed(count: int, settings: TaskSettings, seed: int) -> Parts:
     train, rest = np.split(others, [settings.samples])
     if len(rest) < settings.test:
         raise ValueError(
-            f"{count} examples do not hold {settings.samples} to train on, {settings.validation} for validation and "
-            f"{settings.test} for the test; lower one of them in the settings"
+            f"{count} examples are too few for {settings.samples} to train on, {settings.validation} for validation "
+            f"and {settings.test} for the test; lower one of these numbers in the settings"
         )
     return {"train": train, "validation": validation, "test": rest[: settings.test]}
 
 
 def draw(numbers: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     if len(numbers) < count:
-        raise ValueError(f"{count} examples were asked for, but there are {len(numbers)} that are short enough")
+        raise ValueError(f"{count} examples are needed, but only {len(numbers)} are short enough")
     return generator.permutation(numbers)[:count]
 
 
@@ -156,8 +156,8 @@ def data_folder(variable: str, name: str, files: tuple[str, ...]) -> Path:
     missing = [file for file in files if not (folder / file).is_file()]
     if variable not in os.environ or missing:
         raise FileNotFoundError(
-            f"{name} is needed in a folder that the environment variable {variable} names, with the files "
-            f"{', '.join(files)}; {variable} is {os.environ.get(variable)!r}"
+            f"{name} is missing: set the environment variable {variable} to a folder with the files {', '.join(files)}; "
+            f"it is {os.environ.get(variable)!r} now"
         )
     return folder
 

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_, parameter_groups, to_lora
+from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_, to_lora
 from deep_lora.subspaces.callback import _first_batches
 
 EPS = torch.finfo(torch.float32).eps
@@ -86,13 +86,6 @@ def test_a_layer_called_by_keyword_is_initialised() -> None:
     model = square()
     report = initialize_subspaces_(model, lambda: layer_of(model)(x=torch.randn(5, 8)).square().sum().backward())
     assert len(report.initialized) == 1
-
-
-def test_gamma_zero_is_undone_by_a_later_gamma() -> None:
-    model = square()
-    assert [group["name"] for group in parameter_groups(model, 1e-3, gamma=0)] == ["deep_lora_core"]
-    groups = parameter_groups(model, 1e-3, gamma=0.5)
-    assert [(group["name"], group["lr"]) for group in groups] == [("deep_lora_core", 1e-3), ("deep_lora_bases", 5e-4)]
 
 
 def test_patterns_that_are_null_in_a_file_are_empty() -> None:
