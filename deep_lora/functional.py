@@ -23,7 +23,7 @@ def auto_core_scale(rank: int, init_scale: float) -> float:
     An Adam step on an r x r core has spectral norm up to r times the rate, hence 1/r: one rate suits all ranks. 80/r
     turns LoRA's usual rate 1e-3 into steps of 0.08 in spectral norm, as a small start needs to leave its plateau; a
     large one (eps > 0.08) has none and takes steps of `rate / (2 eps^2)`. Both constants are ours, by experiment:
-    docs/evidence.md.
+    docs/few_shot.md.
 
     >>> auto_core_scale(8, 1e-3), auto_core_scale(8, 0.5)
     (10.0, 0.25)

@@ -27,7 +27,7 @@ def bound_factor(
     A small update stays as it is, a large one keeps its direction. `||dW||_F^2 = <U^T U folded, folded V^T V>`, so
     nothing larger than r x r is formed. Computed in float32 at least; an infinite bound gives 1.
 
-    Source: ours (docs/evidence.md).
+    Source: ours (docs/few_shot.md).
 
     >>> U, folded, V = torch.ones(4, 1), torch.full((1, 1), 3.0), torch.ones(9, 1)  # of norm 18
     >>> round(18 * bound_factor(U, folded, V, torch.full((1, 1), 18.0)).item() ** 2, 4)

@@ -156,8 +156,8 @@ def data_folder(variable: str, name: str, files: tuple[str, ...]) -> Path:
     missing = [file for file in files if not (folder / file).is_file()]
     if variable not in os.environ or missing:
         raise FileNotFoundError(
-            f"{name} is missing: set the environment variable {variable} to a folder with the files {', '.join(files)}; "
-            f"it is {os.environ.get(variable)!r} now"
+            f"{name} is missing: set the environment variable {variable} to a folder with the files "
+            f"{', '.join(files)}; it is {os.environ.get(variable)!r} now"
         )
     return folder
 
