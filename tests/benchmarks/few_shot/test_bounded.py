@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 import torch
 from peft.tuners.lora import Linear
 from torch.optim import AdamW
 
-from tests.paths import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from benchmarks.few_shot.tasks.base import Task, TaskSettings
 from benchmarks.few_shot.methods import Method, adapted, optimizer_of
 from benchmarks.few_shot.one_run import effective_ranks
-from benchmarks.few_shot.tasks.encoders import WordPairs
-
-SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
-
-
-@pytest.fixture
-def word_pairs() -> Task:
-    return WordPairs(TaskSettings(name="simlex", **SMALL))
+from benchmarks.few_shot.tasks.base import Task
 
 
 def test_a_bounded_lora_computes_with_the_bounded_update(word_pairs: Task) -> None:

@@ -1,9 +1,8 @@
-"""The few-shot campaign: paired examples, choices by validation, runs kept one by one, a page made of the results."""
+"""The runs of the few-shot study: choices by validation, kept one by one, paired by seed."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,20 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.paths import ROOT
+from benchmarks import run as runner
+from benchmarks.few_shot import campaign as campaign_module
+from benchmarks.few_shot.campaign import Campaign, Run
+from benchmarks.few_shot.methods import Method, adapted, optimizer_of
+from benchmarks.few_shot.one_run import effective_ranks, measure_run
+from benchmarks.few_shot.summary import summary
+from benchmarks.few_shot.tasks.base import Task, TaskSettings
+from tests.benchmarks.cases import SMALL
 
-FOLDER = ROOT / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-
-import evidence_campaign  # noqa: E402
-import run as runner  # noqa: E402
-from benchmarks.few_shot.tasks.base import Task, TaskSettings  # noqa: E402
-from benchmarks.few_shot.campaign import TASKS, Campaign, Run  # noqa: E402
-from benchmarks.few_shot.methods import Method, adapted, optimizer_of  # noqa: E402
-from benchmarks.few_shot.one_run import effective_ranks, measure_run  # noqa: E402
-from benchmarks.few_shot.summary import summary  # noqa: E402
-
-SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
 SETTINGS: dict[str, Any] = {
     "title": "tiny", "task": {"name": "simlex", **SMALL}, "baseline": "LoRA",
     "sweep_seeds": [100, 101], "export_tolerances": [0.01],
@@ -60,13 +54,8 @@ def measured(task: object, method: Method, rate: float, seed: int, tolerances: l
 
 @pytest.fixture
 def campaign(tmp_path, monkeypatch) -> Campaign:
-    monkeypatch.setattr(evidence_campaign, "measure_run", measured)
+    monkeypatch.setattr(campaign_module, "measure_run", measured)
     return Campaign(SETTINGS, tmp_path)
-
-
-@pytest.fixture
-def word_pairs() -> Task:
-    return TASKS["simlex"](TaskSettings(name="simlex", **SMALL))
 
 
 class NamedTask:
@@ -114,27 +103,27 @@ def test_differences_are_taken_seed_by_seed_against_the_baseline(campaign: Campa
 
 
 def test_the_result_is_refused_while_others_are_at_it(campaign: Campaign, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(evidence_campaign, "KEPT", str(tmp_path))
-    monkeypatch.setattr(evidence_campaign, "task_of", lambda settings: NamedTask())
+    monkeypatch.setattr(campaign_module, "KEPT", str(tmp_path))
+    monkeypatch.setattr(campaign_module, "task_of", lambda settings: NamedTask())
     with campaign.folder.claim(campaign.missing()[0].key()):
-        with pytest.raises(RuntimeError, match="other processes are at .* runs, such as"):
-            evidence_campaign.measure(SETTINGS)
-    assert evidence_campaign.measure(SETTINGS)["methods"].keys() == SETTINGS["methods"].keys()
+        with pytest.raises(RuntimeError, match="other processes are doing .* runs, such as .*; wait for them"):
+            campaign_module.measure(SETTINGS)
+    assert campaign_module.measure(SETTINGS)["methods"].keys() == SETTINGS["methods"].keys()
 
 
 def test_a_result_is_only_added_to(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(evidence_campaign, "measure_run", measured)
-    monkeypatch.setattr(evidence_campaign, "task_of", lambda settings: NamedTask())
-    monkeypatch.setattr(evidence_campaign, "KEPT", str(tmp_path / "kept"))
-    monkeypatch.setattr(evidence_campaign, "FOLDER", tmp_path)
+    monkeypatch.setattr(campaign_module, "measure_run", measured)
+    monkeypatch.setattr(campaign_module, "task_of", lambda settings: NamedTask())
+    monkeypatch.setattr(campaign_module, "KEPT", str(tmp_path / "kept"))
+    monkeypatch.setattr(campaign_module, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
     settings = SETTINGS | {"title": "made up"}
-    first = {"settings": settings, "environment": "the first", **evidence_campaign.measure(settings)}
+    first = {"settings": settings, "environment": "the first", **campaign_module.measure(settings)}
     (tmp_path / "results" / "few_shot_made_up.json").write_text(json.dumps(first))
 
-    monkeypatch.setattr(evidence_campaign, "KEPT", str(tmp_path / "another machine"))
+    monkeypatch.setattr(campaign_module, "KEPT", str(tmp_path / "another machine"))
     more = settings | {"methods": SETTINGS["methods"] | {"new": SETTINGS["methods"]["Deep LoRA"] | {"seeds": 1}}}
-    second = evidence_campaign.measure(more)
+    second = campaign_module.measure(more)
     assert second["cpu_seconds"] == round(1.5)  # one run
     assert second["methods"]["LoRA"] == first["methods"]["LoRA"] | {"environment": "the first"}
     new, baseline = second["methods"]["new"], first["methods"]["LoRA"]
@@ -142,9 +131,9 @@ def test_a_result_is_only_added_to(tmp_path, monkeypatch) -> None:
     assert "environment" not in new
 
     changed = settings | {"methods": SETTINGS["methods"] | {"LoRA": SETTINGS["methods"]["LoRA"] | {"seeds": 2}}}
-    earlier = evidence_campaign.earlier_rows(changed, tmp_path / "results")
+    earlier = campaign_module.earlier_rows(changed, tmp_path / "results")
     assert earlier.keys() == {"Deep LoRA"}
-    assert evidence_campaign.earlier_rows(settings | {"baseline": "Deep LoRA"}, tmp_path / "results") == {}
+    assert campaign_module.earlier_rows(settings | {"baseline": "Deep LoRA"}, tmp_path / "results") == {}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -207,8 +196,9 @@ def test_the_runner_makes_a_result_file_of_tiny_settings(tmp_path, monkeypatch) 
         "LoRA": {"adapter": "lora", "config": {"r": 2}, "rates": [1e-3], "seeds": 1},
         "Deep LoRA": {"adapter": "deep_lora", "config": {"r": 2}, "batches": 1, "rates": [1e-3], "seeds": 1},
     }
-    monkeypatch.setattr(runner, "FOLDER", tmp_path)
-    monkeypatch.setattr(evidence_campaign, "KEPT", str(tmp_path / "kept"))
+    monkeypatch.setattr(runner, "SETTINGS", tmp_path / "settings")
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(campaign_module, "KEPT", str(tmp_path / "kept"))
     (tmp_path / "settings").mkdir()
     (tmp_path / "settings" / "tiny.json").write_text(json.dumps(tiny))
     result = json.loads(runner.run("tiny", repeats=None, output=None).read_text())

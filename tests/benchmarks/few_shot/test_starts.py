@@ -1,8 +1,7 @@
-"""Starts of the campaign that are not the library's defaults, against the dense gradient and the library."""
+"""Initializations that the library does not offer, against the dense gradient and the library."""
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Any
 
@@ -10,23 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from deep_lora import initialize_subspaces_
-from deep_lora.layers.base import DeepLoraLayer
-from tests.models import layers_of
-from tests.paths import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from benchmarks.few_shot.tasks.base import Task, TaskSettings
 from benchmarks.few_shot.methods import Method, adapted
-from benchmarks.few_shot.tasks.encoders import WordPairs
-
-SMALL = {"samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 1}
-
-
-@pytest.fixture
-def word_pairs() -> Task:
-    return WordPairs(TaskSettings(name="simlex", **SMALL))
+from benchmarks.few_shot.tasks.base import Task
+from deep_lora import DeepLoraLayer, initialize_subspaces_
+from tests.models import layers_of
 
 
 def gradients_of(model: Any, task: Task, chosen: np.ndarray) -> dict[str, torch.Tensor]:
@@ -74,7 +60,7 @@ def test_other_partners_have_the_subspaces_of_the_library_and_the_lengths_of_its
             torch.testing.assert_close(mine.mT @ mine, torch.eye(2), atol=1e-4, rtol=0)
 
 
-def test_the_right_start_of_the_campaign_is_that_of_the_library(word_pairs: Task) -> None:
+def test_the_right_start_of_the_study_is_that_of_the_library(word_pairs: Task) -> None:
     chosen, products = word_pairs.split(0)["train"][:4], []
     for start in ("right", ""):
         model = word_pairs.model(0).eval()

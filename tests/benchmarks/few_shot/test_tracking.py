@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
-from tests.paths import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from benchmarks.few_shot.campaign import task_of
 from benchmarks.few_shot.methods import Method
-from benchmarks.few_shot.tracking import bases_of, layers_of, measure, overlap, prepared
+from benchmarks.few_shot.tasks import task_of
+from benchmarks.few_shot.tracking import layers_of, measure, overlap, prepared, subspaces_of
+from tests.benchmarks.cases import SMALL
 
-TASK = {"name": "simlex", "samples": 8, "steps": 2, "batch": 4, "validation": 10, "test": 10, "evaluate_every": 2}
+TASK = {"name": "simlex", **SMALL, "evaluate_every": 2}
 COMPRESSED = {"config": {"r": 4, "core_scale": 1.0}, "batches": 1, "sides": "both", "rate": 1e-2}
 
 
-def test_the_overlap_with_its_own_bases_is_one_and_with_random_ones_that_of_chance() -> None:
+def test_the_overlap_with_its_own_subspaces_is_one_and_with_random_ones_that_of_chance() -> None:
     model, _ = prepared(task_of({"task": TASK}), Method("deep_lora", {"r": 4}), 0)
-    layers, bases = layers_of(model), bases_of(model)
+    layers, subspaces = layers_of(model), subspaces_of(model)
     with torch.no_grad():
         for layer in layers.values():
             layer.deep_lora_core["default"] += torch.diag(torch.arange(4.0))
-    whole = overlap(layers, bases)
+    whole = overlap(layers, subspaces)
     assert whole["left"] == pytest.approx(1, abs=1e-4) and whole["right"] == pytest.approx(1, abs=1e-4)
     generator = torch.Generator().manual_seed(1)
     other = {name: tuple(torch.linalg.qr(torch.randn(b.shape, generator=generator)).Q for b in pair)
-             for name, pair in bases.items()}  # fmt: skip
+             for name, pair in subspaces.items()}  # fmt: skip
     found = overlap(layers, other)
     assert found["left"] == pytest.approx(found["chance"], abs=0.01) and 0 < found["chance"] < 0.011
 

@@ -1,23 +1,17 @@
-"""The campaign's tasks for language models: parts by facts, losses of the targets alone, texts that are scored."""
+"""Tasks for language models: parts by facts, losses of the targets alone, texts that are scored."""
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.paths import ROOT
-
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
-
-import evidence_writing  # noqa: E402
-from causal_lm_model import write_tiny_llama  # noqa: E402
-from benchmarks.few_shot.tasks.base import TaskSettings  # noqa: E402
-from benchmarks.few_shot.methods import Method  # noqa: E402
-from benchmarks.few_shot.one_run import measure_run  # noqa: E402
-from benchmarks.few_shot.tasks.writing import Glosses, Restaurants  # noqa: E402
+from benchmarks.few_shot.methods import Method
+from benchmarks.few_shot.one_run import measure_run
+from benchmarks.few_shot.tasks import writing
+from benchmarks.few_shot.tasks.base import TaskSettings
+from benchmarks.few_shot.tasks.writing import Glosses, Restaurants
+from tests.benchmarks.cases import write_tiny_llama
 
 SIZES = {"samples": 6, "steps": 2, "batch": 3, "validation": 4, "test": 4, "evaluate_every": 1, "max_tokens": 60}
 SETTINGS = TaskSettings(name="e2e", **SIZES)
@@ -27,7 +21,7 @@ SETTINGS = TaskSettings(name="e2e", **SIZES)
 def tiny_model(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "llama"
     write_tiny_llama(folder, ["name[Blue Spice], area[city]: a place in the city", "a fox: a red animal"])
-    monkeypatch.setattr(evidence_writing, "CACHE", folder)
+    monkeypatch.setattr(writing, "CACHE", folder)
 
 
 @pytest.fixture
@@ -76,5 +70,5 @@ def test_glosses_come_from_wordnet(tmp_path, monkeypatch, tiny_model) -> None:
     assert len(task.pairs) == 20 and "word3 (noun)" in {pair.text for pair in task.pairs}
     assert len(np.unique(np.concatenate(list(task.split(0).values())))) == 14
     monkeypatch.delenv("WORDNET_FOLDER")
-    with pytest.raises(FileNotFoundError, match="WordNet is needed in a folder .* WORDNET_FOLDER"):
+    with pytest.raises(FileNotFoundError, match="WordNet is missing: set the environment variable WORDNET_FOLDER"):
         Glosses(SETTINGS)
