@@ -3,7 +3,7 @@
 Importing this package registers the method, so import it before loading an adapter.
 """
 
-from deep_lora.adapters import cast_adapter_
+from deep_lora.adapters import cast_adapter_, rescale_adapter_scale
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
 from deep_lora.export.lora import kept_ranks, save_as_lora, to_lora
 from deep_lora.layers.base import DeepLoraLayer
@@ -12,7 +12,7 @@ from deep_lora.registration import register
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.initialize import InitializationReport, initialize_subspaces_
 from deep_lora.tuner import card
-from deep_lora.tuner.model import DeepLoraModel, rescale_adapter_scale
+from deep_lora.tuner.model import DeepLoraModel
 
 register(PEFT_TYPE, DeepLoraConfig, DeepLoraModel)
 card.install()

@@ -209,7 +209,7 @@ class DeepLoraConfig(PeftConfig):
             )
 
     def num_cores(self, depth: int) -> int:
-        """Number n of r x r cores: all factors of a compressed chain, the inner ones of the others."""
+        """Count the r x r cores, n: all factors of a compressed chain, the inner ones of the others."""
         return depth if self.variant == "compressed" else depth - 2
 
 

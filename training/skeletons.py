@@ -78,7 +78,7 @@ def _tie(model: PeftModel, kinds_are_known: bool) -> None:
                     "the adapter ties a head to an embedding, whose scale is not that of a linear layer; pass --model"
                 )
             if isinstance(embedding.get_base_layer(), nn.Embedding):
-                head.lenders["default"] = embedding
+                head.tied_to["default"] = embedding
                 head.core_scale["default"] = embedding.core_scale["default"]
                 tied.add(name.removeprefix(PREFIX))
     model.peft_config["default"].ensure_weight_tying = bool(tied)

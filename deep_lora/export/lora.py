@@ -19,10 +19,8 @@ from deep_lora.config import DeepLoraConfig
 from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.layers.conv import Conv2d
-from deep_lora.layers.embedding import Embedding
-from deep_lora.layers.parameter import ParamWrapper
-from deep_lora.sharded import whole
+from deep_lora.layers.finding import adapted_layers
+from deep_lora.sharded import gathered
 from dmf import FactorSVD, factor_svd
 
 LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
@@ -124,7 +122,7 @@ def _export(
     ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
     rank = max([1, *ranks.values()])
     state_dict = {
-        uncompiled(key): whole(tensor)
+        uncompiled(key): gathered(tensor)
         for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
         if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
     }
@@ -132,7 +130,7 @@ def _export(
         # rounding A and B to half precision would change the update, and LoRA is trained in float32 anyway
         dtype = torch.promote_types(layer.deep_lora_U[adapter_name].dtype, torch.float32)
         B, A = _padded_factors(svd, ranks[name], rank)
-        state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
+        state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in layer.lora_tensors(B, A).items()}
     configs: Any = model.peft_config
     config = _lora_config(configs[adapter_name], rank)
     if config.task_type is None and isinstance(model, PeftModel):  # else AutoPeftModel would not know the base's class
@@ -146,41 +144,29 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
     if not 0 <= tolerance < 1:
         raise ValueError(f"`tolerance` is a fraction of the largest singular value in [0, 1), got {tolerance}")
     found: dict[str, tuple[DeepLoraLayer, FactorSVD]] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deep_lora_U:
-            _check_exportable(name, layer)
-            svd = _layer_svd(layer, adapter_name)
-            if not torch.isfinite(svd.values).all():
-                raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
-            found[uncompiled(name)] = (layer, svd)
-    if not found:
-        configs: Any = getattr(model, "peft_config", {})
-        present = sorted(configs)
-        raise ValueError(f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {present})")
+    for name, layer in adapted_layers(model, adapter_name).items():
+        _check_exportable(name, layer)
+        svd = _layer_svd(layer, adapter_name)
+        if not torch.isfinite(svd.values).all():
+            raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
+        found[uncompiled(name)] = (layer, svd)
     return found
 
 
 def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
-    if not isinstance(layer, Conv2d):
-        return
-    base = layer.get_base_layer()
-    obstacles = {
-        f"{base.groups} groups": base.groups > 1,
-        f"dilation {base.dilation}": any(step != 1 for step in base.dilation),
-        f"padding mode {base.padding_mode}": base.padding_mode != "zeros",
-    }
-    found = [obstacle for obstacle, present in obstacles.items() if present]
+    found = layer.export_obstacles()
     if found:
+        kind = type(layer.get_base_layer()).__name__
         raise ValueError(
-            f"module {name} is a convolution with {' and '.join(found)}, which PEFT's LoRA computes otherwise, so the "
+            f"module {name} is a {kind} with {' and '.join(found)}, which PEFT's LoRA computes otherwise, so the "
             "update cannot be exported; merge the adapter with `merge_and_unload`, or do not target this module"
         )
 
 
 @torch.no_grad()
 def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
-    U, folded, V = layer.factors(adapter_name)
-    tied = adapter_name in layer.lenders  # the arithmetic of the embedding it is tied to, so that both agree exactly
+    U, folded, V = layer.update(adapter_name).factors()
+    tied = adapter_name in layer.tied_to  # the arithmetic of the embedding it is tied to, so that both agree exactly
     left, right = two_factors((V, folded.mT, U) if tied else (U, folded, V))
     if not torch.isfinite(left).all() or not torch.isfinite(right).all():
         nan = torch.full((1,), float("nan"))
@@ -203,17 +189,6 @@ def _padded_factors(svd: FactorSVD, kept: int, rank: int) -> tuple[Tensor, Tenso
     A = svd.right[..., :kept].mT * root[..., :, None]
     missing = rank - kept
     return nn.functional.pad(B, (0, missing)), nn.functional.pad(A, (0, 0, 0, missing))
-
-
-def _lora_tensors(layer: DeepLoraLayer, B: Tensor, A: Tensor) -> dict[str, Tensor]:
-    """The names and layouts that PEFT's LoRA layers expect."""
-    if isinstance(layer, Embedding):
-        return {"lora_embedding_A": A, "lora_embedding_B": B}
-    if isinstance(layer, Conv2d):
-        A, B = A.reshape(A.shape[0], *layer._kernel_shape), B[:, :, None, None]
-    elif isinstance(layer, ParamWrapper) and layer.num_experts is not None:
-        A, B = A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
-    return {"lora_A.weight": A, "lora_B.weight": B}
 
 
 def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:

@@ -66,7 +66,7 @@ class GradientSketch:
 
     @property
     def exact(self) -> bool:
-        """Whether G itself is kept: if asked for, or if no larger than two factors with as many columns as a block."""
+        """Tell whether G itself is kept: if asked for, or if it is no larger than two factors of a block's width."""
         return self.form_gradient or self._no_larger_than_factors
 
     @property
@@ -90,7 +90,7 @@ class GradientSketch:
         self._keep(svd)
 
     def size(self) -> float:
-        """Largest entry of what is kept of the gradient so far; 0 if there was none."""
+        """Return the largest entry of what is kept of the gradient so far; 0 if there was none."""
         return self.state[0].abs().max().item()
 
     def merge(self, states: list[tuple[Tensor, ...]]) -> None:
@@ -98,7 +98,7 @@ class GradientSketch:
         self._keep(factor_svd(torch.cat([s[0] for s in states], dim=1), torch.cat([s[1] for s in states], dim=1)))
 
     def leading(self, rank: int) -> FactorSVD:
-        """The `rank` leading singular triplets of the sum so far."""
+        """Return the `rank` leading singular triplets of the sum so far."""
         if self._no_larger_than_factors:
             return leading_subspaces(self.state[0], rank)
         if self.exact:
@@ -111,7 +111,7 @@ class GradientSketch:
         return FactorSVD(svd.left[:, :rank], svd.values[:rank], svd.right[:, :rank])
 
     def _test_vectors(self, known: int) -> Float[Tensor, "columns fresh"]:
-        """Random columns beside the known ones."""
+        """Draw random columns beside the known ones."""
         fresh = max(1, min(self.block, self.rows - known, self.columns - known))
         return orthogonal(self.columns, fresh, generator=self._generator, dtype=self.dtype, device=self.device)
 
@@ -124,7 +124,7 @@ class GradientSketch:
 
 
 def kept_width(r: int) -> int:
-    """Singular triplets kept between calls for r or r/2 wanted: the rest make sums over several calls more accurate."""
+    """Return how many singular triplets to keep between calls; those beyond r make sums over calls more accurate."""
     return r + r // 2
 
 
@@ -134,7 +134,7 @@ def make_sketches(
     seeds: dict[str, int],
     exact_bytes: int,
 ) -> dict[str, GradientSketch]:
-    """A sketch for every layer; all of them keep the gradient itself if those take `exact_bytes` together, or none."""
+    """Make a sketch for every layer; all keep the gradient itself if that fits `exact_bytes` together, or none does."""
     dtypes = {
         name: torch.promote_types(layer.deep_lora_U[adapter_name].dtype, torch.float32)
         for name, layer in layers.items()

@@ -153,7 +153,7 @@ def _deep_lora_factors(files: AdapterFiles, base: nn.Module | None) -> dict[str,
     for name, layer in skeleton.named_modules():
         if isinstance(layer, DeepLoraLayer):
             count = sum(getattr(layer, part)["default"].numel() for part in layer.adapter_layer_names)
-            found[name.removeprefix(PREFIX)] = (*two_factors(layer.factors("default")), count)
+            found[name.removeprefix(PREFIX)] = (*two_factors(layer.update("default").factors()), count)
     return found
 
 

@@ -147,7 +147,7 @@ def test_the_scale_of_an_adapter_and_the_chosen_adapter_are_exported() -> None:
 def test_convolutions_that_lora_computes_otherwise_are_refused_with_a_way_out(kind: str, settings: dict) -> None:
     targets = ["first"] if kind == "padding" else ["first", "grouped"]
     model = adapt(Pixels(**settings), r=4, target_modules=targets)
-    with pytest.raises(ValueError, match=f"(first|grouped) is a convolution with .*{kind}.*merge_and_unload"):
+    with pytest.raises(ValueError, match=f"(first|grouped) is a Conv2d with .*{kind}.*merge_and_unload"):
         to_lora(model)
 
 

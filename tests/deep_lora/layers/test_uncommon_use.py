@@ -112,7 +112,7 @@ def test_the_export_of_a_half_precision_adapter_is_exact() -> None:
     base = nn.Sequential(nn.Linear(16, 12)).bfloat16()
     config = DeepLoraConfig(r=4, target_modules=["0"], init_weights=False)
     model = get_peft_model(base, config, autocast_adapter_dtype=False)
-    U, folded, V = (tensor.double() for tensor in layer_of(model).factors("default"))
+    U, folded, V = (tensor.double() for tensor in layer_of(model).update("default").factors())
     _, tensors = to_lora(model)
     A, B = (tensors[f"base_model.model.0.lora_{name}.weight"] for name in "AB")
     exact = U @ folded @ V.T

@@ -26,7 +26,7 @@ def test_cores_and_bases_have_their_own_rates() -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS)
     core, bases = parameter_groups(model, lr=1e-2, gamma=0.1)
     assert (core["name"], core["lr"]) == ("deep_lora_core", 1e-2)
-    assert (bases["name"], bases["lr"]) == ("deep_lora_bases", pytest.approx(1e-3))
+    assert (bases["name"], bases["lr"]) == ("deep_lora_subspaces", pytest.approx(1e-3))
     layers = layers_of(model)
     assert {id(p) for p in core["params"]} == {id(layer.deep_lora_core["default"]) for layer in layers}
     wanted = {id(side["default"]) for layer in layers for side in (layer.deep_lora_U, layer.deep_lora_V)}
@@ -37,7 +37,7 @@ def test_cores_and_bases_have_their_own_rates() -> None:
 def test_gamma_is_the_rate_of_the_subspaces_relative_to_the_cores(settings: dict, ratio: float) -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS)
     groups = _by_name(parameter_groups(model, lr=2e-3, **settings))
-    assert [g["lr"] for g in groups["deep_lora_bases"]] == [pytest.approx(ratio * 2e-3)]
+    assert [g["lr"] for g in groups["deep_lora_subspaces"]] == [pytest.approx(ratio * 2e-3)]
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.1])
@@ -55,7 +55,7 @@ def test_adapters_with_different_rates_of_their_subspaces_get_one_group_for_each
     model.add_adapter("second", DeepLoraConfig(r=2, target_modules=["square"], variant="narrow"))
     model.base_model.set_adapter(["default", "second"])
     groups = _by_name(parameter_groups(model, lr=1.0, gamma=0.5))
-    assert [(g["lr"], len(g["params"])) for g in groups["deep_lora_bases"]] == [(1.0, 2), (0.5, 6)]
+    assert [(g["lr"], len(g["params"])) for g in groups["deep_lora_subspaces"]] == [(1.0, 2), (0.5, 6)]
     assert len(groups["deep_lora_core"][0]["params"]) == 4
 
 
@@ -79,7 +79,7 @@ def test_everything_trainable_is_there_once_and_nothing_frozen(variant: str) -> 
 def test_weight_decay_is_for_matrices_only() -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS, bias="all", modules_to_save=["head", "norm"])
     groups = parameter_groups(model, lr=1e-2, weight_decay=0.1)
-    assert {g["name"] for g in groups} == {"deep_lora_core", "deep_lora_bases", "other", "other_no_decay"}
+    assert {g["name"] for g in groups} == {"deep_lora_core", "deep_lora_subspaces", "other", "other_no_decay"}
     for group in groups:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
         assert group["weight_decay"] in (0.0, 0.1)
@@ -88,7 +88,7 @@ def test_weight_decay_is_for_matrices_only() -> None:
 def test_what_is_beside_the_adapter_has_a_rate_of_its_own() -> None:
     model = adapt(Mixed(), r=2, target_modules=["square"], modules_to_save=["head"], bias="all")
     rates = {g["name"]: g["lr"] for g in parameter_groups(model, lr=1.0, gamma=0.5, other_lr=1e-3)}
-    assert rates == {"deep_lora_core": 1.0, "deep_lora_bases": 0.5, "other": 1e-3, "other_no_decay": 1e-3}
+    assert rates == {"deep_lora_core": 1.0, "deep_lora_subspaces": 0.5, "other": 1e-3, "other_no_decay": 1e-3}
     assert {g["name"]: g["lr"] for g in create_optimizer(model, lr=1.0, gamma=0.5, other_lr=1e-3).param_groups} == rates
     with pytest.raises(ValueError, match="`other_lr` must be positive, or None for that of the adapter, got 0"):
         parameter_groups(model, lr=1.0, other_lr=0.0)
@@ -178,5 +178,5 @@ def test_any_module_that_holds_adapted_layers_will_do() -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS)
     outer = nn.ModuleList([model, nn.Linear(2, 2)])
     assert {g["name"] for g in parameter_groups(outer, lr=1e-2)} == {
-        "deep_lora_core", "deep_lora_bases", "other", "other_no_decay",
+        "deep_lora_core", "deep_lora_subspaces", "other", "other_no_decay",
     }  # fmt: skip
