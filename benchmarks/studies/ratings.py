@@ -31,7 +31,7 @@ from tqdm import tqdm
 from benchmarks.packages import packaged_file
 from benchmarks.paired import mean_with_interval
 from benchmarks.result_files import RESULTS, read_json, versions, write_json
-from dmf import MatrixCompletion
+from dmf.completion import MatrixCompletion
 
 MOVIELENS = ("recbole", "1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter")
 INSTEVAL = ("pydataset", "0.2.0", "pydataset/resources.tar.gz")
