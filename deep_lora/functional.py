@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dmf import chain_product
+from dmf.functional import chain_product
 
 LARGEST_RATE_SCALE = 80.0
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmarks.few_shot.methods import Method, adapted, optimizer_of
 from benchmarks.few_shot.tasks.base import Adaptable, Parts, Task
 from deep_lora import kept_ranks, to_lora
-from dmf import factor_svd
+from dmf.linalg import factor_svd
 
 LOSS_WINDOW = 10
 RANK_SHARE, SMALLEST_NORM = 1e-2, 1e-3

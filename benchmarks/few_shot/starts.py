@@ -12,7 +12,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from deep_lora import DeepLoraLayer
-from dmf import OrthogonalMap, one_sided_bases, orthogonal
+from dmf.functional import orthogonal
+from dmf.subspaces import OrthogonalMap, one_sided_subspaces
 
 Gradients = Callable[[], None]
 ADAPTER = "default"
@@ -40,7 +41,8 @@ def _one_sided(take_left: bool) -> Callable[[nn.Module, Gradients, int], None]:
         for number, (layer, gradient) in enumerate(_weight_gradients(model, gradients)):
             left, right = _leading(gradient, layer.r[ADAPTER])
             q = OrthogonalMap(layer.out_features, layer.in_features, seed + number)
-            _write(layer, *(one_sided_bases(left, q.transpose)[::-1] if take_left else one_sided_bases(right, q)))
+            outer = one_sided_subspaces(left, q.transpose)[::-1] if take_left else one_sided_subspaces(right, q)
+            _write(layer, *outer)
 
     return start
 
@@ -51,7 +53,7 @@ def _partners(map_of: Callable[[int, int, int], Callable[[Tensor], Tensor]]) -> 
     def start(model: nn.Module, gradients: Gradients, seed: int) -> None:
         for number, layer in enumerate(_layers(model)):
             q = map_of(layer.out_features, layer.in_features, seed + number)
-            _write(layer, *one_sided_bases(layer.deep_lora_V[ADAPTER].detach().clone(), q))
+            _write(layer, *one_sided_subspaces(layer.deep_lora_V[ADAPTER].detach().clone(), q))
 
     return start
 

@@ -16,7 +16,7 @@ from benchmarks.speed.workloads import Workload
 from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
-from dmf import OrthogonalMap, compressed_bases
+from dmf.subspaces import OrthogonalMap, compressed_subspaces
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +132,6 @@ def _one_sketch(rows: int, columns: int, tokens: int, rank: int, seed: int) -> C
         sketch.update(GradientOperator.from_rows(x, delta))
         svd = sketch.leading(rank // 2)
         start = OrthogonalMap(rows, columns, seed)
-        compressed_bases(svd.left, svd.right, start, start.transpose)
+        compressed_subspaces(svd.left, svd.right, start, start.transpose)
 
     return run

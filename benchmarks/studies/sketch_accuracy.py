@@ -27,7 +27,7 @@ from benchmarks.result_files import RESULTS, compact_json, versions, write_json
 from benchmarks.reviews import load_reviews
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
-from dmf import orthonormalize, principal_angles
+from dmf.linalg import orthonormalize, principal_angles
 
 Calls = list[tuple[Tensor, Tensor]]
 

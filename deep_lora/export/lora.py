@@ -1,4 +1,4 @@
-"""Leave as a plain LoRA adapter: exact, cheap, and readable by every server that knows LoRA."""
+"""Export a model's adapter as a plain LoRA adapter: exact, cheap, and readable by every server that supports LoRA."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
+from deep_lora.export.folders import write_adapter
 from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.sharded import gathered
-from dmf import FactorSVD, factor_svd
+from dmf.linalg import FactorSVD, factor_svd
 
 LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
-_PREFIX = "base_model.model."
-_COPIED_FIELDS = (
+COPIED_FIELDS = (
     "task_type", "base_model_name_or_path", "revision", "inference_mode", "target_modules", "exclude_modules",
     "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern", "trainable_token_indices",
     "target_parameters", "ensure_weight_tying",
@@ -35,7 +34,7 @@ _COPIED_FIELDS = (
 def to_lora(
     model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0
 ) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """The adapter as a plain LoRA adapter with the same update in every module.
+    """Return the adapter as a plain LoRA adapter with the same update in every module.
 
     With `dW = U M V^T`, QR of U = Q_u R_u and V = Q_v R_v, and the SVD `R_u M R_v^T = P S Q^T` of an r x r matrix:
     `B = Q_u P S^(1/2)`, `A = S^(1/2) Q^T Q_v^T`. No matrix of the size of the weight is decomposed.
@@ -65,7 +64,7 @@ def to_lora(
 
 
 def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0) -> dict[str, int]:
-    """The rank of each module's update: singular values above `tolerance` times the module's largest (0 if all are 0).
+    """Return the rank of each module's update: how many singular values exceed `tolerance` times its largest.
 
     >>> from peft import get_peft_model
     >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
@@ -81,7 +80,7 @@ def save_as_lora(
 ) -> dict[str, int]:
     """Write `to_lora` as a directory that `PeftModel.from_pretrained` loads without this package.
 
-    The weights appear under their final name only when complete; existing files are replaced.
+    Config and weights appear under their final names only when both are complete; existing files are replaced.
 
     Returns:
         The rank kept in each module.
@@ -94,16 +93,8 @@ def save_as_lora(
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_as_lora needs the name of a directory")
     config, state_dict, ranks = _export(model, adapter_name, tolerance)
-    state_dict = {key if key.startswith(_PREFIX) else _PREFIX + key: tensor for key, tensor in state_dict.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{SAFETENSORS_WEIGHTS_NAME}.partial"
-    try:
-        save_file({key: t.detach().cpu().clone() for key, t in state_dict.items()}, partial, metadata={"format": "pt"})
-        os.replace(partial, folder / SAFETENSORS_WEIGHTS_NAME)
-    finally:
-        partial.unlink(missing_ok=True)
     config.inference_mode = True
-    config.save_pretrained(str(folder))
+    write_adapter(folder, config.to_dict(), state_dict)
     return ranks
 
 
@@ -192,7 +183,7 @@ def _padded_factors(svd: FactorSVD, kept: int, rank: int) -> tuple[Tensor, Tenso
 
 
 def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
-    """Names the tied head too: only by its name, or by that of an embedding called the same, does PEFT's LoRA tie it.
+    """Add a tied head to the target modules: PEFT's LoRA ties it only if it is named among them.
 
     >>> sorted(with_tied_targets({"wte"}, {"lm_head"})), with_tied_targets("wte|c_attn", {"lm_head"})
     (['lm_head', 'wte'], '(?:wte|c_attn|^lm_head$)')
@@ -210,7 +201,7 @@ def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
 
 
 def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
-    fields = {key: copy.deepcopy(getattr(config, key)) for key in _COPIED_FIELDS} | {"bias": LORA_BIASES[config.bias]}
+    fields = {key: copy.deepcopy(getattr(config, key)) for key in COPIED_FIELDS} | {"bias": LORA_BIASES[config.bias]}
     tied = getattr(config, "target_modules_to_tie", None)
     fields["target_modules"] = with_tied_targets(fields["target_modules"], tied)
     return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, **fields)

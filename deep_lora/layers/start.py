@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deep_lora.config import DeepLoraConfig
-from dmf import identity_chain, orthogonal
+from dmf.functional import identity_chain, orthogonal
 
 
 @torch.no_grad()

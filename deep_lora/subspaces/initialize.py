@@ -18,7 +18,8 @@ from deep_lora.subspaces.distributed import sum_over_ranks
 from deep_lora.subspaces.probe import Watched, probes, watched_layers
 from deep_lora.subspaces.restoring import dropout_off, gradients_put_aside
 from deep_lora.subspaces.sketch import GradientSketch, make_sketches
-from dmf import FactorSVD, OrthogonalMap, compressed_bases, one_sided_bases
+from dmf.linalg import FactorSVD
+from dmf.subspaces import OrthogonalMap, compressed_subspaces, one_sided_subspaces
 
 EXACT_BYTES = 2**29
 Sides = Literal["both", "right"]
@@ -36,8 +37,8 @@ class Side(NamedTuple):
 
 
 SIDES: dict[str, Side] = {
-    "both": Side(2, lambda svd, q: compressed_bases(svd.left, svd.right, q, q.transpose)),
-    "right": Side(1, lambda svd, q: one_sided_bases(svd.right, q)),
+    "both": Side(2, lambda svd, q: compressed_subspaces(svd.left, svd.right, q, q.transpose)),
+    "right": Side(1, lambda svd, q: one_sided_subspaces(svd.right, q)),
 }
 
 

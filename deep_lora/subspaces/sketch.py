@@ -16,9 +16,10 @@ from torch import Tensor
 
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.gradient import GradientOperator
-from dmf import FactorSVD, block_krylov_svd, factor_svd, leading_subspaces, orthogonal
+from dmf.functional import orthogonal
+from dmf.linalg import FactorSVD, block_krylov_svd, factor_svd, leading_subspaces
 
-# A call's Krylov space (`dmf.block_krylov_svd`) starts with r + OVERSAMPLING columns and takes ITERATIONS more blocks.
+# A call's Krylov space (`dmf.linalg.block_krylov_svd`) starts with r + OVERSAMPLING columns and adds ITERATIONS blocks.
 OVERSAMPLING = 8
 ITERATIONS = 4
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from deep_lora.functional import start_product, two_factors
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
-from dmf import FactorSVD, factor_svd, leading_subspaces
+from dmf.linalg import FactorSVD, factor_svd, leading_subspaces
 
 _FACTORED = ("svd", "linear", "cat")
 

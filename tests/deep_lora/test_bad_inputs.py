@@ -20,7 +20,9 @@ from deep_lora import (
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.linear import Linear
 from deep_lora.tuner.weighted import write_update
-from dmf import FactorSVD, chain_product, compressed_bases, orthogonal_chain
+from dmf.functional import chain_product, orthogonal_chain
+from dmf.linalg import FactorSVD
+from dmf.subspaces import compressed_subspaces
 from tests.models import Mixed, Nest, Pixels, adapt, ids, layers_of
 
 
@@ -186,7 +188,7 @@ BAD = [
     ("rescale none", lambda: rescale_adapter_scale(nn.Linear(2, 2), 2).__enter__(), ValueError, "no Deep LoRA layers"),
     ("empty chain", lambda: chain_product([]), ValueError, "a chain needs at least one factor, got none"),
     ("one width", lambda: orthogonal_chain([3]), ValueError, r"at least two widths \(input and output\), got \[3\]"),
-    ("too wide", lambda: compressed_bases(torch.eye(3), torch.eye(3), lambda m: m, lambda m: m), ValueError,
+    ("too wide", lambda: compressed_subspaces(torch.eye(3), torch.eye(3), lambda m: m, lambda m: m), ValueError,
      "rank 6 does not fit a matrix of shape 3 x 3; use a rank of at most 3"),
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import deep_lora
-from dmf import OrthogonalMap
+from dmf.subspaces import OrthogonalMap
 from tests.training import tiny
 from training.settings.common import AdapterArguments
 

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.lora.conversion import convert_to_lora
 from torch import Tensor, nn
 
-import deep_lora.export.lora
+import deep_lora.export.folders
 from deep_lora import kept_ranks, save_as_lora, to_lora
 from tests.deep_lora.export.export_cases import CASES, LINEAR, out, relative, trained
 from tests.fresh_process import run_python
@@ -160,7 +160,7 @@ def test_a_failed_write_leaves_the_old_file_whole_and_nothing_partial(tmp_path, 
         path.write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(deep_lora.export.lora, "save_file", full_disk)
+    monkeypatch.setattr(deep_lora.export.folders, "save_file", full_disk)
     disturb_(model, seed=9)
     with pytest.raises(OSError, match="No space left"):
         save_as_lora(tmp_path, model)

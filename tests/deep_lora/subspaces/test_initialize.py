@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from deep_lora import initialize_subspaces_
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
-from dmf import principal_angles
+from dmf.linalg import principal_angles
 from tests.measure import LargestTensor
 from tests.models import adapt, layers_of
 from tests.reference.first_gradient import product_of_bases, weight_gradient

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from deep_lora.subspaces.initialize import initialize_subspaces_
 from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
-from dmf import leading_subspaces, principal_angles
+from dmf.linalg import leading_subspaces, principal_angles
 from tests.models import adapt, layers_of
 
 RANK, SENTENCES = 8, 16

@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 
 from dmf import MatrixCompletion
 from dmf.completion import files
-from tests.dmf.completion_data import ratings
+from tests.dmf.completion.cases import ratings
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 
 
 def test_wrong_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file .*none; pass the path"):
+    with pytest.raises(FileNotFoundError, match="there is no file .*none; pass the path it was saved to"):
         MatrixCompletion.load(tmp_path / "none")
     damaged = tmp_path / "damaged"
     damaged.write_bytes(b"\x00" * 100)
-    with pytest.raises(ValueError, match="is no safetensors file, or it is damaged"):
+    with pytest.raises(ValueError, match="is not a safetensors file, or it is damaged"):
         MatrixCompletion.load(damaged)
     other = tmp_path / "other"
     save_file({"weight": torch.zeros(2)}, other)

@@ -9,19 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import (
-    CompressedDMF,
-    DeepMatrixFactorization,
-    compression_error,
-    dense_loss,
-    descend,
-    effective_rank,
-    factor_svd,
-    invariance_residual,
-    orthogonal,
-    parameter_groups,
-    rho_recursion,
-)
+from dmf import CompressedDMF, DeepMatrixFactorization, dense_loss, parameter_groups
+from dmf.functional import orthogonal
+from dmf.linalg import effective_rank, factor_svd
+from dmf.theory import compression_error, descend, invariance_residual, rho_recursion
 
 EPS = torch.finfo(torch.float64).eps
 few = settings(max_examples=40, deadline=None)
@@ -145,29 +136,6 @@ def test_the_recursion_is_scalar_descent_on_half_the_squared_product(scales, ste
 def test_without_a_step_nothing_shrinks():
     assert rho_recursion([0.5, 0.25], 0.1, 0).tolist() == [[0.5, 0.25]]
     assert rho_recursion([0.5, 0.25], 0.0, 3)[-1].tolist() == [0.5, 0.25]
-
-
-# ---- effective rank --------------------------------------------------------------------------------------------------
-
-
-@few
-@given(st.integers(1, 8), st.floats(1e-3, 1e3), st.integers(0, 5))
-def test_equal_singular_values_count_and_zeros_do_not(count, size, zeros):
-    values = torch.cat([torch.full((count,), size, dtype=torch.float64), torch.zeros(zeros, dtype=torch.float64)])
-    assert math.isclose(effective_rank(values).item(), count, rel_tol=1e-12)
-
-
-@few
-@given(st.lists(st.just(0.0) | st.floats(1e-9, 1e3), min_size=1, max_size=8), st.floats(1e-2, 1e2))
-def test_effective_rank_ignores_scale_and_lies_between_one_and_the_rank(values, scale):
-    tensor = torch.tensor(values, dtype=torch.float64)
-    rank = effective_rank(tensor).item()
-    total = sum(values)
-    entropy = -sum(v / total * math.log(v / total) for v in values if v / total > 0) if total > 0 else -math.inf
-    assert math.isclose(rank, math.exp(entropy), rel_tol=1e-9, abs_tol=0.0)
-    assert math.isclose(effective_rank(scale * tensor).item(), rank, rel_tol=1e-9)
-    if total > 0:
-        assert 1 - 1e-9 <= rank <= sum(v > 0 for v in values) * (1 + 1e-9)
 
 
 def test_training_from_a_small_start_finds_the_rank_of_the_target():

@@ -9,7 +9,7 @@ pytest.importorskip("sklearn")
 
 from dmf import MatrixCompletion
 from dmf.completion import fitting
-from tests.dmf.completion_data import ratings, triplets
+from tests.dmf.completion.cases import ratings, triplets
 from tests.fresh_process import run_python
 
 OVERFITTING = {"rank": 8, "weight_decay": 0.0, "learning_rate": 0.05, "max_epochs": 80, "random_state": 0}
@@ -91,7 +91,10 @@ OTHER_MODELS = [{"rank": 6}, {"depth": 2}, {"implicit_feedback": True}, {"dtype"
 def test_a_warm_start_of_another_model_is_refused_and_changes_nothing(change):
     model = MatrixCompletion(rank=4, max_epochs=3, warm_start=True, random_state=0).fit(ratings())
     before = model.complete()
-    with pytest.raises(ValueError, match="warm_start goes on with the present model.*set warm_start=False"):
+    with pytest.raises(
+        ValueError,
+        match="warm_start continues with the current model, whose .*rank, depth, implicit.*set warm_start=False",
+    ):
         model.set_params(**change).fit(ratings())
     assert np.array_equal(model.complete(), before)
 
@@ -198,7 +201,7 @@ def test_a_process_that_was_killed_leaves_a_checkpoint_to_go_on_from(tmp_path):
         import os, signal
         from dmf import MatrixCompletion
         from dmf.completion import fitting
-        from tests.dmf.completion_data import ratings
+        from tests.dmf.completion.cases import ratings
         write = fitting.write_checkpoint
         def write_and_die(*arguments):
             write(*arguments)
@@ -224,7 +227,9 @@ def test_a_checkpoint_of_another_fit_is_refused(change, tmp_path, monkeypatch):
         die_after(3, patched)
         with pytest.raises(Killed):
             MatrixCompletion(**settings).fit(ratings())
-    with pytest.raises(ValueError, match="other settings or other data; delete it to start anew"):
+    with pytest.raises(
+        ValueError, match="other settings or other data; delete it to start again, or pass another path"
+    ):
         MatrixCompletion(**{**settings, **change}).fit(ratings())
     with pytest.raises(ValueError, match="other settings or other data"):
         MatrixCompletion(**settings).fit(ratings(seed=9))
@@ -234,7 +239,10 @@ def test_a_checkpoint_of_another_fit_is_refused(change, tmp_path, monkeypatch):
 @pytest.mark.parametrize("validation_fraction", [0.0, 0.2])
 def test_a_training_that_diverges_says_so(max_epochs, validation_fraction):
     settings = {"rank": 4, "max_epochs": max_epochs, "validation_fraction": validation_fraction, "random_state": 0}
-    with pytest.raises(FloatingPointError, match=r"diverged in epoch \d+: the loss or .*lower learning_rate"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"diverged in epoch \d+: the loss or the factors are no longer finite; lower learning_rate",
+    ):
         MatrixCompletion(learning_rate=1e37 if max_epochs == 1 else 1e12, **settings).fit(ratings())
 
 

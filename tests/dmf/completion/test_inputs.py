@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 from dmf import MatrixCompletion
 from dmf.completion.settings import RULES
-from tests.dmf.completion_data import ratings, triplets
+from tests.dmf.completion.cases import ratings, triplets
 from tests.fresh_process import run_python
 
 ROWS, COLS, VALUES = triplets(ratings())
@@ -32,19 +32,31 @@ BAD_DATA = {
         (coo_matrix(([1.0, 2.0], ([0, 0], [1, 1])), shape=(4, 4)),),
         r"more than once, the first is \(0, 1\)",
     ),
-    "a negative row": (([-1, 0], [0, 1], [1.0, 2.0]), "rows run from -1 .*number them from 0"),
+    "a negative row": (
+        ([-1, 0], [0, 1], [1.0, 2.0]),
+        "rows range from -1 .*; number them from 0, or pass a larger shape",
+    ),
     "float rows": (([0.0, 1.0], [0, 1], [1.0, 2.0]), r"rows must be integers .*got float64; .*astype\(int\)"),
-    "names as columns": (([0, 1], ["a", "b"], [1.0, 2.0]), "cols must be integers .*pandas.factorize"),
+    "names as columns": (
+        ([0, 1], ["a", "b"], [1.0, 2.0]),
+        r"cols must be integers .*; convert names or labels with .*pandas\.factorize",
+    ),
     "unequal lengths": (
         ([0, 1], [0, 1], [1.0]),
-        r"must be vectors of one length, got shapes \(2,\), \(2,\) and \(1,\)",
+        r"must be vectors of equal length, got shapes \(2,\), \(2,\) and \(1,\)",
     ),
-    "matrices as triplets": ((np.zeros((2, 2), int), np.zeros((2, 2), int), np.zeros((2, 2))), "vectors of one length"),
+    "matrices as triplets": (
+        (np.zeros((2, 2), int), np.zeros((2, 2), int), np.zeros((2, 2))),
+        "vectors of equal length",
+    ),
     "no entries": (([], [], []), "there are no observed entries"),
     "NaN among the values": (([0, 1], [0, 1], [1.0, NAN]), "1 of 2 values are NaN or infinite"),
     "infinity among the values": (([0, 1], [0, 1], [np.inf, 1.0]), "1 of 2 values are NaN or infinite"),
     "words as values": (([0, 1], [0, 1], ["one", "two"]), "values must be real numbers, got .*astype"),
-    "complex values": (([0, 1], [0, 1], [1j, 2.0]), "values must be real numbers, got complex128"),
+    "complex values": (
+        ([0, 1], [0, 1], [1j, 2.0]),
+        r"values must be real numbers, got complex128; convert them with `\.astype\(float\)`",
+    ),
     "only NaN": ((np.full((5, 4), NAN),), r"all 20 entries are missing \(NaN\)"),
     "infinity in a matrix": ((np.where(np.isnan(ratings()), np.inf, ratings()),), "infinity"),
     "a stored NaN": ((coo_matrix(([1.0, NAN], ([0, 1], [1, 0])), shape=(4, 4)),), "NaN or infinite"),
@@ -62,8 +74,8 @@ def test_bad_data_are_refused(name):
 
 
 BAD_SHAPES = {
-    "too few rows": ({"shape": (2, 20)}, "rows run from 0 to 29, but a matrix of shape 2 x 20 .*pass a larger shape"),
-    "too few columns": ({"shape": (30, 3)}, "cols run from 0 to 19"),
+    "too few rows": ({"shape": (2, 20)}, "rows range from 0 to 29, but a matrix of shape 2 x 20 .*pass a larger shape"),
+    "too few columns": ({"shape": (30, 3)}, "cols range from 0 to 19"),
     "three numbers": (
         {"shape": (30, 20, 1)},
         r"shape must be \(number of rows, number of columns\), got \(30, 20, 1\)",
@@ -79,7 +91,7 @@ def test_bad_shapes_are_refused(name):
 
 
 def test_a_shape_beside_a_matrix_is_refused():
-    with pytest.raises(ValueError, match=r"shape=\(30, 20\) goes with triplets only"):
+    with pytest.raises(ValueError, match=r"shape=\(30, 20\) is for triplets only; a matrix X has its own shape"):
         model().fit(ratings(), shape=(30, 20))
 
 
@@ -121,13 +133,16 @@ def test_a_rank_that_does_not_fit_is_refused():
 
 
 def test_implicit_feedback_in_mini_batches_is_refused():
-    with pytest.raises(ValueError, match="implicit_feedback=True needs all entries in one step, got batch_size=10"):
+    text = "needs all entries in one step, got batch_size=10: each row's factor sums over all its entries"
+    with pytest.raises(ValueError, match=text):
         model(implicit_feedback=True, batch_size=10).fit(ratings())
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.999])
 def test_a_validation_part_that_leaves_nothing_is_refused(fraction):
-    with pytest.raises(ValueError, match=f"validation_fraction={fraction} of .* leaves nothing .*set it to 0"):
+    with pytest.raises(
+        ValueError, match=f"validation_fraction={fraction} of .* leaves nothing to validate on or nothing to train"
+    ):
         model(validation_fraction=fraction).fit(ratings())
 
 
@@ -144,13 +159,15 @@ def test_nothing_is_predicted_before_fit():
 
 def test_predictions_outside_of_the_matrix_are_refused():
     fitted = model().fit(ratings())
-    with pytest.raises(ValueError, match="rows run from 30 to 30, but a matrix of shape 30 x 20"):
+    with pytest.raises(ValueError, match="rows range from 30 to 30, but a matrix of shape 30 x 20"):
         fitted.predict(30, 0)
-    with pytest.raises(ValueError, match="cols run from -1"):
+    with pytest.raises(ValueError, match="cols range from -1"):
         fitted.predict(0, [-1])
-    with pytest.raises(ValueError, match=r"rows of shape \(2,\) and cols of shape \(3,\) do not belong together"):
+    with pytest.raises(
+        ValueError, match=r"rows of shape \(2,\) and cols of shape \(3,\) do not broadcast; pass one row"
+    ):
         fitted.predict([0, 1], [0, 1, 2])
-    with pytest.raises(ValueError, match="cols run from 0 to 25"):
+    with pytest.raises(ValueError, match="cols range from 0 to 25"):
         fitted.score([0, 1], [0, 25], [1.0, 2.0])
 
 

@@ -1,4 +1,4 @@
-"""Deep linear networks on data, layerwise collapse, and training over several stops."""
+"""Deep linear networks on data, their progressive collapse, and training with stops."""
 
 from __future__ import annotations
 
@@ -8,27 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dmf import (
-    CompressedDMF,
-    DeepLinearNetwork,
-    DeepMatrixFactorization,
-    class_separation,
-    dense_loss,
-    descend,
-    invariance_residual,
-    layerwise_collapse,
-    log_linear_fit,
-    orthogonal,
-    rho_recursion,
-    whiten,
-)
+from collapse import ClassStatistics, separation_quotient
+from dmf import CompressedDMF, DeepMatrixFactorization, dense_loss
+from dmf.functional import orthogonal
+from dmf.theory import DeepLinearNetwork, descend, invariance_residual, log_linear_fit, rho_recursion, whiten
+from tests.dmf.cases import gaussian
 
 few = settings(max_examples=30, deadline=None)
 DIM, CLASSES, SAMPLES = 30, 3, 60  # 24 = 30 - 2 * 3 directions stay still
-
-
-def gaussian(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def class_data(whitened: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,12 +106,19 @@ def test_whitened_inputs_are_orthonormal_and_the_map_is_symmetric(dim, more, see
     assert torch.allclose(transform, transform.T, rtol=1e-9, atol=1e-12)
 
 
-# ---- layerwise collapse ----------------------------------------------------------------------------------------------
+# ---- progressive collapse --------------------------------------------------------------------------------------------
+
+
+def separation(features: torch.Tensor, labels: torch.Tensor) -> float:
+    """tr(S_W) / tr(S_B) of one layer."""
+    statistics = ClassStatistics(int(labels.max()) + 1, features.shape[1], within="trace")
+    statistics.update(features.detach(), labels)
+    return separation_quotient(statistics)
 
 
 @few
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.integers(1, 4), st.integers(0, 1000))
-def test_class_separation_is_its_definition_by_loops(counts, dim, seed):
+def test_the_separation_of_classes_is_its_definition_by_loops(counts, dim, seed):
     labels = torch.tensor([k for k, count in enumerate(counts) for _ in range(count)])
     features = gaussian(len(labels), dim, seed=seed)
     overall = features.mean(0)
@@ -132,7 +126,7 @@ def test_class_separation_is_its_definition_by_loops(counts, dim, seed):
     within = sum(((x - means[k]) ** 2).sum() for x, k in zip(features, labels.tolist(), strict=True)) / len(labels)
     between = sum(((mean - overall) ** 2).sum() for mean in means) / len(counts)
     order = torch.randperm(len(labels))
-    assert torch.allclose(class_separation(features[order], labels[order]), within / between, rtol=1e-10)
+    assert separation(features[order], labels[order]) == pytest.approx((within / between).item(), rel=1e-10)
 
 
 @few
@@ -174,7 +168,7 @@ def test_separation_falls_by_one_factor_from_layer_to_layer_to_the_published_val
         if loss < 1e-6:
             break
     assert loss < 1e-6
-    collapse = layerwise_collapse(network.features(inputs)[:-1], labels).detach()
+    collapse = torch.tensor([separation(layer, labels) for layer in network.features(inputs)[:-1]])
     assert abs(collapse[0].item() - 11.25) <= 1e-10  # (1 - 1/10) / (1/10 - 1/50)
     digit = 10.0 ** torch.tensor(published).log10().floor().item()
     assert abs(collapse[-1].item() - published) <= 0.5 * digit

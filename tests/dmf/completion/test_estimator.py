@@ -16,7 +16,7 @@ from dmf.completion.biases import fit_biases
 from dmf.completion.data import entries_from_matrix
 from dmf.completion.model import CompletionModel, Seen
 from dmf.completion.settings import noise_level
-from tests.dmf.completion_data import low_rank, ratings, triplets, with_missing
+from tests.dmf.completion.cases import low_rank, ratings, triplets, with_missing
 from tests.reference.completion import feedback, nuclear_objective, ridge_biases, soft_impute
 
 EXACT = {"biases": False, "weight_decay": 0.0, "dtype": "float64", "random_state": 0}

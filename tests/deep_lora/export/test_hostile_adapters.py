@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft.utils import CONFIG_NAME as CONFIG
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
+from peft.utils import WEIGHTS_NAME as PICKLED
 from safetensors.torch import load_file, save_file
 
-from tests.training import fuzz_adapters as fuzz
-from training.adapter_files import CONFIG, MAX_CONFIG_BYTES, PICKLED, WEIGHTS, read_adapter
-from training.cli import main
-from training.commands.inspect import inspect_adapter
-from training.errors import UsageError
+from deep_lora import AdapterFileError, convert_folder, inspect_adapter
+from deep_lora.export.folders import MAX_CONFIG_BYTES, read_adapter
+from tests.deep_lora.export import fuzz_adapters as fuzz
 
 
 def sound(folder: Path, kind: str = "DEEP_LORA") -> Path:
@@ -46,31 +47,40 @@ def with_tensors(folder: Path, **tensors) -> None:
 
 FIRST = "base_model.model.layer.0.deep_lora_U"
 CASES = {
-    "no folder": (lambda f: f.rename(f.parent / "elsewhere"), "is no folder; an adapter is a folder with"),
+    "no folder": (lambda f: f.rename(f.parent / "elsewhere"), "adapter is not a folder; an adapter is a folder with"),
     "no config": (lambda f: (f / CONFIG).unlink(), "has no adapter_config.json"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "has no adapter_model.safetensors"),
     "a pickle": (lambda f: (f / WEIGHTS).rename(f / PICKLED), "is a pickle, which can run code"),
     "huge config": (lambda f: (f / CONFIG).write_text(" " * (MAX_CONFIG_BYTES + 1)), "a config has at most 1,048,576"),
-    "config no JSON": (lambda f: (f / CONFIG).write_text("{"), "holds no JSON"),
-    "deep config": (lambda f: (f / CONFIG).write_text("[" * 100_000), "holds no JSON"),
-    "config a list": (lambda f: (f / CONFIG).write_text("[]"), "is no adapter's config"),
-    "other method": (lambda f: with_config(f, peft_type="VERA"), "knows DEEP_LORA and LORA adapters, not VERA"),
+    "config no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json is not JSON: "),
+    "deep config": (lambda f: (f / CONFIG).write_text("[" * 100_000), "adapter_config.json is not JSON"),
+    "config a list": (lambda f: (f / CONFIG).write_text("[]"), "is not an adapter's config"),
+    "other method": (lambda f: with_config(f, peft_type="VERA"), "is a VERA; only DEEP_LORA and LORA can be inspected"),
     "bare parameters": (lambda f: with_config(f, target_parameters=["x"]), "adapts bare parameters"),
     "bad value": (lambda f: with_config(f, init_scale="x"), "do not fit its config.*init_scale"),
-    "no header": (lambda f: (f / WEIGHTS).write_bytes(b"abc"), "has 3 bytes, too few"),
+    "no header": (lambda f: (f / WEIGHTS).write_bytes(b"abc"), "has 3 bytes, too few for a safetensors file"),
     "vast header": (
-        lambda f: (f / WEIGHTS).write_bytes(struct.pack("<Q", 2**62) + b"{}"), "claims a header of 4,611,686,018"
+        lambda f: (f / WEIGHTS).write_bytes(struct.pack("<Q", 2**62) + b"{}"),
+        "claims a header of 4,611,686,018,427,387,904 bytes; the file has ",
     ),
-    "header a list": (lambda f: with_header(f, lambda h: []), "header of .* holds a list"),
-    "header no JSON": (lambda f: (f / WEIGHTS).write_bytes(struct.pack("<Q", 2) + b"{["), "header of .* holds no JSON"),
+    "header a list": (
+        lambda f: with_header(f, lambda h: []), "header of .* holds a list; it must map names to tensors"
+    ),
+    "header no JSON": (
+        lambda f: (f / WEIGHTS).write_bytes(struct.pack("<Q", 2) + b"{["), "the header of .* is not JSON: "
+    ),
     "vast shape": (
-        lambda f: with_header(f, lambda h: h | {FIRST: h[FIRST] | {"shape": [2**40, 2]}}), "claims shape .* needs"
+        lambda f: with_header(f, lambda h: h | {FIRST: h[FIRST] | {"shape": [2**40, 2]}}),
+        "claims shape .* needs .* bytes, but gives it ",
     ),
     "negative shape": (
         lambda f: with_header(f, lambda h: h | {FIRST: h[FIRST] | {"shape": [-6, -2]}}),
-        "describes no tensor of a known kind .*sizes must be whole numbers, not negative, and at most 8",
+        "does not describe a tensor of a known kind .*sizes must be whole numbers, not negative, and at most 8",
     ),
-    "long name": (lambda f: with_header(f, lambda h: h | {"a" * 2000: h.pop(FIRST)}), "names a tensor 'aaa"),
+    "long name": (
+        lambda f: with_header(f, lambda h: h | {"a" * 2000: h.pop(FIRST)}),
+        r"names a tensor 'aaa.*\.\.\.; a name must be printable, with at most 1024 characters",
+    ),
     "overlap": (
         lambda f: with_header(f, lambda h: h | {"copy": dict(h[FIRST])}), "overlap or leave a gap at byte"
     ),
@@ -79,7 +89,7 @@ CASES = {
     "a strange name": (
         lambda f: with_header(
             f, lambda h: {n.replace("layer.0", "lay er.0") if "." in n else n: e for n, e in h.items()}
-        ), "is no name of a module under"
+        ), "is not the name of a module under"
     ),
     "one inside another": (
         lambda f: with_header(f, lambda h: {n.replace("layer.0.deep", "layer.deep"): e for n, e in h.items()}),
@@ -88,6 +98,10 @@ CASES = {
     "no start": (lambda f: with_tensors(f, base_model__model__layer__0__deep_lora_start=None), "do not fit its config"),
     "nothing adapted": (
         lambda f: save_file({"base_model.model.x": torch.ones(1)}, f / WEIGHTS), "holds no Deep LoRA tensors"
+    ),
+    "complex": (
+        lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.complex64)}),
+        "holds complex numbers; the tensors of an adapter are real",
     ),
     "not finite": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.full((6, 2), torch.nan)}), "not finite in module"
@@ -100,22 +114,22 @@ def test_a_folder_that_is_no_adapter_is_refused_with_the_reason(case, tmp_path) 
     damage, message = CASES[case]
     folder = sound(tmp_path / "adapter")
     damage(folder)
-    with pytest.raises(UsageError, match=message):
-        inspect_adapter(read_adapter(folder))
+    with pytest.raises(AdapterFileError, match=message):
+        inspect_adapter(folder)
 
 
 def test_lora_files_are_checked_as_well(tmp_path) -> None:
     folder = sound(tmp_path / "adapter", "LORA")
     with_config(folder, lora_alpha="x")
-    with pytest.raises(UsageError, match="lora_alpha or alpha_pattern is no number"):
-        inspect_adapter(read_adapter(folder))
+    with pytest.raises(AdapterFileError, match="lora_alpha or alpha_pattern in the config is not a number"):
+        inspect_adapter(folder)
     with_config(folder, lora_alpha=4)
     with_tensors(folder, base_model__model__layer__0__lora_A__weight=torch.ones(3, 5))
-    with pytest.raises(UsageError, match=r"needed are A \(r, in\), B \(out, r\)"):
-        inspect_adapter(read_adapter(folder))
+    with pytest.raises(AdapterFileError, match=r"needed are A \(r, in\), B \(out, r\)"):
+        inspect_adapter(folder)
     save_file({"other": torch.ones(1)}, folder / WEIGHTS)
-    with pytest.raises(UsageError, match="the file holds no adapted module"):
-        inspect_adapter(read_adapter(folder))
+    with pytest.raises(AdapterFileError, match="the file holds no adapted module"):
+        inspect_adapter(folder)
 
 
 @pytest.mark.parametrize("kind", ["LORA", "DEEP_LORA"])
@@ -123,24 +137,24 @@ def test_updates_of_bare_parameters_are_not_taken_for_those_of_layers(kind, tmp_
     """LoRA's file holds A (r experts, in) and B (out, r experts), whose product is the update of no expert."""
     folder = sound(tmp_path / "adapter", kind)
     with_config(folder, target_parameters=["experts.gate_up_proj"])
-    with pytest.raises(UsageError, match="adapts bare parameters.*; load it on its model and"):
-        inspect_adapter(read_adapter(folder))
+    with pytest.raises(AdapterFileError, match="adapts bare parameters.*; load it on its model and"):
+        inspect_adapter(folder)
     with_config(folder, target_parameters=[])
-    assert len(inspect_adapter(read_adapter(folder))) == 2
+    assert len(inspect_adapter(folder).modules) == 2
 
 
 def test_a_link_out_of_the_folder_is_refused_but_the_cache_of_the_hub_is_read(tmp_path) -> None:
     folder = sound(tmp_path / "adapter")
     (folder / CONFIG).rename(tmp_path / "secret.json")
     (folder / CONFIG).symlink_to(tmp_path / "secret.json")
-    with pytest.raises(UsageError, match="is a link that leads out of its folder"):
+    with pytest.raises(AdapterFileError, match="is a link that leads out of its folder"):
         read_adapter(folder)
     (tmp_path / "cache" / "snapshots").mkdir(parents=True)
     snapshot = sound(tmp_path / "cache" / "snapshots" / "abc")
     (tmp_path / "cache" / "blobs").mkdir()
     (snapshot / WEIGHTS).rename(tmp_path / "cache" / "blobs" / "123")
     (snapshot / WEIGHTS).symlink_to(tmp_path / "cache" / "blobs" / "123")
-    assert len(inspect_adapter(read_adapter(snapshot))) == 2
+    assert len(inspect_adapter(snapshot).modules) == 2
 
 
 def test_a_vast_claim_costs_no_memory(tmp_path) -> None:
@@ -150,21 +164,23 @@ def test_a_vast_claim_costs_no_memory(tmp_path) -> None:
     folder = sound(tmp_path / "adapter")
     with_config(folder, r=2**30, rank_pattern={"0": 2**30}, base_model_name_or_path=None)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert [one.rank for one in inspect_adapter(read_adapter(folder))] == [2, 2]
+    assert [one.rank for one in inspect_adapter(folder).modules] == [2, 2]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "KiB"
 
 
-def test_convert_refuses_what_is_no_deep_lora(tmp_path, capsys) -> None:
+def test_convert_refuses_what_is_no_deep_lora(tmp_path) -> None:
     folder = sound(tmp_path / "adapter", "LORA")
-    assert main(["convert", "--adapter", str(folder), "--output_dir", str(tmp_path / "out")]) == 2
-    assert "is a LORA, not a DEEP_LORA; there is nothing to convert" in capsys.readouterr().err
+    with pytest.raises(AdapterFileError, match="is a LORA, not a DEEP_LORA; there is nothing to convert"):
+        convert_folder(folder, tmp_path / "out")
     folder = sound(tmp_path / "other")
-    assert main(["convert", "--adapter", str(folder), "--dry_run", "--assume_linear", "--tolerance", "2"]) == 2
-    assert "the adapter cannot be converted: `tolerance`" in capsys.readouterr().err
+    with pytest.raises(AdapterFileError, match="the adapter cannot be converted: `tolerance`"):
+        convert_folder(folder, None, assume_linear=True, tolerance=2)
     blocked = tmp_path / "file"
     blocked.write_text("")
-    words = ["convert", "--adapter", str(folder), "--assume_linear", "--output_dir", str(blocked / "under")]
-    assert main(words) == 1 and "cannot be written" in capsys.readouterr().err
+    with pytest.raises(OSError, match="under cannot be written: "):
+        convert_folder(folder, blocked / "under", assume_linear=True)
+    with pytest.raises(NotADirectoryError, match="file is a file; pass another `out`, the name of a folder"):
+        convert_folder(folder, blocked, assume_linear=True, overwrite=True)
 
 
 @settings(max_examples=120, deadline=None)
@@ -187,6 +203,8 @@ def test_an_update_that_cannot_be_decomposed_is_named(tmp_path, monkeypatch) -> 
     def fail(*_):
         raise torch.linalg.LinAlgError("it did not converge")
 
-    monkeypatch.setattr("training.commands.inspect.factor_svd", fail)
-    with pytest.raises(UsageError, match="the update of module 'layer.0' has no singular values: it did not converge"):
-        inspect_adapter(read_adapter(sound(tmp_path / "sound")))
+    monkeypatch.setattr("deep_lora.export.spectra.factor_svd", fail)
+    with pytest.raises(
+        AdapterFileError, match="the singular values of module 'layer.0' cannot be computed: it did not converge"
+    ):
+        inspect_adapter(sound(tmp_path / "sound"))

@@ -1,20 +1,19 @@
 """Deep linear networks: a deep matrix factorization that acts on data.
 
 With whitened inputs (`X^T X = I`) the squared error of the network on targets Y is that of the factorization on the
-matrix `Y^T X`, up to a constant, and the theory of `dmf.theory` applies word for word; without whitening it does not.
+matrix `Y^T X`, up to a constant, and the theorem of the invariant subspace holds; without whitening it does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from dmf.wide import DeepMatrixFactorization
+from dmf.factorization import DeepMatrixFactorization
 
 
 class DeepLinearNetwork(nn.Module):
@@ -60,7 +59,7 @@ class DeepLinearNetwork(nn.Module):
         self.activation = activation
 
     def features(self, x: Float[Tensor, "n in"]) -> list[Float[Tensor, "n _"]]:
-        """The inputs, what follows each layer, and the outputs: L + 1 tensors."""
+        """Return the inputs, the features after each layer, and the outputs: L + 1 tensors."""
         *hidden, last = self.matrix.factors
         layers = [x]
         for weight in hidden:
@@ -69,18 +68,18 @@ class DeepLinearNetwork(nn.Module):
         return [*layers, layers[-1] @ last.mT]
 
     def forward(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
-        """The outputs, one row a sample."""
+        """Return the outputs, one row for each sample."""
         return self.features(x)[-1]
 
 
 def whiten(inputs: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "d d"]]:
-    """Inputs whose columns are orthonormal, `Z = X T` with `Z^T Z = I`, and the symmetric map `T = (X^T X)^{-1/2}`.
+    """Make the columns of the inputs orthonormal: `Z = X T` with `Z^T Z = I` and the symmetric `T = (X^T X)^{-1/2}`.
 
     Args:
-        inputs: X, one row a sample; n >= d and of full column rank. Nothing is centred.
+        inputs: X, one row for each sample; n >= d and of full column rank. They are not centered.
 
     Returns:
-        Z and T; new inputs are whitened by `new @ T`.
+        Z and T; whiten new inputs with `new @ T`.
 
     Raises:
         ValueError: if the columns are linearly dependent (always so for n < d).
@@ -94,48 +93,41 @@ def whiten(inputs: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Te
     if len(s) < dimension or s[-1] <= s[0] * max(inputs.shape) * torch.finfo(s.dtype).eps:
         raise ValueError(
             f"inputs of shape {tuple(inputs.shape)} have linearly dependent columns and cannot be whitened; project "
-            "them on fewer directions, or take more samples"
+            "them onto fewer directions, or take more samples"
         )
     return u @ vh, (vh.mT / s) @ vh
 
 
-def descend(
-    loss: Callable[[], Float[Tensor, ""]], optimizer: Optimizer, num_steps: int, *, every: int = 1
-) -> Iterator[tuple[int, float]]:
-    """Train with any torch optimizer and stop over every `every` steps, to look at the model.
+class LogLinearFit(NamedTuple):
+    """`value_l = scale * factor^l`, fitted to the logarithms, and the share of their variance that it explains."""
 
-    Weight decay, momentum and Adam are settings of the optimizer. SGD without momentum and with `weight_decay=lambda`
-    is the descent of the theory.
+    factor: float
+    scale: float
+    r_squared: float
 
-    Args:
-        loss: computes the loss of the present parameters.
-        optimizer: over the parameters to train.
-        num_steps: at least 0.
-        every: steps between two stops, at least 1.
 
-    Yields:
-        (step, loss) before the step of that number is taken, from (0, start) to (num_steps, end); the parameters are
-        those of the loss.
+def log_linear_fit(values: Float[Tensor, " layers"]) -> LogLinearFit:
+    """Fit a least-squares line through `log value_l` over l = 0, 1, ...
+
+    It shows whether a quantity falls by one factor from layer to layer, as tr(S_W) / tr(S_B) does in trained networks.
 
     Raises:
-        ValueError: if a number is out of range.
-        FloatingPointError: if the loss stops being finite.
+        ValueError: if there are fewer than two values, or a value is not positive and finite.
 
-    >>> w = nn.Parameter(torch.tensor(1.0))
-    >>> [step for step, _ in descend(lambda: w.square(), torch.optim.SGD([w], lr=0.1), 5, every=2)]
-    [0, 2, 4, 5]
+    Source: the progressive collapse experiment of Yaras et al., arXiv:2306.01154.
+
+    >>> fit = log_linear_fit(torch.tensor([8.0, 4.0, 2.0]))
+    >>> round(fit.factor, 4), round(fit.scale, 4), round(fit.r_squared, 4)
+    (0.5, 8.0, 1.0)
     """
-    if num_steps < 0 or every < 1:
+    if values.ndim != 1 or len(values) < 2 or not bool((values > 0).all() and torch.isfinite(values).all()):
         raise ValueError(
-            f"num_steps must be at least 0 and every at least 1, got {num_steps} steps and every {every} steps"
+            f"a log-linear fit needs at least two positive finite values in a vector, got {values.tolist()}"
         )
-    for step in range(num_steps + 1):
-        optimizer.zero_grad()
-        value = loss()
-        if step % every == 0 or step == num_steps:
-            if not bool(torch.isfinite(value)):
-                raise FloatingPointError(f"the loss is {value.item()} after {step} steps; use a smaller rate")
-            yield step, value.item()
-        if step < num_steps:
-            value.backward()
-            optimizer.step()
+    logs = values.detach().double().log()
+    layer = torch.arange(len(logs), dtype=logs.dtype, device=logs.device)
+    centered, deviation = layer - layer.mean(), logs - logs.mean()
+    slope = (centered * deviation).sum() / centered.square().sum()
+    total = deviation.square().sum()
+    explained = 1.0 if total == 0 else (1 - (deviation - slope * centered).square().sum() / total).item()
+    return LogLinearFit(slope.exp().item(), (logs.mean() - slope * layer.mean()).exp().item(), explained)

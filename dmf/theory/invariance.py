@@ -1,10 +1,10 @@
-"""What the theory of invariant subspaces predicts, and how far a trajectory is from it.
+"""The invariant subspaces of gradient descent: what the theory predicts, and how far a trajectory is from it.
 
 Gradient descent on `1/2 ||W_L ... W_1 - Phi||_F^2`, rank(Phi) = r, from d x d factors `eps_l * orthogonal` keeps
 
     W_l(t) = U_l blockdiag(core_l(t), rho_l(t) I_m) V_l^T,   V_{l+1} = U_l,   m = d - 2r,
 
-so only 2r directions learn; the other m shrink together, by a recursion that knows nothing of Phi (Yaras et al., ICML
+so only 2r directions learn; the other m shrink together, by a recursion that does not depend on Phi (Yaras et al., ICML
 2024, the theorem of the invariant subspace).
 """
 
@@ -20,10 +20,10 @@ from torch import Tensor
 
 
 class InvarianceResidual(NamedTuple):
-    """How far every factor is from the form of the theorem, and its common value rho_l."""
+    """The distance of every factor from the form of the theorem, and the common value rho_l of its still directions."""
 
     coupling: Float[Tensor, " depth"]
-    """Frobenius norm of what maps moving directions to still ones or back; 0 in theory."""
+    """Frobenius norm of the blocks between moving and still directions; 0 in theory."""
     anisotropy: Float[Tensor, " depth"]
     """Frobenius distance of the still block from `rho_l I`; 0 in theory."""
     rho: Float[Tensor, " depth"]
@@ -33,22 +33,22 @@ class InvarianceResidual(NamedTuple):
 def rho_recursion(
     init_scales: Sequence[float], step: float, num_steps: int, *, weight_decay: float = 0.0
 ) -> Float[Tensor, "steps_plus_one depth"]:
-    """The common value of the still directions of every factor, at every step of gradient descent.
+    """Compute the common value of the still directions of every factor, at every step of gradient descent.
 
         rho_l(t+1) = rho_l(t) (1 - eta lambda - eta prod_{k != l} rho_k(t)^2),   rho_l(0) = eps_l
 
     Args:
         init_scales: eps_1, ..., eps_L.
-        step: eta of descent on the *sum* `1/2 ||f - Phi||_F^2`; for a mean over n entries it is the rate divided by n.
+        step: eta of descent on the *sum* `1/2 ||f - Phi||_F^2`; for a mean over n entries, the learning rate over n.
         num_steps: at least 0.
-        weight_decay: lambda of `W <- (1 - eta lambda) W - eta grad` (`weight_decay` of torch's SGD for the sum; for a
-            mean over n entries with rate n eta it is lambda / n there).
+        weight_decay: lambda of `W <- (1 - eta lambda) W - eta grad`: `weight_decay` of torch's SGD for the sum; for a
+            mean over n entries with learning rate n eta, pass lambda / n to SGD.
 
     Returns:
-        float64, row t is the state after t steps.
+        In float64; row t is the state after t steps.
 
     Raises:
-        ValueError: for no scales or a negative number of steps.
+        ValueError: if there is no scale or the number of steps is negative.
 
     Source: Yaras et al., ICML 2024, the theorem of the invariant subspace.
 
@@ -72,7 +72,7 @@ def rho_recursion(
 
 
 def compression_error(rho: Float[Tensor, "*steps depth"], still_dimension: int) -> Float[Tensor, "*steps"]:
-    """`||W(t) - W_compressed(t)||_F^2 = m prod_l rho_l(t)^2`, the squared distance of the wide and compressed products.
+    """Return `||W(t) - W_compressed(t)||_F^2 = m prod_l rho_l(t)^2`, the squared distance of wide and compressed.
 
     Args:
         rho: from `rho_recursion`.
@@ -90,18 +90,18 @@ def compression_error(rho: Float[Tensor, "*steps depth"], still_dimension: int) 
 def invariance_residual(
     factors: Sequence[Float[Tensor, "d d"]], start: Sequence[Float[Tensor, "d d"]], moving: Float[Tensor, "d k"]
 ) -> InvarianceResidual:
-    """How far factors of a trajectory are from the form that the theorem gives them.
+    """Measure how far the factors of a trajectory are from the form that the theorem gives them.
 
     With V_1 = [moving, its complement], carried through the start (`U_l = W_l(0) V_l / eps_l`, `V_{l+1} = U_l`), the
     blocks of `U_l^T W_l V_l` are measured.
 
     Args:
-        factors: W_1(t), ..., W_L(t), square and of one size (of a network: the hidden ones).
+        factors: W_1(t), ..., W_L(t), square and of one size (the hidden layers of a network).
         start: W_1(0), ..., W_L(0), each a multiple of an orthogonal matrix.
         moving: basis of the directions in which W_1 moves, such as `CompressedDMF.from_gradient(...).right`.
 
     Raises:
-        ValueError: for unequal numbers of factors, or factors that are not square and of the size of `moving`.
+        ValueError: if the numbers of factors differ, or a factor is not square with as many rows as `moving`.
 
     Source: Yaras et al., ICML 2024, the theorem of the invariant subspace.
 
@@ -113,8 +113,8 @@ def invariance_residual(
     if len(factors) != len(start) or any(factor.shape != (size, size) for factor in [*factors, *start]):
         shapes = [tuple(factor.shape) for factor in factors]
         raise ValueError(
-            f"invariance_residual needs as many square factors as starts, of the {size} rows of `moving`; got "
-            f"{len(start)} starts and factors of shapes {shapes}; leave out layers that are not square"
+            f"invariance_residual needs as many factors as starts, all of shape {size} x {size} like the rows of "
+            f"`moving`; got {len(start)} starts and factors of shapes {shapes}; leave out layers that are not square"
         )
     count = moving.shape[1]
     into = torch.linalg.qr(moving.detach(), mode="complete").Q
@@ -129,25 +129,3 @@ def invariance_residual(
         rows.append(torch.stack([coupling, (still - rho * eye).norm(), rho]))
         into = out
     return InvarianceResidual(*torch.stack(rows, dim=1))
-
-
-def effective_rank(singular_values: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
-    """`exp(-sum p_i log p_i)` with `p_i = s_i / sum s`: between 1 and the number of values; 0 if all are zero.
-
-    Args:
-        singular_values: not negative, in any order, for example `torch.linalg.svdvals(matrix)` or
-            `factor_svd(*model.two_factors()).values`.
-
-    Raises:
-        ValueError: if a value is negative or not finite.
-
-    Source: Roy and Vetterli, EUSIPCO 2007.
-
-    >>> effective_rank(torch.tensor([[2.0, 2.0, 0.0], [5.0, 0.0, 0.0]]))
-    tensor([2., 1.])
-    """
-    if not bool(((singular_values >= 0) & torch.isfinite(singular_values)).all()):
-        raise ValueError("singular values must be finite and not negative; eigenvalues may need `.abs()`")
-    total = singular_values.sum(-1, keepdim=True)
-    share = singular_values / torch.where(total > 0, total, 1.0)
-    return torch.where(total[..., 0] > 0, torch.exp(torch.special.entr(share).sum(-1)), 0.0)

@@ -1,6 +1,6 @@
-"""Damaged and hostile adapter folders for `inspect` and `convert`, and a long run of them by hand:
+"""Damaged and hostile adapter folders for `inspect_adapter` and `convert_folder`, and a long run of them by hand:
 
-python -m tests.training.fuzz_adapters --count 10000 --seed 1
+python -m tests.deep_lora.export.fuzz_adapters --count 10000 --seed 1
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from peft.utils import CONFIG_NAME as CONFIG
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from safetensors.torch import save
 
-from training.adapter_files import CONFIG, WEIGHTS, read_adapter
-from training.commands.convert import convert
-from training.commands.inspect import inspect_adapter, table
-from training.errors import RunError, UsageError
+from deep_lora import AdapterFileError, convert_folder, inspect_adapter
 
 ODD = (
     None, True, -1, 0, 1, 3, 2**31, 2**63, 10**30, 1e-300, 1e300, float("nan"), float("inf"), "", "x", "../../x",
@@ -144,7 +143,7 @@ def write_case(folder: Path, seed: int) -> None:
 
 
 def run_case(sandbox: Path, seed: int) -> str:
-    """Reads one case with both commands; anything but this project's own errors passes through.
+    """Read one case with both functions; anything but this project's own error passes through.
 
     Returns:
         "read" or "refused".
@@ -156,13 +155,13 @@ def run_case(sandbox: Path, seed: int) -> str:
     write_case(adapter, seed)
     outcome = "refused"
     for action in (
-        lambda: table(inspect_adapter(files := read_adapter(adapter)), files),
-        lambda: convert(read_adapter(adapter), output, assume_linear=bool(seed % 2)),
+        lambda: inspect_adapter(adapter),
+        lambda: convert_folder(adapter, output, assume_linear=bool(seed % 2)),
     ):
         try:
             action()
             outcome = "read"
-        except (UsageError, RunError):
+        except AdapterFileError:
             pass
     found = {path.name for path in sandbox.iterdir()} | {path.name for path in adapter.iterdir()}
     assert found <= {"adapter", "output", CONFIG, WEIGHTS}, f"seed {seed} wrote {found}"
