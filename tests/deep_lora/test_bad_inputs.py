@@ -25,6 +25,12 @@ from dmf.linalg import FactorSVD
 from dmf.subspaces import compressed_subspaces
 from tests.models import Mixed, Nest, Pixels, adapt, ids, layers_of
 
+NAN = float("nan")
+
+
+def _one(module: nn.Module) -> nn.Sequential:
+    return nn.Sequential(module)
+
 
 def _small(**settings) -> PeftModel:
     return adapt(nn.Sequential(nn.Linear(6, 6)), **({"r": 2, "target_modules": ["0"]} | settings))
@@ -143,13 +149,13 @@ BAD = [
     ("no call", lambda: _initialize(lambda model: None), RuntimeError, "the closure never ran through the adapted"),
     ("no backward", lambda: _initialize(lambda m: m(torch.ones(3, 6))), RuntimeError, r"never called backward\(\)"),
     ("no_grad", lambda: _initialize(_without_gradients), RuntimeError, r"not under torch.no_grad\(\)"),
-    ("NaN loss", lambda: _initialize(lambda m: _backward(m, float("nan"))), ValueError, "check the batch and the loss, lower"),
+    ("NaN loss", lambda: _initialize(lambda m: _backward(m, NAN)), ValueError, "check the batch and the loss, lower"),
     ("unknown adapter", lambda: _initialize(adapter_name="b"), ValueError, r"called 'b' \(adapters: \['default'\]\)"),
     ("narrow", lambda: _initialize(variant="narrow"), ValueError, "is not compressed, so it has no subspaces"),
     ("plain model", lambda: initialize_subspaces_(nn.Linear(2, 2), lambda: None), ValueError, "make one with `get"),
     ("meta device", _on_meta, ValueError, "these adapters are on the meta device: .*load or materialize them first"),
-    ("lstm", lambda: adapt(nn.Sequential(nn.LSTM(4, 4)), target_modules=["0"]), ValueError, "LSTM.* only the following modules"),
-    ("conv3d", lambda: adapt(nn.Sequential(nn.Conv3d(2, 2, 1)), target_modules=["0"]), ValueError, "is not supported. Currently,"),
+    ("lstm", lambda: adapt(_one(nn.LSTM(4, 4)), target_modules=["0"]), ValueError, "LSTM.* only the following modules"),
+    ("conv3d", lambda: adapt(_one(nn.Conv3d(2, 2, 1)), target_modules=["0"]), ValueError, "is not supported. Currently,"),
     ("mamba", _mamba, ValueError, "'out_proj' is incompatible with Mamba-based models .*Please remove it from"),
     ("no target", lambda: adapt(Mixed(), r=2), ValueError, "Please specify `target_modules`"),
     ("absent target", lambda: adapt(Mixed(), r=2, target_modules=["query"]), ValueError, "query.*not found"),

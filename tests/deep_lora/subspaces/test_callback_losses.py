@@ -97,7 +97,7 @@ def test_without_the_trainer_batches_that_are_no_mappings_are_an_error_that_says
     trainer.add_callback(SubspaceInitializationCallback())
     with pytest.raises(
         ValueError,
-        match=r"own loss needs batches that are mappings, got a list; if the trainer computes .*Callback\(trainer=trainer",
+        match=r"own loss needs batches that are mappings, got a list; if the trainer .*Callback\(trainer=trainer",
     ):
         trainer.train()
 
