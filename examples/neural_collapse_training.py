@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from neural_collapse_model import Images
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,7 +22,6 @@ from collapse import (
     retract_,
     unit_rows,
 )
-from neural_collapse_model import Images
 
 METHODS = ("cross_entropy", "regularized", "normalized", "ntce", "nonl")
 ON_THE_SPHERE = ("normalized", "ntce", "nonl")

@@ -151,7 +151,9 @@ def train(method: Method, settings: Settings, task: Task) -> DualEncoder:
     collator: Any = PairCollator(task, TRAIN_VENDORS, adapted=settings.rank > 0)
     if method.swap is not None:
         collator = ModalitySwapCollator(collator, method.swap, method.probability, seed=settings.seed)
-    callbacks: list[TrainerCallback] = [SubspaceInitializationCallback(num_batches=2)] if settings.rank else []
+    callbacks: list[TrainerCallback] = (
+        [SubspaceInitializationCallback(num_batches=2, exact_bytes=0)] if settings.rank else []
+    )
     if method.schedule is not None:
         callbacks.append(TemperatureScheduleCallback(method.schedule))
     optimizer = None
