@@ -15,7 +15,7 @@ from training.settings.common import AdapterArguments, RunArguments
 SPREADING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
 
 
-RATE, FALLING_RATE = 1e-3, 3e-3  # docs/evidence.md: which rate Deep LoRA wants with either kind of schedule
+RATE, FALLING_RATE = 1e-3, 3e-3  # docs/few_shot.md: which rate Deep LoRA wants with either kind of schedule
 STEADY = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")  # do not fall by themselves
 
 
