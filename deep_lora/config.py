@@ -26,7 +26,7 @@ class DeepLoraConfig(PeftConfig):
     Each adapted weight (out x in) holds `deep_lora_U` (out, r), `deep_lora_core` (n, r, r) and `deep_lora_V` (in, r):
     `dW = kappa^n U core[n-1] ... core[0] V^T`, minus its value at the start if `subtract_start`.
 
-    Source: Yaras et al., ICML 2024, Deep LoRA; `DeepLoraConfig.paper()` has the paper's own settings. docs/evidence.md
+    Source: Yaras et al., ICML 2024, Deep LoRA; `DeepLoraConfig.paper()` has the paper's own settings. docs/few_shot.md
     says what led to other defaults.
 
     Raises:

@@ -23,7 +23,7 @@ def auto_core_scale(rank: int, init_scale: float) -> float:
     An Adam step on an r x r core has spectral norm up to r times the rate, hence 1/r: one rate suits all ranks. 80/r
     turns LoRA's usual rate 1e-3 into steps of 0.08 in spectral norm, as a small start needs to leave its plateau; a
     large one (eps > 0.08) has none and takes steps of `rate / (2 eps^2)`. Both constants are ours, by experiment:
-    docs/evidence.md.
+    docs/few_shot.md.
 
     >>> auto_core_scale(8, 1e-3), auto_core_scale(8, 0.5)
     (10.0, 0.25)
@@ -102,7 +102,7 @@ def bound_factor(
     A small update stays as it is, a large one keeps its direction. `||dW||_F^2 = <U^T U folded, folded V^T V>`, so
     nothing larger than r x r is formed. Computed in float32 at least; an infinite bound gives 1.
 
-    Source: ours (docs/evidence.md).
+    Source: ours (docs/few_shot.md).
 
     >>> U, folded, V = torch.ones(4, 1), torch.full((1, 1), 3.0), torch.ones(9, 1)  # of norm 18
     >>> round(18 * bound_factor(U, folded, V, torch.full((1, 1), 18.0)).item() ** 2, 4)

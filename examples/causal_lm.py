@@ -29,14 +29,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import TaskType, get_peft_model
-from transformers import HfArgumentParser, Trainer, set_seed
-
 from causal_lm_data import DEFAULT_WORDNET, Pair, csv_pairs, made_up_pairs, split_pairs, wordnet_pairs
 from causal_lm_model import SMOLLM2, load_base, load_tokenizer, unpack_smollm2, write_tiny_llama
 from causal_lm_training import Settings, export_and_check, heldout_metrics, make_trainer, write_on
-from deep_lora import DeepLoraConfig
+from peft import TaskType, get_peft_model
 from processes import processes, quieten, refuse, say
+from transformers import HfArgumentParser, Trainer, set_seed
+
+from deep_lora import DeepLoraConfig
 
 
 @dataclass

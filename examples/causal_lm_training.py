@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from causal_lm_data import Pair, encode
 from peft import PeftModel
+from processes import on_cpu, own_share
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
-from causal_lm_data import Pair, encode
 from deep_lora import SubspaceInitializationCallback, save_as_lora
-from processes import on_cpu, own_share
 from training.tasks.language import score_tokens, token_sums
 
 # Both sides compute in float32, through the same layers but with W + dW in another order; a wrong factor, rank or

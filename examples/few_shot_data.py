@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import ClassLabel, load_dataset
-from transformers import PreTrainedTokenizerBase
-
 from few_shot_arguments import FewShotArguments, UsageError
 from packaged_files import packaged_file
+from transformers import PreTrainedTokenizerBase
+
 from training.data import read_source
 from training.errors import UsageError as RefusedFile
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoTokenizer
-
-from deep_lora import save_as_lora
 from few_shot_arguments import FewShotArguments
 from few_shot_data import LabelledSentences
 from few_shot_training import Trained
 from predict_with_peft import compute_logits
+from transformers import AutoTokenizer
+
+from deep_lora import save_as_lora
 
 # Both sides compute in float64, so what is left is that the exported factors are stored in float32: relative 6e-8 for
 # each entry, which a sentence close to the decision boundary multiplies by tens. A wrong factor, rank or scale would

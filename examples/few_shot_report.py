@@ -15,16 +15,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
-from rich.console import Console
-from rich.table import Table
-
 from few_shot_arguments import FewShotArguments
 from few_shot_data import DEFAULT_DATASET, DEFAULT_MODEL
 from few_shot_export import ExportCheck
 from few_shot_training import Run
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 from processes import processes
+from rich.console import Console
+from rich.table import Table
 
 LABELS = {"deep_lora": "Deep LoRA", "lora": "LoRA"}
 COLOURS = {"deep_lora": "#0072b2", "lora": "#d55e00"}

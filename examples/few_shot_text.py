@@ -23,9 +23,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from transformers import AutoTokenizer
-from transformers.utils import logging
-
 from few_shot_arguments import FewShotArguments, UsageError, parse_arguments
 from few_shot_data import DEFAULT_MODEL, Splits, default_file, load_sentences, split_sentences
 from few_shot_export import save_and_check
@@ -33,6 +30,8 @@ from few_shot_report import LABELS, draw_curves, print_table, write_results
 from few_shot_smoke import write_smoke_files
 from few_shot_training import Run, Trained, adapter_config, check_targets, load_base_model, train
 from processes import processes, quieten, refuse, say
+from transformers import AutoTokenizer
+from transformers.utils import logging
 
 
 def run_all(base_model: str, splits: Splits, arguments: FewShotArguments) -> tuple[list[Run], Trained | None]:

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import torch
+from few_shot_arguments import RATES, FewShotArguments, UsageError
+from few_shot_data import LabelledSentences, Splits, encode
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from processes import on_cpu, own_share
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -25,9 +28,6 @@ from transformers import (
 )
 
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
-from few_shot_arguments import RATES, FewShotArguments, UsageError
-from few_shot_data import LabelledSentences, Splits, encode
-from processes import on_cpu, own_share
 
 LOGGING_STEPS = 5
 

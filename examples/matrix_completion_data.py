@@ -8,7 +8,6 @@ import tarfile
 from typing import NamedTuple
 
 import numpy as np
-
 from packaged_files import packaged_file
 
 MOVIELENS = ("recbole", "1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter")

@@ -8,9 +8,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matrix_completion_data import photograph
 
 from dmf import MatrixCompletion
-from matrix_completion_data import photograph
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -30,9 +30,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import BertConfig, BertModel, HfArgumentParser
-
 from modality_gap_data import (
     DEFAULT_CACHE,
     DEFAULT_DATA,
@@ -47,6 +44,8 @@ from modality_gap_figures import Place, draw_gap_against_recall, draw_projection
 from modality_gap_methods import BASELINE, CLIP_START, METHODS
 from modality_gap_training import Settings, Task, embed, evaluate, make_model, make_task, train
 from processes import processes, quieten, refuse, say
+from torch import Tensor
+from transformers import BertConfig, BertModel, HfArgumentParser
 
 Metrics = dict[str, dict[str, float]]
 COLUMNS = {

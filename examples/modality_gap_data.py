@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from packaged_files import packaged_file
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
-
-from packaged_files import packaged_file
 
 PACKAGES = {
     "emoji-datasource-google": "16.0.0",

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
+from modality_gap_data import TEST_VENDOR, TRAIN_VENDORS, Pairs, Split
+from modality_gap_methods import Method
 from peft import PeftModel, get_peft_model
+from processes import own_share
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -26,9 +29,6 @@ from modality import (
     temperature_parameter_groups,
 )
 from modality.metrics import mean_shift
-from modality_gap_data import TEST_VENDOR, TRAIN_VENDORS, Pairs, Split
-from modality_gap_methods import Method
-from processes import own_share
 
 ADAM_EPSILON = 1e-6  # the gradients of a Deep LoRA adapter start small
 

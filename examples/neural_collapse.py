@@ -26,13 +26,13 @@ from typing import cast
 
 import torch
 from accelerate.utils import gather_object
-
-from collapse import scale_for_loss
-from collapse.theory import simplex_distance
 from neural_collapse_figures import draw_curves, draw_simplex
 from neural_collapse_model import DEFAULT_DATA, Images, SmallResNet, fashion_mnist, made_up_images
 from neural_collapse_training import LABELS, METHODS, ON_THE_SPHERE, Point, Settings, train_network
 from processes import processes, refuse, say
+
+from collapse import scale_for_loss
+from collapse.theory import simplex_distance
 
 PICTURE_CLASSES = [0, 1, 7, 8]  # top, trousers, sneaker, bag: far apart enough to see the geometry early
 

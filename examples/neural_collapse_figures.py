@@ -6,10 +6,10 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from neural_collapse_training import Point
 from torch import Tensor
 
 from collapse.theory import unit_rows
-from neural_collapse_training import Point
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

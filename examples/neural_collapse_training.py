@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from neural_collapse_model import Images
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,7 +15,6 @@ from collapse import ClassStatistics, NormalizedClassifier, neural_collapse, ret
 from collapse.losses import nonl_loss, ntce_loss, regularized_cross_entropy
 from collapse.metrics import nearest_center_agreement
 from collapse.theory import unit_rows
-from neural_collapse_model import Images
 
 METHODS = ("cross_entropy", "regularized", "normalized", "ntce", "nonl")
 ON_THE_SPHERE = ("normalized", "ntce", "nonl")

@@ -73,7 +73,7 @@ def initialize_subspaces_(
         exact_bytes: form every G if all fit this memory; the split of batches over calls and processes then does not
             matter. 0 never does.
         sides: "right", ours, takes all directions from the inputs' side, for any rank, and scored higher
-            (docs/evidence.md); "both" is the paper's, for even ranks.
+            (docs/few_shot.md); "both" is the paper's, for even ranks.
 
     Returns:
         What was initialized; a layer without a gradient keeps its random start and is named in a warning.

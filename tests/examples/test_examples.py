@@ -16,10 +16,11 @@ sys.path.insert(0, str(ROOT / "examples"))
 pytest.importorskip("pandas")
 pytest.importorskip("datasets")
 
-from deep_lora import DeepLoraLayer
 from few_shot_arguments import FewShotArguments, UsageError, parse_arguments
 from few_shot_data import load_sentences, split_sentences
 from few_shot_training import adapter_config, add_adapter, check_targets, load_base_model
+
+from deep_lora import DeepLoraLayer
 
 
 def csv(tmp_path: Path, rows: int = 40, **columns) -> str:
