@@ -31,7 +31,8 @@ from neural_collapse_model import DEFAULT_DATA, Images, SmallResNet, fashion_mni
 from neural_collapse_training import LABELS, METHODS, ON_THE_SPHERE, Point, Settings, train_network
 from processes import processes, refuse, say
 
-from collapse import simplex_distance, temperature_for_loss
+from collapse import scale_for_loss
+from collapse.theory import simplex_distance
 
 PICTURE_CLASSES = [0, 1, 7, 8]  # top, trousers, sneaker, bag: far apart enough to see the geometry early
 
@@ -42,7 +43,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--per_class", type=int, default=600, help="training images of each class")
     parser.add_argument("--learning_rate", type=float, default=0.05)
-    parser.add_argument("--temperature", type=float, default=None, help="tau; default temperature_for_loss(10)")
+    parser.add_argument("--temperature", type=float, default=None, help="tau; default scale_for_loss(10)")
     parser.add_argument("--width", type=int, default=16, help="channels of the first stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default=DEFAULT_DATA, help="folder with the four .gz files")
@@ -101,7 +102,7 @@ def three_features(
     pictures = {}
     for name, count in (("early", max(steps // 20, 5)), ("end", steps)):
         settings = settings_of(arguments, "normalized", count)
-        settings.temperature = temperature_for_loss(len(PICTURE_CLASSES))
+        settings.temperature = scale_for_loss(len(PICTURE_CLASSES))
         run = train_network(settings, partial(SmallResNet, arguments.width, 3), data, data)
         run.network.eval()
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from neural_collapse_training import Point
 from torch import Tensor
 
-from collapse import unit_rows
+from collapse.theory import unit_rows
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

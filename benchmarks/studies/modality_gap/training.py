@@ -23,11 +23,11 @@ from modality import (
     PairStatistics,
     Temperature,
     TemperatureScheduleCallback,
-    mean_shift,
     modality_gap,
     recall_at_k,
     temperature_parameter_groups,
 )
+from modality.metrics import mean_shift
 
 ADAM_EPSILON = 1e-6  # the gradients of a Deep LoRA adapter start small
 
