@@ -106,7 +106,7 @@ class _Charged:
         collator = trainer.data_collator
         inner, collator.collator = collator.collator, self._discounted(collator.collator)
         changed = [(schedule, name) for name in ("on_step_begin", "on_step_end", "on_log")]
-        changed += [(gap, "on_evaluate"), (gap._observer, "take"), (trainer, "data_collator")]
+        changed += [(gap, "on_evaluate"), (gap.observer, "take"), (trainer, "data_collator")]
         originals = [getattr(owner, name) for owner, name in changed]
         for (owner, name), original in zip(changed, originals, strict=True):
             setattr(owner, name, self._charged(original))
