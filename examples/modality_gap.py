@@ -3,7 +3,7 @@
     python examples/modality_gap_features.py                  # once: says where the emoji come from
     python examples/modality_gap.py                           # six methods
     python examples/modality_gap.py --methods "learned, from 0.07" "rising, 0.05 to 0.2" --max_steps 100
-    accelerate launch examples/modality_gap.py                # the processes share each batch
+    accelerate launch examples/modality_gap.py                # each process takes a batch of its own
 
 The stored image features and MiniLM, with Deep LoRA on its last layer, are projected to a common space and trained
 with the symmetric contrastive loss. The methods differ in the temperature, and in what is swapped between the
@@ -58,7 +58,6 @@ def parse_arguments(words: list[str] | None = None) -> tuple[GapArguments, Train
     parser = HfArgumentParser((GapArguments, TrainingArguments))
     parser.set_defaults(
         output_dir="runs/modality_gap", max_steps=400, learning_rate=3e-3, per_device_train_batch_size=128,
-        accelerator_config={"split_batches": True},  # a step is as large with several processes as with one
         lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=0.0, seed=0, dataloader_drop_last=True,
         adam_epsilon=1e-6,  # the gradients of a Deep LoRA adapter start small
         remove_unused_columns=False, save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
