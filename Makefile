@@ -57,7 +57,8 @@ format: $(STAMPS)-dev
 # What is public, one page a package: pdoc shows the names in __all__.
 docs: $(STAMPS)-docs
 	$(BIN)/pdoc --docformat google --output-directory site \
-		deep_lora dmf dmf.completion collapse modality training
+		deep_lora dmf dmf.completion dmf.functional dmf.linalg dmf.subspaces dmf.sparse dmf.theory dmf.files \
+		collapse modality training
 
 # torch goes in before anything that depends on it, so that nothing else chooses which build.
 $(STAMPS)-torch:

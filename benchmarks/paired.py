@@ -12,7 +12,7 @@ BASELINE = "cross_entropy"
 
 
 def mean_with_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float]:
-    """Mean, and Student's interval of the mean (equal bounds for a single value).
+    """Compute the mean and Student's interval of the mean (equal bounds for a single value).
 
     >>> mean_with_interval([1.0, 1.0])
     {'mean': 1.0, 'low': 1.0, 'high': 1.0}
@@ -25,7 +25,7 @@ def mean_with_interval(values: Sequence[float], level: float = 0.95) -> dict[str
 
 
 def steps_until(curve: Curve, target: float) -> int | None:
-    """The first measured step at which a falling metric is at or below the target; None if it never is.
+    """Find the first measured step at which a falling metric is at or below the target; None if it never is.
 
     >>> steps_until([(10, 3.0), (20, 1.0)], 1.0), steps_until([(10, 3.0)], 1.0)
     (20, None)
@@ -36,7 +36,7 @@ def steps_until(curve: Curve, target: float) -> int | None:
 def compare(
     runs: Mapping[str, Mapping[int, Mapping[str, list[float]]]], baseline: str, falling: str, final: Sequence[str]
 ) -> dict[str, dict[str, object]]:
-    """A table of methods against a baseline with the same seeds.
+    """Compare methods with a baseline on the same seeds.
 
     Args:
         runs: method -> seed -> metric -> values over steps (with "step" among the metrics).

@@ -1,8 +1,8 @@
 """Run benchmarks: one JSON of settings in, one JSON of results out.
 
-    python benchmarks/run.py training_step_768            # settings/training_step_768.json -> results/...
-    python benchmarks/run.py --list
-    python benchmarks/run.py training_step_768 --repeats 2 --output /tmp/quick.json
+    python -m benchmarks.run training_step_768            # settings/training_step_768.json -> results/...
+    python -m benchmarks.run --list
+    python -m benchmarks.run training_step_768 --repeats 2 --output /tmp/quick.json
 
 Nothing else should run on the machine: steps are timed.
 """
@@ -11,30 +11,27 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
 from pathlib import Path
 
 import torch
 
-from measuring import environment
+from benchmarks.result_files import RESULTS, SETTINGS, environment, read_json, write_json
 
-FOLDER = Path(__file__).resolve().parent
 # kind: module and function; loaded when needed, for each has requirements of its own
 BENCHMARKS = {
-    "training_step": ("training_step", "measure_time"),
-    "training_memory": ("training_step", "measure_memory"),
-    "initialization": ("initialization", "measure"),
-    "adapter_operations": ("adapter_operations", "measure"),
-    "completion_step": ("completion_speed", "measure_steps"),
-    "completion_scale": ("completion_speed", "measure_scale"),
-    "completion_steps": ("completion_recovery", "measure_steps_to_recover"),
-    "completion_recovery": ("completion_recovery", "measure_table"),
-    "contrastive_memory": ("contrastive_memory", "measure"),
-    "contrastive_overhead": ("contrastive_overhead", "measure"),
-    "modality_gap": ("modality_gap_emoji", "measure"),
-    "few_shot": ("evidence_campaign", "measure"),
-    "tracking": ("evidence_tracking", "measure"),
+    "training_step": ("speed.training_step", "measure_time"),
+    "training_memory": ("speed.training_step", "measure_memory"),
+    "initialization": ("speed.initialization", "measure"),
+    "adapter_operations": ("speed.adapter_operations", "measure"),
+    "completion_step": ("speed.completion_step", "measure_steps"),
+    "completion_scale": ("speed.completion_step", "measure_scale"),
+    "contrastive_memory": ("speed.contrastive_memory", "measure"),
+    "contrastive_overhead": ("speed.contrastive_overhead", "measure"),
+    "completion_steps": ("studies.completion_recovery", "measure_steps_to_recover"),
+    "completion_recovery": ("studies.completion_recovery", "measure_table"),
+    "modality_gap": ("studies.modality_gap.emoji", "measure"),
+    "few_shot": ("few_shot.campaign", "measure"),
+    "tracking": ("few_shot.tracking", "measure"),
 }
 
 
@@ -45,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="instead of the number in the settings")
     parser.add_argument("--output", type=Path, help="result file, for a single name (default: in benchmarks/results)")
     arguments = parser.parse_args()
-    known = sorted(path.stem for path in (FOLDER / "settings").glob("*.json"))
+    known = sorted(path.stem for path in SETTINGS.glob("*.json"))
     if arguments.list or not arguments.names:
         parser.exit(message="\n".join(known) + "\n")
     unknown = sorted(set(arguments.names) - set(known))
@@ -58,18 +55,14 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(name: str, repeats: int | None, output: Path | None) -> Path:
     """Measure one set of settings and write the result, complete or not at all."""
-    settings = json.loads((FOLDER / "settings" / f"{name}.json").read_text(encoding="utf8"))
+    settings = read_json(SETTINGS / f"{name}.json")
     if repeats is not None:
         settings["repeats"] = repeats
     torch.set_num_threads(settings["threads"])
     module, function = BENCHMARKS[settings["benchmark"]]
-    measured = getattr(importlib.import_module(module), function)(settings)
-    result = {"settings": settings, "environment": environment(), **measured}
-    path = output or FOLDER / "results" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
-    os.replace(partial, path)
+    measured = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
+    path = output or RESULTS / f"{name}.json"
+    write_json(path, {"settings": settings, "environment": environment(), **measured})
     return path
 
 

@@ -20,8 +20,7 @@ def layerwise_collapse(
     """`D_l = tr(S_W) / tr(S_B)` of the output of each named layer, in one pass over the batches.
 
     Outputs are flattened to one row for each sample. For trained deep linear networks D_l falls geometrically with
-    depth; `dmf.log_linear_fit` fits the factor, and `dmf.layerwise_collapse` takes features that are at hand. The model
-    is run as it is, so put it into evaluation mode first.
+    depth; `dmf.theory.log_linear_fit` fits the factor. The model is run as it is, so put it into evaluation mode first.
 
     Args:
         model: any module.

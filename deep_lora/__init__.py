@@ -3,30 +3,38 @@
 Importing this package registers the method, so import it before loading an adapter.
 """
 
-from deep_lora.adapters import cast_adapter_
+from deep_lora.adapters import cast_adapter_, rescale_adapter_scale
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
+from deep_lora.export.conversion import convert_folder
 from deep_lora.export.lora import kept_ranks, save_as_lora, to_lora
+from deep_lora.export.spectra import AdapterReport, ModuleReport, inspect_adapter
+from deep_lora.files import AdapterFileError
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.optimizer.groups import create_optimizer, parameter_groups
 from deep_lora.registration import register
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.initialize import InitializationReport, initialize_subspaces_
 from deep_lora.tuner import card
-from deep_lora.tuner.model import DeepLoraModel, rescale_adapter_scale
+from deep_lora.tuner.model import DeepLoraModel
 
 register(PEFT_TYPE, DeepLoraConfig, DeepLoraModel)
 card.install()
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdapterFileError",
+    "AdapterReport",
     "DeepLoraConfig",
     "DeepLoraLayer",
     "DeepLoraModel",
     "InitializationReport",
+    "ModuleReport",
     "SubspaceInitializationCallback",
     "cast_adapter_",
+    "convert_folder",
     "create_optimizer",
     "initialize_subspaces_",
+    "inspect_adapter",
     "kept_ranks",
     "parameter_groups",
     "rescale_adapter_scale",

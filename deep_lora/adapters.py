@@ -1,19 +1,21 @@
-"""Adapters in another precision."""
+"""Adapters in another precision, or at another strength for a while."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.subspaces.compressed_layers import adapter_names
+from deep_lora.layers.finding import adapted_layers
 
 
 @torch.no_grad()
 def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_name: str = "default") -> None:
     """Give U, the cores and V of an adapter another precision, in place.
 
-    Trainers that cast what is trained to bfloat16 (TRL does, on quantised weights) leave cores which steps of a usual
+    Trainers that cast what is trained to bfloat16 (TRL does, on quantized weights) leave cores which steps of a usual
     rate may not move: a diagonal that starts at 1 moves by 0.004 or not at all. Call this between the making of such a
     trainer and `train()`. Cores that are still as they started get their start in full, so that the adapter remains an
     identity; a trained adapter keeps the rounding that it has. The parameters remain the same objects.
@@ -35,15 +37,9 @@ def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_
     """
     if not dtype.is_floating_point or dtype.itemsize < 2:
         raise ValueError(f"`dtype` got {dtype}; it must be float32, bfloat16, float16 or float64")
-    if adapter_name not in adapter_names(model):
-        raise ValueError(
-            f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {adapter_names(model)})"
-        )
-    for layer in model.modules():
-        if not isinstance(layer, DeepLoraLayer) or adapter_name not in layer.deep_lora_core:
-            continue
-        if adapter_name in layer.lenders:
-            continue  # a tied head holds the parameters of its lender
+    for layer in adapted_layers(model, adapter_name).values():
+        if adapter_name in layer.tied_to:
+            continue  # it shares the parameters of another layer
         fresh = adapter_name in layer.deep_lora_start and layer.at_start(adapter_name)
         for name in layer.adapter_layer_names:
             parameter = getattr(layer, name)[adapter_name]
@@ -51,3 +47,27 @@ def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_
         if fresh:
             diagonals = layer.deep_lora_core[adapter_name].diagonal(dim1=-2, dim2=-1)
             diagonals.copy_(layer.deep_lora_start[adapter_name])
+
+
+@contextmanager
+def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]:
+    """Multiply the update of the active adapters by `multiplier` inside the block (PEFT's helper of that name is for
+    LoRA only).
+
+    Raises:
+        TypeError: if `multiplier` is not a number.
+        ValueError: if the model has no Deep LoRA layer.
+    """
+    if isinstance(multiplier, bool) or not isinstance(multiplier, int | float):
+        raise TypeError(f"`multiplier` must be a number, got {type(multiplier).__name__}")
+    layers = list(adapted_layers(model).values())
+    if not layers:
+        raise ValueError("the model has no Deep LoRA layers; add an adapter with `get_peft_model` first")
+    before = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scale_layer(multiplier)
+        yield
+    finally:
+        for layer, scaling in zip(layers, before, strict=True):
+            layer.scaling = scaling

@@ -26,9 +26,8 @@ class DeepLoraConfig(PeftConfig):
     Each adapted weight (out x in) holds `deep_lora_U` (out, r), `deep_lora_core` (n, r, r) and `deep_lora_V` (in, r):
     `dW = kappa^n U core[n-1] ... core[0] V^T`, minus its value at the start if `subtract_start`.
 
-    Source: Yaras et al., ICML 2024, Deep LoRA. The paper's own settings are `init_scale=1e-3, core_scale=1.0,
-    gamma=1e-2` with rate 1e-2 and `initialize_subspaces_(sides="both")`; docs/evidence.md says what led to other
-    defaults.
+    Source: Yaras et al., ICML 2024, Deep LoRA; `DeepLoraConfig.paper()` has the paper's own settings. docs/few_shot.md
+    says what led to other defaults.
 
     Raises:
         ValueError: for a value outside of its range; the message names the field, what came and what is needed.
@@ -71,9 +70,9 @@ class DeepLoraConfig(PeftConfig):
             "layers (see `deep_lora.functional.auto_core_scale`) and 1 for 'narrow' and 'wide'; 1.0 is the paper's."
         },
     )
-    gamma: float = field(
-        default=1.0,
-        metadata={"help": "Rate of U, V relative to the cores, used by parameter_groups; 0 freezes U and V."},
+    freeze_subspaces: bool = field(
+        default=False,
+        metadata={"help": "Train the cores alone; U and V keep their first values and are saved all the same."},
     )
     subtract_start: bool = field(
         default=True,
@@ -132,6 +131,25 @@ class DeepLoraConfig(PeftConfig):
         self._check_targets()
 
     @classmethod
+    def paper(cls, **settings: Any) -> DeepLoraConfig:
+        """Make the configuration of the paper's own experiments; `settings` are further fields, or replace some.
+
+        The rest of the paper's settings are arguments elsewhere: `create_optimizer(model, lr=1e-2, gamma=1e-2)` and
+        `initialize_subspaces_(model, closure, sides="both")`.
+
+        Source: Yaras et al., ICML 2024, Deep LoRA, experiments.
+
+        >>> config = DeepLoraConfig.paper(target_modules=["q_proj", "v_proj"])
+        >>> config.init_scale, config.core_scale, config.subtract_start
+        (0.001, 1.0, False)
+        """
+        own: dict[str, Any] = {
+            "variant": "compressed", "r": 8, "depth": 3, "init_scale": PAPER_INIT_SCALE, "core_scale": 1.0,
+            "subtract_start": False,
+        }  # fmt: skip
+        return cls(**(own | settings))
+
+    @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
     ) -> DeepLoraConfig:
@@ -167,12 +185,11 @@ class DeepLoraConfig(PeftConfig):
             if isinstance(self.core_scale, str):
                 raise ValueError(f"`core_scale` must be a positive number or 'auto', got {self.core_scale!r}")
             _check_number("core_scale", self.core_scale, low=0.0, low_open=True)
-        _check_number("gamma", self.gamma, low=0.0)
         if self.max_update_norm is not None:
             _check_number("max_update_norm", self.max_update_norm, low=0.0, low_open=True)
-        if self.variant != "compressed" and self.gamma != 1.0:
+        if self.variant != "compressed" and self.freeze_subspaces:
             raise ValueError(
-                f"`gamma` must be 1 for variant {self.variant!r}, whose factors share one rate, got {self.gamma}"
+                f"`freeze_subspaces` needs variant 'compressed', got {self.variant!r}, which trains U and V as factors"
             )
         _check_number("deep_lora_dropout", self.deep_lora_dropout, low=0.0, high=1.0)
         if self.bias not in ("none", "all", "deep_lora_only"):
@@ -192,7 +209,7 @@ class DeepLoraConfig(PeftConfig):
             )
 
     def num_cores(self, depth: int) -> int:
-        """Number n of r x r cores: all factors of a compressed chain, the inner ones of the others."""
+        """Count the r x r cores, n: all factors of a compressed chain, the inner ones of the others."""
         return depth if self.variant == "compressed" else depth - 2
 
 

@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dmf import chain_product
+from dmf.functional import chain_product
 
 LARGEST_RATE_SCALE = 80.0
 
 
 def auto_core_scale(rank: int, init_scale: float) -> float:
-    """kappa of a compressed adapter on a linear layer: `min(80, 1 / (2 eps^2)) / r`.
+    """Return kappa of a compressed adapter on a linear layer: `min(80, 1 / (2 eps^2)) / r`.
 
     An Adam step on an r x r core has spectral norm up to r times the rate, hence 1/r: one rate suits all ranks. 80/r
     turns LoRA's usual rate 1e-3 into steps of 0.08 in spectral norm, as a small start needs to leave its plateau; a
     large one (eps > 0.08) has none and takes steps of `rate / (2 eps^2)`. Both constants are ours, by experiment:
-    docs/evidence.md.
+    docs/few_shot.md.
 
     >>> auto_core_scale(8, 1e-3), auto_core_scale(8, 0.5)
     (10.0, 0.25)
@@ -38,7 +38,7 @@ def fold_cores(
     *,
     transposed: bool = False,
 ) -> Float[Tensor, "*batch r r"]:
-    """The r x r middle of the update: `kappa^n (core[n-1] ... core[0] - start^n I)`.
+    """Multiply the cores to the r x r middle of the update, `kappa^n (core[n-1] ... core[0] - start^n I)`.
 
     Half precision is multiplied in float32 and autocast is off: eps^n leaves the range of half precision, and r x r
     products cost nothing.
@@ -69,7 +69,7 @@ def fold_cores(
 
 
 def start_product(start: Float[Tensor, ""], core_scale: float, num_cores: int) -> Float[Tensor, ""]:
-    """`(kappa start)^n`, with the roundings of `fold_cores` on the cores `start I`.
+    """Compute `(kappa start)^n` with the roundings of `fold_cores` on the cores `start I`.
 
     >>> start_product(torch.tensor(0.05), 10.0, 3)
     tensor(0.1250)
@@ -82,7 +82,7 @@ def _scaled(stored: Tensor, core_scale: float) -> Tensor:
 
 
 def cores_at(core: Float[Tensor, "n *batch r r"], start: Float[Tensor, ""] | float, tolerance: float = 0.0) -> bool:
-    """Whether every core is `start I`, exactly off the diagonal and up to a relative tolerance on it.
+    """Tell whether every core is `start I`, exactly off the diagonal and up to a relative tolerance on it.
 
     >>> cores_at(2 * torch.eye(2).expand(3, 2, 2), 2.0), cores_at(torch.ones(3, 2, 2), 1.0)
     (True, False)
@@ -91,22 +91,50 @@ def cores_at(core: Float[Tensor, "n *batch r r"], start: Float[Tensor, ""] | flo
     return torch.allclose(core, start * eye, rtol=tolerance, atol=0.0)
 
 
+def bound_factor(
+    U: Float[Tensor, "*batch out r"],
+    folded: Float[Tensor, "*batch r r"],
+    V: Float[Tensor, "*batch in r"],
+    bound: Float[Tensor, "*batch 1 1"],
+) -> Float[Tensor, "*batch 1 1"]:
+    """Return `1 / sqrt(1 + ||dW||_F^2 / b^2)` for `dW = U folded V^T`: the update times this has a norm below b.
+
+    A small update stays as it is, a large one keeps its direction. `||dW||_F^2 = <U^T U folded, folded V^T V>`, so
+    nothing larger than r x r is formed. Computed in float32 at least; an infinite bound gives 1.
+
+    Source: ours (docs/few_shot.md).
+
+    >>> U, folded, V = torch.ones(4, 1), torch.full((1, 1), 3.0), torch.ones(9, 1)  # of norm 18
+    >>> round(18 * bound_factor(U, folded, V, torch.full((1, 1), 18.0)).item() ** 2, 4)
+    9.0
+    """
+    with full_precision(U):
+        U, folded, V = (tensor if tensor.dtype == torch.float64 else tensor.float() for tensor in (U, folded, V))
+        squared = ((U.mT @ U @ folded) * (folded @ (V.mT @ V))).sum((-2, -1), keepdim=True).clamp(min=0)
+        return (1 + squared / bound.to(squared) ** 2).rsqrt()
+
+
+def rms_singular_value(weight: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch 1 1"]:
+    """Return the root-mean-square singular value of W, `||W||_F / sqrt(min(rows, columns))`; infinite if W is zero.
+
+    8-bit and half-precision weights are measured in float32.
+
+    >>> rms_singular_value(torch.eye(3)[:2] * 5)
+    tensor([[5.]])
+    """
+    weight = weight.float() if weight.dtype.itemsize == 1 else weight
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True, dtype=dtype)
+    return torch.where(norm > 0, norm / min(weight.shape[-2:]) ** 0.5, torch.inf)
+
+
 def delta_weight(
     U: Float[Tensor, "*batch out r"], folded: Float[Tensor, "*batch r r"], V: Float[Tensor, "*batch in r"]
 ) -> Float[Tensor, "*batch out in"]:
-    """`dW = U folded V^T`, dense. Half precision on the CPU is multiplied in float32 (slow and inexact otherwise)."""
+    """Form the dense `dW = U folded V^T`; on CPUs half precision is multiplied in float32 (else slow and inexact)."""
     if U.device.type == "cpu" and U.dtype in (torch.float16, torch.bfloat16):
         return (U.float() @ folded.float() @ V.float().mT).to(U.dtype)
     return U @ folded @ V.mT
-
-
-def low_rank_input(x: Float[Tensor, "*batch in"], V: Float[Tensor, "in r"]) -> Float[Tensor, "*batch r"]:
-    """`x V`, the input in the coordinates of the subspace.
-
-    >>> low_rank_input(torch.ones(1, 2), torch.eye(2)[:, :1])
-    tensor([[1.]])
-    """
-    return F.linear(x, transposed_factor(V))
 
 
 def add_low_rank_update(
@@ -115,7 +143,7 @@ def add_low_rank_update(
     folded: Float[Tensor, "r r"],
     U: Float[Tensor, "out r"],
 ) -> Float[Tensor, "*batch out"]:
-    """`result + (x V) folded^T U^T` with `result` as the accumulator of one matrix product, if dtypes allow it."""
+    """Return `result + (x V) folded^T U^T`; one matrix product accumulates onto `result` where dtypes allow it."""
     middle = projected @ folded.mT
     if result.dtype != middle.dtype:
         return result + F.linear(middle, U)
@@ -126,7 +154,7 @@ Factors = tuple[Tensor, Tensor, Tensor]
 
 
 def side_by_side(factors: Sequence[Factors]) -> Factors:
-    """Several updates `(U, folded, V)` of one weight as a single one, whose rank is the sum of theirs.
+    """Write several updates `(U, folded, V)` of one weight as a single one, whose rank is the sum of theirs.
 
     >>> U, folded, V = torch.ones(2, 1), torch.ones(1, 1), torch.ones(3, 1)
     >>> torch.equal(delta_weight(*side_by_side([(U, folded, V)] * 2)), 2 * delta_weight(U, folded, V))
@@ -139,7 +167,7 @@ def side_by_side(factors: Sequence[Factors]) -> Factors:
 
 
 def two_factors(factors: Factors) -> tuple[Float[Tensor, "*batch out r"], Float[Tensor, "*batch in r"]]:
-    """`left = U folded` and `right = V` with `dW = left right^T`, in float64 on the CPU: not every device has it.
+    """Return `left = U folded` and `right = V` with `dW = left right^T`, in float64 on the CPU (some devices lack it).
 
     >>> U, folded, V = torch.ones(2, 1), 3 * torch.ones(1, 1), torch.ones(3, 1)
     >>> left, right = two_factors((U, folded, V))
@@ -151,7 +179,7 @@ def two_factors(factors: Factors) -> tuple[Float[Tensor, "*batch out r"], Float[
 
 
 def transposed_factor(factor: Float[Tensor, "features r"]) -> Float[Tensor, "r features"]:
-    """The transpose of a tall factor, laid out row by row on the CPU.
+    """Transpose a tall factor, laid out row by row on the CPU.
 
     The copy is small. It makes the products with (tokens x features) matrices, and autograd's products for the
     gradient of the factor, run in the order of operands in which CPU libraries are fast at small r.
@@ -160,12 +188,12 @@ def transposed_factor(factor: Float[Tensor, "features r"]) -> Float[Tensor, "r f
 
 
 def rows_of(x: Float[Tensor, "*batch features"]) -> Float[Tensor, "rows features"]:
-    """All leading dimensions as one."""
+    """Flatten all leading dimensions into one."""
     return x.reshape(-1, x.shape[-1])
 
 
 def add_to_weight(weight: Float[Tensor, "*shape"], update: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """`W + dW` in the dtype of W; 8-bit floats are added in the precision of dW and clamped to their range.
+    """Return `W + dW` in the dtype of W; 8-bit floats are added in the precision of dW and clamped to their range.
 
     >>> add_to_weight(torch.ones(1), torch.ones(1))
     tensor([2.])
@@ -183,7 +211,7 @@ def add_delta_weight_(
     V: Float[Tensor, "in r"],
     sign: int = 1,
 ) -> Float[Tensor, "out in"]:
-    """`weight += sign U folded V^T` in place, without forming the dense update; all in one dtype.
+    """Add `sign U folded V^T` to `weight` in place, without forming the dense update; all in one dtype.
 
     >>> add_delta_weight_(torch.zeros(2, 2), torch.eye(2), 3 * torch.eye(2), torch.eye(2), sign=-1)
     tensor([[-3.,  0.],
@@ -193,12 +221,12 @@ def add_delta_weight_(
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off for the device of `like`, if it is on."""
+    """Turn autocast off for the device of `like`, if it is on."""
     return nullcontext() if autocast_dtype(like) is None else torch.autocast(like.device.type, enabled=False)
 
 
 def autocast_dtype(like: Tensor) -> torch.dtype | None:
-    """What autocast computes in on the device of `like`; None if it is off, or unknown to the device (meta)."""
+    """Return what autocast computes in on the device of `like`; None if it is off, or unknown to the device (meta)."""
     device = like.device.type
     # By name, since `torch.amp.is_autocast_available` breaks the graph of torch.compile before torch 2.10.
     if device != "meta" and torch.is_autocast_enabled(device):

@@ -1,4 +1,4 @@
-"""Tensors that FSDP 2 has spread over processes, as wholes. Every process has to call these, in the same order."""
+"""Tensors that FSDP 2 has sharded over processes, gathered. Every process has to call these, in the same order."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def whole(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The tensor itself, or all of it, on each process.
+def gathered(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the tensor, all of it on each process if it is sharded.
 
-    >>> whole(torch.ones(2))
+    >>> gathered(torch.ones(2))
     tensor([1., 1.])
     """
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def spread_like(value: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The value, which all processes have, as this process's part of it where the target is spread.
+    """Return this process's part of a value that all processes have, sharded as the target is.
 
     >>> spread_like(torch.ones(2), torch.zeros(2))
     tensor([1., 1.])
@@ -36,7 +36,7 @@ def spread_like(value: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"])
 
 @torch.no_grad()
 def write_(target: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]) -> None:
-    """`target.copy_(value)`, of each process's part where the target is spread.
+    """Copy the value into the target; each process copies its part where the target is sharded.
 
     >>> ones = torch.zeros(2)
     >>> write_(ones, torch.ones(2))

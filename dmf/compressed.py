@@ -8,35 +8,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dmf.bases import Bases, bases_from_entries, bases_from_wide
-from dmf.factorization import MatrixFactorization
+from dmf.factorization import DeepMatrixFactorization, MatrixFactorization
 from dmf.functional import chain_product, identity_chain, orthogonal
 from dmf.observed import ObservedEntries
-from dmf.wide import DeepMatrixFactorization
+from dmf.subspaces import Subspaces, subspaces_from_entries, subspaces_from_wide
 
 
 class CompressedDMF(MatrixFactorization):
     """The compressed deep factorization `f = left core[L-1] ... core[0] right^T`.
 
-    It follows a wide factorization of depth L that starts at the same scale, inside the small subspace where that one
-    moves. Take the bases from data: `from_observations`, `from_entries` or `from_gradient`. The constructor draws them
-    at random (a baseline, and what a saved state is loaded into).
+    It follows a wide factorization of depth L with the same initial scale, inside the small subspace in which that one
+    moves. Take the subspaces from data: `from_observations`, `from_entries` or `from_gradient`. The constructor draws
+    random ones, as a baseline and for loading a saved state.
 
     Args:
         n_out, n_in: shape of the matrix.
         rank: r, the width of the cores; r/2 directions come from each side of the first gradient.
         depth: L, the number of cores, at least 1.
         init_scale: eps of the start `core = eps I`, positive.
-        generator, dtype, device: of the random orthonormal bases.
+        generator, dtype, device: of the random orthonormal left and right factors.
 
     Attributes:
         left, core, right: parameters of shape (n_out, r), (L, r, r) and (n_in, r).
 
     Raises:
-        ValueError: for sizes or a scale out of range.
+        ValueError: if a size or the scale is out of range.
 
-    Source: Yaras et al., ICML 2024, the compressed factorization. Train the outer factors at a smaller rate
-    (`parameter_groups`).
+    Source: Yaras et al., ICML 2024, the compressed factorization. Train the outer factors at a smaller learning
+    rate (`parameter_groups`).
 
     >>> CompressedDMF(5, 4, rank=2)().shape
     torch.Size([5, 4])
@@ -69,46 +68,46 @@ class CompressedDMF(MatrixFactorization):
     def from_gradient(
         cls, wide: DeepMatrixFactorization, weight_gradient: Float[Tensor, "out in"], rank: int
     ) -> CompressedDMF:
-        """The compressed factorization that follows a wide one, from the wide one's first gradient.
+        """Build the compressed factorization that follows a wide one, from the wide one's first gradient.
 
         Args:
-            wide: at its orthogonal start, of width at least max(n_out, n_in); its depth and init_scale are taken over.
+            wide: at its orthogonal start, of width at least max(n_out, n_in); its depth and init_scale are used.
             weight_gradient: `G = dL/df` at that start, (n_out, n_in): the gradient of the loss with respect to the
                 product (for `dmf.masked_loss` it is `mask * (f - target) / numel`). A positive factor does not matter.
-                Its part from f is of size eps^L; at a large eps the theorem's exact subspace is that of `-target`.
-            rank: r, even; r/2 leading singular vectors of each side of G are used.
+                The part that comes from f is of size eps^L; at a large eps pass `-target`, whose subspace is exact.
+            rank: r, even; r/2 leading singular vectors from each side of G are used.
 
         Raises:
-            ValueError: for an odd or too large rank, a gradient of another shape, that is not finite or zero, or a wide
-                factorization that is not at an orthogonal start.
+            ValueError: if the rank is odd or too large, the gradient has another shape, is not finite or is zero, or
+                the wide factorization is not at an orthogonal start.
 
-        Source: Yaras et al., ICML 2024, its subspaces, by the closed form of `dmf.compressed_bases`.
+        Source: Yaras et al., ICML 2024; the closed form is that of `dmf.subspaces.compressed_subspaces`.
 
         >>> wide = DeepMatrixFactorization(6, 6, init_scale=0.1)
         >>> CompressedDMF.from_gradient(wide, wide().detach() - torch.eye(6), rank=2).core.shape
         torch.Size([3, 2, 2])
         """
         with torch.no_grad():
-            bases = bases_from_wide(list(wide.factors), wide.init_scale, weight_gradient, rank)
-        return cls._from_bases(bases, wide.depth, wide.init_scale)
+            outer = subspaces_from_wide(list(wide.factors), wide.init_scale, weight_gradient, rank)
+        return cls._from_subspaces(outer, wide.depth, wide.init_scale)
 
     @classmethod
     def from_entries(
         cls, entries: ObservedEntries, rank: int, *, depth: int = 3, init_scale: float = 1e-3, seed: int = 0
     ) -> CompressedDMF:
-        """The compressed factorization for the squared error on observed entries; no n_out x n_in tensor is made.
+        """Build the compressed factorization for the squared error on observed entries, without a dense matrix.
 
-        The gradient at the (nearly zero) start is minus the observed values, a sparse matrix; its singular vectors come
+        The gradient at the (nearly zero) start is minus the observed values, a sparse matrix. Its singular vectors come
         from a block Krylov space, and the wide start is an implicit orthogonal map.
 
         Args:
-            entries: the data; dtype and device are taken over.
+            entries: the data; the factorization gets their dtype and device.
             rank: r, even.
             depth, init_scale: of the cores.
             seed: of the implicit start and of the iteration.
 
         Raises:
-            ValueError: for an odd or too large rank, or values that are all zero.
+            ValueError: if the rank is odd or too large, or all values are zero.
 
         Source: Yaras et al., ICML 2024; the implicit start is ours (only its action on r/2 vectors matters).
 
@@ -117,8 +116,8 @@ class CompressedDMF(MatrixFactorization):
         torch.Size([5, 2])
         """
         with torch.no_grad():
-            bases = bases_from_entries(entries, rank, seed)
-        return cls._from_bases(bases, depth, init_scale)
+            outer = subspaces_from_entries(entries, rank, seed)
+        return cls._from_subspaces(outer, depth, init_scale)
 
     @classmethod
     def from_observations(
@@ -133,7 +132,7 @@ class CompressedDMF(MatrixFactorization):
         init_scale: float = 1e-3,
         seed: int = 0,
     ) -> CompressedDMF:
-        """`from_entries(ObservedEntries(rows, cols, values, shape), rank, ...)`.
+        """Call `from_entries` with `ObservedEntries(rows, cols, values, shape)`.
 
         >>> one, value = torch.tensor([1]), torch.tensor([2.0])
         >>> CompressedDMF.from_observations(one, one, value, (4, 3), rank=2).right.shape
@@ -143,9 +142,9 @@ class CompressedDMF(MatrixFactorization):
         return cls.from_entries(entries, rank, depth=depth, init_scale=init_scale, seed=seed)
 
     @classmethod
-    def _from_bases(cls, bases: Bases, depth: int, init_scale: float) -> CompressedDMF:
-        left, right = bases
-        # on the meta device nothing is drawn: the bases are known
+    def _from_subspaces(cls, outer: Subspaces, depth: int, init_scale: float) -> CompressedDMF:
+        left, right = outer
+        # On the meta device nothing is drawn: the outer factors are known.
         model = cls(len(left), len(right), left.shape[1], depth=depth, init_scale=init_scale, device="meta")
         options: dict[str, Any] = {"dtype": left.dtype, "device": left.device}
         model.left, model.right = nn.Parameter(left.contiguous()), nn.Parameter(right.contiguous())
@@ -163,11 +162,11 @@ class CompressedDMF(MatrixFactorization):
         return self.core.shape[0]
 
     def two_factors(self) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "in rank"]]:
-        """`left core[L-1] ... core[0]` and `right`, so that `f = left_ right^T`."""
+        """Return `left core[L-1] ... core[0]` and `right`, whose product `first second^T` is f."""
         return self.left @ chain_product(self.core), self.right
 
     def extra_repr(self) -> str:
-        """Sizes and start, for `print(model)`."""
+        """Describe sizes and start for `print(model)`."""
         return (
             f"n_out={self.n_out}, n_in={self.n_in}, rank={self.rank}, depth={self.depth}, "
             f"init_scale={self.init_scale:g}"

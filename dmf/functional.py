@@ -1,23 +1,33 @@
-"""Chains of matrices `W_L ... W_1`: their product, their action, and how they start.
+"""Chains of matrices `W_L ... W_1`: their product, their action, and their initial values.
 
 A chain is given in the order in which it acts: `factors[0]` is `W_1`, the last one is `W_L`. A stacked tensor of shape
-(n, ..., r, r) is a chain too (dimension 0 runs over the factors, further leading dimensions are batch dimensions).
+(n, ..., r, r) is a chain too: dimension 0 runs over the factors, further leading dimensions are batch dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+__all__ = [
+    "chain_apply",
+    "chain_product",
+    "identity_chain",
+    "matched_normal",
+    "matched_uniform",
+    "orthogonal",
+    "orthogonal_chain",
+]
+
 Chain = Sequence[Tensor] | Tensor
 
 
 def chain_product(factors: Chain) -> Float[Tensor, "*batch out in"]:
-    """The end-to-end matrix `W_L ... W_1` of a chain.
+    """Return the end-to-end matrix `W_L ... W_1` of a chain.
 
     Args:
         factors: `W_1, ..., W_L` in order of action, each (..., d_l, d_{l-1}), or a stacked tensor (L, ..., r, r).
@@ -61,7 +71,7 @@ def orthogonal(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "rows columns"]:
-    """A random matrix with orthonormal columns (rows >= columns) or orthonormal rows (otherwise), Haar distributed.
+    """Draw a Haar-distributed matrix with orthonormal columns (rows >= columns) or orthonormal rows (otherwise).
 
     Half precision is drawn in float32 and rounded.
 
@@ -81,6 +91,62 @@ def orthogonal(
     return (q if rows >= columns else q.T).to(device=device, dtype=dtype).contiguous()
 
 
+def matched_normal(
+    rows: int,
+    columns: int,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, "rows columns"]:
+    """Draw Gaussian entries of variance `min(m, n) / (m n)`.
+
+    The expected squared Frobenius norm is min(m, n), as for a matrix with orthonormal rows or columns. The operator
+    norm does not match: it is near 2 for a square matrix, and 1 for an orthogonal one.
+
+    Source: the initializers of Yaras et al., arXiv:2306.01154 (normal, rescaled by `sqrt(d) / sqrt(m n)`).
+
+    >>> w = matched_normal(60, 40, generator=torch.Generator().manual_seed(0))
+    >>> 0.9 < (w.square().sum() / 40).item() < 1.1
+    True
+    """
+    gaussian_device = generator.device if generator is not None else device
+    gaussian = torch.randn(rows, columns, generator=generator, dtype=dtype, device=gaussian_device)
+    return (gaussian * _frobenius_scale(rows, columns)).to(device=device)
+
+
+def matched_uniform(
+    rows: int,
+    columns: int,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, "rows columns"]:
+    """Draw entries uniform in (-b, b), `b = sqrt(3 min(m, n) / (m n))`: mean, variance and norm of `matched_normal`.
+
+    Source: the initializers of Yaras et al., arXiv:2306.01154 (uniform, with the further factor sqrt(3)).
+
+    >>> w = matched_uniform(60, 40, generator=torch.Generator().manual_seed(0))
+    >>> 0.9 < (w.square().sum() / 40).item() < 1.1
+    True
+    """
+    uniform_device = generator.device if generator is not None else device
+    uniform = torch.rand(rows, columns, generator=generator, dtype=dtype, device=uniform_device)
+    return ((2 * uniform - 1) * (3**0.5 * _frobenius_scale(rows, columns))).to(device=device)
+
+
+def _frobenius_scale(rows: int, columns: int) -> float:
+    return (min(rows, columns) / (rows * columns)) ** 0.5
+
+
+STARTS: dict[str, Callable[..., Tensor]] = {
+    "orthogonal": orthogonal,
+    "normal": matched_normal,
+    "uniform": matched_uniform,
+}
+
+
 def orthogonal_chain(
     widths: Sequence[int],
     init_scale: float = 1.0,
@@ -89,11 +155,14 @@ def orthogonal_chain(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> list[Tensor]:
-    """The start of a deep factorization: every factor is `init_scale` times a random (semi-)orthogonal matrix.
+    """Draw the factors of a wide chain, each `init_scale` times a random (semi-)orthogonal matrix.
 
     Args:
         widths: `d_0, d_1, ..., d_L`; factor l has shape (d_l, d_{l-1}).
         init_scale: the eps of the paper, a plain number.
+
+    Raises:
+        ValueError: for fewer than two widths.
 
     Source: Yaras et al., ICML 2024 (`W_l(0) = eps_l * orthogonal`).
 
@@ -116,7 +185,7 @@ def identity_chain(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "depth width width"]:
-    """The start of a compressed chain: `depth` stacked cores `init_scale * I`.
+    """Make the cores of a compressed chain, `depth` stacked matrices `init_scale * I`.
 
     Source: Yaras et al., ICML 2024 (the compressed factors start at `eps I_{2r}`).
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from dmf.half_squares import half_squares
 from dmf.observed import ObservedEntries
 from dmf.sparse import sampled_product
 
@@ -17,7 +16,7 @@ Average = Literal["observed", "all"]
 
 
 def dense_loss(matrix: Float[Tensor, "out in"], target: Float[Tensor, "out in"]) -> Float[Tensor, ""]:
-    """`1/2 mean((f - target)^2)` over all entries.
+    """Return `1/2 mean((f - target)^2)` over all entries.
 
     Raises:
         ValueError: if the shapes differ.
@@ -38,14 +37,14 @@ def masked_loss(
     *,
     average: Average = "observed",
 ) -> Float[Tensor, ""]:
-    """`1/2 mean((f - target)^2)` over the entries where `mask` is true (or not zero).
+    """Return `1/2 mean((f - target)^2)` over the entries where `mask` is true (or not zero).
 
     Args:
         matrix: f, dense.
-        target: whatever stands outside of the mask, NaN included, has no influence.
+        target: values outside the mask, NaN included, have no influence.
         mask: boolean (fastest) or 0/1; the loss is 0 if it is empty.
-        average: "observed" divides by the number of observed entries, so that a rate does not depend on their share;
-            "all" divides by out * in, as in the paper: its rates are larger by the inverse share.
+        average: "observed" divides by the number of observed entries, so that a learning rate does not depend on
+            their share; "all" divides by out * in, as in the paper, whose rates are larger by the inverse share.
 
     Raises:
         ValueError: if the shapes differ, or `average` is unknown.
@@ -72,9 +71,10 @@ def observed_loss(
     *,
     average: Average = "observed",
 ) -> Float[Tensor, ""]:
-    """`1/2 mean((<left[i], right[j]> - value)^2)` over the observed entries (i, j): `masked_loss` without the matrix.
+    """Return `1/2 mean((<left[i], right[j]> - value)^2)` over the observed entries (i, j).
 
-    O(nnz k) time and O(nnz + (out + in) k) memory, forward and backward, through sampled sparse products.
+    This is `masked_loss` without the dense matrix: sampled sparse products take O(nnz k) time and
+    O(nnz + (out + in) k) memory, forward and backward.
 
     Args:
         left, right: `model.two_factors()`.
@@ -82,7 +82,7 @@ def observed_loss(
         average: "observed" divides by the number of entries, "all" by out * in (see `masked_loss`).
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not belong together, or `average` is unknown.
+        ValueError: if shapes, dtypes or devices do not match, or `average` is unknown.
 
     >>> entries = ObservedEntries(torch.tensor([0]), torch.tensor([1]), torch.tensor([3.0]), (2, 2))
     >>> observed_loss(torch.eye(2), torch.eye(2), entries)
@@ -93,7 +93,7 @@ def observed_loss(
 
 
 def _terms(average: str, observed: Callable[[], Tensor | int], total: int) -> Tensor | int:
-    """What the sum is divided by; the observed entries are counted only if they are asked for."""
+    """Return what the sum is divided by; the observed entries are counted only where they are needed."""
     if average not in ("observed", "all"):
         raise ValueError(f"average must be 'observed' or 'all', got {average!r}")
     return observed() if average == "observed" else total
@@ -102,5 +102,53 @@ def _terms(average: str, observed: Callable[[], Tensor | int], total: int) -> Te
 def _check_shapes(matrix: Tensor, other: Tensor) -> None:
     if matrix.shape != other.shape:
         raise ValueError(
-            f"matrix, target and mask must have one shape, got {tuple(matrix.shape)} and {tuple(other.shape)}"
+            f"matrix, target and mask must have the same shape, got {tuple(matrix.shape)} and {tuple(other.shape)}"
         )
+
+
+def half_squares(
+    matrix: Float[Tensor, "out in"], target: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"] | None = None
+) -> Float[Tensor, ""]:
+    """Return `1/2 sum (f - target)^2` over all entries, or over those where the mask is true.
+
+    Memory traffic is the whole cost of a dense step, and plain operations pass over eight matrices of this size,
+    forward and backward; here the residual is the only temporary.
+
+    >>> half_squares(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([[True, False]]))
+    tensor(0.5000)
+    """
+    loss, _ = _HalfSquares.apply(matrix, target, mask)
+    return loss
+
+
+def _residual(matrix: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    difference = matrix - target
+    return difference if mask is None else torch.where(mask, difference, 0.0)
+
+
+class _HalfSquares(torch.autograd.Function):
+    """Gradient: the residual itself."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        residual = _residual(matrix, target, mask)
+        flat = residual.reshape(-1)
+        return 0.5 * torch.dot(flat, flat), residual
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1], *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        if scale is None:
+            return None, None, None
+        residual, matrix, target, mask = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted, and the stored residual has no history
+            residual = _residual(matrix, target, mask)
+        gradient = residual * scale
+        return gradient, -gradient if ctx.needs_input_grad[1] else None, None

@@ -12,8 +12,8 @@ from dmf.sparse import SparsityPattern
 class ObservedEntries:
     """Observed entries `(rows[k], cols[k]) -> values[k]` of a matrix of a given shape.
 
-    They are sorted by row, then by column; `order` says where each came from: `values == given_values[order]`. Whatever
-    is computed from them (residuals, predictions) is in the sorted order.
+    They are sorted by row, then by column, and so is everything computed from them, such as residuals. `order` says
+    where each came from: `values == given_values[order]`.
 
     Args:
         rows, cols: integer indices, each pair once.
@@ -22,7 +22,7 @@ class ObservedEntries:
 
     Raises:
         ValueError: for unequal lengths, no entries, indices out of range, the same entry twice, values that are not
-            finite or not float32/float64, or a shape without room.
+            finite or not float32/float64, or an empty shape.
 
     >>> entries = ObservedEntries(torch.tensor([1, 0]), torch.tensor([0, 2]), torch.tensor([5.0, 7.0]), (2, 3))
     >>> entries.values, entries.order, len(entries)
@@ -48,7 +48,7 @@ class ObservedEntries:
 
     @classmethod
     def from_dense(cls, matrix: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"] | None = None) -> ObservedEntries:
-        """The entries of a dense matrix where `mask` is true (or not zero); without a mask, where it is not NaN.
+        """Take the entries of a dense matrix where `mask` is true (or not zero); without a mask, where it is not NaN.
 
         >>> ObservedEntries.from_dense(torch.tensor([[1.0, float("nan")], [2.0, 3.0]])).values
         tensor([1., 2., 3.])
@@ -64,7 +64,7 @@ class ObservedEntries:
 
     @classmethod
     def from_sparse(cls, matrix: Tensor) -> ObservedEntries:
-        """The stored entries of a torch sparse matrix (COO, CSR or any other layout); stored zeros are observations.
+        """Take the stored entries of a torch sparse matrix in any layout; stored zeros are observations.
 
         Repeated entries of an uncoalesced COO tensor are summed, as everywhere in torch.
 
@@ -101,7 +101,7 @@ class ObservedEntries:
         return self.pattern.columns.long()
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ObservedEntries:
-        """The same entries on another device or in the other precision."""
+        """Move the entries to another device or dtype."""
         moved = object.__new__(ObservedEntries)
         moved.values = self.values.to(device=device, dtype=dtype)
         moved.order = self.order.to(moved.values.device)
@@ -110,14 +110,14 @@ class ObservedEntries:
 
 
 def check_indices(rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> None:
-    """Refuse row or column indices outside of a matrix of this shape."""
+    """Check that row and column indices lie inside a matrix of this shape."""
     for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
         if index.numel() == 0:
             continue
         low, high = (int(bound) for bound in index.aminmax())
         if low < 0 or high >= size:
             raise ValueError(
-                f"{name} run from {low} to {high}, but a matrix of shape {shape[0]} x {shape[1]} has {name} 0 to "
+                f"{name} range from {low} to {high}, but a matrix of shape {shape[0]} x {shape[1]} has {name} 0 to "
                 f"{size - 1}; number them from 0, or pass a larger shape"
             )
 
@@ -130,8 +130,8 @@ def _check_shape(shape: tuple[int, int]) -> None:
 def _check_triplets(rows: Tensor, cols: Tensor, values: Tensor) -> None:
     if rows.ndim != 1 or not rows.shape == cols.shape == values.shape:
         raise ValueError(
-            f"rows, cols and values must be vectors of one length, got shapes {tuple(rows.shape)}, {tuple(cols.shape)} "
-            f"and {tuple(values.shape)}"
+            f"rows, cols and values must be vectors of equal length, got shapes {tuple(rows.shape)}, "
+            f"{tuple(cols.shape)} and {tuple(values.shape)}"
         )
     if len(rows) == 0:
         raise ValueError("there are no observed entries; at least one is needed")
@@ -142,7 +142,7 @@ def _check_triplets(rows: Tensor, cols: Tensor, values: Tensor) -> None:
     infinite = int((~torch.isfinite(values)).sum())
     if infinite:
         raise ValueError(
-            f"{infinite} of {len(values)} values are NaN or infinite; an entry that is not observed is left out of the "
+            f"{infinite} of {len(values)} values are NaN or infinite; leave entries that are not observed out of the "
             "triplets"
         )
 
@@ -152,6 +152,6 @@ def _check_distinct(sorted_keys: Tensor, shape: tuple[int, int]) -> None:
     if repeated.numel():
         row, col = divmod(int(repeated[0]), shape[1])
         raise ValueError(
-            f"{repeated.numel()} entries come more than once, the first is ({row}, {col}); keep one of each or average "
-            "them before"
+            f"{repeated.numel()} entries are given more than once, the first is ({row}, {col}); keep one of each, or "
+            "average them"
         )

@@ -1,4 +1,4 @@
-"""Parameter groups with the discrepant rates of cores and outer factors."""
+"""Parameter groups with the discrepant learning rates of cores and outer factors."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dmf.compressed import CompressedDMF
 
 
 def parameter_groups(model: nn.Module, lr: float, gamma: float = 0.01) -> list[dict[str, Any]]:
-    """Optimizer groups: cores at `lr`, outer factors at `gamma * lr`, everything else trainable at `lr`.
+    """Make optimizer groups: cores at `lr`, outer factors at `gamma * lr`, everything else trainable at `lr`.
 
-    `CompressedDMF` modules are found anywhere inside the model by their type; a wide factorization has one rate. The
-    factor multiplies the rate, so it acts the same way under gradient descent, momentum and Adam.
+    Every `CompressedDMF` inside the model is found; a wide factorization has one learning rate. gamma multiplies the
+    learning rate, so it acts the same way under gradient descent, momentum and Adam.
 
     Args:
         model: a factorization, or a module that holds some.
-        lr: rate of the cores (of all factors of a wide factorization), positive.
-        gamma: rate of `left` and `right` relative to `lr`. 0 freezes them (`requires_grad` is switched off), a positive
-            one trains them (and switches it on).
+        lr: learning rate of the cores (of all factors of a wide factorization), positive.
+        gamma: learning rate of `left` and `right` relative to `lr`. 0 freezes them (sets `requires_grad` to False), a
+            positive value trains them (sets it to True).
 
     Returns:
-        Groups called "core", "outer" and "other"; empty ones are left out.
+        Groups named "core", "outer" and "other", without the empty ones.
 
     Raises:
-        ValueError: if a number is out of range or nothing is trainable.
+        ValueError: if a number is out of range or no parameter is trainable.
 
     Source: the discrepant learning rates of Yaras et al., ICML 2024 (gamma = 0.01).
 
@@ -36,7 +36,7 @@ def parameter_groups(model: nn.Module, lr: float, gamma: float = 0.01) -> list[d
     if not lr > 0:
         raise ValueError(f"lr must be positive, got {lr}")
     if not gamma >= 0:
-        raise ValueError(f"gamma must be 0 (outer factors are frozen) or positive, got {gamma}")
+        raise ValueError(f"gamma must be 0 (which freezes the outer factors) or positive, got {gamma}")
     compressed = [module for module in model.modules() if isinstance(module, CompressedDMF)]
     outer = [factor for module in compressed for factor in (module.left, module.right)]
     for factor in outer:
@@ -51,5 +51,5 @@ def parameter_groups(model: nn.Module, lr: float, gamma: float = 0.01) -> list[d
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
-        raise ValueError("the model has no trainable parameter; check `requires_grad` and that it is not empty")
+        raise ValueError("the model has no trainable parameter; check `requires_grad`, and that the model is not empty")
     return groups

@@ -1,7 +1,7 @@
 """Products that touch a fixed set of matrix entries only: O(nnz k) work, O(nnz) extra memory, forward and backward.
 
-`sampled_product` evaluates `left right^T` at the entries, `sparse_product` multiplies by a sparse matrix that has its
-values there. Each is the other's derivative, so both can be differentiated any number of times.
+`sampled_product` evaluates `left right^T` at the entries; `sparse_product` multiplies by a sparse matrix with values at
+the entries. Each is the derivative of the other, so both can be differentiated any number of times.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+__all__ = ["SparsityPattern", "entry_products", "sampled_product", "sparse_product"]
+
 GATHERED_ELEMENTS = 2**18  # of one block of `entry_products`: it and its twin stay in the cache
 
 
@@ -23,7 +25,7 @@ class SparsityPattern:
     """Where a sparse matrix has entries, by rows (CSR) and by columns (CSR of the transpose).
 
     Entry n lies in row i_n and column j_n; entries are sorted by row, then by column. Indices are 32-bit where they
-    fit: half the memory, and faster products.
+    fit, for half the memory and faster products.
 
     Attributes:
         shape: (rows, columns) of the matrix.
@@ -43,7 +45,7 @@ class SparsityPattern:
     def from_sorted(
         cls, rows: Int[Tensor, " nnz"], cols: Int[Tensor, " nnz"], shape: tuple[int, int]
     ) -> SparsityPattern:
-        """The pattern of distinct entries that are sorted by row, then by column.
+        """Build the pattern of distinct entries that are sorted by row, then by column.
 
         >>> SparsityPattern.from_sorted(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 2]), (2, 3)).permutation
         tensor([1, 0, 2], dtype=torch.int32)
@@ -58,7 +60,7 @@ class SparsityPattern:
             rows=rows[permutation].to(index),
             permutation=permutation.to(index),
         )
-        with warnings.catch_warnings():  # torch says once that compressed sparse tensors are in beta
+        with warnings.catch_warnings():  # torch warns once that compressed sparse tensors are in beta
             warnings.simplefilter("ignore", UserWarning)
             pattern.matrix(torch.zeros(1, device=rows.device).expand(len(rows)))
         return pattern
@@ -67,11 +69,11 @@ class SparsityPattern:
         return self.columns.numel()
 
     def matrix(self, values: Float[Tensor, " nnz"]) -> Tensor:
-        """The sparse CSR tensor with these values."""
+        """Return the sparse CSR tensor with these values."""
         return torch.sparse_csr_tensor(self.row_pointers, self.columns, values, size=self.shape, check_invariants=False)
 
     def transposed_matrix(self, values: Float[Tensor, " nnz"]) -> Tensor:
-        """The sparse CSR tensor of the transposed matrix; `values` are in the order of this pattern."""
+        """Return the sparse CSR tensor of the transposed matrix; `values` are in the order of this pattern."""
         return torch.sparse_csr_tensor(
             self.column_pointers,
             self.rows,
@@ -81,7 +83,7 @@ class SparsityPattern:
         )
 
     def to(self, device: torch.device | str) -> SparsityPattern:
-        """The same pattern on another device."""
+        """Move the pattern to another device."""
         names = ("row_pointers", "columns", "column_pointers", "rows", "permutation")
         return SparsityPattern(self.shape, **{name: getattr(self, name).to(device) for name in names})
 
@@ -89,7 +91,7 @@ class SparsityPattern:
 def sampled_product(
     left: Float[Tensor, "out k"], right: Float[Tensor, "in k"], pattern: SparsityPattern
 ) -> Float[Tensor, " nnz"]:
-    """The entries of `left right^T` in a sparsity pattern: `e_n = <left[i_n], right[j_n]>`.
+    """Return the entries of `left right^T` in a sparsity pattern: `e_n = <left[i_n], right[j_n]>`.
 
     Args:
         left, right: float32 or float64, on the device of the pattern; k is free.
@@ -99,7 +101,7 @@ def sampled_product(
         One value for each entry, in the order of the pattern; differentiable, also twice.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not belong together.
+        ValueError: if shapes, dtypes or devices do not match.
 
     >>> pattern = SparsityPattern.from_sorted(torch.tensor([0, 1]), torch.tensor([2, 0]), (2, 3))
     >>> sampled_product(torch.ones(2, 4), torch.ones(3, 4), pattern)
@@ -111,7 +113,7 @@ def sampled_product(
             f"{pattern.shape}; pass left (out, k) and right (in, k)"
         )
     if left.shape[1] != right.shape[1]:
-        raise ValueError(f"left has {left.shape[1]} columns and right has {right.shape[1]}; they must be as many")
+        raise ValueError(f"left has {left.shape[1]} columns and right has {right.shape[1]}; the numbers must be equal")
     _check_kind(left, right, pattern)
     return _SampledProduct.apply(left, right, pattern)
 
@@ -123,14 +125,14 @@ def sparse_product(
     *,
     transposed: bool = False,
 ) -> Float[Tensor, "outer k"]:
-    """`S matrix` or `S^T matrix`, S sparse with the given values in the pattern.
+    """Return `S matrix` or `S^T matrix`, where S is sparse with the given values in the pattern.
 
     Args:
         values: in the order of the pattern.
         matrix: (in, k), or (out, k) if `transposed`.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not belong together.
+        ValueError: if shapes, dtypes or devices do not match.
 
     >>> pattern = SparsityPattern.from_sorted(torch.tensor([0, 1]), torch.tensor([2, 0]), (2, 3))
     >>> sparse_product(torch.tensor([5.0, 7.0]), torch.eye(3), pattern)
@@ -153,10 +155,10 @@ def entry_products(
     rows: Int[Tensor, " n"],
     cols: Int[Tensor, " n"],
 ) -> Float[Tensor, " n"]:
-    """The entries (rows[n], cols[n]) of `left right^T`, in any order and with repetitions.
+    """Return the entries (rows[n], cols[n]) of `left right^T`, in any order and with repetitions.
 
     Rows of both factors are gathered block by block: without autograd the extra memory is constant; with it, O(n k) is
-    kept for backward. For training on many entries `sampled_product` is several times faster and keeps nothing.
+    kept for backward. To train on many entries, `sampled_product` is several times faster and keeps nothing.
 
     >>> entry_products(torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 1]), torch.tensor([0, 0]))
     tensor([2., 2.])
@@ -174,13 +176,13 @@ def _pointers(sorted_or_not: Tensor, size: int) -> Tensor:
 def _check_kind(first: Tensor, second: Tensor, pattern: SparsityPattern) -> None:
     if first.dtype != second.dtype or first.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"sampled sparse products need both operands in float32 or both in float64, got {first.dtype} and "
+            f"sparse products need both operands in float32 or both in float64, got {first.dtype} and "
             f"{second.dtype}; convert them with `.float()` or `.double()`"
         )
     if not first.device == second.device == pattern.columns.device:
         raise ValueError(
-            f"operands on {first.device} and {second.device}, pattern on {pattern.columns.device}; move them to one "
-            "device with `.to(device)`"
+            f"operands are on {first.device} and {second.device}, the pattern is on {pattern.columns.device}; move "
+            "them to one device with `.to(device)`"
         )
 
 

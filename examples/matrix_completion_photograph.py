@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-from dmf.completion import MatrixCompletion
+from dmf import MatrixCompletion
 
 
 def psnr(error: np.ndarray) -> float:

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dmf.completion import MatrixCompletion
+from dmf import MatrixCompletion
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "biases, nearly no factors": {"rank": 2, "weight_decay": 100.0},

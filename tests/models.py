@@ -143,7 +143,7 @@ def disturb_(model: nn.Module, scale: float = 0.3, seed: int = 5) -> None:
     generator = torch.Generator().manual_seed(seed)
     for layer in layers_of(model):
         for name, core in layer.deep_lora_core.items():
-            if name not in layer.lenders:
+            if name not in layer.tied_to:
                 noise = torch.randn(core.shape, generator=generator) * scale / layer.core_scale[name]
                 core.copy_(noise.to(core))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,38 @@ def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise
     except kinds as error:
         raise UsageError(f"{what}: {redacted(str(error))}") from error
+
+
+@contextmanager
+def worded_as_options(options: Mapping[str, str], *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors about Python arguments into those of a command, whose options have other names.
+
+    Args:
+        options: what stands in the text of an error -> the option of the command.
+        kinds: errors for which the arguments are to blame.
+
+    Raises:
+        UsageError: for an error of these kinds.
+        RunError: for any other `OSError`.
+
+    >>> with worded_as_options({"`out`": "--output_dir"}, ValueError):
+    ...     raise ValueError("pass `out`")
+    Traceback (most recent call last):
+        ...
+    training.errors.UsageError: pass --output_dir
+    """
+    try:
+        yield
+    except kinds as error:
+        raise UsageError(_reworded(str(error), options)) from error
+    except OSError as error:
+        raise RunError(str(error)) from error
+
+
+def _reworded(text: str, words: Mapping[str, str]) -> str:
+    for name, word in words.items():
+        text = text.replace(name, word)
+    return text
 
 
 def redacted(text: str, *secrets: str | None) -> str:

@@ -3,7 +3,8 @@
     cd peft/method_comparison/MetaMathQA
     python run_with_deep_lora.py -v experiments/deep_lora/llama-3.2-3B-rank32
 
-Everything else, the arguments included, is `run.py`'s own; the README beside this file says how to get there.
+Everything else, also the arguments, is `run.py`'s own; the README in this folder says how to set it up. This file must
+lie beside `run.py`, whose imports are found in its folder.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ def main() -> None:
     script = Path("run.py")
     if not script.is_file():
         sys.exit(f"there is no run.py in {Path.cwd()}; start this script in peft/method_comparison/MetaMathQA")
-    sys.path.insert(0, str(script.parent.resolve()))
     runpy.run_path(str(script), run_name="__main__")
 
 

@@ -1,4 +1,4 @@
-"""Leave as a plain LoRA adapter: exact, cheap, and readable by every server that knows LoRA."""
+"""Export a model's adapter as a plain LoRA adapter: exact, cheap, and readable by every server that supports LoRA."""
 
 from __future__ import annotations
 
@@ -10,24 +10,21 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
+from deep_lora.export.folders import write_adapter
 from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.layers.conv import Conv2d
-from deep_lora.layers.embedding import Embedding
-from deep_lora.layers.parameter import ParamWrapper
-from deep_lora.sharded import whole
-from dmf import FactorSVD, factor_svd
+from deep_lora.layers.finding import adapted_layers
+from deep_lora.sharded import gathered
+from dmf.linalg import FactorSVD, factor_svd
 
 LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
-_PREFIX = "base_model.model."
-_COPIED_FIELDS = (
+COPIED_FIELDS = (
     "task_type", "base_model_name_or_path", "revision", "inference_mode", "target_modules", "exclude_modules",
     "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern", "trainable_token_indices",
     "target_parameters", "ensure_weight_tying",
@@ -37,7 +34,7 @@ _COPIED_FIELDS = (
 def to_lora(
     model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0
 ) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """The adapter as a plain LoRA adapter with the same update in every module.
+    """Return the adapter as a plain LoRA adapter with the same update in every module.
 
     With `dW = U M V^T`, QR of U = Q_u R_u and V = Q_v R_v, and the SVD `R_u M R_v^T = P S Q^T` of an r x r matrix:
     `B = Q_u P S^(1/2)`, `A = S^(1/2) Q^T Q_v^T`. No matrix of the size of the weight is decomposed.
@@ -67,7 +64,7 @@ def to_lora(
 
 
 def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0) -> dict[str, int]:
-    """The rank of each module's update: singular values above `tolerance` times the module's largest (0 if all are 0).
+    """Return the rank of each module's update: how many singular values exceed `tolerance` times its largest.
 
     >>> from peft import get_peft_model
     >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
@@ -83,7 +80,7 @@ def save_as_lora(
 ) -> dict[str, int]:
     """Write `to_lora` as a directory that `PeftModel.from_pretrained` loads without this package.
 
-    The weights appear under their final name only when complete; existing files are replaced.
+    Config and weights appear under their final names only when both are complete; existing files are replaced.
 
     Returns:
         The rank kept in each module.
@@ -96,16 +93,8 @@ def save_as_lora(
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_as_lora needs the name of a directory")
     config, state_dict, ranks = _export(model, adapter_name, tolerance)
-    state_dict = {key if key.startswith(_PREFIX) else _PREFIX + key: tensor for key, tensor in state_dict.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{SAFETENSORS_WEIGHTS_NAME}.partial"
-    try:
-        save_file({key: t.detach().cpu().clone() for key, t in state_dict.items()}, partial, metadata={"format": "pt"})
-        os.replace(partial, folder / SAFETENSORS_WEIGHTS_NAME)
-    finally:
-        partial.unlink(missing_ok=True)
     config.inference_mode = True
-    config.save_pretrained(str(folder))
+    write_adapter(folder, config.to_dict(), state_dict)
     return ranks
 
 
@@ -124,7 +113,7 @@ def _export(
     ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
     rank = max([1, *ranks.values()])
     state_dict = {
-        uncompiled(key): whole(tensor)
+        uncompiled(key): gathered(tensor)
         for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
         if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
     }
@@ -132,7 +121,7 @@ def _export(
         # rounding A and B to half precision would change the update, and LoRA is trained in float32 anyway
         dtype = torch.promote_types(layer.deep_lora_U[adapter_name].dtype, torch.float32)
         B, A = _padded_factors(svd, ranks[name], rank)
-        state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in _lora_tensors(layer, B, A).items()}
+        state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in layer.lora_tensors(B, A).items()}
     configs: Any = model.peft_config
     config = _lora_config(configs[adapter_name], rank)
     if config.task_type is None and isinstance(model, PeftModel):  # else AutoPeftModel would not know the base's class
@@ -146,41 +135,29 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
     if not 0 <= tolerance < 1:
         raise ValueError(f"`tolerance` is a fraction of the largest singular value in [0, 1), got {tolerance}")
     found: dict[str, tuple[DeepLoraLayer, FactorSVD]] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deep_lora_U:
-            _check_exportable(name, layer)
-            svd = _layer_svd(layer, adapter_name)
-            if not torch.isfinite(svd.values).all():
-                raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
-            found[uncompiled(name)] = (layer, svd)
-    if not found:
-        configs: Any = getattr(model, "peft_config", {})
-        present = sorted(configs)
-        raise ValueError(f"the model has no Deep LoRA adapter called {adapter_name!r} (adapters: {present})")
+    for name, layer in adapted_layers(model, adapter_name).items():
+        _check_exportable(name, layer)
+        svd = _layer_svd(layer, adapter_name)
+        if not torch.isfinite(svd.values).all():
+            raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
+        found[uncompiled(name)] = (layer, svd)
     return found
 
 
 def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
-    if not isinstance(layer, Conv2d):
-        return
-    base = layer.get_base_layer()
-    obstacles = {
-        f"{base.groups} groups": base.groups > 1,
-        f"dilation {base.dilation}": any(step != 1 for step in base.dilation),
-        f"padding mode {base.padding_mode}": base.padding_mode != "zeros",
-    }
-    found = [obstacle for obstacle, present in obstacles.items() if present]
+    found = layer.export_obstacles()
     if found:
+        kind = type(layer.get_base_layer()).__name__
         raise ValueError(
-            f"module {name} is a convolution with {' and '.join(found)}, which PEFT's LoRA computes otherwise, so the "
+            f"module {name} is a {kind} with {' and '.join(found)}, which PEFT's LoRA computes otherwise, so the "
             "update cannot be exported; merge the adapter with `merge_and_unload`, or do not target this module"
         )
 
 
 @torch.no_grad()
 def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
-    U, folded, V = layer.factors(adapter_name)
-    tied = adapter_name in layer.lenders  # the arithmetic of the embedding it is tied to, so that both agree exactly
+    U, folded, V = layer.update(adapter_name).factors()
+    tied = adapter_name in layer.tied_to  # the arithmetic of the embedding it is tied to, so that both agree exactly
     left, right = two_factors((V, folded.mT, U) if tied else (U, folded, V))
     if not torch.isfinite(left).all() or not torch.isfinite(right).all():
         nan = torch.full((1,), float("nan"))
@@ -205,19 +182,8 @@ def _padded_factors(svd: FactorSVD, kept: int, rank: int) -> tuple[Tensor, Tenso
     return nn.functional.pad(B, (0, missing)), nn.functional.pad(A, (0, 0, 0, missing))
 
 
-def _lora_tensors(layer: DeepLoraLayer, B: Tensor, A: Tensor) -> dict[str, Tensor]:
-    """The names and layouts that PEFT's LoRA layers expect."""
-    if isinstance(layer, Embedding):
-        return {"lora_embedding_A": A, "lora_embedding_B": B}
-    if isinstance(layer, Conv2d):
-        A, B = A.reshape(A.shape[0], *layer._kernel_shape), B[:, :, None, None]
-    elif isinstance(layer, ParamWrapper) and layer.num_experts is not None:
-        A, B = A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
-    return {"lora_A.weight": A, "lora_B.weight": B}
-
-
 def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
-    """Names the tied head too: only by its name, or by that of an embedding called the same, does PEFT's LoRA tie it.
+    """Add a tied head to the target modules: PEFT's LoRA ties it only if it is named among them.
 
     >>> sorted(with_tied_targets({"wte"}, {"lm_head"})), with_tied_targets("wte|c_attn", {"lm_head"})
     (['lm_head', 'wte'], '(?:wte|c_attn|^lm_head$)')
@@ -235,7 +201,7 @@ def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
 
 
 def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
-    fields = {key: copy.deepcopy(getattr(config, key)) for key in _COPIED_FIELDS} | {"bias": LORA_BIASES[config.bias]}
+    fields = {key: copy.deepcopy(getattr(config, key)) for key in COPIED_FIELDS} | {"bias": LORA_BIASES[config.bias]}
     tied = getattr(config, "target_modules_to_tie", None)
     fields["target_modules"] = with_tied_targets(fields["target_modules"], tied)
     return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, **fields)

@@ -1,4 +1,4 @@
-"""Models and names out of what `torch.compile` and others wrap around them."""
+"""Undo what `torch.compile`, DataParallel and others put around a model and into the names of its modules."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 def unwrapped(model: nn.Module) -> Any:
-    """The model itself, out of `torch.compile`, DataParallel and the like, which prefix the names of its modules."""
+    """Return the model itself, without `torch.compile`, DataParallel and the like around it."""
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
 def uncompiled(name: str) -> str:
-    """The name without what `torch.compile` adds for submodules that are compiled one by one.
+    """Return the name without what `torch.compile` adds for submodules that are compiled one by one.
 
     >>> uncompiled("encoder.layer.0._orig_mod.query")
     'encoder.layer.0.query'

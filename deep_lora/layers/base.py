@@ -1,35 +1,34 @@
-"""`DeepLoraLayer`: what every adapted layer holds and how it starts (merging and scaling: `deep_lora.layers.merging`).
+"""`DeepLoraLayer`: what every adapted layer holds, how an adapter is made, merged and exported.
 
 The concrete layers (linear, embedding, convolution, parameter) say how the update acts on their input.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import _get_in_out_features
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
+from peft.utils.integrations import gather_params_ctx
 from torch import Tensor, nn
 
+from deep_lora.config import DeepLoraConfig
 from deep_lora.files import FACTOR_NAMES
-from deep_lora.functional import auto_core_scale, cores_at, delta_weight, fold_cores
-from deep_lora.layers.bound import bound_factor, new_bound
-from deep_lora.layers.merging import MergeableLayer
-from deep_lora.layers.start import draw_start_, save_rounded_start, subtracted_start
-from deep_lora.sharded import whole
+from deep_lora.functional import add_to_weight, auto_core_scale, rms_singular_value
+from deep_lora.layers.gradient import GradientOperator
+from deep_lora.layers.start import draw_start_
+from deep_lora.layers.update import Update
+from deep_lora.sharded import gathered, spread_like
 
-if TYPE_CHECKING:
-    from deep_lora.config import DeepLoraConfig
-    from deep_lora.layers.gradient import GradientOperator
-
-BASES = ("deep_lora_U", "deep_lora_V")
+SUBSPACES = ("deep_lora_U", "deep_lora_V")
 
 
-class DeepLoraLayer(MergeableLayer):
-    """State and behaviour shared by all adapted layers; mixed into an `nn.Module`.
+class DeepLoraLayer(BaseTunerLayer):
+    """State and behavior shared by all adapted layers; mixed into an `nn.Module`.
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
     `deep_lora_start` is what the diagonals of the cores held at the start; a buffer, so that it is rounded, moved and
@@ -39,11 +38,13 @@ class DeepLoraLayer(MergeableLayer):
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
-        "r", "depth", "variant", "init_scale", "core_scale", "scaling", "gamma", "lenders",
+        "r", "depth", "variant", "init_scale", "core_scale", "scaling", "tied_to",
         "deep_lora_dropout", "deep_lora_start", "deep_lora_bound",
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_bound")
-    supports_dropout = True
+    supports_dropout: ClassVar[bool] = True
+    shows_gradient: ClassVar[bool] = True  # whether `gradient_operator` works, so that subspaces can come from it
+    nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
         get_base_layer: Callable[[], Any]
@@ -74,17 +75,16 @@ class DeepLoraLayer(MergeableLayer):
         self.deep_lora_start = BufferDict({}, persistent=True)
         self.deep_lora_bound = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
-        self.gamma: dict[str, float] = {}
-        self.lenders: dict[str, DeepLoraLayer] = {}  # of a tied head: the embedding whose parameters it uses
+        self.tied_to: dict[str, DeepLoraLayer] = {}  # of a tied head: the embedding whose parameters it shares
         self._disable_adapters = False
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
         self.kwargs = kwargs
         self.in_features, self.out_features = self._features()
-        self.register_state_dict_post_hook(save_rounded_start)
+        self.register_state_dict_post_hook(_save_rounded_start)
 
     def _features(self) -> tuple[int, int]:
-        """(in, out) of the update; ZeRO-3 and quantised layers keep their true shape elsewhere, PEFT knows where."""
+        """Return (in, out); ZeRO-3 and quantized layers keep their true shape elsewhere, PEFT knows where."""
         in_features, out_features = _get_in_out_features(self.get_base_layer())
         if in_features is None or out_features is None:
             raise TypeError(f"deep_lora cannot read the shape of a {type(self.get_base_layer()).__name__}")
@@ -93,14 +93,9 @@ class DeepLoraLayer(MergeableLayer):
     # ---- making an adapter -------------------------------------------------------------------------------------------
 
     def update_layer(
-        self,
-        adapter_name: str,
-        r: int,
-        depth: int,
-        config: DeepLoraConfig,
-        tied_layer: DeepLoraLayer | None = None,
+        self, adapter_name: str, r: int, depth: int, config: DeepLoraConfig, tied_layer: DeepLoraLayer | None = None
     ) -> None:
-        """Add (or replace) the adapter of that name; `tied_layer` lends its parameters to a tied output head."""
+        """Add (or replace) the adapter of that name; a tied output head shares the parameters of `tied_layer`."""
         if r <= 0:
             raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
         if config.deep_lora_dropout > 0 and not self.supports_dropout:
@@ -112,32 +107,29 @@ class DeepLoraLayer(MergeableLayer):
         scale = self._core_scale(config, r, config.num_cores(depth))
         if tied_layer is not None:  # the very same cores, so patterns and rules for this module's own name do not count
             r, depth, scale = (getattr(tied_layer, name)[adapter_name] for name in ("r", "depth", "core_scale"))
-            self.lenders[adapter_name] = tied_layer
+            self.tied_to[adapter_name] = tied_layer
         self.r[adapter_name], self.depth[adapter_name] = r, depth
-        self.variant[adapter_name] = config.variant
+        self.variant[adapter_name], self.init_scale[adapter_name] = config.variant, config.init_scale
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
-        self.init_scale[adapter_name], self.gamma[adapter_name] = config.init_scale, config.gamma
-        self.deep_lora_dropout[adapter_name] = (
-            nn.Dropout(config.deep_lora_dropout) if config.deep_lora_dropout > 0 else nn.Identity()
-        )
+        dropout = config.deep_lora_dropout
+        self.deep_lora_dropout[adapter_name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         if tied_layer is not None:
-            self._borrow_parameters(adapter_name)
+            self._share_parameters(adapter_name)
         else:
             self._create_parameters(adapter_name, r, config.num_cores(depth))
             self.reset_parameters(adapter_name, config)
-            self._set_start(adapter_name, config, scale)
+            self._set_start(adapter_name, config)
             self._set_bound(adapter_name, config)
             self._move_adapter_to_device_of_base_layer(adapter_name)
-        if config.gamma == 0:
-            self.freeze_bases(adapter_name)
+        if config.freeze_subspaces:  # survives switching adapters
+            self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: SUBSPACES}
+            self._freeze_non_trainable_peft_weights(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _core_scale(self, config: DeepLoraConfig, r: int, num_cores: int) -> float:
         if config.core_scale != "auto":
             return float(config.core_scale)
-        if config.variant != "compressed":
-            return 1.0
-        return self._auto_core_scale(r, config.init_scale, num_cores)
+        return self._auto_core_scale(r, config.init_scale, num_cores) if config.variant == "compressed" else 1.0
 
     def _auto_core_scale(self, r: int, init_scale: float, num_cores: int) -> float:
         return auto_core_scale(r, init_scale)
@@ -147,34 +139,50 @@ class DeepLoraLayer(MergeableLayer):
         self.deep_lora_core[adapter_name] = nn.Parameter(torch.empty(num_cores, r, r))
         self.deep_lora_V[adapter_name] = nn.Parameter(torch.empty(self.in_features, r))
 
-    def _set_start(self, adapter_name: str, config: DeepLoraConfig, core_scale: float) -> None:
+    def reset_parameters(self, adapter_name: str, config: DeepLoraConfig) -> None:
+        """Draw the start of that adapter (see `deep_lora.layers.start.draw_start_`)."""
+        U, core, V = (getattr(self, name)[adapter_name] for name in self.adapter_layer_names)
+        draw_start_(U, core, V, config, self.core_scale[adapter_name])
+
+    def _set_start(self, adapter_name: str, config: DeepLoraConfig) -> None:
         if config.subtract_start and config.variant == "compressed":
-            stored = torch.tensor(config.init_scale / core_scale)
+            stored = torch.tensor(config.init_scale / self.core_scale[adapter_name])
             self.deep_lora_start[adapter_name] = stored.to(self.deep_lora_core[adapter_name].device)
         elif adapter_name in self.deep_lora_start:
             del self.deep_lora_start[adapter_name]
 
+    @torch.no_grad()
     def _set_bound(self, adapter_name: str, config: DeepLoraConfig) -> None:
-        norm = config.max_update_norm
-        if norm is not None:
-            self.deep_lora_bound[adapter_name] = new_bound(self, adapter_name, norm, loading=config.inference_mode)
-        elif adapter_name in self.deep_lora_bound:
-            del self.deep_lora_bound[adapter_name]
+        """Bound the update by a multiple of the base weight's root-mean-square singular value, if the config says so.
+
+        An adapter that is about to be loaded brings its own bound.
+        """
+        if config.max_update_norm is None:
+            if adapter_name in self.deep_lora_bound:
+                del self.deep_lora_bound[adapter_name]
+            return
+        core = self.deep_lora_core[adapter_name]
+        if config.inference_mode:
+            bound = torch.full((*core.shape[1:-2], 1, 1), torch.inf)
+        else:
+            with gather_params_ctx(list(self.get_base_layer().parameters(recurse=False))):
+                bound = config.max_update_norm * rms_singular_value(gathered(self.base_matrix()))
+        self.deep_lora_bound[adapter_name] = bound if bound.is_meta else bound.to(core.device)
 
     def base_matrix(self) -> Tensor:
-        """The base weight as a matrix, (out, in) or (in, out); of stacked experts one for each."""
+        """Return the base weight as a matrix, (out, in) or (in, out); of stacked experts one for each."""
         return self.get_base_weight().flatten(1)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT calls this after loading onto the meta device, which parts shared tensors.
-        if adapter_name in self.lenders:
-            self._borrow_parameters(adapter_name)
+        if adapter_name in self.tied_to:
+            self._share_parameters(adapter_name)
         elif adapter_name in self.deep_lora_core and not self.deep_lora_core[adapter_name].is_meta:
             super()._move_adapter_to_device_of_base_layer(adapter_name, device)
 
-    def _borrow_parameters(self, adapter_name: str) -> None:
-        """A tied head has the transposed weight: it shares the very parameters with U and V exchanged."""
-        source = self.lenders[adapter_name]
+    def _share_parameters(self, adapter_name: str) -> None:
+        """Share the very parameters of the layer that this one is tied to, U and V exchanged."""
+        source = self.tied_to[adapter_name]
         self.deep_lora_U[adapter_name] = source.deep_lora_V[adapter_name]
         self.deep_lora_core[adapter_name] = source.deep_lora_core[adapter_name]
         self.deep_lora_V[adapter_name] = source.deep_lora_U[adapter_name]
@@ -182,55 +190,32 @@ class DeepLoraLayer(MergeableLayer):
             if adapter_name in getattr(source, name):
                 getattr(self, name)[adapter_name] = getattr(source, name)[adapter_name].clone()
 
-    def reset_parameters(self, adapter_name: str, config: DeepLoraConfig) -> None:
-        """Draw the start of that adapter (see `deep_lora.layers.start.draw_start_`)."""
-        U, core, V = (getattr(self, name)[adapter_name] for name in self.adapter_layer_names)
-        draw_start_(U, core, V, config, self.core_scale[adapter_name])
-
-    def freeze_bases(self, adapter_name: str) -> None:
-        """Keep U and V of that adapter fixed (they are saved all the same); survives switching adapters."""
-        self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: BASES}
-        self._freeze_non_trainable_peft_weights(adapter_name)
-
-    def unfreeze_bases(self, adapter_name: str) -> None:
-        """Undo `freeze_bases`."""
-        if adapter_name in self.frozen_peft_weight_names:
-            names = self.frozen_peft_weight_names
-            self.frozen_peft_weight_names = {name: own for name, own in names.items() if name != adapter_name}
-            for name in BASES:
-                getattr(self, name)[adapter_name].requires_grad_(True)
-
-    def at_start(self, adapter_name: str) -> bool:
-        """Whether the cores of a compressed adapter are as they were drawn: then nothing is lost with its U and V."""
-        core = whole(self.deep_lora_core[adapter_name].detach())
-        stored = subtracted_start(self, adapter_name)
-        if stored is not None:
-            return cores_at(core, stored.to(core.device))
-        # as the config says, but for the rounding of weights in half precision, which the adapter may have had
-        start = self.init_scale[adapter_name] / self.core_scale[adapter_name]
-        return cores_at(core, start, tolerance=torch.finfo(torch.bfloat16).eps)
-
     # ---- the update --------------------------------------------------------------------------------------------------
 
-    def folded_core(self, adapter_name: str) -> Tensor:
-        """The r x r middle of the update (see `deep_lora.functional.fold_cores`), bound and scaling included."""
-        core, transposed = whole(self.deep_lora_core[adapter_name]), adapter_name in self.lenders
-        start = subtracted_start(self, adapter_name)
-        folded = fold_cores(core, self.core_scale[adapter_name], start, transposed=transposed)
-        if adapter_name in self.deep_lora_bound:
-            U, V = (whole(getattr(self, name)[adapter_name]) for name in BASES)
-            folded = (folded * bound_factor(U, folded, V, self.deep_lora_bound[adapter_name])).to(folded.dtype)
-        scaling = self.scaling[adapter_name]
-        return folded if scaling == 1.0 else folded * scaling
+    def update(self, adapter_name: str) -> Update:
+        """Gather what that adapter adds to the weight; every process has to call this where the weights are sharded."""
+        core = gathered(self.deep_lora_core[adapter_name])
+        # The start is rounded as the cores were: some trainers cast parameters alone, and a fresh adapter is to remain
+        # an identity.
+        start = self.deep_lora_start[adapter_name].to(core.dtype) if adapter_name in self.deep_lora_start else None
+        return Update(
+            gathered(self.deep_lora_U[adapter_name]),
+            core,
+            gathered(self.deep_lora_V[adapter_name]),
+            self.core_scale[adapter_name],
+            self.scaling[adapter_name],
+            start,
+            self.deep_lora_bound[adapter_name] if adapter_name in self.deep_lora_bound else None,
+            adapter_name in self.tied_to,
+        )
 
-    def factors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """`(U, folded, V)` with `dW = U folded V^T`, all in U's dtype (a trainer may have cast the cores alone)."""
-        U, V = whole(self.deep_lora_U[adapter_name]), whole(self.deep_lora_V[adapter_name])
-        return U, self.folded_core(adapter_name).to(U.dtype), V
+    def at_start(self, adapter_name: str) -> bool:
+        """Tell whether the cores of a compressed adapter are as they were drawn."""
+        return self.update(adapter_name).at_start(self.init_scale[adapter_name])
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """The dense update in the layout of the base weight."""
-        return self._base_layout(delta_weight(*self.factors(adapter_name)))
+        """Return the dense update in the layout of the base weight."""
+        return self._base_layout(self.update(adapter_name).dense())
 
     def _get_additive_delta(self, adapter_name: str) -> Tensor:
         return self.get_delta_weight(adapter_name)
@@ -238,13 +223,71 @@ class DeepLoraLayer(MergeableLayer):
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta
 
-    def _weight_is_lent(self, adapter_name: str) -> bool:
-        lender = self.lenders.get(adapter_name)
-        return lender is not None and lender.get_base_layer().weight is self.get_base_layer().weight
-
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
-        """How `G = dL/dW` of one call acts on blocks of columns; concrete layers that can be initialised have it."""
+        """Return `G = dL/dW` of one call as its products with blocks of columns."""
         raise NotImplementedError(f"deep_lora.{type(self).__name__} has no gradient operator")
+
+    # ---- leaving -----------------------------------------------------------------------------------------------------
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
+
+    def export_obstacles(self) -> list[str]:
+        """Name what about the base layer makes PEFT's LoRA compute something else; nothing for most layers."""
+        return []
+
+    def lora_tensors(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        """Return `B` (..., out, r) and `A` (..., r, in) under the names and in the layout of PEFT's LoRA layer."""
+        return {"lora_A.weight": A, "lora_B.weight": B}
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates of the active (or given) adapters to the base weight.
+
+        Args:
+            safe_merge: work on a copy and refuse a result that is not finite, leaving the weight untouched.
+            adapter_names: adapters to merge; None merges the active ones.
+        """
+        for adapter_name in check_adapters_to_merge(self, adapter_names):
+            if adapter_name not in self._get_available_adapters():
+                continue
+            if not self._merged_elsewhere(adapter_name):
+                weight = self.get_base_weight()
+                weight = self._with_update(weight.clone() if safe_merge else weight, adapter_name)
+                if safe_merge and not torch.isfinite(weight).all():
+                    raise ValueError(
+                        f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken"
+                    )
+                self.set_base_weight(weight)
+            self.merged_adapters.append(adapter_name)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Subtract all merged updates again."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        while self.merged_adapters:
+            adapter_name = self.merged_adapters.pop()
+            if not self._merged_elsewhere(adapter_name):
+                self.set_base_weight(self._with_update(self.get_base_weight(), adapter_name, sign=-1))
+
+    def _merged_elsewhere(self, adapter_name: str) -> bool:
+        """Tell whether the layer that this one is tied to merges that adapter into the same weight."""
+        source = self.tied_to.get(adapter_name)
+        return source is not None and source.get_base_layer().weight is self.get_base_layer().weight
+
+    def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
+        """Return `weight + sign dW`, in place where the dtype of the weight can add."""
+        update = spread_like(self.get_delta_weight(adapter_name).to(weight.device), weight)
+        if weight.dtype.itemsize > 1:
+            return weight.add_(update, alpha=sign)
+        return add_to_weight(weight, sign * update)
+
+
+def _save_rounded_start(layer: DeepLoraLayer, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """Save the start with the rounding of the cores, for whoever loads both in float32; a hook of `state_dict`."""
+    for adapter_name, start in layer.deep_lora_start.items():
+        key = f"{prefix}deep_lora_start.{adapter_name}"
+        if key in state:
+            state[key] = start.to(layer.deep_lora_core[adapter_name].dtype).to(start.dtype)

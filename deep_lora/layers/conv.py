@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from deep_lora.functional import auto_core_scale
@@ -21,6 +21,12 @@ class Conv2d(AdaptedModule):
     With groups, the r kernels in V run over the channels of each group and every group has its own rows of U; this is
     exactly the grouped convolution with `dW`, so merging works for groups too.
     """
+
+    supported: ClassVar[str] = "`torch.nn.Conv2d`"
+
+    @classmethod
+    def accepts(cls, base: nn.Module, quantized_kind: str | None) -> bool:
+        return isinstance(base, nn.Conv2d)
 
     def _features(self) -> tuple[int, int]:
         weight_shape = getattr(self.get_base_layer().weight, "ds_shape", self.get_base_layer().weight.shape)
@@ -54,7 +60,7 @@ class Conv2d(AdaptedModule):
         return F.pad(x, base._reversed_padding_repeated_twice, mode=mode)
 
     def _kernels(self, block: Tensor) -> Tensor:
-        """Columns of a (in, k) block as kernels, once for each group: (groups * k, in/groups, height, width)."""
+        """Write the columns of an (in, k) block as kernels, once a group: (groups k, in/groups, height, width)."""
         kernels = block.mT.reshape(-1, *self._kernel_shape)
         return kernels.repeat(self.get_base_layer().groups, 1, 1, 1)
 
@@ -63,7 +69,7 @@ class Conv2d(AdaptedModule):
         return F.conv2d(padded, kernels, None, base.stride, 0, base.dilation, base.groups)
 
     def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
-        U, folded, V = self.factors(adapter_name)
+        U, folded, V = self.update(adapter_name).factors()
         x = self.deep_lora_dropout[adapter_name](self._cast_input_dtype(x, V.dtype))
         projected = self._convolve(self._pad(x), self._kernels(V))
         return result + F.conv2d(projected, (U @ folded)[:, :, None, None], groups=self.get_base_layer().groups)
@@ -71,8 +77,21 @@ class Conv2d(AdaptedModule):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return False  # PEFT's converter decomposes matrices only; deep_lora.to_lora handles this layer
 
+    def export_obstacles(self) -> list[str]:
+        """Name groups, dilation and padding modes, which PEFT's LoRA leaves out of its own convolution."""
+        base = self.get_base_layer()
+        obstacles = {
+            f"{base.groups} groups": base.groups > 1,
+            f"dilation {base.dilation}": any(step != 1 for step in base.dilation),
+            f"padding mode {base.padding_mode}": base.padding_mode != "zeros",
+        }
+        return [obstacle for obstacle, present in obstacles.items() if present]
+
+    def lora_tensors(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        return super().lora_tensors(B[:, :, None, None], A.reshape(A.shape[0], *self._kernel_shape))
+
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
-        """`G` through convolutions with k kernels; the patches are never unfolded."""
+        """Return `G` as convolutions with k kernels; the patches are never unfolded."""
         base = self.get_base_layer()
         groups = base.groups
         wide = torch.promote_types(torch.promote_types(x.dtype, grad_output.dtype), torch.float32)

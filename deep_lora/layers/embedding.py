@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_lora.functional import add_low_rank_update, auto_core_scale
 from deep_lora.layers.gradient import GradientOperator
@@ -17,6 +19,15 @@ class Embedding(AdaptedModule):
     Scaled embeddings (`embed_scale` of Gemma) scale the update too. Dropout on a token id has no meaning, so
     `deep_lora_dropout` acts on the row `V[t]`.
     """
+
+    supported: ClassVar[str] = "`torch.nn.Embedding`"
+
+    @classmethod
+    def accepts(cls, base: nn.Module, quantized_kind: str | None) -> bool:
+        return isinstance(base, nn.Embedding)
+
+    def lora_tensors(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        return {"lora_embedding_A": A, "lora_embedding_B": B}
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta.mT
@@ -35,12 +46,12 @@ class Embedding(AdaptedModule):
         return 1.0 if scale is None else scale.to(like.dtype)
 
     def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
-        U, folded, V = self.factors(adapter_name)
+        U, folded, V = self.update(adapter_name).factors()
         row = self.deep_lora_dropout[adapter_name](self._look_up(x, V))
         return add_low_rank_update(result, row * self._embed_factor(row), folded, U)
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
-        """`G = delta^T onehot(t)`; products look rows up and scatter them, nothing of vocabulary x tokens is formed."""
+        """Return `G = delta^T onehot(t)`; products look up and scatter rows; vocabulary x tokens is never formed."""
         ids = x.reshape(-1)
         delta = grad_output.reshape(-1, grad_output.shape[-1])
         delta = delta.to(torch.promote_types(delta.dtype, torch.float32))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
-from deep_lora.functional import autocast_dtype, low_rank_input, rows_of, transposed_factor
+from deep_lora.functional import autocast_dtype, rows_of, transposed_factor
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 
@@ -38,7 +38,7 @@ class FusedLinear(torch.autograd.Function):
         U: Float[Tensor, "out r"],
     ) -> tuple[Float[Tensor, "tokens out"], Float[Tensor, "tokens r"]]:
         y = F.linear(x, weight, bias)
-        projected = low_rank_input(x.to(V.dtype), V)
+        projected = F.linear(x.to(V.dtype), transposed_factor(V))
         _accumulate_(y, projected @ folded.mT, U)
         ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, V, folded, U, projected)
         ctx.set_materialize_grads(False)
@@ -71,19 +71,19 @@ class FusedLinear(torch.autograd.Function):
 def _factor_gradient(
     wide: Float[Tensor, "tokens features"], rows: Float[Tensor, "tokens r"]
 ) -> Float[Tensor, "features r"]:
-    """`wide^T rows`, in the order of operands that CPU libraries like: at small r the other is up to 7 times slower."""
+    """Return `wide^T rows` in the order of operands that CPUs like: at small r the other is up to 7 times slower."""
     return (rows.mT @ wide).mT if rows.shape[1] < 16 else wide.mT @ rows
 
 
 def _accumulate_(accumulator: Tensor, rows: Tensor, factor: Tensor) -> Tensor:
-    """`accumulator += rows factor^T`, in place."""
+    """Add `rows factor^T` to the accumulator in place."""
     if accumulator.dtype == rows.dtype:
         return accumulator.addmm_(rows, transposed_factor(factor))
     return accumulator.add_(rows @ factor.mT)
 
 
 def _accumulated(base: Tensor, rows: Tensor, factor: Tensor) -> Tensor:
-    """`base + rows factor^T`; a base of our own is overwritten unless the backward pass is itself being recorded."""
+    """Return `base + rows factor^T`, overwriting `base` unless the backward pass is itself being recorded."""
     if not torch.is_grad_enabled():
         return _accumulate_(base, rows, factor)
     return base + (rows @ factor.mT).to(base.dtype)
@@ -97,7 +97,7 @@ def fused_linear(
     folded: Float[Tensor, "r r"],
     U: Float[Tensor, "out r"],
 ) -> Float[Tensor, "*batch out"]:
-    """`W x + b + U folded V^T x` for frozen W and b, in the dtype of the base layer (of autocast, if that is on).
+    """Compute `W x + b + U folded V^T x` for frozen W and b, in the dtype of the base layer, or that of autocast.
 
     Factors may be of another dtype than x and W: the update is then computed in theirs.
 
@@ -114,9 +114,9 @@ def fused_linear(
 
 
 def frozen_linear(base_layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-    """Weight (out, in) and bias of a base layer that is nothing but a frozen matrix product; None for any other.
+    """Return weight (out, in) and bias of a base layer that is nothing but a frozen matrix product; else None.
 
-    A subclass, a hook, a replaced `forward`, a trained weight or bias, or a special tensor (quantised, sharded, ...)
+    A subclass, a hook, a replaced `forward`, a trained weight or bias, or a special tensor (quantized, sharded, ...)
     means that calling the layer may do something else.
     """
     if type(base_layer) not in (nn.Linear, Conv1D) or "forward" in vars(base_layer) or _has_hooks(base_layer):
@@ -140,12 +140,12 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether it is an ordinary tensor or parameter: not quantised, sharded, fake or otherwise special."""
+    """Tell whether it is an ordinary tensor or parameter: not quantized, sharded, fake or otherwise special."""
     return type(tensor) in _PLAIN_TENSORS
 
 
 def in_plain_eager_mode(*tensors: Tensor) -> bool:
-    """Whether these are ordinary floating tensors outside of every transform.
+    """Tell whether these are ordinary floating-point tensors outside of every transform.
 
     Compilers, tracers and functional transforms fuse or rewrite ordinary operations better than ours. Autocast leaves
     double precision alone, which is easiest left to it.

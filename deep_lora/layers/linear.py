@@ -1,13 +1,16 @@
-"""Deep LoRA on `nn.Linear`, transformers' `Conv1D` and every quantised linear layer that PEFT knows."""
+"""Deep LoRA on `nn.Linear`, transformers' `Conv1D` and every quantized linear layer that PEFT knows."""
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from deep_lora.config import DeepLoraConfig
-from deep_lora.functional import add_delta_weight_, add_low_rank_update, low_rank_input, rows_of, side_by_side
+from deep_lora.functional import add_delta_weight_, add_low_rank_update, rows_of, side_by_side, transposed_factor
 from deep_lora.layers.fused import frozen_linear, fused_linear, in_plain_eager_mode, is_plain
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.module import AdaptedModule
@@ -20,6 +23,23 @@ class Linear(AdaptedModule):
         base_layer: the frozen layer; its weight is (out, in), or (in, out) if `fan_in_fan_out`.
         fan_in_fan_out: the base weight is stored transposed (transformers' Conv1D).
     """
+
+    supported: ClassVar[str] = "`torch.nn.Linear` (plain or quantized), `transformers.pytorch_utils.Conv1D`"
+
+    @classmethod
+    def accepts(cls, base: nn.Module, quantized_kind: str | None) -> bool:
+        return isinstance(base, nn.Linear | Conv1D) or quantized_kind == "linear"
+
+    @classmethod
+    def wrap(cls, target: nn.Module, adapter_name: str, *, config: DeepLoraConfig, **kwargs: Any) -> Linear:
+        base: Any = target
+        base = base.get_base_layer() if hasattr(base, "get_base_layer") else base
+        if isinstance(base, nn.Linear) and config.fan_in_fan_out:
+            warnings.warn(
+                "`fan_in_fan_out=True` is ignored for torch.nn.Linear, whose weight is (out, in); unset it",
+                stacklevel=2,
+            )
+        return cls(target, adapter_name, config=config, fan_in_fan_out=isinstance(base, Conv1D), **kwargs)
 
     def __init__(
         self,
@@ -37,7 +57,7 @@ class Linear(AdaptedModule):
         return delta.mT if self.fan_in_fan_out else delta
 
     def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
-        factors = self.factors(adapter_name)
+        factors = self.update(adapter_name).factors()
         # half precision on a CPU is multiplied in float32, see `delta_weight`
         low_on_cpu = weight.device.type == "cpu" and weight.dtype.itemsize < 4
         same = all((factor.dtype, factor.device) == (weight.dtype, weight.device) for factor in factors)
@@ -50,11 +70,11 @@ class Linear(AdaptedModule):
         base = None if args or kwargs or not adapters else frozen_linear(self.base_layer)
         if base is None or not self._can_fuse(x, adapters):
             return super()._adapted_forward(x, adapters, *args, **kwargs)
-        U, folded, V = side_by_side([self.factors(name) for name in adapters])
+        U, folded, V = side_by_side([self.update(name).factors() for name in adapters])
         return fused_linear(x, *base, V, folded, U)
 
     def _can_fuse(self, x: Tensor, adapters: list[str]) -> bool:
-        """Whether these adapters see the same input as the base layer, and all in one dtype."""
+        """Tell whether these adapters see the same input as the base layer, and all in one dtype."""
         if any(isinstance(self.deep_lora_dropout[name], nn.Dropout) and self.training for name in adapters):
             return False
         factors = [tensors[name] for name in adapters for tensors in (self.deep_lora_V, self.deep_lora_U)]
@@ -63,10 +83,10 @@ class Linear(AdaptedModule):
         return len(dtypes) == 1 and casts and in_plain_eager_mode(x, *factors)
 
     def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
-        U, folded, V = self.factors(adapter_name)
+        U, folded, V = self.update(adapter_name).factors()
         x = self.deep_lora_dropout[adapter_name](self._cast_input_dtype(x, V.dtype))
-        return add_low_rank_update(result, low_rank_input(x, V), folded, U)
+        return add_low_rank_update(result, F.linear(x, transposed_factor(V)), folded, U)
 
     def gradient_operator(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
-        """`G = delta^T x` over all tokens of one call."""
+        """Return `G = delta^T x` over all tokens of one call."""
         return GradientOperator.from_rows(rows_of(x), rows_of(grad_output))

@@ -1,8 +1,8 @@
-"""The forward pass that all adapted modules share: disabled, merged, mixed batches, several active adapters."""
+"""`AdaptedModule`: the forward pass that all adapted layers share, and the scale of their updates."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft.utils import quantization_extra_repr
@@ -13,7 +13,23 @@ from deep_lora.layers.base import DeepLoraLayer
 
 
 class AdaptedModule(nn.Module, DeepLoraLayer):
-    """A wrapped base layer plus its adapters. Subclasses implement `_add_update`."""
+    """A wrapped base layer plus its adapters. Subclasses implement `_add_update`, and `accepts` for their list.
+
+    Attributes:
+        supported: what base layers the class adapts, for error messages.
+    """
+
+    supported: ClassVar[str] = ""
+
+    @classmethod
+    def accepts(cls, base: nn.Module, quantized_kind: str | None) -> bool:
+        """Tell whether this class adapts that base layer; `quantized_kind` is PEFT's word for a quantized layer's."""
+        raise NotImplementedError
+
+    @classmethod
+    def wrap(cls, target: nn.Module, adapter_name: str, *, config: DeepLoraConfig, **kwargs: Any) -> AdaptedModule:
+        """Make the adapted layer around a base layer, which other adapters may wrap already."""
+        return cls(target, adapter_name, config=config, **kwargs)
 
     def __init__(
         self,
@@ -32,12 +48,13 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
         self.update_layer(adapter_name, r, depth, config, tied_layer=tied_layer)
 
     def _add_update(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
-        """`result` plus the update of that adapter applied to the input `x`."""
+        """Return `result` plus the update of that adapter applied to the input `x`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter_names = kwargs.pop("adapter_names", None)
-        self._check_forward_args(x, adapter_names)
+        if adapter_names is not None:
+            self._check_adapter_names(adapter_names, len(x))
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
@@ -50,20 +67,18 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
         return self._adapted_forward(x, adapters, *args, **kwargs)
 
     def _adapted_forward(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer, whatever it is, plus the updates of these adapters."""
+        """Call the base layer, whatever it is, and add the updates of these adapters."""
         result = self.base_layer(x, *args, **kwargs)
         dtype = result.dtype
         for adapter_name in adapters:
             result = self._add_update(result, x, adapter_name)
         return result.to(dtype)
 
-    def _check_forward_args(self, x: Tensor, adapter_names: list[str] | None) -> None:
-        if adapter_names is None:
-            return
-        if len(x) != len(adapter_names):
+    def _check_adapter_names(self, adapter_names: list[str], samples: int) -> None:
+        if samples != len(adapter_names):
             raise ValueError(
                 "Length of `adapter_names` should be the same as the number of inputs, but got "
-                f"{len(adapter_names)} and {len(x)} respectively."
+                f"{len(adapter_names)} and {samples} respectively."
             )
         if self.merged:
             raise ValueError(
@@ -71,7 +86,7 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
             )
 
     def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
-        """Inference with one adapter name for each sample; "__base__" stands for no adapter."""
+        """Run inference with one adapter name for each sample; "__base__" stands for no adapter."""
         result = self.base_layer(x, *args, **kwargs)
         rows, parts = [], []
         for adapter_name in sorted(set(adapter_names) & self.deep_lora_U.keys()):
@@ -79,6 +94,23 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
             parts.append(self._add_update(result[own], x[own], adapter_name).to(result.dtype))
             rows.append(own)
         return result.index_copy(0, torch.cat(rows), torch.cat(parts)) if rows else result
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Multiply the update of that adapter by `scale` (1 is the trained one)."""
+        if adapter in self.scaling:
+            self.scaling[adapter] = float(scale)
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the current scale of all active adapters."""
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.scaling:
+                self.scaling[adapter_name] *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the current scale of all active adapters; None resets it to 1."""
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.scaling:
+                self.scaling[adapter_name] = 1.0 if scale is None else self.scaling[adapter_name] / scale
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)

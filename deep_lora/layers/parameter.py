@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +29,15 @@ class _AddedUpdate(nn.Module):
 class ParamWrapper(AdaptedModule):
     """Adapts one parameter of `base_layer`: (out, in), or (experts, out, in) with one update for each expert.
 
-    Experts stored (experts, in, out) are recognised by the layer's `is_transposed`. For experts the adapter tensors are
+    Experts stored (experts, in, out) are recognized by the layer's `is_transposed`. For experts the adapter tensors are
     `deep_lora_U` (experts, out, r), `deep_lora_core` (n, experts, r, r) and `deep_lora_V` (experts, in, r). The update
-    is added to the parameter for the time of the forward pass, so reading `module.weight` elsewhere does not show it.
-    Several parameters of one module are adapted by nesting wrappers. PEFT recognises the class by its name.
+    is added to the parameter during the forward pass, so reading `module.weight` elsewhere does not show it.
+    Several parameters of one module are adapted by nesting wrappers. PEFT recognizes the class by its name.
     """
 
-    supports_dropout = False  # the input of the parameter is not known here
+    supports_dropout: ClassVar[bool] = False  # the input of the parameter is not known here
+    shows_gradient: ClassVar[bool] = False
+    nests: ClassVar[bool] = True
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, *, parameter_name: str, config: DeepLoraConfig, **kwargs: Any
@@ -43,13 +45,13 @@ class ParamWrapper(AdaptedModule):
         if config.fan_in_fan_out:
             raise ValueError(
                 "deep_lora.ParamWrapper does not support `fan_in_fan_out=True`; unset it (layers that store experts "
-                "as (in, out) are recognised by their `is_transposed`)"
+                "as (in, out) are recognized by their `is_transposed`)"
             )
         self.parameter_name = parameter_name
         super().__init__(base_layer, adapter_name, config=config, **kwargs)
 
     def get_param(self) -> Tensor:
-        """The parameter that is adapted."""
+        """Return the parameter that is adapted."""
         return getattr(self.get_base_layer(), self.parameter_name)
 
     def get_base_weight(self) -> Tensor:
@@ -94,12 +96,14 @@ class ParamWrapper(AdaptedModule):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return self.num_experts is None  # PEFT's converter decomposes matrices only
 
-    def _check_forward_args(self, x: Tensor, adapter_names: list[str] | None) -> None:
-        if adapter_names is not None:
-            raise ValueError("deep_lora.ParamWrapper does not support mixed adapter batches yet.")
+    def lora_tensors(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+        if self.num_experts is None:
+            return super().lora_tensors(B, A)
+        return super().lora_tensors(B.permute(1, 2, 0).flatten(1), A.flatten(0, 1))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self._check_forward_args(x, kwargs.pop("adapter_names", None))
+        if kwargs.pop("adapter_names", None) is not None:
+            raise ValueError("deep_lora.ParamWrapper does not support mixed adapter batches yet.")
         if self.disable_adapters and self.merged:
             self.unmerge()
         if self.disable_adapters or self.merged:

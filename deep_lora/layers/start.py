@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from dmf import identity_chain, orthogonal
-
-if TYPE_CHECKING:
-    from deep_lora.config import DeepLoraConfig
-    from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.config import DeepLoraConfig
+from dmf.functional import identity_chain, orthogonal
 
 
 @torch.no_grad()
@@ -49,27 +44,8 @@ def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core
         core.copy_(_stacked_orthogonal(core) * (config.init_scale / core_scale))
 
 
-def subtracted_start(layer: DeepLoraLayer, adapter_name: str) -> Tensor | None:
-    """What the diagonals of the cores held at the start, in the cores' dtype; None if it is not subtracted.
-
-    A scalar, and a buffer, but some trainers cast the parameters alone (TRL does, on quantised weights): it has to be
-    rounded as the cores were, or a fresh adapter is no identity.
-    """
-    if adapter_name not in layer.deep_lora_start:
-        return None
-    return layer.deep_lora_start[adapter_name].to(layer.deep_lora_core[adapter_name].dtype)
-
-
-def save_rounded_start(layer: DeepLoraLayer, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
-    """A hook of `state_dict`: saves the start with the rounding of the cores, for whoever loads both in float32."""
-    for adapter_name, start in layer.deep_lora_start.items():
-        key, rounded = f"{prefix}deep_lora_start.{adapter_name}", subtracted_start(layer, adapter_name)
-        if key in state and rounded is not None:
-            state[key] = rounded.to(start.dtype)
-
-
 def _stacked_orthogonal(like: Tensor) -> Tensor:
-    """Independent random (semi-)orthogonal matrices for every leading index of `like`."""
+    """Draw an independent random (semi-)orthogonal matrix for every leading index of `like`."""
     rows, columns = like.shape[-2:]
     if like.ndim == 2:
         return orthogonal(rows, columns, dtype=like.dtype, device=like.device)

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.optimizer.steps import BASES_GROUP, CORES_GROUP, RelativeStepLimit
+from deep_lora.layers.finding import adapted_layers
+from deep_lora.optimizer.steps import CORES_GROUP, SUBSPACES_GROUP, RelativeStepLimit
 
 # The paper's. With n cores kappa c_l that start at kappa c_l = eps I, the gradient of a stored core c_l starts at
 # kappa^n (eps / kappa)^(n-1) = kappa eps^(n-1) times that of dW: with n = 3 and r = 8, 1e-5 at the small start
@@ -21,19 +22,19 @@ ADAM_EPS = 1e-6
 def parameter_groups(
     model: nn.Module,
     lr: float,
-    gamma: float | None = None,
+    gamma: float = 1.0,
     weight_decay: float = 0.0,
     other_lr: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: cores at `lr`, U and V at `gamma * lr`, everything else trainable at `other_lr`.
+    """Make optimizer groups: cores at `lr`, U and V at `gamma * lr`, everything else trainable at `other_lr`.
 
     Parameters are found by visiting the layers, never by name; shared ones appear once, frozen ones not at all.
 
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
         lr: rate of the cores, positive.
-        gamma: rate of U and V relative to `lr`; None takes each adapter's `DeepLoraConfig.gamma`. 0 freezes them (they
-            are saved all the same).
+        gamma: rate of U and V relative to `lr`, positive; the paper's is 0.01. `DeepLoraConfig.freeze_subspaces` keeps
+            them fixed.
         weight_decay: for matrices; vectors (biases, norms) get none.
         other_lr: rate of what is trained beside the adapter, such as a new head; None takes `lr`.
 
@@ -46,24 +47,23 @@ def parameter_groups(
     >>> from deep_lora import DeepLoraConfig
     >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
     >>> [(group["name"], group["lr"]) for group in parameter_groups(model, lr=1e-2, gamma=0.1)]
-    [('deep_lora_core', 0.01), ('deep_lora_bases', 0.001)]
+    [('deep_lora_core', 0.01), ('deep_lora_subspaces', 0.001)]
     """
     _check_numbers(lr, gamma, weight_decay, other_lr)
     cores: dict[nn.Parameter, float] = {}
-    bases: dict[nn.Parameter, float] = {}
-    for layer in model.modules():
-        if isinstance(layer, DeepLoraLayer):
-            _collect(layer, cores, bases, gamma)
-    if not cores and not bases:
+    subspaces: dict[nn.Parameter, float] = {}
+    for layer in adapted_layers(model).values():
+        _collect(layer, cores, subspaces, gamma)
+    if not cores and not subspaces:
         raise ValueError(
             "the model has no trainable Deep LoRA parameter; make it with `get_peft_model(model, DeepLoraConfig(...))` "
             "and check that the adapter is active and not in inference mode"
         )
-    others = [p for p in model.parameters() if p.requires_grad and p not in cores and p not in bases]
+    others = [p for p in model.parameters() if p.requires_grad and p not in cores and p not in subspaces]
     groups = [_group(CORES_GROUP, list(cores), lr, weight_decay)]
-    for ratio in sorted(set(bases.values()), reverse=True):
-        members = [parameter for parameter, own in bases.items() if own == ratio]
-        groups.append(_group(BASES_GROUP, members, ratio * lr, weight_decay))
+    for ratio in sorted(set(subspaces.values()), reverse=True):
+        members = [parameter for parameter, own in subspaces.items() if own == ratio]
+        groups.append(_group(SUBSPACES_GROUP, members, ratio * lr, weight_decay))
     beside = lr if other_lr is None else other_lr
     groups.append(_group("other", [p for p in others if p.ndim > 1], beside, weight_decay))
     groups.append(_group("other_no_decay", [p for p in others if p.ndim <= 1], beside, 0.0))
@@ -75,13 +75,13 @@ def create_optimizer(
     optimizer_cls: type[Optimizer] = torch.optim.AdamW,
     *,
     lr: float,
-    gamma: float | None = None,
+    gamma: float = 1.0,
     weight_decay: float = 0.0,
     other_lr: float | None = None,
     max_relative_step: float | None = None,
     **kwargs: Any,
 ) -> Optimizer:
-    """An optimizer over `parameter_groups`, for `Trainer(optimizers=(optimizer, None))`.
+    """Make an optimizer over `parameter_groups`, for `Trainer(optimizers=(optimizer, None))`.
 
     Args:
         optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included, that takes parameters of every shape (the cores
@@ -107,32 +107,29 @@ def create_optimizer(
     return optimizer
 
 
-def _check_numbers(lr: float, gamma: float | None, weight_decay: float, other_lr: float | None) -> None:
+def _check_numbers(lr: float, gamma: float, weight_decay: float, other_lr: float | None) -> None:
     if not lr > 0:
         raise ValueError(f"`lr` must be positive, got {lr}")
     if other_lr is not None and not other_lr > 0:
         raise ValueError(f"`other_lr` must be positive, or None for that of the adapter, got {other_lr}")
-    if gamma is not None and not gamma >= 0:
-        raise ValueError(f"`gamma` must be 0 (freeze U and V) or positive, got {gamma}")
+    if not gamma > 0:
+        raise ValueError(
+            f"`gamma` must be positive, got {gamma}; set `DeepLoraConfig(freeze_subspaces=True)` to keep U and V fixed"
+        )
     if not weight_decay >= 0:
         raise ValueError(f"`weight_decay` must not be negative, got {weight_decay}")
 
 
 def _collect(
-    layer: DeepLoraLayer, cores: dict[nn.Parameter, float], bases: dict[nn.Parameter, float], gamma: float | None
+    layer: DeepLoraLayer, cores: dict[nn.Parameter, float], subspaces: dict[nn.Parameter, float], gamma: float
 ) -> None:
     for name, core in layer.deep_lora_core.items():
-        ratio = layer.gamma[name] if gamma is None else gamma
-        one_rate = layer.variant[name] != "compressed"
+        ratio = gamma if layer.variant[name] == "compressed" else 1.0
         if core.requires_grad:
             cores.setdefault(core, 1.0)
-            if ratio == 0 and not one_rate:
-                layer.freeze_bases(name)
-            elif gamma and not one_rate:
-                layer.unfreeze_bases(name)
-        for basis in (layer.deep_lora_U[name], layer.deep_lora_V[name]):
-            if basis.requires_grad:
-                bases.setdefault(basis, 1.0 if one_rate else ratio)
+        for factor in (layer.deep_lora_U[name], layer.deep_lora_V[name]):
+            if factor.requires_grad:
+                subspaces.setdefault(factor, ratio)
 
 
 def _group(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> dict[str, Any]:

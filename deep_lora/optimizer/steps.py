@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from deep_lora.sharded import whole
+from deep_lora.sharded import gathered
 
-CORES_GROUP, BASES_GROUP = "deep_lora_core", "deep_lora_bases"  # names of the optimizer groups that are limited
+CORES_GROUP, SUBSPACES_GROUP = "deep_lora_core", "deep_lora_subspaces"  # names of the optimizer groups that are limited
 RATE = "unscheduled_lr"  # of such a group when the limit was set
 
 
@@ -77,11 +77,11 @@ class RelativeStepLimit:
 
 
 def _limited_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
-    return [group for group in optimizer.param_groups if group.get("name") in (CORES_GROUP, BASES_GROUP)]
+    return [group for group in optimizer.param_groups if group.get("name") in (CORES_GROUP, SUBSPACES_GROUP)]
 
 
 def _share_left(group: dict[str, Any]) -> float:
-    """Of the group's highest rate; schedulers that start low, such as OneCycleLR, call the low one `initial_lr`.
+    """Return the share of the group's highest rate; schedulers that start low, as OneCycleLR, call that `initial_lr`.
 
     >>> _share_left({"lr": 0.5, "initial_lr": 1.0}), _share_left({"lr": 0.5, "initial_lr": 0.1, "max_lr": 2.0})
     (0.5, 0.25)
@@ -92,6 +92,6 @@ def _share_left(group: dict[str, Any]) -> float:
 
 
 def _norms(tensors: list[Tensor]) -> Float[Tensor, " count"]:
-    """Their Euclidean norms; of tensors that FSDP has spread over processes, those of the whole."""
+    """Return Euclidean norms; of tensors that FSDP has sharded over processes, those of the whole."""
     norms = torch.stack(list(torch._foreach_norm(tensors)))
-    return whole(norms)
+    return gathered(norms)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora.subspaces.compressed_layers import trained_modules
-from deep_lora.subspaces.initialize import InitializationReport, Sides, initialize_subspaces_
+from deep_lora.subspaces.initialize import EXACT_BYTES, InitializationReport, Sides, initialize_subspaces_
 from deep_lora.subspaces.restoring import random_states_kept
 
 OTHER_LOSSES = (
@@ -35,12 +35,12 @@ class SubspaceInitializationCallback(TrainerCallback):
 
     Args:
         num_batches: batches whose gradients are summed on each process.
-        adapter_name: the adapter to initialise.
+        adapter_name: the adapter to initialize.
         seed, exact_bytes, sides: see `initialize_subspaces_`.
         trainer: whose `compute_loss` is to be the loss; None for the model's.
 
     Attributes:
-        report: what was initialised; None as long as nothing was.
+        report: what was initialized; None as long as nothing was.
 
     >>> SubspaceInitializationCallback(num_batches=4).report is None
     True
@@ -52,7 +52,7 @@ class SubspaceInitializationCallback(TrainerCallback):
         adapter_name: str = "default",
         seed: int = 0,
         *,
-        exact_bytes: int = 0,
+        exact_bytes: int = EXACT_BYTES,
         sides: Sides = "right",
         trainer: Trainer | None = None,
     ) -> None:
@@ -107,7 +107,7 @@ class SubspaceInitializationCallback(TrainerCallback):
 
 
 def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:
-    """The first batches, leaving an accelerate dataloader as if it had not been iterated."""
+    """Yield the first batches, and leave an accelerate dataloader as if it had not been iterated."""
     generators = _own_generators(dataloader)
     states = [generator.get_state() for generator in generators]
     iterator = iter(dataloader)
@@ -123,7 +123,7 @@ def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:
 
 
 def _own_generators(dataloader: Any) -> list[torch.Generator]:
-    """Generators that the loader or its samplers hold (the global ones are kept elsewhere)."""
+    """Return the generators that the loader or its samplers hold (the global ones are kept elsewhere)."""
     sampler = getattr(dataloader, "sampler", None)
     inner = getattr(getattr(dataloader, "batch_sampler", None), "sampler", None)
     found = (getattr(holder, "generator", None) for holder in (dataloader, sampler, inner))

@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.layers.gradient import GradientProbe, all_finite
 from deep_lora.sharded import write_
 from deep_lora.subspaces.compressed_layers import layers_to_initialize, trained_modules
 from deep_lora.subspaces.distributed import sum_over_ranks
+from deep_lora.subspaces.probe import Watched, probes, watched_layers
 from deep_lora.subspaces.restoring import dropout_off, gradients_put_aside
 from deep_lora.subspaces.sketch import GradientSketch, make_sketches
-from dmf import FactorSVD, OrthogonalMap, compressed_bases, one_sided_bases
+from dmf.linalg import FactorSVD
+from dmf.subspaces import OrthogonalMap, compressed_subspaces, one_sided_subspaces
 
-OVERSAMPLING = 8
-ITERATIONS = 4
+EXACT_BYTES = 2**29
 Sides = Literal["both", "right"]
 
 
 class Side(NamedTuple):
-    """How U and V come from singular vectors: one pair of those gives `columns` of each, which `bases` writes."""
+    """How U and V come from singular vectors: one pair of those gives `columns` of each, which `subspaces` writes."""
 
     columns: int
-    bases: Callable[[FactorSVD, OrthogonalMap], tuple[Tensor, Tensor]]
+    subspaces: Callable[[FactorSVD, OrthogonalMap], tuple[Tensor, Tensor]]
 
     def vectors(self, rank: int) -> int:
-        """How many singular vectors an adapter of this rank needs."""
+        """Return how many singular vectors an adapter of this rank needs."""
         return rank // self.columns
 
 
 SIDES: dict[str, Side] = {
-    "both": Side(2, lambda svd, q: compressed_bases(svd.left, svd.right, q, q.transpose)),
-    "right": Side(1, lambda svd, q: one_sided_bases(svd.right, q)),
+    "both": Side(2, lambda svd, q: compressed_subspaces(svd.left, svd.right, q, q.transpose)),
+    "right": Side(1, lambda svd, q: one_sided_subspaces(svd.right, q)),
 }
 
 
@@ -57,9 +56,7 @@ def initialize_subspaces_(
     adapter_name: str = "default",
     seed: int = 0,
     *,
-    oversampling: int = OVERSAMPLING,
-    iterations: int = ITERATIONS,
-    exact_bytes: int = 0,
+    exact_bytes: int = EXACT_BYTES,
     sides: Sides = "right",
 ) -> InitializationReport:
     """Set U and V of every compressed layer from the gradient that `closure` produces, in place.
@@ -72,14 +69,14 @@ def initialize_subspaces_(
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
         closure: forward and `backward()` on micro-batches, called once, dropout off; every rank runs its own share.
-        adapter_name, seed: the adapter to initialise; of Q and of the random test vectors.
-        oversampling, iterations: accuracy: a call's Krylov space (`dmf.block_krylov_svd`) starts at r + oversampling.
-        exact_bytes: form every G if all fit this; the split of batches over calls and processes then does not matter.
+        adapter_name, seed: the adapter to initialize; of Q and of the random test vectors.
+        exact_bytes: form every G if all fit this memory; the split of batches over calls and processes then does not
+            matter. 0 never does.
         sides: "right", ours, takes all directions from the inputs' side, for any rank, and scored higher
-            (docs/evidence.md); "both" is the paper's, for even ranks.
+            (docs/few_shot.md); "both" is the paper's, for even ranks.
 
     Returns:
-        What was initialised; a layer without a gradient keeps its random start and is named in a warning.
+        What was initialized; a layer without a gradient keeps its random start and is named in a warning.
 
     Raises:
         ValueError: for no compressed adapter of that name, an odd rank with both sides, or gradients not finite.
@@ -98,13 +95,13 @@ def initialize_subspaces_(
     _warn_if_trained(model, adapter_name)
     seeds = {name: seed + index for index, name in enumerate(layers)}
     with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, side)}
-    sketches = make_sketches(with_room, adapter_name, seeds, oversampling, iterations, exact_bytes)
-    calls = _watch_closure(model, closure, _watched(model, layers, sketches, adapter_name), sketches)
+    sketches = make_sketches(with_room, adapter_name, seeds, exact_bytes)
+    calls = _watch_closure(model, closure, watched_layers(model, layers, sketches, adapter_name), sketches)
     sum_over_ranks(list(sketches.values()))
     _check_gradients(sketches, calls)
     seen = [name for name in layers if name in sketches and sketches[name].size() > 0]
     for name in seen:
-        _write_bases(layers[name], adapter_name, sketches[name], seeds[name], side)
+        _write_subspaces(layers[name], adapter_name, sketches[name], seeds[name], side)
     kept_random = [name for name in layers if name not in seen]
     _warn_if_random(kept_random, len(layers))
     return InitializationReport(seen, kept_random)
@@ -132,7 +129,7 @@ def _warn_if_random(kept: list[str], modules: int) -> None:
 def _watch_closure(
     model: nn.Module,
     closure: Callable[[], Any],
-    watched: list[tuple[str, DeepLoraLayer, bool]],
+    watched: Watched,
     sketches: dict[str, GradientSketch],
 ) -> dict[str, int]:
     """Run the closure, let the sketches see its gradients, and count the forward passes of every module."""
@@ -141,7 +138,7 @@ def _watch_closure(
         stack.enter_context(gradients_put_aside(model))
         stack.enter_context(dropout_off(model))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_probes(watched, sketches, calls))
+        stack.enter_context(probes(watched, sketches, calls))
         with torch.enable_grad():
             closure()
     return calls
@@ -161,61 +158,10 @@ def _side(sides: str, layers: dict[str, DeepLoraLayer], adapter_name: str) -> Si
 
 
 def _has_room(layer: DeepLoraLayer, adapter_name: str, side: Side) -> bool:
-    """Whether there are as many singular vectors as needed, columns fit, and the layer shows its gradient."""
+    """Tell whether there are enough singular vectors, columns fit, and the layer shows its gradient."""
     small, large = sorted((layer.in_features, layer.out_features))
     rank = layer.r[adapter_name]
-    shows_gradient = type(layer).gradient_operator is not DeepLoraLayer.gradient_operator
-    return shows_gradient and rank <= large and side.vectors(rank) <= small
-
-
-def _watched(
-    model: nn.Module, layers: dict[str, DeepLoraLayer], sketches: dict[str, GradientSketch], adapter_name: str
-) -> list[tuple[str, DeepLoraLayer, bool]]:
-    """The layers to probe, each with the name of its sketch.
-
-    A tied head (True) adds its transposed gradient to the sketch of the embedding that it borrows from.
-    """
-    watched = [(name, layers[name], False) for name in sketches]
-    owner = {id(layers[name].deep_lora_core[adapter_name]): name for name in sketches}
-    for module in model.modules():
-        if isinstance(module, DeepLoraLayer) and adapter_name in module.lenders:
-            name = owner.get(id(module.deep_lora_core[adapter_name]))
-            if name is not None:
-                watched.append((name, module, True))
-    return watched
-
-
-@contextmanager
-def _probes(
-    watched: list[tuple[str, DeepLoraLayer, bool]], sketches: dict[str, GradientSketch], calls: dict[str, int]
-) -> Iterator[None]:
-    """Show every layer's input and output gradient to its sketch; `calls` counts forward passes."""
-    handles: list[RemovableHandle] = []
-
-    def watch(name: str, layer: DeepLoraLayer, borrowed: bool) -> None:
-        sketch = sketches[name]
-        anchor = torch.zeros((), device=sketch.device, requires_grad=True)
-
-        def record(x: Tensor, grad_output: Tensor) -> None:
-            sketch.finite = sketch.finite and all_finite(x, grad_output)
-            if sketch.finite:
-                operator = layer.gradient_operator(x, grad_output)
-                sketch.update(operator.transpose() if borrowed else operator)
-
-        def after_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-            calls[name] += 1
-            x = args[0] if args else kwargs["x"]
-            return GradientProbe.apply(output, anchor, x, record) if torch.is_grad_enabled() else output
-
-        handles.append(layer.register_forward_hook(after_forward, with_kwargs=True))
-
-    try:
-        for name, layer, borrowed in watched:
-            watch(name, layer, borrowed)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return layer.shows_gradient and rank <= large and side.vectors(rank) <= small
 
 
 def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int]) -> None:
@@ -234,8 +180,8 @@ def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int])
 
 
 @torch.no_grad()
-def _write_bases(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, side: Side) -> None:
+def _write_subspaces(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, side: Side) -> None:
     start = OrthogonalMap(layer.out_features, layer.in_features, seed)
-    U, V = side.bases(sketch.leading(side.vectors(layer.r[adapter_name])), start)
+    U, V = side.subspaces(sketch.leading(side.vectors(layer.r[adapter_name])), start)
     write_(layer.deep_lora_U[adapter_name], U)
     write_(layer.deep_lora_V[adapter_name], V)

@@ -28,7 +28,7 @@ def gradients_put_aside(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def dropout_off(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for everything, but activation checkpointing stays on (transformers ties it to training mode)."""
+    """Turn evaluation mode on everywhere, but keep activation checkpointing (transformers ties it to training mode)."""
     training = {module: module.training for module in model.modules()}
     checkpoints = {
         module: module._gradient_checkpointing_func
@@ -56,7 +56,7 @@ def dropout_off(model: nn.Module) -> Iterator[None]:
 
 
 def _evaluating(module: nn.Module, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """`checkpoint`, with the module in evaluation mode in the forward pass and again in the recomputation."""
+    """Wrap `checkpoint`: the module is in evaluation mode in the forward pass and again in the recomputation."""
 
     def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         def evaluate(*inputs: Any, **options: Any) -> Any:

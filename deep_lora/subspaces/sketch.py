@@ -16,7 +16,12 @@ from torch import Tensor
 
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.gradient import GradientOperator
-from dmf import FactorSVD, block_krylov_svd, factor_svd, leading_subspaces, orthogonal
+from dmf.functional import orthogonal
+from dmf.linalg import FactorSVD, block_krylov_svd, factor_svd, leading_subspaces
+
+# A call's Krylov space (`dmf.linalg.block_krylov_svd`) starts with r + OVERSAMPLING columns and adds ITERATIONS blocks.
+OVERSAMPLING = 8
+ITERATIONS = 4
 
 
 @dataclass
@@ -62,7 +67,7 @@ class GradientSketch:
 
     @property
     def exact(self) -> bool:
-        """Whether G itself is kept: if asked for, or if no larger than two factors with as many columns as a block."""
+        """Tell whether G itself is kept: if asked for, or if it is no larger than two factors of a block's width."""
         return self.form_gradient or self._no_larger_than_factors
 
     @property
@@ -86,7 +91,7 @@ class GradientSketch:
         self._keep(svd)
 
     def size(self) -> float:
-        """Largest entry of what is kept of the gradient so far; 0 if there was none."""
+        """Return the largest entry of what is kept of the gradient so far; 0 if there was none."""
         return self.state[0].abs().max().item()
 
     def merge(self, states: list[tuple[Tensor, ...]]) -> None:
@@ -94,7 +99,7 @@ class GradientSketch:
         self._keep(factor_svd(torch.cat([s[0] for s in states], dim=1), torch.cat([s[1] for s in states], dim=1)))
 
     def leading(self, rank: int) -> FactorSVD:
-        """The `rank` leading singular triplets of the sum so far."""
+        """Return the `rank` leading singular triplets of the sum so far."""
         if self._no_larger_than_factors:
             return leading_subspaces(self.state[0], rank)
         if self.exact:
@@ -107,7 +112,7 @@ class GradientSketch:
         return FactorSVD(svd.left[:, :rank], svd.values[:rank], svd.right[:, :rank])
 
     def _test_vectors(self, known: int) -> Float[Tensor, "columns fresh"]:
-        """Random columns beside the known ones."""
+        """Draw random columns beside the known ones."""
         fresh = max(1, min(self.block, self.rows - known, self.columns - known))
         return orthogonal(self.columns, fresh, generator=self._generator, dtype=self.dtype, device=self.device)
 
@@ -120,7 +125,7 @@ class GradientSketch:
 
 
 def kept_width(r: int) -> int:
-    """Singular triplets kept between calls for r or r/2 wanted: the rest make sums over several calls more accurate."""
+    """Return how many singular triplets to keep between calls; those beyond r make sums over calls more accurate."""
     return r + r // 2
 
 
@@ -128,11 +133,9 @@ def make_sketches(
     layers: dict[str, DeepLoraLayer],
     adapter_name: str,
     seeds: dict[str, int],
-    oversampling: int,
-    iterations: int,
     exact_bytes: int,
 ) -> dict[str, GradientSketch]:
-    """A sketch for every layer; all of them keep the gradient itself if those take `exact_bytes` together, or none."""
+    """Make a sketch for every layer; all keep the gradient itself if that fits `exact_bytes` together, or none does."""
     dtypes = {
         name: torch.promote_types(layer.deep_lora_U[adapter_name].dtype, torch.float32)
         for name, layer in layers.items()
@@ -143,8 +146,8 @@ def make_sketches(
             rows=layer.out_features,
             columns=layer.in_features,
             width=kept_width(layer.r[adapter_name]),
-            block=layer.r[adapter_name] + oversampling,
-            iterations=iterations,
+            block=layer.r[adapter_name] + OVERSAMPLING,
+            iterations=ITERATIONS,
             seed=seeds[name],
             dtype=dtypes[name],
             device=layer.deep_lora_U[adapter_name].device,

@@ -10,7 +10,8 @@ from typing import Any
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.finding import adapted_layers
+from deep_lora.layers.finding import adapter_names as adapter_names_of
 
 BASE_MODEL = "__base__"
 
@@ -21,7 +22,7 @@ def _inject(module: nn.Module, args: tuple, kwargs: dict[str, Any], adapter_name
 
 
 def _encoder(model: Any) -> nn.Module | None:
-    """The encoder of an encoder-decoder model (transformers returns the model itself if there is none)."""
+    """Return the encoder of an encoder-decoder model (transformers returns the model itself if there is none)."""
     encoder = model.get_encoder() if hasattr(model, "get_encoder") else None
     return None if encoder is model else encoder
 
@@ -29,10 +30,7 @@ def _encoder(model: Any) -> nn.Module | None:
 def _check_names(tuner: nn.Module, adapter_names: Sequence[str]) -> None:
     if tuner.training:
         raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-    known = {BASE_MODEL}
-    for layer in tuner.modules():
-        if isinstance(layer, DeepLoraLayer):
-            known |= layer.deep_lora_U.keys()
+    known = {BASE_MODEL, *adapter_names_of(tuner)}
     unknown = sorted(set(adapter_names) - known)
     if unknown:
         raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
@@ -40,7 +38,7 @@ def _check_names(tuner: nn.Module, adapter_names: Sequence[str]) -> None:
 
 @contextmanager
 def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: Any = None) -> Iterator[None]:
-    """Hand `adapter_names` to every adapted layer and saved module for the time of one call.
+    """Hand `adapter_names` to every adapted layer and saved module for one call.
 
     Beam search repeats each sample `num_beams` times, everywhere but in the encoder of an encoder-decoder model.
 
@@ -59,11 +57,12 @@ def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: 
     in_encoder = set() if encoder is None else {id(module) for module in encoder.modules()}
     handles = []
     try:
-        for module in tuner.modules():
-            if isinstance(module, DeepLoraLayer | AuxiliaryTrainingWrapper):
-                names = adapter_names if id(module) in in_encoder else repeated
-                hook = partial(_inject, adapter_names=names)
-                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        saved_whole = [module for module in tuner.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        layers: list[Any] = list(adapted_layers(tuner).values())
+        for module in [*layers, *saved_whole]:
+            names = adapter_names if id(module) in in_encoder else repeated
+            hook = partial(_inject, adapter_names=names)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:

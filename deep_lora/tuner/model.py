@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTuner, find_parameter_name_by_module
-from peft.utils import (
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    get_quantization_kwargs,
-    resolve_quantization_backend,
-)
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.other import get_pattern_key, match_target_against_key
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.layers.conv import Conv2d
-from deep_lora.layers.embedding import Embedding
-from deep_lora.layers.linear import Linear
+from deep_lora.layers.finding import adapted_layers
+from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
-from deep_lora.layers.parameter import ParamWrapper
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.weighted import WeightedAdapters
 
@@ -61,7 +53,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                 )
 
     def _check_tied_modules(self, model: nn.Module, peft_config: DeepLoraConfig) -> None:
-        """PEFT knows embeddings by two names alone; this asks the model which one is its own (GPT-2's is `wte`)."""
+        """Ask the model which embedding is its own (GPT-2's is `wte`); PEFT only knows two names."""
         saved = {name.split(".")[-1] for name in peft_config.modules_to_save or []}
         if peft_config.ensure_weight_tying and not saved & set(EMBEDDING_LAYER_NAMES):
             tied = self._get_module_names_tied_with_embedding()
@@ -71,7 +63,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         super()._check_tied_modules(model, peft_config)
 
     def _get_module_names_tied_with_embedding(self) -> list[str]:
-        """Those of the base model, also where an earlier adapter has wrapped them."""
+        """Return those of the base model, also where an earlier adapter has wrapped them."""
         return [name.removesuffix(".base_layer") for name in super()._get_module_names_tied_with_embedding()]
 
     def _targets_the_embedding(self, config: DeepLoraConfig) -> bool:
@@ -113,8 +105,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         }
         if target_name in (getattr(peft_config, "target_modules_to_tie", None) or []):
             settings["tied_layer"] = self.model.get_input_embeddings()
-        needs_nesting = isinstance(target, ParamWrapper) and adapter_name in target.deep_lora_U
-        if isinstance(target, DeepLoraLayer) and not needs_nesting:
+        if isinstance(target, DeepLoraLayer) and not (target.nests and adapter_name in target.deep_lora_U):
             target.update_layer(adapter_name, **settings)
             return
         new_module = self._create_new_module(
@@ -128,33 +119,9 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     def _create_new_module(
         adapter_name: str,
         target: Any,
-        *,
-        parameter_name: str | None = None,
-        config: DeepLoraConfig,
         **kwargs: Any,
     ) -> AdaptedModule:
-        if parameter_name is not None:
-            return ParamWrapper(target, adapter_name, parameter_name=parameter_name, config=config, **kwargs)
-        base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
-        backend = resolve_quantization_backend(base, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass"))
-        if isinstance(base, nn.Linear) and config.fan_in_fan_out:
-            warnings.warn(
-                "`fan_in_fan_out=True` is ignored for torch.nn.Linear, whose weight is (out, in); unset it",
-                stacklevel=2,
-            )
-        if isinstance(base, nn.Linear) or (backend is not None and backend.layer_type == "linear"):
-            return Linear(target, adapter_name, config=config, **kwargs)
-        if isinstance(base, Conv1D):
-            return Linear(target, adapter_name, config=config, fan_in_fan_out=True, **kwargs)
-        if isinstance(base, nn.Embedding):
-            return Embedding(target, adapter_name, config=config, **kwargs)
-        if isinstance(base, nn.Conv2d):
-            return Conv2d(target, adapter_name, config=config, **kwargs)
-        raise ValueError(
-            f"Target module {target} is not supported. Currently, only the following modules are supported: "
-            "`torch.nn.Linear` (plain or quantized), `torch.nn.Embedding`, `torch.nn.Conv2d`, "
-            "`transformers.pytorch_utils.Conv1D`; other weights can be reached with `target_parameters`."
-        )
+        return wrapped_layer(target, adapter_name, **kwargs)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's default also assigns `weight`, which fails for merged tensors (TrainableTokensWrapper); the layer
@@ -162,13 +129,13 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         setattr(parent, child_name, new_module)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        # PEFT makes new, trainable parameters of those that it casts, which unfreezes bases and parts tied tensors.
+        # PEFT makes new, trainable parameters of those that it casts, which unfreezes subspaces and parts tied tensors.
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
-        for module in self.model.modules():
-            if isinstance(module, DeepLoraLayer) and adapter_name in module.deep_lora_U:
-                if adapter_name in module.lenders:
-                    module._borrow_parameters(adapter_name)
-                module._freeze_non_trainable_peft_weights(adapter_name)
+        for layer in adapted_layers(self.model).values():
+            if adapter_name in layer.tied_to:
+                layer._share_parameters(adapter_name)
+            if adapter_name in layer.deep_lora_U:
+                layer._freeze_non_trainable_peft_weights(adapter_name)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -181,8 +148,8 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
-        for module in self.model.modules():
-            backend = module.quantization_backend if isinstance(module, DeepLoraLayer) else None
+        for layer in adapted_layers(self.model).values():
+            backend = layer.quantization_backend
             if backend is not None and not backend.supports_merge:
                 raise ValueError(
                     f"Cannot merge adapters into a model quantized with {backend.backend_name}: its weights cannot be "
@@ -192,27 +159,3 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
 def _pattern_value(pattern: dict[str, int], key: str, default: int) -> int:
     return pattern.get(get_pattern_key(pattern.keys(), key), default)
-
-
-@contextmanager
-def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]:
-    """Multiply the update of the active adapters by `multiplier` for the time of the block (PEFT's helper of that
-    name is for LoRA only).
-
-    Raises:
-        TypeError: if `multiplier` is not a number.
-        ValueError: if the model has no Deep LoRA layer.
-    """
-    if isinstance(multiplier, bool) or not isinstance(multiplier, int | float):
-        raise TypeError(f"`multiplier` must be a number, got {type(multiplier).__name__}")
-    layers = [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
-    if not layers:
-        raise ValueError("the model has no Deep LoRA layers; add an adapter with `get_peft_model` first")
-    before = [dict(layer.scaling) for layer in layers]
-    try:
-        for layer in layers:
-            layer.scale_layer(multiplier)
-        yield
-    finally:
-        for layer, scaling in zip(layers, before, strict=True):
-            layer.scaling = scaling

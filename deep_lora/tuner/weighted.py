@@ -15,10 +15,10 @@ import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
 from torch import Tensor
 
-from deep_lora.functional import delta_weight, start_product, two_factors
+from deep_lora.functional import start_product, two_factors
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.layers.start import subtracted_start
-from dmf import FactorSVD, factor_svd, leading_subspaces
+from deep_lora.layers.finding import adapted_layers
+from dmf.linalg import FactorSVD, factor_svd, leading_subspaces
 
 _FACTORED = ("svd", "linear", "cat")
 
@@ -76,12 +76,9 @@ class WeightedAdapters:
         try:
             self.inject_adapter(self.model, adapter_name)
             combine = _combination(method, density, majority_sign_method)
-            for layer in self.model.modules():
-                if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deep_lora_U:
-                    present = [
-                        (name, w) for name, w in zip(adapters, weights, strict=True) if name in layer.deep_lora_U
-                    ]
-                    write_update(layer, adapter_name, combine(layer, present))
+            for layer in adapted_layers(self.model, adapter_name).values():
+                present = [(name, w) for name, w in zip(adapters, weights, strict=True) if name in layer.deep_lora_U]
+                write_update(layer, adapter_name, combine(layer, present))
         except Exception:
             self.delete_adapter(adapter_name)
             raise
@@ -112,7 +109,7 @@ def _combination(method: str, density: float | None, majority_sign_method: str) 
     }
 
     def combine(layer: DeepLoraLayer, present: Sequence[tuple[str, float]]) -> FactorSVD:
-        deltas = [delta_weight(*layer.factors(name)).float() for name, _ in present]
+        deltas = [layer.update(name).dense().float() for name, _ in present]
         weights = torch.tensor([weight for _, weight in present], device=deltas[0].device)
         dense = functions[method](deltas, weights)
         return leading_subspaces(dense, min(dense.shape))
@@ -123,7 +120,7 @@ def _combination(method: str, density: float | None, majority_sign_method: str) 
 def _combine_factors(layer: DeepLoraLayer, present: Sequence[tuple[str, float]]) -> FactorSVD:
     lefts, rights = [], []
     for name, weight in present:
-        left, right = two_factors(layer.factors(name))
+        left, right = two_factors(layer.update(name).factors())
         lefts.append(weight * left)
         rights.append(right)
     return factor_svd(torch.cat(lefts, dim=1), torch.cat(rights, dim=1))
@@ -152,7 +149,7 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     U[:, :rank] = svd.left[:, :rank].to(U)
     V[:, :rank] = svd.right[:, :rank].to(V)
     kappa, values = layer.core_scale[adapter_name], values / layer.scaling[adapter_name]
-    start = subtracted_start(layer, adapter_name)
+    start = layer.update(adapter_name).start
     if start is not None:
         values = values + start_product(start.cpu(), kappa, core.shape[0])
     roots = values ** (1.0 / core.shape[0])

@@ -24,22 +24,22 @@ class Biases(NamedTuple):
 
 
 def has_mean(biases: bool | str) -> bool:
-    """Whether there is a global mean: always, except for False and "none"."""
+    """Say whether there is a global mean: always, except for False and "none"."""
     return biases not in (False, "none")
 
 
 def has_rows(biases: bool | str) -> bool:
-    """Whether rows have biases: for True, "both" and "rows"."""
+    """Say whether rows have biases: for True, "both" and "rows"."""
     return biases in (True, "both", "rows")
 
 
 def has_columns(biases: bool | str) -> bool:
-    """Whether columns have biases: for True, "both" and "columns"."""
+    """Say whether columns have biases: for True, "both" and "columns"."""
     return biases in (True, "both", "columns")
 
 
 def fit_biases(entries: ObservedEntries, biases: bool | str, decay: float) -> Biases:
-    """The minimiser of `sum_observed (x_ij - mean - b_i - c_j)^2 + decay (|b|^2 + |c|^2)` with the observed mean.
+    """Minimize `sum_observed (x_ij - mean - b_i - c_j)^2 + decay (|b|^2 + |c|^2)` with the observed mean.
 
     The decay counts observations: a row with n entries keeps about n / (n + decay) of its own mean, and a row without
     any has bias 0.
@@ -47,7 +47,7 @@ def fit_biases(entries: ObservedEntries, biases: bool | str, decay: float) -> Bi
     Args:
         entries: observed values x_ij, in float64 on the CPU.
         biases: True, False or one of `BIASES`.
-        decay: not negative; 0 takes the solution of least norm.
+        decay: nonnegative; 0 takes the solution of least norm.
 
     Source: Koren, Bell and Volinsky, IEEE Computer 2009 (baseline predictors), with a ridge solved exactly.
 

@@ -1,4 +1,4 @@
-"""Keeping a training on disk, so that a fit that was killed goes on where it was."""
+"""Training checkpoints, from which an interrupted fit resumes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NOT_DECISIVE = ("checkpoint", "checkpoint_every", "verbose", "device")
 
 
 def fingerprint(settings: Mapping[str, Any], entries: ObservedEntries, start: CompletionModel | None) -> str:
-    """A digest of settings, data and, for a warm start, the parameters to start from: equal for the same training.
+    """Digest settings, data and, for a warm start, the initial parameters; it is equal for the same training.
 
-    Of a generator as `random_state` it knows no more than that it is one; the seed drawn from it is in the checkpoint.
+    Of a generator as `random_state` only its type counts; the seed drawn from it is in the checkpoint.
     """
     decisive = {name: repr(value) for name, value in settings.items() if name not in NOT_DECISIVE}
     if not isinstance(settings["random_state"], (int, np.integer, NoneType)):
@@ -38,7 +38,7 @@ def fingerprint(settings: Mapping[str, Any], entries: ObservedEntries, start: Co
 
 
 def checkpoint_seed(path: str, digest: str) -> int | None:
-    """The seed of the training in the checkpoint, or None if there is none to go on with.
+    """Return the seed of the training in the checkpoint, or None if there is no checkpoint.
 
     Raises:
         ValueError: if the checkpoint belongs to other settings or data.
@@ -48,7 +48,7 @@ def checkpoint_seed(path: str, digest: str) -> int | None:
     _, content = read_file(path, KIND)
     if content["fingerprint"] != digest:
         raise ValueError(
-            f"the checkpoint {path} belongs to a fit with other settings or other data; delete it to start anew, or "
+            f"the checkpoint {path} belongs to a fit with other settings or other data; delete it to start again, or "
             "pass another path"
         )
     return content["seed"]
@@ -57,7 +57,7 @@ def checkpoint_seed(path: str, digest: str) -> int | None:
 def write_checkpoint(
     path: str, digest: str, seed: int, model: CompletionModel, optimizer: Optimizer, progress: Progress
 ) -> None:
-    """Everything that decides how the training goes on, in one file."""
+    """Write everything that decides how the training continues to one file."""
     tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in progress.best_state.items()}
     for index, moments in optimizer.state_dict()["state"].items():
@@ -73,7 +73,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: str, model: CompletionModel, optimizer: Optimizer) -> Progress:
-    """Put model and optimizer into the state of the checkpoint, and return how far it was."""
+    """Restore model and optimizer from the checkpoint, and return its progress."""
     tensors, content = read_file(path, KIND)
 
     def part(prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What `MatrixCompletion` takes, as observed entries: triplets, a dense array with NaN, or a scipy sparse matrix."""
+"""Observed entries from what `MatrixCompletion` takes: triplets, a dense array with NaN, or a scipy sparse matrix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Split(NamedTuple):
 
 
 def index_vector(index: ArrayLike, name: str) -> Int[Tensor, "*n"]:
-    """Integer indices as a tensor.
+    """Convert integer indices to a tensor.
 
     Raises:
         ValueError: if they are not integers.
@@ -34,7 +34,7 @@ def index_vector(index: ArrayLike, name: str) -> Int[Tensor, "*n"]:
     array = np.asarray(index)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
-            f"{name} must be integers that count from 0, got {array.dtype}; number names or labels with "
+            f"{name} must be integers that count from 0, got {array.dtype}; convert names or labels with "
             "`sklearn.preprocessing.OrdinalEncoder` or `pandas.factorize`, and convert whole floats with `.astype(int)`"
         )
     return torch.from_numpy(array.astype(np.int64))
@@ -43,10 +43,10 @@ def index_vector(index: ArrayLike, name: str) -> Int[Tensor, "*n"]:
 def entries_from_triplets(
     rows: ArrayLike, cols: ArrayLike, values: ArrayLike, shape: Sequence[int] | None
 ) -> ObservedEntries:
-    """Observed entries from three vectors; without a shape the largest indices give it.
+    """Collect observed entries from three vectors; without a shape the largest indices decide.
 
     Raises:
-        ValueError: if rows or cols are no integers, values are no real numbers, or for what `ObservedEntries` refuses.
+        ValueError: if rows or cols are not integers, values are not real numbers, or as in `ObservedEntries`.
 
     >>> entries_from_triplets([0, 2], [1, 0], [5, 7], None).shape
     (3, 2)
@@ -56,10 +56,10 @@ def entries_from_triplets(
 
 
 def entries_from_matrix(matrix: Any) -> ObservedEntries:
-    """Observed entries of a float array, where NaN is missing, or a scipy sparse matrix, where what is not stored is.
+    """Collect the observed entries of a float array, those that are not NaN, or of a scipy sparse matrix, those stored.
 
     Raises:
-        ValueError: if nothing is observed, or for what `ObservedEntries` refuses.
+        ValueError: if nothing is observed, or as in `ObservedEntries`.
 
     >>> entries_from_matrix(np.array([[1.0, np.nan], [np.nan, 2.0]])).values
     tensor([1., 2.], dtype=torch.float64)
@@ -74,10 +74,10 @@ def entries_from_matrix(matrix: Any) -> ObservedEntries:
 
 
 def split_entries(entries: ObservedEntries, fraction: float, seed: int) -> Split:
-    """A random part of the entries for validation, the rest for training.
+    """Split off a random part of the entries for validation.
 
     Args:
-        fraction: of the entries to hold out, in [0, 1).
+        fraction: share of the entries to hold out, in [0, 1).
 
     Raises:
         ValueError: if one of the parts would be empty.
@@ -91,8 +91,8 @@ def split_entries(entries: ObservedEntries, fraction: float, seed: int) -> Split
     held_out = round(fraction * len(entries))
     if not 0 < held_out < len(entries):
         raise ValueError(
-            f"validation_fraction={fraction:g} of {len(entries)} observed entries leaves nothing to validate on or to "
-            "train on; change it, or set it to 0 to train without validation"
+            f"validation_fraction={fraction:g} of {len(entries)} observed entries leaves nothing to validate on or "
+            "nothing to train on; change it, or set it to 0 to train without validation"
         )
     order = torch.from_numpy(np.random.default_rng([seed, 0]).permutation(len(entries)))
     rows, cols = entries.rows, entries.cols
@@ -119,6 +119,6 @@ def _shape(rows: Tensor, cols: Tensor, shape: Sequence[int] | None) -> tuple[int
 
 
 def counts(entries: ObservedEntries) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number of observed entries in each row and in each column."""
+    """Count the observed entries in each row and in each column."""
     pattern = entries.pattern
     return pattern.row_pointers.diff().long().cpu().numpy(), pattern.column_pointers.diff().long().cpu().numpy()

@@ -18,39 +18,52 @@ from dmf.completion.data import entries_from_matrix, entries_from_triplets, inde
 from dmf.completion.fitting import fit_model
 from dmf.completion.model import CompletionModel
 from dmf.completion.prediction import CompletedMatrix, completed_matrix
-from dmf.completion.saving import load_fitted, save_fitted
+from dmf.completion.saving import Fitted, load_fitted, save_fitted
 from dmf.completion.settings import check_settings
 from dmf.observed import ObservedEntries
 
-DESCRIBING = ("n_features_in_", "feature_names_in_")  # scikit-learn's attributes of the data of the fit
+DESCRIBING = ("n_features_in_", "feature_names_in_")  # scikit-learn's attributes of the fitted data
+FITTED = (
+    "mean_",
+    "row_bias_",
+    "column_bias_",
+    "left_",
+    "right_",
+    "observed_range_",
+    "history_",
+    "n_iter_",
+    "best_epoch_",
+    "validation_score_",
+)
 
 
 class MatrixCompletion(BaseEstimator):
-    """Completes a matrix from some of its entries by a compressed deep factorization:
+    """Complete a matrix from some of its entries by a compressed deep factorization:
 
         x_ij = mean + b_i + c_j + <l_i, r_j>,   l r^T = left core[L-1] ... core[0] right^T.
 
-    Starts in the subspace of the first gradient (Yaras et al., ICML 2024) and minimises the squared error on
-    the observed entries with Adam. Decay acts on l and r, a nuclear-norm penalty. Values are standardised, so settings
-    hold for any unit. Missing rows and columns: factor and bias 0, so predictions fall back on what is known.
+    Training starts in the subspace of the first gradient (Yaras et al., ICML 2024) and minimizes the squared error on
+    the observed entries with Adam. Decay of l and r is a nuclear-norm penalty. Values are standardized, so the same
+    settings work in any unit. A row or column without observations has factor and bias 0.
 
     Args:
         rank: width of the cores, even.
         depth, init_scale: number of cores L, and their start `init_scale * I`.
-        gamma: rate of left and right relative to `learning_rate`; 0 freezes them.
+        gamma: learning rate of left and right relative to `learning_rate`; 0 freezes them.
         biases: True or "both"; "global", "rows" or "columns"; False or "none".
         bias_decay: ridge penalty of b and c, a number of observations.
         weight_decay: penalty of l and r relative to the noise level; about 1 for noisy data, 0 for exact data.
         implicit_feedback: also learn from *which* entries are observed (SVD++ for rows and columns): for ratings.
         feedback_decay: its penalty, in the same unit as weight_decay.
-        learning_rate, max_epochs: of Adam; the rate falls to 0 along a cosine.
+        learning_rate, max_epochs: of Adam, with cosine decay to 0.
         batch_size: entries in a step; None takes all.
-        validation_fraction, patience: share of the entries to watch, and epochs without improvement before stopping;
+        validation_fraction, patience: share of the entries held out, and epochs without improvement before stopping;
             the best state is restored. 0 trains on all entries for max_epochs.
         clip: True keeps predictions in the range of the observed values; or a pair of bounds.
-        warm_start: another `fit` goes on from the present parameters.
-        checkpoint, checkpoint_every: file to go on from after a kill, written every so many epochs, removed at the end.
-        random_state, dtype, device, verbose: as elsewhere; "float32" or "float64"; verbose=1 shows a progress bar.
+        warm_start: `fit` continues from the current parameters.
+        checkpoint, checkpoint_every: file to resume an interrupted fit from, and the epochs between two writes of it;
+            it is removed at the end.
+        random_state, dtype, device, verbose: as usual; "float32" or "float64"; verbose=1 shows a progress bar.
 
     Attributes:
         left_, right_: l (n_out, rank) and r (n_in, rank), in the unit of the data.
@@ -116,26 +129,26 @@ class MatrixCompletion(BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, values: ArrayLike | None = None, *, shape: Sequence[int] | None = None) -> Any:
-        """Fit to `fit(rows, cols, values)`, to `fit(X)` with NaN where X is missing, or to a scipy sparse X.
+        """Fit to triplets, `fit(rows, cols, values)`, or to a matrix, `fit(X)`, dense with NaN or scipy sparse.
 
         Args:
-            X: rows of the observed entries, from 0; or the matrix: a sparse one lacks what it does not store.
+            X: rows of the observed entries, from 0; or the matrix, where NaN or what is not stored is missing.
             y: columns of the entries; ignored if `values` is None.
-            values: of the entries, each of which comes once.
-            shape: of the matrix, for triplets; by default up to the largest indices.
+            values: of the entries; each entry is given once.
+            shape: of the matrix, for triplets; by default the largest indices decide.
 
         Returns:
             The estimator.
 
         Raises:
-            ValueError: for settings out of range, or data that are empty, repeated, out of range or not finite.
+            ValueError: if a setting is out of range, or the data are empty, repeated, out of range or not finite.
         """
         check_settings(self.get_params())
         described = {name: value for name, value in vars(self).items() if name in DESCRIBING}
         try:
             entries = self._entries(X, y, values, shape, reset=True)
             fit = fit_model(entries, self.get_params(), self._previous(entries.shape))
-        except BaseException:  # what was fitted before stays whole
+        except BaseException:  # an earlier fit stays as it was
             self._describe(described)
             raise
         if values is not None:
@@ -151,32 +164,32 @@ class MatrixCompletion(BaseEstimator):
         return self
 
     def predict(self, rows: ArrayLike, cols: ArrayLike) -> Float[ndarray, "*n"]:
-        """The entries (rows, cols), whose shapes are broadcast: `predict(3, range(5))` is the start of row 3.
+        """Predict the entries (rows, cols), whose shapes are broadcast: `predict(3, range(5))` starts row 3.
 
         Raises:
-            ValueError: if they are no integers, do not broadcast, or point outside of the matrix.
+            ValueError: if they are not integers, do not broadcast, or are out of range.
         """
         check_is_fitted(self)
         return self._clipped(self._completed().entries(index_vector(rows, "rows"), index_vector(cols, "cols")))
 
     def complete(self) -> Float[ndarray, "out in"]:
-        """The whole matrix; `np.where(np.isnan(X), model.complete(), X)` keeps what was observed."""
+        """Predict the whole matrix; `np.where(np.isnan(X), model.complete(), X)` keeps what was observed."""
         check_is_fitted(self)
         return self._clipped(self._completed().dense())
 
     def score(self, X: Any, y: Any = None, values: ArrayLike | None = None) -> float:
-        """Minus the root mean squared error on other entries, given as in `fit`: higher is better, 0 is perfect.
+        """Return minus the root mean squared error on other entries, given as in `fit`: 0 is perfect.
 
         Raises:
-            ValueError: for a matrix of another shape than that of the fit, whose rows would be other ones.
+            ValueError: if the matrix does not have the shape of the fitted one, so that its rows are other rows.
         """
         check_is_fitted(self)
         fitted = (len(self.row_bias_), len(self.column_bias_))
         entries = self._entries(X, y, values, fitted if values is not None else None, reset=False)
         if entries.shape != fitted:
             raise ValueError(
-                f"the model is of a matrix of shape {fitted}, and X has the shape {entries.shape}: which rows are "
-                "these? Pass NaN where nothing is known, or rows, cols and values, to searches too (docs/dmf.md)"
+                f"the model was fitted to a matrix of shape {fitted}, and X has shape {entries.shape}, so its rows are "
+                "unknown; pass NaN where nothing is known, or rows, cols and values, to searches too (docs/dmf.md)"
             )
         error = self.predict(entries.rows.numpy(), entries.cols.numpy()) - entries.values.numpy()
         return -float(np.sqrt(np.mean(error**2)))
@@ -185,19 +198,23 @@ class MatrixCompletion(BaseEstimator):
         """Write settings and fitted state to one safetensors file, complete or not at all.
 
         Raises:
-            ValueError: if random_state is a generator, which has no place in a file.
+            ValueError: if random_state is a generator, which cannot be saved.
         """
         check_is_fitted(self)
-        save_fitted(path, self)
+        attributes = {name: vars(self)[name] for name in (*FITTED, *DESCRIBING) if name in vars(self)}
+        save_fitted(path, Fitted(self.get_params(), attributes, self.model_))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MatrixCompletion:
-        """The estimator that `save` wrote; predictions are the same to the bit, and `fit` with warm_start goes on.
+        """Load the estimator that `save` wrote: predictions are bitwise equal, and `fit` with warm_start continues.
 
         Raises:
             FileNotFoundError, ValueError: if there is no such file, or it is damaged or something else.
         """
-        return load_fitted(path, cls)
+        fitted = load_fitted(path)
+        estimator = cls(**fitted.parameters)
+        estimator.__dict__.update(fitted.attributes, model_=fitted.model)
+        return estimator
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -210,18 +227,18 @@ class MatrixCompletion(BaseEstimator):
         if values is not None:
             return entries_from_triplets(X, y, values, shape)
         if shape is not None:
-            raise ValueError(f"shape={tuple(shape)} goes with triplets only; a matrix X has a shape of its own")
+            raise ValueError(f"shape={tuple(shape)} is for triplets only; a matrix X has its own shape")
         options = {"accept_sparse": ("csr", "csc", "coo"), "dtype": np.float64, "ensure_all_finite": "allow-nan"}
         return entries_from_matrix(validate_data(self, X, reset=reset, **options))
 
     def _describe(self, attributes: dict[str, Any]) -> None:
-        """Sets what scikit-learn knows of the data, and forgets the rest of it."""
+        """Set scikit-learn's attributes of the data to these alone."""
         for name in [name for name in DESCRIBING if name in vars(self)]:
             delattr(self, name)
         self.__dict__.update(attributes)
 
     def _previous(self, shape: tuple[int, int]) -> CompletionModel | None:
-        """The model to go on from, if this is a warm start."""
+        """Return the model to continue from, if this is a warm start."""
         if not (self.warm_start and hasattr(self, "model_")):
             return None
         model = self.model_.factorization
@@ -235,9 +252,9 @@ class MatrixCompletion(BaseEstimator):
         asked = (*shape, self.rank, self.depth, bool(self.implicit_feedback), *biases, self.dtype)
         if found != asked:
             raise ValueError(
-                "warm_start goes on with the present model, of (rows, columns, rank, depth, implicit feedback, mean, "
-                "row biases, column biases, dtype) = "
-                f"{found}, but {asked} is asked for; pass shape=, or set warm_start=False to start anew"
+                "warm_start continues with the current model, whose (rows, columns, rank, depth, implicit feedback, "
+                "mean, row biases, column biases, dtype) are "
+                f"{found}, but the settings and data need {asked}; pass shape=, or set warm_start=False to start again"
             )
         return self.model_
 

@@ -36,7 +36,7 @@ def fit_model(entries: ObservedEntries, parameters: Parameters, previous: Comple
     Args:
         entries: raw values in float64, on the CPU.
         parameters: `MatrixCompletion.get_params()`, checked.
-        previous: the model of an earlier fit to go on from (warm start); it stays as it is.
+        previous: the model of an earlier fit to continue from (warm start); it is not changed.
 
     Returns:
         The model on the CPU.
@@ -56,16 +56,16 @@ def fit_model(entries: ObservedEntries, parameters: Parameters, previous: Comple
         if path and progress.epoch % parameters["checkpoint_every"] == 0:
             write_checkpoint(path, digest, seed, model, optimizer, progress)
 
-    train(model, standardise_split(split, model), settings, optimizer, progress, keep)
+    train(model, standardize_split(split, model), settings, optimizer, progress, keep)
     if path:
         Path(path).unlink(missing_ok=True)
     return Fit(model.cpu(), split.training, progress)
 
 
 def new_model(entries: ObservedEntries, parameters: Parameters, seed: int) -> CompletionModel:
-    """The start: ridge biases, and a factorization in the subspace that the residual reveals.
+    """Initialize the model: ridge biases, and a factorization in the subspace of the residual.
 
-    Values are standardised by the standard deviation of the residual, so that no setting depends on their unit.
+    Values are standardized by the standard deviation of the residual, so that no setting depends on their unit.
     """
     mean, row, column = fit_biases(entries, parameters["biases"], parameters["bias_decay"])
     row_bias, column_bias = torch.from_numpy(row), torch.from_numpy(column)
@@ -76,9 +76,9 @@ def new_model(entries: ObservedEntries, parameters: Parameters, seed: int) -> Co
     dtype = getattr(torch, parameters["dtype"])
     options = {"depth": parameters["depth"], "init_scale": parameters["init_scale"]}
     if has_signal:
-        standardised = _with_values(entries, residual / scale).to(dtype=dtype)
-        factorization = CompressedDMF.from_entries(standardised, parameters["rank"], **options, seed=seed)
-    else:  # nothing is left to factorise, and a zero gradient reveals no subspace
+        standardized = _with_values(entries, residual / scale).to(dtype=dtype)
+        factorization = CompressedDMF.from_entries(standardized, parameters["rank"], **options, seed=seed)
+    else:  # nothing is left to factorize, and a zero gradient spans no subspace
         generator = torch.Generator().manual_seed(seed)
         factorization = CompressedDMF(*entries.shape, parameters["rank"], **options, dtype=dtype, generator=generator)
     return CompletionModel(
@@ -93,7 +93,7 @@ def new_model(entries: ObservedEntries, parameters: Parameters, seed: int) -> Co
 
 
 def training_settings(entries: ObservedEntries, parameters: Parameters, seed: int) -> TrainingSettings:
-    """The loop's settings; decays of factors are given in units of the noise level of the training entries."""
+    """Collect the loop's settings; decays of factors are given in units of the noise level of the training entries."""
     unit = noise_level(len(entries), entries.shape)
     same = ("learning_rate", "gamma", "bias_decay", "batch_size", "max_epochs", "patience")
     return TrainingSettings(
@@ -105,15 +105,15 @@ def training_settings(entries: ObservedEntries, parameters: Parameters, seed: in
     )
 
 
-def standardise_split(split: Split, model: CompletionModel) -> Split:
-    """The split in the model's units, dtype and on its device."""
+def standardize_split(split: Split, model: CompletionModel) -> Split:
+    """Convert the split to the model's units, dtype and device."""
     parameter = model.row_bias
 
-    def standardise(entries: ObservedEntries) -> ObservedEntries:
+    def standardize(entries: ObservedEntries) -> ObservedEntries:
         values = (entries.values - model.mean.cpu()) / model.scale.cpu()
         return _with_values(entries, values).to(device=parameter.device, dtype=parameter.dtype)
 
-    return Split(standardise(split.training), None if split.validation is None else standardise(split.validation))
+    return Split(standardize(split.training), None if split.validation is None else standardize(split.validation))
 
 
 def _with_values(entries: ObservedEntries, values: torch.Tensor) -> ObservedEntries:

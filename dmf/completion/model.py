@@ -24,7 +24,7 @@ class Factors(NamedTuple):
 
 @dataclass(frozen=True)
 class Seen:
-    """Which entries were observed, as two normalised sparse matrices: N_ij = 1 / sqrt(n_i) and M_ij = 1 / sqrt(m_j).
+    """Which entries were observed, as two normalized sparse matrices: N_ij = 1 / sqrt(n_i) and M_ij = 1 / sqrt(m_j).
 
     n_i and m_j are the numbers of observed entries in row i and in column j.
     """
@@ -35,6 +35,7 @@ class Seen:
 
     @classmethod
     def of(cls, entries: ObservedEntries) -> Seen:
+        """Normalize the pattern of these entries."""
         pattern = entries.pattern
         in_row, in_column = pattern.row_pointers.diff(), pattern.column_pointers.diff()
         return cls(
@@ -45,17 +46,17 @@ class Seen:
 
 
 class CompletionModel(nn.Module):
-    """Standardised entries `b_i + c_j + <l_i, r_j>` with
+    """Standardized entries `b_i + c_j + <l_i, r_j>` with
 
         l = left core[L-1] ... core[0] + N Y,    r = right + M^T Z;
 
-    Y and Z are there with implicit feedback only, and N, M say which entries were observed (`Seen`).
+    Y and Z exist with implicit feedback only; N and M say which entries were observed (`Seen`).
 
     Args:
         factorization: left, core and right.
         row_bias, column_bias: b and c at the start.
         biases: which of them are trained, as in `MatrixCompletion`.
-        mean, scale: the data are `mean + scale * standardised`.
+        mean, scale: the data are `mean + scale * standardized`.
         feedback: whether Y (in, r) and Z (out, r) exist; they start at zero.
 
     Source: the factorization is the compressed one of Yaras et al., ICML 2024; the feedback is that of SVD++ (Koren,
@@ -90,11 +91,11 @@ class CompletionModel(nn.Module):
             self.column_feedback = nn.Parameter(torch.zeros_like(factorization.left))
 
     def explicit_factors(self) -> Factors:
-        """The factors without the feedback."""
+        """Return the factors without the feedback."""
         return Factors(*self.factorization.two_factors())
 
     def predicting_factors(self, explicit: Factors, seen: Seen) -> Factors:
-        """All of the model as one product of r + 2 columns, `[l, b, 1] [r, 1, c]^T`, from its explicit factors."""
+        """Write the whole model as one product of r + 2 columns, `[l, b, 1] [r, 1, c]^T`."""
         left, right = explicit
         if self.row_feedback is not None and self.column_feedback is not None:
             left = left + sparse_product(seen.by_row, self.row_feedback, seen.pattern)
@@ -105,11 +106,11 @@ class CompletionModel(nn.Module):
     def penalty(
         self, explicit: Factors, weight_decay: float, bias_decay: float, feedback_decay: float
     ) -> Float[Tensor, ""]:
-        """`w/2 (|l|^2 + |r|^2) + b/2 (|b|^2 + |c|^2) + f/2 (|Y|^2 + |Z|^2)`, squared Frobenius norms.
+        """Return `w/2 (|l|^2 + |r|^2) + b/2 (|b|^2 + |c|^2) + f/2 (|Y|^2 + |Z|^2)`, squared Frobenius norms.
 
         Decay acts on the end-to-end factors l and r, not on each core: its minimum over all l r^T = W is the nuclear
-        norm, `w |W|_*`, a convex penalty of W. Decay on every factor of a chain of length n would penalise the singular
-        values to the power 2/n, which for n = 5 keeps a few of them unshrunk and loses the others.
+        norm, `w |W|_*`, a convex penalty of W. Decay on every factor of a chain of length n would penalize the singular
+        values to the power 2/n, which for n = 5 hardly shrinks a few of them and loses the others.
 
         Source: Srebro, Rennie and Jaakkola, NeurIPS 2004, lemma 1, for the nuclear norm.
         """

@@ -1,4 +1,4 @@
-"""The completed matrix in the unit of the data: what predicts, apart from how it was trained."""
+"""The completed matrix in the unit of the data, separate from how it was trained."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CompletedMatrix:
     right: Float[ndarray, "in r"]
 
     def entries(self, rows: Int[Tensor, "*n"], cols: Int[Tensor, "*n"]) -> Float[ndarray, "*n"]:
-        """The entries (rows, cols), whose shapes are broadcast.
+        """Return the entries (rows, cols), whose shapes are broadcast.
 
         Raises:
             ValueError: if the shapes do not broadcast, or an index is out of range.
@@ -40,8 +40,8 @@ class CompletedMatrix:
             rows, cols = torch.broadcast_tensors(rows, cols)
         except RuntimeError as error:
             raise ValueError(
-                f"rows of shape {tuple(rows.shape)} and cols of shape {tuple(cols.shape)} do not belong together; pass "
-                "one row and one column for each entry"
+                f"rows of shape {tuple(rows.shape)} and cols of shape {tuple(cols.shape)} do not broadcast; pass one "
+                "row and one column for each entry"
             ) from error
         check_indices(rows, cols, (len(self.row_bias), len(self.column_bias)))
         left, right = torch.from_numpy(self.left), torch.from_numpy(self.right)
@@ -49,12 +49,12 @@ class CompletedMatrix:
         return self.mean + self.row_bias[rows.numpy()] + self.column_bias[cols.numpy()] + products
 
     def dense(self) -> Float[ndarray, "out in"]:
-        """The whole matrix."""
+        """Return the whole matrix."""
         return self.mean + self.row_bias[:, None] + self.column_bias + self.left @ self.right.T
 
 
 def completed_matrix(model: CompletionModel, training: ObservedEntries) -> CompletedMatrix:
-    """What a trained model predicts, with zero factors and biases where a row or a column had no training entry.
+    """Compute what a trained model predicts; rows and columns without training entries get zero factors and biases.
 
     Args:
         model: on the CPU.

@@ -1,10 +1,11 @@
-"""A fitted `MatrixCompletion` as one file, and back."""
+"""The settings and the fitted state of a matrix completion as one file, and back."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,71 +15,82 @@ from dmf.completion.files import read_file, write_file
 from dmf.completion.model import CompletionModel
 from dmf.compressed import CompressedDMF
 
-if TYPE_CHECKING:
-    from dmf.completion.estimator import MatrixCompletion
-
-Estimator = TypeVar("Estimator", bound="MatrixCompletion")
-
 KIND = "dmf.MatrixCompletion"
-ARRAYS = ("row_bias_", "column_bias_", "left_", "right_")
-NUMBERS = ("mean_", "observed_range_", "history_", "n_iter_", "best_epoch_", "validation_score_", "n_features_in_")
+COLUMN_NAMES = "feature_names_in_"  # an array of text, which no tensor holds
 
 
-def save_fitted(path: str | os.PathLike[str], estimator: MatrixCompletion) -> None:
-    """Write settings, arrays and model of a fitted estimator.
+@dataclass(frozen=True)
+class Fitted:
+    """What `MatrixCompletion` keeps of a fit.
+
+    Attributes:
+        parameters: its settings, by name.
+        attributes: the fitted attributes, by name: numbers, tuples, lists and arrays.
+        model: the trained model.
+    """
+
+    parameters: dict[str, Any]
+    attributes: dict[str, Any]
+    model: CompletionModel
+
+
+def save_fitted(path: str | os.PathLike[str], fitted: Fitted) -> None:
+    """Write settings, fitted attributes and model to one file.
 
     Raises:
         ValueError: if random_state is a generator.
     """
-    parameters = estimator.get_params()
-    seed = parameters["random_state"]
-    if not (seed is None or isinstance(seed, Integral)):
-        raise ValueError(
-            f"random_state is a {type(seed).__name__}, which cannot be saved; set it to an integer or None with "
-            "`set_params(random_state=0)`"
-        )
-    if parameters["checkpoint"] is not None:
-        parameters["checkpoint"] = os.fspath(parameters["checkpoint"])
-    tensors = {name: torch.from_numpy(getattr(estimator, name)) for name in ARRAYS}
-    tensors |= {f"model.{name}": tensor for name, tensor in estimator.model_.state_dict().items()}
-    content = {"parameters": parameters, "numbers": {name: getattr(estimator, name) for name in NUMBERS}}
-    if hasattr(estimator, "feature_names_in_"):
-        content["feature_names"] = estimator.feature_names_in_.tolist()
+    arrays = {name: value for name, value in fitted.attributes.items() if isinstance(value, np.ndarray)}
+    numbers = {name: value for name, value in fitted.attributes.items() if name not in arrays}
+    column_names = arrays.pop(COLUMN_NAMES, None)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors |= {f"model.{name}": tensor for name, tensor in fitted.model.state_dict().items()}
+    content = {"parameters": _plain_parameters(fitted.parameters), "numbers": numbers}
+    if column_names is not None:
+        content["feature_names"] = column_names.tolist()
     write_file(path, KIND, tensors, content)
 
 
-def load_fitted(path: str | os.PathLike[str], estimator_class: type[Estimator]) -> Estimator:
-    """The estimator that `save_fitted` wrote.
+def load_fitted(path: str | os.PathLike[str]) -> Fitted:
+    """Read what `save_fitted` wrote.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such file, or it is damaged or something else.
     """
     tensors, content = read_file(path, KIND)
-    parameters = content["parameters"]
-    if isinstance(parameters["clip"], list):
+    parameters, attributes = content["parameters"], content["numbers"]
+    if isinstance(parameters["clip"], list):  # JSON knows no tuples
         parameters["clip"] = tuple(parameters["clip"])
-    estimator = estimator_class(**parameters)
-    for name, value in content["numbers"].items():
-        setattr(estimator, name, tuple(value) if name == "observed_range_" else value)
-    for name in ARRAYS:
-        setattr(estimator, name, tensors[name].numpy())
+    attributes["observed_range_"] = tuple(attributes["observed_range_"])
+    attributes |= {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith("model.")}
     if "feature_names" in content:
-        estimator.feature_names_in_ = np.array(content["feature_names"], dtype=object)
-    estimator.model_ = _model({name.removeprefix("model."): tensor for name, tensor in tensors.items()}, parameters)
-    return estimator
+        attributes[COLUMN_NAMES] = np.array(content["feature_names"], dtype=object)
+    state = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    return Fitted(parameters, attributes, _model(state, parameters["biases"]))
 
 
-def _model(state: dict[str, Tensor], parameters: dict[str, Any]) -> CompletionModel:
+def _plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings as JSON can hold them."""
+    seed, checkpoint = parameters["random_state"], parameters["checkpoint"]
+    if not (seed is None or isinstance(seed, Integral)):
+        raise ValueError(
+            f"random_state is a {type(seed).__name__}, which cannot be saved; set it to an integer or None with "
+            "`set_params(random_state=0)`"
+        )
+    return parameters | {"checkpoint": None if checkpoint is None else os.fspath(checkpoint)}
+
+
+def _model(state: dict[str, Tensor], biases: bool | str) -> CompletionModel:
     left, core = state["factorization.left"], state["factorization.core"]
     n_out, n_in = len(left), len(state["factorization.right"])
     model = CompletionModel(
         CompressedDMF(n_out, n_in, core.shape[-1], depth=len(core), dtype=left.dtype, generator=torch.Generator()),
         torch.zeros(n_out),
         torch.zeros(n_in),
-        biases=parameters["biases"],
+        biases=biases,
         mean=0.0,
         scale=1.0,
         feedback="row_feedback" in state,
     )
-    model.load_state_dict({name: tensor for name, tensor in state.items() if name in model.state_dict()})
+    model.load_state_dict(state)
     return model

@@ -1,4 +1,4 @@
-"""Checks of the numbers that `MatrixCompletion` takes, and what the training loop needs of them."""
+"""The settings of `MatrixCompletion`, checked, and those of the training loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmf.completion.biases import BIASES
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of the loop; decays are those of `CompletionModel.penalty`, for standardised values."""
+    """Settings of the loop; decays are those of `CompletionModel.penalty`, for standardized values."""
 
     learning_rate: float
     gamma: float
@@ -28,9 +28,9 @@ class TrainingSettings:
 
 
 def noise_level(entries: int, shape: tuple[int, int]) -> float:
-    """`sqrt(nnz / n_out) + sqrt(nnz / n_in)`: about the spectral norm of unit noise on that many random entries.
+    """Return `sqrt(nnz / n_out) + sqrt(nnz / n_in)`, about the spectral norm of unit noise on that many random entries.
 
-    Singular values of the data below it drown in the noise, so it is the natural unit of a nuclear-norm penalty.
+    Noise hides singular values of the data below it, so it is the natural unit of a nuclear-norm penalty.
 
     Source: Bandeira and van Handel, Annals of Probability 2016, for matrices with independent entries.
 
@@ -63,7 +63,7 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "depth": (_integer(1), "an integer of at least 1"),
     "init_scale": (_number(0, strict=True), "a positive number"),
-    "gamma": (_number(0), "0 (outer factors stay as they are) or a positive number"),
+    "gamma": (_number(0), "0 (which freezes the outer factors) or a positive number"),
     "biases": (
         lambda value: isinstance(value, bool) or (isinstance(value, str) and value in BIASES),
         f"True, False or one of {', '.join(map(repr, BIASES))}",
@@ -92,13 +92,13 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse what cannot work, before any data are touched.
+    """Check the settings before any data are touched.
 
     Args:
         settings: `MatrixCompletion.get_params()`.
 
     Raises:
-        ValueError: if a value is out of its range, or two of them do not go together.
+        ValueError: if a value is out of range, or two values exclude each other.
 
     >>> check_settings({"depth": 0})
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""The training loop of `MatrixCompletion`: Adam with a cosine rate, early stopping, and a state that can be kept."""
+"""The training loop of `MatrixCompletion`: Adam with cosine decay, early stopping, and resumable progress."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Batch(NamedTuple):
 
 @dataclass
 class Progress:
-    """How far a training is: everything that decides how it goes on, apart from model and optimizer.
+    """Everything that decides how a training continues, apart from model and optimizer.
 
     Attributes:
         epoch: number of finished epochs.
         history: for each of them "epoch", "training_rmse" (before its steps) and, with validation, "validation_rmse".
-        best_epoch, best_rmse, best_state: of the lowest validation error; without validation they stay as they are.
+        best_epoch, best_rmse, best_state: of the lowest validation error; unused without validation.
     """
 
     epoch: int = 0
@@ -51,7 +51,7 @@ class Progress:
 
 
 def make_optimizer(model: CompletionModel, settings: TrainingSettings) -> Optimizer:
-    """Adam with the rates of `dmf.parameter_groups`; gradients here are small, and so is its eps."""
+    """Make Adam with the groups of `dmf.parameter_groups`; gradients here are small, and so is its eps."""
     groups = parameter_groups(model, settings.learning_rate, settings.gamma)
     return Adam([{**group, "initial_lr": group["lr"]} for group in groups], eps=1e-12)
 
@@ -64,14 +64,14 @@ def train(
     progress: Progress,
     after_epoch: Callable[[Progress], None],
 ) -> None:
-    """Train from where `progress` is; with validation the best state is in the model at the end.
+    """Train on from `progress`; with validation the model ends in its best state.
 
     Args:
-        split: standardised entries, on the device and in the dtype of the model.
-        after_epoch: called after each epoch, for instance to keep a checkpoint.
+        split: standardized entries, on the device and in the dtype of the model.
+        after_epoch: called after each epoch, for instance to write a checkpoint.
 
     Raises:
-        FloatingPointError: if the loss or the factors are not finite any more.
+        FloatingPointError: if the loss or the factors stop being finite.
     """
     seen = Seen.of(split.training)
     with tqdm(
@@ -103,7 +103,7 @@ def _has_stopped(progress: Progress, split: Split, settings: TrainingSettings) -
 def _check_finite(tensor: Tensor, epoch: int, settings: TrainingSettings) -> None:
     if not bool(torch.isfinite(tensor).all()):
         raise FloatingPointError(
-            f"training diverged in epoch {epoch + 1}: the loss or the factors are not finite any more; lower "
+            f"training diverged in epoch {epoch + 1}: the loss or the factors are no longer finite; lower "
             f"learning_rate (it is {settings.learning_rate:g})"
         )
 
@@ -121,7 +121,7 @@ def _epoch(
     optimizer: Optimizer,
     epoch: int,
 ) -> float:
-    """One pass over the training entries; the root mean squared error before each step, in the unit of the data."""
+    """Pass once over the training entries; return the RMSE before each step, in the unit of the data."""
     squares = 0.0
     for batch in _batches(entries, settings, epoch):
         explicit = model.explicit_factors()
@@ -138,7 +138,7 @@ def _epoch(
 
 
 def _batches(entries: ObservedEntries, settings: TrainingSettings, epoch: int) -> list[Batch | None]:
-    """Entries of each step in an order that follows from seed and epoch; None stands for all of them, as they are."""
+    """Split the entries into steps, in an order that seed and epoch decide; None stands for all of them at once."""
     if settings.batch_size is None or settings.batch_size >= len(entries):
         return [None]
     order = np.random.default_rng([settings.seed, 1, epoch]).permutation(len(entries))

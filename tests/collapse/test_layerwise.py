@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from collapse import layerwise_collapse
-from dmf import log_linear_fit
+from dmf.theory import log_linear_fit
 from tests.reference import collapse_metrics as slow
 
 

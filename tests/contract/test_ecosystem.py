@@ -187,9 +187,9 @@ def test_quantised_layers_forward_train_and_merge(bits: int, tmp_path) -> None:
         assert torch.equal(tensor, adapter_tensors(model)[name])
 
 
-def test_gamma_zero_freezes_the_bases_and_survives_switching_saving_and_loading(tmp_path) -> None:
+def test_frozen_subspaces_survive_switching_saving_and_loading(tmp_path) -> None:
     base = Mixed()
-    model = adapt(copy.deepcopy(base), r=2, target_modules=["square", "embedding"], gamma=0.0)
+    model = adapt(copy.deepcopy(base), r=2, target_modules=["square", "embedding"], freeze_subspaces=True)
     model.add_adapter("free", DeepLoraConfig(r=2, target_modules=["square"]))
     for name in ("free", "default"):
         model.set_adapter(name)

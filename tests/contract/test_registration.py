@@ -124,18 +124,18 @@ def test_if_peft_ships_the_name_itself_ours_steps_aside_with_a_warning(tmp_path)
 
 
 CHANGED = {
-    "r": 6, "depth": 4, "variant": "narrow", "init_scale": 0.5, "core_scale": 2.0, "subtract_start": False,
+    "r": 6, "depth": 4, "variant": "compressed", "init_scale": 0.5, "core_scale": 2.0, "subtract_start": False,
     "max_update_norm": 0.5,
     "deep_lora_dropout": 0.1, "fan_in_fan_out": True, "bias": "deep_lora_only", "modules_to_save": ["head"],
     "init_weights": False, "layers_to_transform": [0, 2], "layers_pattern": "layers", "rank_pattern": {"a": 2},
     "depth_pattern": {"b": 5}, "trainable_token_indices": {"embed": [1, 2]}, "target_parameters": ["moe.w"],
-    "ensure_weight_tying": True, "exclude_modules": {"x"}, "target_modules": {"q", "v"},
+    "ensure_weight_tying": True, "freeze_subspaces": True, "exclude_modules": {"x"}, "target_modules": {"q", "v"},
 }  # fmt: skip
 
 
 def test_every_field_survives_saving_and_loading(tmp_path) -> None:
     unset = set(DeepLoraConfig.__dataclass_fields__) - set(PeftConfig.__dataclass_fields__) - set(CHANGED)
-    assert unset == {"gamma", "deep_lora_version"}  # gamma is fixed for this variant, see below
+    assert unset == {"deep_lora_version"}
     DeepLoraConfig(**CHANGED, task_type="CAUSAL_LM").save_pretrained(str(tmp_path))
     again = PeftConfig.from_pretrained(str(tmp_path))
     assert isinstance(again, DeepLoraConfig) and again.task_type == "CAUSAL_LM"
@@ -143,8 +143,8 @@ def test_every_field_survives_saving_and_loading(tmp_path) -> None:
         read = getattr(again, name)
         assert (set(read) if isinstance(value, set) else read) == value, name
     assert again.deep_lora_version == FORMAT_VERSION
-    DeepLoraConfig(gamma=0.25).save_pretrained(str(tmp_path / "gamma"))
-    assert PeftConfig.from_pretrained(str(tmp_path / "gamma")).gamma == 0.25
+    DeepLoraConfig(variant="narrow").save_pretrained(str(tmp_path / "narrow"))
+    assert PeftConfig.from_pretrained(str(tmp_path / "narrow")).variant == "narrow"
 
 
 def _edit(folder, **changes: object) -> None:

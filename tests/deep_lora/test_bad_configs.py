@@ -11,7 +11,7 @@ CONFIGS = [
     ({"r": True}, "`r` should be a positive integer value but the value passed is True"),
     ({"rank_pattern": {"a": 0}}, "`rank_pattern` should be a positive integer"),
     ({"depth": 0}, "`depth` should be a positive integer"),
-    ({"depth": 1, "variant": "narrow"}, r"`depth` must be at least 2 for variant 'narrow', got \[1\].*count U and V"),
+    ({"depth": 1, "variant": "narrow"}, r"at least 2 .*the narrow and wide variants count U and V among"),
     ({"depth_pattern": {"a": 1}, "variant": "wide"}, "`depth_pattern` must be at least 2 for variant 'wide'"),
     ({"variant": "deep"}, "`variant` must be one of compressed, narrow, wide, got 'deep'"),
     ({"init_scale": 0.0}, r"`init_scale` must be a number in \(0, inf\), got 0.0"),
@@ -21,14 +21,16 @@ CONFIGS = [
     ({"max_update_norm": 0.0}, r"`max_update_norm` must be a number in \(0, inf\), got 0.0"),
     ({"max_update_norm": "auto"}, "`max_update_norm` must be a number.*got 'auto'"),
     ({"core_scale": "big"}, "`core_scale` must be a positive number or 'auto', got 'big'"),
-    ({"gamma": -0.1}, r"`gamma` must be a number in \[0, inf\), got -0.1"),
-    ({"gamma": 0.5, "variant": "narrow"}, "`gamma` must be 1 for variant 'narrow', whose factors share one rate"),
+    (
+        {"freeze_subspaces": True, "variant": "narrow"},
+        "`freeze_subspaces` needs variant 'compressed', got 'narrow'",
+    ),
     ({"deep_lora_dropout": 1.0}, r"`deep_lora_dropout` must be a number in \[0, 1\), got 1.0"),
     ({"bias": "lora_only"}, "`bias` must be 'none', 'all' or 'deep_lora_only', got 'lora_only'"),
     ({"target_modules": "q", "layers_to_transform": 1}, "`layers_to_transform` cannot be used when"),
     ({"target_modules": "q", "layers_pattern": "h"}, "`layers_pattern` cannot be used when `target_modules` is a str"),
     ({"layers_pattern": "h"}, "When `layers_pattern` is specified, `layers_to_transform` must also be specified"),
-    ({"deep_lora_version": 99}, "the adapter was saved in format 99.*pip install -U deep-lora"),
+    ({"deep_lora_version": 99}, "format 99, this version of deep_lora reads .*pip install -U deep-lora"),
     ({"task_type": "GUESSING"}, "Invalid task type: 'GUESSING'"),
 ]
 

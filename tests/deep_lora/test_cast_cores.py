@@ -15,7 +15,7 @@ from tests.models import Nest, adapt, adapter_tensors, bert_classifier, disturb_
 
 DTYPES = [torch.bfloat16, torch.float16]
 TARGETS = {"target_modules": ["value", "dense", "word_embeddings"], "r": 4}
-GAMMAS = [0.0, 1.0]  # with 0, U and V are frozen, and so they keep their float32
+FROZEN = [True, False]  # subspaces that are frozen keep their float32
 
 
 def _cast_trained_(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -30,13 +30,13 @@ def _logits(model: nn.Module) -> Tensor:
         return model(ids()).logits
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("frozen", FROZEN)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("settings", [{}, {"init_scale": 1e-3}, {"max_update_norm": 0.4}, {"depth": 5}], ids=str)
-def test_a_fresh_adapter_remains_an_identity(settings: dict, dtype: torch.dtype, gamma: float, tmp_path) -> None:
+def test_a_fresh_adapter_remains_an_identity(settings: dict, dtype: torch.dtype, frozen: bool, tmp_path) -> None:
     base = bert_classifier().eval()
     expected = _logits(base)
-    model = _cast_trained_(adapt(copy.deepcopy(base), gamma=gamma, **TARGETS, **settings), dtype).eval()
+    model = _cast_trained_(adapt(copy.deepcopy(base), freeze_subspaces=frozen, **TARGETS, **settings), dtype).eval()
     layers = layers_of(model)
     assert {layer.deep_lora_core["default"].dtype for layer in layers} == {dtype}
     assert all(not layer.get_delta_weight("default").any() for layer in layers)
@@ -49,11 +49,11 @@ def test_a_fresh_adapter_remains_an_identity(settings: dict, dtype: torch.dtype,
     assert torch.equal(_logits(loaded), expected)
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("frozen", FROZEN)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_it_trains_merges_and_is_saved_with_what_it_has_learned(dtype: torch.dtype, gamma: float, tmp_path) -> None:
+def test_it_trains_merges_and_is_saved_with_what_it_has_learned(dtype: torch.dtype, frozen: bool, tmp_path) -> None:
     base = bert_classifier().eval()
-    model = _cast_trained_(adapt(copy.deepcopy(base), gamma=gamma, **TARGETS), dtype)
+    model = _cast_trained_(adapt(copy.deepcopy(base), freeze_subspaces=frozen, **TARGETS), dtype)
     before = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for _ in range(5):  # steps by the sign of the gradient, which no precision hides
@@ -63,7 +63,7 @@ def test_it_trains_merges_and_is_saved_with_what_it_has_learned(dtype: torch.dty
             for parameter in trained:
                 parameter.sub_(0.03 * parameter.grad.sign())
     moved = {name for name, tensor in adapter_tensors(model).items() if not torch.equal(tensor, before[name])}
-    assert moved == {name for name in before if gamma or "core" in name}
+    assert moved == {name for name in before if not frozen or "core" in name}
     deltas = [layer.get_delta_weight("default").float() for layer in layers_of(model)]
     learned = _logits(model.eval())
     assert not torch.allclose(learned, _logits(base), atol=0.02)
@@ -78,8 +78,8 @@ def test_it_trains_merges_and_is_saved_with_what_it_has_learned(dtype: torch.dty
 
 
 def test_bare_parameters_and_convolutions_too() -> None:
-    nest = adapt(Nest(), r=2, target_modules=[], target_parameters=["moe.matrix", "moe.experts"], gamma=0.0)
-    convolution = adapt(nn.Sequential(nn.Conv2d(4, 6, 3)), r=2, target_modules=["0"], gamma=0.0)
+    nest = adapt(Nest(), r=2, target_modules=[], target_parameters=["moe.matrix", "moe.experts"], freeze_subspaces=True)
+    convolution = adapt(nn.Sequential(nn.Conv2d(4, 6, 3)), r=2, target_modules=["0"], freeze_subspaces=True)
     for model, x in ((nest, torch.randn(2, 8)), (convolution, torch.randn(2, 4, 7, 7))):
         with model.disable_adapter():
             expected = model(x)

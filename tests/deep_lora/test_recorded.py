@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from deep_lora import create_optimizer, initialize_subspaces_
-from dmf import compressed_bases, leading_subspaces
+from dmf.linalg import leading_subspaces
+from dmf.subspaces import compressed_subspaces
 from tests.models import adapt, layers_of
 from tests.reference import recorded_bert
 
@@ -136,7 +137,7 @@ def test_the_closed_form_on_the_first_gradient_gives_the_recorded_subspaces():
     for name, gradient in gradients.items():
         q = wide_start(start[name])
         svd = leading_subspaces(gradient, RANK // 2)
-        u, v = compressed_bases(svd.left, svd.right, lambda m, q=q: q @ m, lambda m, q=q: q.mT @ m)
+        u, v = compressed_subspaces(svd.left, svd.right, lambda m, q=q: q @ m, lambda m, q=q: q.mT @ m)
         assert u.dtype == torch.float32
         assert (projector(u) - projector(recorded[name]["right"])).norm().item() <= 1e-4, name
         assert (projector(v) - projector(recorded[name]["left"])).norm().item() <= 1e-4, name

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import chain_apply, chain_product, identity_chain, orthogonal, orthogonal_chain
+from dmf.functional import chain_apply, chain_product, identity_chain, orthogonal, orthogonal_chain
 
 EPS = torch.finfo(torch.float64).eps
 few = settings(max_examples=40, deadline=None)

@@ -7,24 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import (
-    CompressedDMF,
-    DeepMatrixFactorization,
-    ObservedEntries,
-    dense_loss,
-    masked_loss,
-    observed_loss,
-)
+from dmf import CompressedDMF, DeepMatrixFactorization, ObservedEntries, dense_loss, masked_loss, observed_loss
+from tests.dmf.cases import gaussian
 from tests.measure import LargestTensor
 
 EPS = torch.finfo(torch.float64).eps
 few = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 2**31 - 1)
 averages = pytest.mark.parametrize("average", ["observed", "all"])
-
-
-def gaussian(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def random_mask(shape: tuple[int, int], seed: int, share: float = 0.4) -> torch.Tensor:

@@ -8,17 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dmf import (
-    CompressedDMF,
-    DeepMatrixFactorization,
-    ObservedEntries,
-    OrthogonalMap,
-    compressed_bases,
-    leading_subspaces,
-    masked_loss,
-    observed_loss,
-    parameter_groups,
-)
+from dmf import CompressedDMF, DeepMatrixFactorization, ObservedEntries, masked_loss, observed_loss, parameter_groups
+from dmf.linalg import leading_subspaces
+from dmf.subspaces import OrthogonalMap, compressed_subspaces
 from tests.measure import LargestTensor
 from tests.reference import wide_construction as authors
 
@@ -165,7 +157,7 @@ def test_a_large_gradient_is_decomposed_by_iteration_as_well_as_exactly(monkeypa
     factors = [DeepMatrixFactorization(n, n, depth=2, init_scale=1.0, dtype=torch.float64)().detach() for n in shape]
     gradient = (factors[0][:, :50] * values) @ factors[1]
     exact = CompressedDMF.from_gradient(wide, gradient, rank)
-    monkeypatch.setattr("dmf.bases.EXACT_SIDE", 10)
+    monkeypatch.setattr("dmf.subspaces.EXACT_SIDE", 10)
     iterated = CompressedDMF.from_gradient(wide, gradient, rank)
     assert (iterated() - exact()).norm().item() <= 1e-10 * exact().norm().item()
 
@@ -179,7 +171,7 @@ def test_from_observations_spans_the_leading_singular_vectors_of_the_data(shape)
     model = CompressedDMF.from_observations(entries.rows, entries.cols, entries.values, shape, 2 * half, seed=seed)
     svd = leading_subspaces(-torch.where(mask, data.double(), 0.0), half)
     start = OrthogonalMap(*shape, seed)
-    u, v = compressed_bases(svd.left, svd.right, start, start.transpose)
+    u, v = compressed_subspaces(svd.left, svd.right, start, start.transpose)
     # 8 iterations, 16 more columns: the error falls like (s_20 / s_3)^17.
     assert (model.left @ model.right.mT - u @ v.mT).norm().item() <= 1e-8
     assert torch.equal(model.core.detach(), 1e-3 * torch.eye(2 * half, dtype=torch.float64).expand(3, -1, -1))
@@ -235,7 +227,7 @@ def test_cores_and_factors_are_found_by_name_in_print_and_in_the_state():
     assert "width=5, depth=3, init_scale=0.001, start='orthogonal'" in repr(DeepMatrixFactorization(5, 4))
 
 
-def test_known_bases_leave_the_global_random_state_alone():
+def test_known_subspaces_leave_the_global_random_state_alone():
     entries = ObservedEntries.from_dense(torch.randn(8, 6))
     state = torch.get_rng_state()
     model = CompressedDMF.from_entries(entries, rank=2)

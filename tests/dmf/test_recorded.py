@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dmf import CompressedDMF, DeepMatrixFactorization, chain_product, masked_loss, parameter_groups
+from dmf import CompressedDMF, DeepMatrixFactorization, masked_loss, parameter_groups
 from dmf.factorization import MatrixFactorization
+from dmf.functional import chain_product
 from tests.reference.recorded_dmf import CASES, RecordedCase, case
 
 

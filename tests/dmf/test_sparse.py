@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import SparsityPattern, entry_products, sampled_product, sparse_product
+from dmf.sparse import SparsityPattern, entry_products, sampled_product, sparse_product
+from tests.dmf.cases import gaussian
 from tests.measure import LargestTensor
 
 EPS = torch.finfo(torch.float64).eps
@@ -22,10 +23,6 @@ def random_pattern(out: int, into: int, seed: int, share: float = 0.4) -> Sparsi
     mask = torch.rand(out, into, generator=generator) < share
     mask[seed % out, seed % into] = True
     return SparsityPattern.from_sorted(*mask.nonzero(as_tuple=True), (out, into))
-
-
-def gaussian(*shape: int, seed: int, **options) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **({"dtype": torch.float64} | options))
 
 
 def positions(pattern: SparsityPattern) -> tuple[torch.Tensor, torch.Tensor]:

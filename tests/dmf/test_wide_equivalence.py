@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmf import OrthogonalMap, chain_product, compressed_bases, identity_chain, leading_subspaces, orthogonal_chain
+from dmf.functional import chain_product, identity_chain, orthogonal_chain
+from dmf.linalg import leading_subspaces
+from dmf.subspaces import OrthogonalMap, compressed_subspaces
 from tests.reference import wide_construction as authors
 
 SHAPES = [(12, 12), (15, 9), (9, 15), (20, 5), (5, 20)]
@@ -19,7 +21,7 @@ SHAPES = [(12, 12), (15, 9), (9, 15), (20, 5), (5, 20)]
 def closed_form(gradient: np.ndarray, start: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
     q = torch.from_numpy(start)
     svd = leading_subspaces(torch.from_numpy(gradient), half)
-    u, v = compressed_bases(svd.left, svd.right, lambda m: q @ m, lambda m: q.mT @ m)
+    u, v = compressed_subspaces(svd.left, svd.right, lambda m: q @ m, lambda m: q.mT @ m)
     return u.numpy(), v.numpy()
 
 
@@ -100,7 +102,7 @@ def test_the_compressed_trajectory_follows_the_wide_one_up_to_the_still_block(ep
     wide = orthogonal_chain([d] * (depth + 1), eps, **options)
     q = chain_product(wide) / eps**depth
     svd = leading_subspaces(-target, rank)
-    u, v = compressed_bases(svd.left, svd.right, lambda m: q @ m, lambda m: q.mT @ m)
+    u, v = compressed_subspaces(svd.left, svd.right, lambda m: q @ m, lambda m: q.mT @ m)
     cores = list(identity_chain(depth, 2 * rank, eps, dtype=torch.float64))
     rho, still = [eps] * depth, d - 2 * rank
 
@@ -131,7 +133,7 @@ def test_an_implicit_orthogonal_map_serves_as_the_start_of_the_closed_form():
     q = OrthogonalMap(*shape, seed=7)
     dense = q(torch.eye(shape[1], dtype=torch.float64)).numpy()
     svd = leading_subspaces(torch.from_numpy(gradient), half)
-    u, v = compressed_bases(svd.left, svd.right, q, q.transpose)
+    u, v = compressed_subspaces(svd.left, svd.right, q, q.transpose)
     # A wide chain of depth 2 that starts at eps^2 times that very map.
     square = authors.wide_start(shape[1], shape[1], 1, eps, rng)[0]
     factors = [square, eps * dense @ np.linalg.inv(square) * eps]

@@ -7,7 +7,6 @@ import configparser
 import dataclasses
 import importlib
 import re
-import sys
 
 import pytest
 import torch
@@ -15,14 +14,11 @@ from peft import LoraConfig, PeftConfig
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
 import deep_lora
+from benchmarks.pages.__main__ import PAGES as MADE_PAGES
+from benchmarks.pages.__main__ import with_tables
 from deep_lora import DeepLoraConfig
 from tests.models import adapt, bert_classifier, ids, layers_of
 from tests.paths import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import readme_figures
-from tables import with_tables
 
 PACKAGES = ("collapse", "deep_lora", "dmf", "modality")
 PAGES = [
@@ -34,13 +30,10 @@ PAGES = [
 README = (ROOT / "README.md").read_text(encoding="utf8")
 
 
-def test_the_tables_of_figures_are_what_the_results_files_say() -> None:
-    assert readme_figures.with_tables(README) == README, "run `python benchmarks/readme_figures.py --write`"
-
-
-def test_the_tables_of_the_benchmarks_page_are_what_the_results_files_say() -> None:
-    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf8")
-    assert with_tables(page) == page, "run `python benchmarks/tables.py --write`"
+@pytest.mark.parametrize("page", MADE_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_tables_of_figures_are_what_the_results_files_say(page) -> None:
+    text = page.read_text(encoding="utf8")
+    assert with_tables(page, text) == text, "run `python -m benchmarks.pages --write`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

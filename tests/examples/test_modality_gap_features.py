@@ -63,10 +63,5 @@ def test_concepts_that_all_vendors_draw_are_written(root, tmp_path, monkeypatch)
 def test_missing_emoji_are_named_and_the_help_says_how_to_get_them(tmp_path, monkeypatch) -> None:
     with pytest.raises(FileNotFoundError, match="emojibase-data"):
         cases.run(example, monkeypatch, "--data", tmp_path)
-    packages = (
-        "emoji-datasource-google@",
-        "@lobehub/fluent-emoji-3d@",
-        "emojibase-data@",
-        "efficientnet-lite-pytorch==",
-    )
-    assert all(package in example.__doc__ for package in packages)
+    for package in ("emoji-datasource-google@", "fluent-emoji-3d@", "emojibase-data@", "efficientnet-lite-pytorch=="):
+        assert package in example.__doc__

@@ -14,9 +14,8 @@ example = cases.load("neural_collapse_simplex")
 def test_class_vectors_approach_a_simplex_and_are_drawn(tmp_path, monkeypatch, capsys) -> None:
     words = ["--data", cases.fashion_mnist(tmp_path), "--steps", "100", "--output", tmp_path / "out/simplex.png"]
     assert cases.run(example, monkeypatch, *words) == 0
-    early, end = (
-        float(found) for found in re.findall(r"class vectors ([\d.]+) from a simplex", capsys.readouterr().out)
-    )
+    found = re.findall(r"class vectors ([\d.]+) from a simplex", capsys.readouterr().out)
+    early, end = map(float, found)
     assert end < early / 2
     assert (tmp_path / "out/simplex.png").stat().st_size > 10_000
 

@@ -42,8 +42,8 @@ def within_scatter(data: Labelled) -> np.ndarray:
 
 def between_covariance(data: Labelled, global_mean: str = "samples") -> np.ndarray:
     means = np.stack([data.mean(label) for label in data.classes])
-    centre = data.features.mean(0) if global_mean == "samples" else means.mean(0)
-    return sum(np.outer(mean - centre, mean - centre) for mean in means) / len(means)
+    center = data.features.mean(0) if global_mean == "samples" else means.mean(0)
+    return sum(np.outer(mean - center, mean - center) for mean in means) / len(means)
 
 
 def nc1(data: Labelled, global_mean: str = "samples", rcond: float = 1e-12) -> float:

@@ -12,7 +12,7 @@ def nuclear_objective(matrix: np.ndarray, data: np.ndarray, decay: float) -> flo
 
 
 def soft_impute(data: np.ndarray, decay: float, iterations: int = 2000) -> np.ndarray:
-    """The minimiser of `nuclear_objective`, by soft-thresholding the filled matrix again and again.
+    """Minimize `nuclear_objective` by soft-thresholding the filled matrix until nothing changes.
 
     Source: Mazumder, Hastie and Tibshirani, JMLR 2010, algorithm 1.
     """

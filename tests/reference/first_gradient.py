@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dmf import OrthogonalMap, compressed_bases, one_sided_bases
+from dmf.subspaces import OrthogonalMap, compressed_subspaces, one_sided_subspaces
 
 
 def weight_gradient(base: nn.Module, weight: str, inputs: Any, loss: Callable[[Any], Tensor]) -> Tensor:
@@ -30,7 +30,10 @@ def product_of_bases(gradient: Tensor, rank: int, seed: int, sides: Literal["bot
     count = rank // 2 if sides == "both" else rank
     u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
     left, right, start = u[:, :count], vh[:count].mT, OrthogonalMap(*gradient.shape, seed)
-    U, V = compressed_bases(left, right, start, start.transpose) if sides == "both" else one_sided_bases(right, start)
+    if sides == "both":
+        U, V = compressed_subspaces(left, right, start, start.transpose)
+    else:
+        U, V = one_sided_subspaces(right, start)
     following = s[count].item() if count < len(s) else 0.0
     gap = (s[count - 1].item() - following) / s[0].item()
     assert gap > 1e-3, f"the leading singular values do not stand out: {s[: count + 1].tolist()}"

@@ -21,8 +21,8 @@ def test_gamma_gives_the_outer_factors_a_rate_of_their_own(given, bert, reviews,
     words = ["--gamma", "0.01"]
     if given == "file":
         path = tmp_path / "adapter.json"
-        path.write_text(json.dumps({"peft_type": "DEEP_LORA", "target_modules": ["query"], "gamma": 0.01}))
-        words = ["--adapter_config", path, "--gamma", "0.1"]
+        path.write_text(json.dumps({"peft_type": "DEEP_LORA", "target_modules": ["query"]}))
+        words += ["--adapter_config", path]
     words += ["--init_batches", "0", "--save_strategy", "steps", "--save_steps", "3"]
     status, printed = finetune(bert, reviews, *words)
     assert status == 0, printed

@@ -11,15 +11,15 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel, get_peft_model
+from peft.utils import CONFIG_NAME as CONFIG
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
-from deep_lora import DeepLoraConfig
+from deep_lora import DeepLoraConfig, inspect_adapter
 from tests.models import disturb_
-from training.adapter_files import CONFIG, WEIGHTS, read_adapter
 from training.cli import main
-from training.commands.inspect import inspect_adapter
 from training.results import exporting
 
 
@@ -57,8 +57,8 @@ def classified(vit, finetune, tmp_path):
 def test_an_adapter_that_classify_made_is_inspected(classified, capsys) -> None:
     assert main(["inspect", "--adapter", str(classified / "adapter")]) == 0
     assert "12 modules, mean effective rank" in capsys.readouterr().out
-    reports = {one.module: one for one in inspect_adapter(read_adapter(classified / "adapter"))}
-    plain = {one.module: one for one in inspect_adapter(read_adapter(classified / "lora_export"))}
+    reports = {one.module: one for one in inspect_adapter(classified / "adapter").modules}
+    plain = {one.module: one for one in inspect_adapter(classified / "lora_export").modules}
     assert reports.keys() == plain.keys() and all(name.startswith("vit.") for name in reports)
     for name, one in plain.items():
         assert one.singular_values == pytest.approx(reports[name].singular_values, rel=1e-4, abs=1e-7)
@@ -115,7 +115,7 @@ def test_a_class_that_the_base_is_not_of_is_not_made(mapping, vit, tmp_path, mon
     with_config(tmp_path / "adapter", auto_mapping=mapping)
     made.clear()
     assert converted(tmp_path / "adapter") == 0 and made == ["ViTModel"]
-    assert len(inspect_adapter(read_adapter(tmp_path / "adapter"))) == 4
+    assert len(inspect_adapter(tmp_path / "adapter").modules) == 4
 
 
 def test_a_class_whose_import_fails_is_none(monkeypatch, vit, tmp_path) -> None:
@@ -137,20 +137,20 @@ def test_an_adapter_of_a_model_without_head_is_found_in_one_with_a_head(bert, tm
     transformers.BertForMaskedLM.from_pretrained(bert).save_pretrained(tmp_path / "headed")
     with_config(tmp_path / "adapter", auto_mapping=None, base_model_name_or_path=str(tmp_path / "headed"))
     assert converted(tmp_path / "adapter") == 0
-    assert [one.module for one in inspect_adapter(read_adapter(tmp_path / "adapter"))] == [
+    assert [one.module for one in inspect_adapter(tmp_path / "adapter").modules] == [
         f"encoder.layer.{number}.attention.self.query" for number in range(2)
     ]
 
 
 def test_an_adapter_of_one_tower_of_the_base_is_found_in_it(clip, tmp_path) -> None:
     save(transformers.CLIPVisionModel, clip, tmp_path / "adapter", ["q_proj"])
-    reports = inspect_adapter(read_adapter(tmp_path / "adapter"))
+    reports = inspect_adapter(tmp_path / "adapter").modules
     assert len(reports) == 2 and converted(tmp_path / "adapter") == 0
 
 
 def test_embeddings_keep_their_scale_in_a_base_without_head(bert, tmp_path) -> None:
     model = save(transformers.BertForTokenClassification, bert, tmp_path / "adapter", ["word_embeddings"])
-    (report,) = inspect_adapter(read_adapter(tmp_path / "adapter"))
+    (report,) = inspect_adapter(tmp_path / "adapter").modules
     update = model.base_model.model.get_submodule(report.module).get_delta_weight("default").detach()
     assert report.singular_values == pytest.approx(torch.linalg.svdvals(update)[:4].tolist(), rel=1e-4)
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import deep_lora
-from dmf import OrthogonalMap
+from dmf.subspaces import OrthogonalMap
 from tests.training import tiny
 from training.settings.common import AdapterArguments
 
@@ -193,11 +193,13 @@ def test_samples_are_drawn_by_seed(bert, reviews, finetune, tmp_path) -> None:
 def test_the_start_has_right_vectors_and_their_images_or_those_of_both_sides(
     words, bert, reviews, finetune, tmp_path
 ) -> None:
-    status, printed = finetune(bert, reviews, *words, "--gamma", "0", "--target_modules", r".*layer\.0\.inter.*dense")
+    status, printed = finetune(
+        bert, reviews, *words, "--freeze_subspaces", "--target_modules", r".*layer\.0\.inter.*dense"
+    )
     assert status == 0, printed
     saved = peft.load_peft_weights(str(tmp_path / "run" / "adapter"), device="cpu")
     (U,), (V,) = ([w for name, w in saved.items() if f"deep_lora_{factor}" in name] for factor in "UV")
-    rank, Q = words[1], OrthogonalMap(len(U), len(V), 0)  # --seed 0, which --gamma 0 leaves as it was
+    rank, Q = words[1], OrthogonalMap(len(U), len(V), 0)  # --seed 0, which --freeze_subspaces leaves as it was
     assert len(U) > len(V) and U.shape[1] == V.shape[1] == rank
     free, image = (U, Q.transpose(U) - V) if "both" in words else (V, Q(V) - U)
     assert torch.allclose(free.mT @ free, torch.eye(rank), atol=1e-5) and image.abs().max() <= 1e-5
@@ -207,6 +209,12 @@ def test_the_function_the_callback_and_the_command_take_the_same_side_by_default
     function = inspect.signature(deep_lora.initialize_subspaces_).parameters["sides"].default
     callback = deep_lora.SubspaceInitializationCallback()
     assert function == callback.sides == AdapterArguments().init_sides == "right"
+
+
+def test_the_function_the_callback_and_the_command_form_gradients_in_the_same_memory() -> None:
+    function = inspect.signature(deep_lora.initialize_subspaces_).parameters["exact_bytes"].default
+    callback = deep_lora.SubspaceInitializationCallback()
+    assert function == callback.exact_bytes == AdapterArguments().init_exact_bytes == 2**29
 
 
 def test_fsdp_on_a_cpu_is_said_to_be_ddp(bert, reviews, finetune, monkeypatch) -> None:

@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
+from tests.deep_lora.export.fuzz_adapters import ODD, WEIGHT_CHANGES
 from tests.training import tiny
 from tests.training.conftest import QUICK
-from tests.training.fuzz_adapters import ODD, WEIGHT_CHANGES
 from training.cli import main
 from training.errors import UsageError
 from training.pairs.files import load_contrastive

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from training.adapter_files import read_adapter
-from training.conversion import convert
-from training.errors import UsageError
+from deep_lora import AdapterFileError, convert_folder
+from training.errors import UsageError, worded_as_options
 from training.settings.common import option
 from training.settings.parsing import parse
 
@@ -19,31 +17,39 @@ DESCRIPTION = """Writes a Deep LoRA adapter as a plain LoRA adapter with the sam
 
 The base model's weights are not needed. Nothing in the folder is executed; tensors are read from safetensors only."""
 
+_OPTIONS = {
+    "`out`": "--output_dir", "`overwrite=True`": "--overwrite", "`base_model`": "--model",
+    "`assume_linear=True`": "--assume_linear",
+}  # fmt: skip
+
 
 @dataclass
 class ConvertArguments:
     """What is converted, and where to."""
 
     adapter: str | None = option(None, "Folder of the saved Deep LoRA adapter.")
-    output_dir: str | None = option(None, "Folder for the LoRA adapter; it must be empty, or --overwrite given.")
-    tolerance: float = option(0.0, "Singular values below this part of a module's largest are dropped; 0 is exact.")
+    output_dir: str | None = option(None, "Folder for the LoRA adapter; it must be empty, unless --overwrite is given.")
+    tolerance: float = option(0.0, "Drop singular values below this fraction of a module's largest; 0 is exact.")
     model: str | None = option(None, "Base model, for the kinds of its layers; the one in the config if unset.")
-    assume_linear: bool = option(False, "Take every adapted layer as linear, where the base model is not at hand.")
+    assume_linear: bool = option(False, "Take every adapted layer as linear, if the base model is not at hand.")
     overwrite: bool = option(False, "Replace what is in --output_dir.")
     dry_run: bool = option(False, "Show the ranks, and write nothing.")
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the command; the exit status."""
+    """Run the command and return its exit status."""
     (arguments,) = parse((ConvertArguments,), words, command="convert", description=DESCRIPTION)
     if not arguments.adapter or not (arguments.output_dir or arguments.dry_run):
         raise UsageError("convert needs --adapter and --output_dir")
-    output = None if arguments.dry_run else Path(arguments.output_dir)
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        if not arguments.overwrite or not output.is_dir():
-            raise UsageError(f"{output} is not empty; pass another --output_dir, or --overwrite")
-    ranks = convert(
-        read_adapter(Path(arguments.adapter)), output, arguments.tolerance, arguments.model, arguments.assume_linear
-    )
+    output = None if arguments.dry_run else arguments.output_dir
+    with worded_as_options(_OPTIONS, AdapterFileError, FileExistsError, NotADirectoryError):
+        ranks = convert_folder(
+            arguments.adapter,
+            output,
+            tolerance=arguments.tolerance,
+            base_model=arguments.model,
+            assume_linear=arguments.assume_linear,
+            overwrite=arguments.overwrite,
+        )
     print(f"{len(ranks)} modules, largest rank {max(ranks.values())}" + (f", written to {output}" if output else ""))
     return 0

@@ -60,7 +60,7 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
         return DeepLoraConfig(
             **shared,
             depth=arguments.depth,
-            gamma=arguments.gamma,
+            freeze_subspaces=arguments.freeze_subspaces,
             max_update_norm=arguments.max_update_norm,
             deep_lora_dropout=arguments.adapter_dropout,
         )

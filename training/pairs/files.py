@@ -15,11 +15,11 @@ import safetensors.torch
 import transformers
 from huggingface_hub import snapshot_download
 from peft import PeftModel
+from peft.utils import CONFIG_NAME
 from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
 from modality.logit_scale import base_model_of
-from training.adapter_files import CONFIG
 from training.errors import UsageError, redacted
 from training.models.adapters import adapted_parts, own_buffers, own_parameters
 from training.results.exporting import HEADS
@@ -89,7 +89,7 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
     for name, base in named.items():
         place = folder if len(named) == 1 else folder / name
         part = _base_model(name, base)
-        parts[name] = PeftModel.from_pretrained(part, str(place)) if (place / CONFIG).is_file() else part
+        parts[name] = PeftModel.from_pretrained(part, str(place)) if (place / CONFIG_NAME).is_file() else part
     try:
         model = kind.rebuilt(parts, settings)
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

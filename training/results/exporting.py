@@ -8,9 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from deep_lora import save_as_lora
-from training.adapter_files import read_adapter
-from training.conversion import convert
+from deep_lora import AdapterFileError, convert_folder, save_as_lora
+from training.errors import refused
 from training.models.adapters import adapted_parts, is_deep_lora
 from training.trainer.trainer import AdapterTrainer
 
@@ -48,7 +47,8 @@ def _export(trainer: AdapterTrainer, model: nn.Module, folder: Path) -> None:
     shutil.rmtree(export, ignore_errors=True)
     for name, part in adapted_parts(model).items():
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # the weights are spread over the processes
-            convert(read_adapter(folder / ADAPTER / name), export / name)
+            with refused("the adapter cannot be exported", AdapterFileError):
+                convert_folder(folder / ADAPTER / name, export / name)
         else:
             save_as_lora(export / name, part)
     for path in (folder / ADAPTER).glob(f"{HEADS}.*"):

@@ -65,7 +65,8 @@ class AdapterArguments:
     adapter_dropout: float = option(0.0, "Dropout on the input of the adapter, in [0, 1).")
     lora_alpha: int | None = option(None, "LoRA's scale is lora_alpha / rank; the rank if unset. Deep LoRA has none.")
     depth: int = option(3, "Number of factors of deep_lora.")
-    gamma: float = option(1.0, "Rate of the outer factors of deep_lora relative to the inner ones; 0 freezes them.")
+    freeze_subspaces: bool = option(False, "Train the cores of deep_lora alone; U and V keep their first values.")
+    gamma: float = option(1.0, "Rate of U and V of deep_lora relative to that of the cores.")
     max_update_norm: float | None = option(
         None,
         "Bound on the norm of every update of deep_lora, in root-mean-square singular values of its weight: with 0.4 a "
@@ -104,7 +105,7 @@ class AdapterArguments:
         for name in ("init_batches", "init_exact_bytes"):
             if (value := getattr(self, name)) < 0:
                 raise UsageError(f"--{name} got {value}; it must not be negative")
-        for name in ("max_relative_step", "other_learning_rate"):
+        for name in ("max_relative_step", "other_learning_rate", "gamma"):
             if (share := getattr(self, name)) is not None and not share > 0:
                 raise UsageError(f"--{name} got {share}; it must be positive, or left out")
         if self.adapter == "deep_lora" and not self.adapter_config:

@@ -15,7 +15,7 @@ from training.settings.common import AdapterArguments, RunArguments
 SPREADING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
 
 
-RATE, FALLING_RATE = 1e-3, 3e-3  # docs/evidence.md: which rate Deep LoRA wants with either kind of schedule
+RATE, FALLING_RATE = 1e-3, 3e-3  # docs/few_shot.md: which rate Deep LoRA wants with either kind of schedule
 STEADY = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")  # do not fall by themselves
 
 
@@ -33,15 +33,18 @@ def optimizer_settings(arguments: AdapterArguments, model: nn.Module) -> dict[st
         UsageError: steps are to be limited, or what is beside the adapter to have its own rate, and that cannot be.
     """
     ours = _ours(model)
-    options = {"max_relative_step": arguments.max_relative_step, "other_lr": arguments.other_learning_rate}
+    options = {
+        "max_relative_step": arguments.max_relative_step,
+        "other_lr": arguments.other_learning_rate,
+        "gamma": None if arguments.gamma == 1.0 else arguments.gamma,
+    }
     asked = {name: value for name, value in options.items() if value is not None}
     if asked and not ours:
-        option = "max_relative_step" if "max_relative_step" in asked else "other_learning_rate"
+        option = next(iter(asked)).replace("other_lr", "other_learning_rate")
         raise UsageError(f"--{option} goes with --adapter deep_lora; leave it out for another method")
     if "max_relative_step" in asked:
         _check_limit(ours)
-    gamma = ours[0].gamma if ours else 1.0  # all parts of a model share it
-    return asked if gamma == 1.0 else asked | {"gamma": gamma}
+    return asked
 
 
 def spreading() -> list[str]:

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.lora.conversion import convert_to_lora
 from torch import Tensor, nn
 
-import deep_lora.export.lora
+import deep_lora.export.folders
 from deep_lora import kept_ranks, save_as_lora, to_lora
 from tests.deep_lora.export.export_cases import CASES, LINEAR, out, relative, trained
 from tests.fresh_process import run_python
@@ -147,7 +147,7 @@ def test_the_scale_of_an_adapter_and_the_chosen_adapter_are_exported() -> None:
 def test_convolutions_that_lora_computes_otherwise_are_refused_with_a_way_out(kind: str, settings: dict) -> None:
     targets = ["first"] if kind == "padding" else ["first", "grouped"]
     model = adapt(Pixels(**settings), r=4, target_modules=targets)
-    with pytest.raises(ValueError, match=f"(first|grouped) is a convolution with .*{kind}.*merge_and_unload"):
+    with pytest.raises(ValueError, match=f"(first|grouped) is a Conv2d with .*{kind}.*merge_and_unload"):
         to_lora(model)
 
 
@@ -160,7 +160,7 @@ def test_a_failed_write_leaves_the_old_file_whole_and_nothing_partial(tmp_path, 
         path.write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(deep_lora.export.lora, "save_file", full_disk)
+    monkeypatch.setattr(deep_lora.export.folders, "save_file", full_disk)
     disturb_(model, seed=9)
     with pytest.raises(OSError, match="No space left"):
         save_as_lora(tmp_path, model)

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from deep_lora.functional import add_low_rank_update, low_rank_input
+from deep_lora.functional import add_low_rank_update
 from deep_lora.layers.fused import fused_linear
 from deep_lora.layers.linear import Linear
 from tests.models import adapt, disturb_, layers_of
@@ -27,7 +27,7 @@ def arguments_of_a_step(dtype: torch.dtype = torch.float64, tokens: int = 7, ran
 
 
 def plain_step(x: Tensor, weight: Tensor, bias: Tensor | None, V: Tensor, folded: Tensor, U: Tensor) -> Tensor:
-    return add_low_rank_update(nn.functional.linear(x, weight, bias), low_rank_input(x, V), folded, U)
+    return add_low_rank_update(nn.functional.linear(x, weight, bias), x @ V, folded, U)
 
 
 def adapted_linear(base: nn.Module | None = None, **settings: object) -> tuple[PeftModel, Linear]:

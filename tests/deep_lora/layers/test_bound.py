@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from deep_lora import DeepLoraLayer, to_lora
-from deep_lora.layers.bound import bound_factor
+from deep_lora.functional import bound_factor
 from tests.models import Mixed, Nest, Pixels, adapt, disturb_, gpt2, ids, layers_of, llama
 
 BOUND = 0.5

@@ -110,7 +110,7 @@ def _saved_bytes(run: Callable[[], Tensor], *known: Tensor) -> int:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_with_frozen_bases_a_layer_keeps_only_tokens_times_rank(dtype: torch.dtype) -> None:
     tokens = 512
-    model, layer = adapted_linear(nn.Linear(64, 96).to(dtype), gamma=0.0)
+    model, layer = adapted_linear(nn.Linear(64, 96).to(dtype), freeze_subspaces=True)
     x = torch.randn(tokens, 64, dtype=dtype, requires_grad=True)
     cores = layer.deep_lora_core["default"]
     kept = _saved_bytes(lambda: model(x), *layer.parameters(), *model.buffers())

@@ -88,7 +88,7 @@ def test_a_second_adapter_is_tied_too_whether_it_is_added_or_loaded(base, tmp_pa
     for name in ("default", "second"):
         model.set_adapter(name)
         wanted[name] = logits(model)
-        assert name in model.get_output_embeddings().lenders
+        assert name in model.get_output_embeddings().tied_to
     model.save_pretrained(str(tmp_path))
     loaded = PeftModel.from_pretrained(plain, str(tmp_path)).eval()
     loaded.load_adapter(str(tmp_path / "second"), "second")

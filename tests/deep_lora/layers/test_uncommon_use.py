@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_, parameter_groups, to_lora
+from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_, to_lora
 from deep_lora.subspaces.callback import _first_batches
 
 EPS = torch.finfo(torch.float32).eps
@@ -88,13 +88,6 @@ def test_a_layer_called_by_keyword_is_initialised() -> None:
     assert len(report.initialized) == 1
 
 
-def test_gamma_zero_is_undone_by_a_later_gamma() -> None:
-    model = square()
-    assert [group["name"] for group in parameter_groups(model, 1e-3, gamma=0)] == ["deep_lora_core"]
-    groups = parameter_groups(model, 1e-3, gamma=0.5)
-    assert [(group["name"], group["lr"]) for group in groups] == [("deep_lora_core", 1e-3), ("deep_lora_bases", 5e-4)]
-
-
 def test_patterns_that_are_null_in_a_file_are_empty() -> None:
     config = DeepLoraConfig(rank_pattern=None, depth_pattern=None)
     assert config.rank_pattern == {} and config.depth_pattern == {}
@@ -119,7 +112,7 @@ def test_the_export_of_a_half_precision_adapter_is_exact() -> None:
     base = nn.Sequential(nn.Linear(16, 12)).bfloat16()
     config = DeepLoraConfig(r=4, target_modules=["0"], init_weights=False)
     model = get_peft_model(base, config, autocast_adapter_dtype=False)
-    U, folded, V = (tensor.double() for tensor in layer_of(model).factors("default"))
+    U, folded, V = (tensor.double() for tensor in layer_of(model).update("default").factors())
     _, tensors = to_lora(model)
     A, B = (tensors[f"base_model.model.0.lora_{name}.weight"] for name in "AB")
     exact = U @ folded @ V.T

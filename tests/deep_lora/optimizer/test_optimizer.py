@@ -26,23 +26,23 @@ def test_cores_and_bases_have_their_own_rates() -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS)
     core, bases = parameter_groups(model, lr=1e-2, gamma=0.1)
     assert (core["name"], core["lr"]) == ("deep_lora_core", 1e-2)
-    assert (bases["name"], bases["lr"]) == ("deep_lora_bases", pytest.approx(1e-3))
+    assert (bases["name"], bases["lr"]) == ("deep_lora_subspaces", pytest.approx(1e-3))
     layers = layers_of(model)
     assert {id(p) for p in core["params"]} == {id(layer.deep_lora_core["default"]) for layer in layers}
     wanted = {id(side["default"]) for layer in layers for side in (layer.deep_lora_U, layer.deep_lora_V)}
     assert {id(p) for p in bases["params"]} == wanted
 
 
-@pytest.mark.parametrize("gamma,ratio", [(None, 0.5), (0.01, 0.01), (1.0, 1.0)])
-def test_gamma_none_takes_the_value_of_the_config(gamma: float | None, ratio: float) -> None:
-    model = adapt(Mixed(), r=2, target_modules=TARGETS, gamma=0.5)
-    groups = _by_name(parameter_groups(model, lr=2e-3, gamma=gamma))
-    assert [g["lr"] for g in groups["deep_lora_bases"]] == [pytest.approx(ratio * 2e-3)]
+@pytest.mark.parametrize("settings,ratio", [({}, 1.0), ({"gamma": 0.01}, 0.01), ({"gamma": 1.0}, 1.0)])
+def test_gamma_is_the_rate_of_the_subspaces_relative_to_the_cores(settings: dict, ratio: float) -> None:
+    model = adapt(Mixed(), r=2, target_modules=TARGETS)
+    groups = _by_name(parameter_groups(model, lr=2e-3, **settings))
+    assert [g["lr"] for g in groups["deep_lora_subspaces"]] == [pytest.approx(ratio * 2e-3)]
 
 
-@pytest.mark.parametrize("config_gamma,gamma", [(0.0, None), (1.0, 0.0)])
-def test_gamma_zero_freezes_the_bases_for_good(config_gamma: float, gamma: float | None) -> None:
-    model = adapt(Mixed(), r=2, target_modules=TARGETS, gamma=config_gamma)
+@pytest.mark.parametrize("gamma", [1.0, 0.1])
+def test_frozen_subspaces_stay_so_for_good(gamma: float) -> None:
+    model = adapt(Mixed(), r=2, target_modules=TARGETS, freeze_subspaces=True)
     groups = parameter_groups(model, lr=1e-2, gamma=gamma)
     assert [g["name"] for g in groups] == ["deep_lora_core"]
     model.set_adapter("default")
@@ -50,12 +50,12 @@ def test_gamma_zero_freezes_the_bases_for_good(config_gamma: float, gamma: float
     assert len(trainable) == 3 and all("deep_lora_core" in name for name in trainable)
 
 
-def test_adapters_with_different_gammas_get_one_group_for_each_rate() -> None:
-    model = adapt(Mixed(), r=2, target_modules=TARGETS, gamma=0.5)
-    model.add_adapter("second", DeepLoraConfig(r=2, target_modules=["square"], gamma=0.1))
+def test_adapters_with_different_rates_of_their_subspaces_get_one_group_for_each() -> None:
+    model = adapt(Mixed(), r=2, target_modules=TARGETS)
+    model.add_adapter("second", DeepLoraConfig(r=2, target_modules=["square"], variant="narrow"))
     model.base_model.set_adapter(["default", "second"])
-    groups = _by_name(parameter_groups(model, lr=1.0))
-    assert [(g["lr"], len(g["params"])) for g in groups["deep_lora_bases"]] == [(0.5, 6), (0.1, 2)]
+    groups = _by_name(parameter_groups(model, lr=1.0, gamma=0.5))
+    assert [(g["lr"], len(g["params"])) for g in groups["deep_lora_subspaces"]] == [(1.0, 2), (0.5, 6)]
     assert len(groups["deep_lora_core"][0]["params"]) == 4
 
 
@@ -79,17 +79,17 @@ def test_everything_trainable_is_there_once_and_nothing_frozen(variant: str) -> 
 def test_weight_decay_is_for_matrices_only() -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS, bias="all", modules_to_save=["head", "norm"])
     groups = parameter_groups(model, lr=1e-2, weight_decay=0.1)
-    assert {g["name"] for g in groups} == {"deep_lora_core", "deep_lora_bases", "other", "other_no_decay"}
+    assert {g["name"] for g in groups} == {"deep_lora_core", "deep_lora_subspaces", "other", "other_no_decay"}
     for group in groups:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
         assert group["weight_decay"] in (0.0, 0.1)
 
 
 def test_what_is_beside_the_adapter_has_a_rate_of_its_own() -> None:
-    model = adapt(Mixed(), r=2, target_modules=["square"], modules_to_save=["head"], bias="all", gamma=0.5)
-    rates = {g["name"]: g["lr"] for g in parameter_groups(model, lr=1.0, other_lr=1e-3)}
-    assert rates == {"deep_lora_core": 1.0, "deep_lora_bases": 0.5, "other": 1e-3, "other_no_decay": 1e-3}
-    assert {g["name"]: g["lr"] for g in create_optimizer(model, lr=1.0, other_lr=1e-3).param_groups} == rates
+    model = adapt(Mixed(), r=2, target_modules=["square"], modules_to_save=["head"], bias="all")
+    rates = {g["name"]: g["lr"] for g in parameter_groups(model, lr=1.0, gamma=0.5, other_lr=1e-3)}
+    assert rates == {"deep_lora_core": 1.0, "deep_lora_subspaces": 0.5, "other": 1e-3, "other_no_decay": 1e-3}
+    assert {g["name"]: g["lr"] for g in create_optimizer(model, lr=1.0, gamma=0.5, other_lr=1e-3).param_groups} == rates
     with pytest.raises(ValueError, match="`other_lr` must be positive, or None for that of the adapter, got 0"):
         parameter_groups(model, lr=1.0, other_lr=0.0)
 
@@ -97,7 +97,7 @@ def test_what_is_beside_the_adapter_has_a_rate_of_its_own() -> None:
 def test_the_variants_with_one_rate_ignore_gamma() -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS, variant="narrow")
     assert {g["lr"] for g in parameter_groups(model, lr=1e-2, gamma=0.1)} == {1e-2}
-    assert {g["lr"] for g in parameter_groups(model, lr=1e-2, gamma=0.0)} == {1e-2}
+    assert {g["lr"] for g in parameter_groups(model, lr=1e-2)} == {1e-2}
     assert all(p.requires_grad for p in adapter_tensors(model).values())
 
 
@@ -178,5 +178,5 @@ def test_any_module_that_holds_adapted_layers_will_do() -> None:
     model = adapt(Mixed(), r=2, target_modules=TARGETS)
     outer = nn.ModuleList([model, nn.Linear(2, 2)])
     assert {g["name"] for g in parameter_groups(outer, lr=1e-2)} == {
-        "deep_lora_core", "deep_lora_bases", "other", "other_no_decay",
+        "deep_lora_core", "deep_lora_subspaces", "other", "other_no_decay",
     }  # fmt: skip

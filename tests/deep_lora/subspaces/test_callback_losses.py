@@ -95,7 +95,10 @@ def test_training_is_as_without_the_callback_but_for_the_start(tmp_path: Path) -
 def test_without_the_trainer_batches_that_are_no_mappings_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     trainer = _trainer(ListedMargins, tmp_path)
     trainer.add_callback(SubspaceInitializationCallback())
-    with pytest.raises(ValueError, match=r"mappings, got a list; if the trainer computes .*Callback\(trainer=trainer"):
+    with pytest.raises(
+        ValueError,
+        match=r"own loss needs batches that are mappings, got a list; if the trainer .*Callback\(trainer=trainer",
+    ):
         trainer.train()
 
 

@@ -11,9 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from deep_lora import initialize_subspaces_
 from deep_lora.layers.gradient import GradientOperator
-from deep_lora.subspaces.initialize import ITERATIONS, OVERSAMPLING
-from deep_lora.subspaces.sketch import GradientSketch, kept_width
-from dmf import principal_angles
+from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
+from dmf.linalg import principal_angles
 from tests.measure import LargestTensor
 from tests.models import adapt, layers_of
 from tests.reference.first_gradient import product_of_bases, weight_gradient
@@ -38,7 +37,7 @@ def check(base, inputs, sides, layout=lambda g: g, rank=RANK):
     """Adapt module "0" of `base`, initialise it, and compare with the closed form on the dense gradient."""
     expected, tolerance = product_of_bases(layout(weight_gradient(base, "0.weight", inputs, loss)), rank, SEED, sides)
     model = adapt(copy.deepcopy(base), target_modules=["0"], r=rank)
-    report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=SEED, sides=sides)
+    report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=SEED, sides=sides, exact_bytes=0)
     assert report.initialized == ["base_model.model.0"] and report.kept_random == []
     (layer,) = layers_of(model)
     assert (written(layer) - expected).norm().item() <= tolerance
@@ -61,7 +60,7 @@ def test_all_directions_come_from_the_right_side_unless_another_is_named():
     base, inputs, products = nn.Sequential(nn.Linear(7, 12), nn.Tanh()), torch.randn(9, 7), []
     for options in ({}, {"sides": "right"}, {"sides": "both"}):
         model = adapt(copy.deepcopy(base), target_modules=["0"], r=RANK)
-        initialize_subspaces_(model, lambda model=model: loss(model(inputs)).backward(), **options)
+        initialize_subspaces_(model, lambda model=model: loss(model(inputs)).backward(), **options, exact_bytes=0)
         products.append(written(layers_of(model)[0]))
     assert torch.equal(products[0], products[1]) and (products[0] - products[2]).norm() > 0.1
 
@@ -73,9 +72,11 @@ def test_a_layer_without_so_many_right_vectors_keeps_its_random_start():
         loss(model(torch.randn(9, 8))).backward()
 
     with pytest.warns(UserWarning, match="no gradient reached 1 of 2 adapted modules .or they are too small"):
-        report = initialize_subspaces_(model, closure)
+        report = initialize_subspaces_(model, closure, exact_bytes=0)
     assert report.kept_random == ["base_model.model.2"]
-    assert initialize_subspaces_(model, closure, sides="both").kept_random == [], "two of either side are there"
+    assert initialize_subspaces_(model, closure, sides="both", exact_bytes=0).kept_random == [], (
+        "two of either side are there"
+    )
 
 
 @pytest.mark.parametrize(("into", "out"), [(9, 13), (13, 9)])
@@ -135,7 +136,7 @@ def test_micro_batches_add_up_to_the_whole_batch(shape, sides):
         for half in inputs.split(3):
             loss(model(half)).backward()
 
-    initialize_subspaces_(model, closure, seed=SEED, sides=sides)
+    initialize_subspaces_(model, closure, seed=SEED, sides=sides, exact_bytes=0)
     (layer,) = layers_of(model)
     assert (written(layer) - expected).norm().item() <= tolerance
 
@@ -175,7 +176,7 @@ def largest_tensor(base, inputs, rank):
     """Elements of the largest tensor made while module "0" is initialised, its own weight aside."""
     model = adapt(nn.Sequential(base), target_modules=["0"], r=rank)
     with LargestTensor(base.weight) as largest:
-        report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward())
+        report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), exact_bytes=0)
     assert len(report.initialized) == 1
     return largest.numel
 
@@ -212,7 +213,7 @@ def test_the_subspaces_follow_the_seed_alone():
         model = adapt(nn.Sequential(nn.Linear(60, 50)), target_modules=["0"], r=RANK)
         inputs = torch.randn(80, 60)
         torch.manual_seed(noise)
-        initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=seed)
+        initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=seed, exact_bytes=0)
         return written(layers_of(model)[0])
 
     assert torch.equal(run(seed=3, noise=1), run(seed=3, noise=2))

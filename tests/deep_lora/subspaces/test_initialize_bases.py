@@ -57,7 +57,7 @@ def test_a_quantised_weight_is_never_read_and_the_gradient_is_that_of_a_dense_up
     assert adapted.quantization_backend is not None
     before = layer.weight.data.clone()
     expected, tolerance = product_of_bases(wrapped.update.grad.double(), 4, 0, sides)
-    report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides)
+    report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides, exact_bytes=0)
     assert report.kept_random == [] and torch.equal(layer.weight.data, before)
     assert (written(adapted) - expected).norm().item() <= tolerance
 
@@ -76,7 +76,7 @@ def test_a_bfloat16_model_gets_the_bases_of_its_own_gradient(sides):
     output.requires_grad_().register_hook(lambda grad: delta.append(grad))
     loss(torch.tanh(output)).backward()
     expected, _ = product_of_bases(delta[0].double().mT @ inputs.double(), 4, 0, sides)
-    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides)
+    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides, exact_bytes=0)
     # Entries of orthonormal columns, each rounded by half an eps: sqrt(2 factors * 4 columns) eps in all.
     assert (written(layer) - expected).norm().item() <= 8**0.5 * torch.finfo(torch.bfloat16).eps
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_half_precision_bases_are_found_under_autocast_too():
             output = model(ids()).logits
         output.float().square().sum().backward()
 
-    report = initialize_subspaces_(model, closure)
+    report = initialize_subspaces_(model, closure, exact_bytes=0)
     assert len(report.initialized) == 4 and report.kept_random == []
     for layer in layers_of(model):
         V = layer.deep_lora_V["default"].detach()
@@ -105,7 +105,7 @@ def test_double_precision_keeps_its_digits(sides):
     model = adapt(base, target_modules=["0"], r=4, autocast_adapter_dtype=False)
     (layer,) = layers_of(model)
     assert layer.deep_lora_U["default"].dtype == torch.float64
-    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides)
+    initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides, exact_bytes=0)
     assert (written(layer) - expected).norm().item() <= tolerance * 1e-8  # eps64 / eps32 is 2e-9
 
 
@@ -128,7 +128,7 @@ def test_a_tied_head_follows_its_embedding_and_both_stay_an_identity():
     embedding, head = layers_of(model)
     with torch.no_grad():
         before = model(ids()).logits
-    report = initialize_subspaces_(model, lambda: loss(model(ids()).logits).backward())
+    report = initialize_subspaces_(model, lambda: loss(model(ids()).logits).backward(), exact_bytes=0)
     assert report.initialized == ["base_model.model.model.embed_tokens"] and report.kept_random == []
     assert embedding.deep_lora_U["default"] is head.deep_lora_V["default"]
     assert embedding.deep_lora_V["default"] is head.deep_lora_U["default"]
@@ -150,7 +150,7 @@ def test_a_tied_update_is_initialised_from_the_sum_of_its_two_gradients(sides):
     for hook in hooks:
         hook.remove()
     expected, tolerance = product_of_bases(update.grad.double(), 4, 0, sides)
-    initialize_subspaces_(model, lambda: loss(model(ids()).logits).backward(), seed=0, sides=sides)
+    initialize_subspaces_(model, lambda: loss(model(ids()).logits).backward(), seed=0, sides=sides, exact_bytes=0)
     assert (written(layers_of(model)[0]) - expected).norm().item() <= tolerance
 
 

@@ -24,7 +24,7 @@ def _model(ranks: tuple[int, ...] = (2, 2), targets: list[str] = TARGETS, **sett
 
 
 def _dense(layer, name: str) -> Tensor:
-    U, folded, V = layer.factors(name)
+    U, folded, V = layer.update(name).factors()
     return (U @ folded @ V.mT).detach().double()
 
 

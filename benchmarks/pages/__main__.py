@@ -1,0 +1,48 @@
+"""Make the tables of the README and of the pages, and the figures of `docs/few_shot.md`, from `benchmarks/results`.
+
+python -m benchmarks.pages            # print the tables
+python -m benchmarks.pages --write    # put them between their markers, and draw docs/images
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from benchmarks.few_shot.goals import goals
+from benchmarks.markdown import filled
+from benchmarks.pages import benchmark_tables, few_shot_tables, readme_tables
+from benchmarks.pages.few_shot_figures import draw_all
+from benchmarks.pages.few_shot_overview import OVERVIEWS
+from benchmarks.result_files import FOLDER, ROOT
+
+DOCS = ROOT / "docs"
+FEW_SHOT: Mapping[str, Callable[[], str]] = {"goals": goals, **OVERVIEWS, **few_shot_tables.TABLES}
+PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    ROOT / "README.md": readme_tables.TABLES,
+    FOLDER / "README.md": benchmark_tables.TABLES,
+    DOCS / "few_shot.md": FEW_SHOT,
+    DOCS / "few_shot_tables.md": FEW_SHOT,
+}
+
+
+def with_tables(page: Path, text: str) -> str:
+    """Replace every table that the page has markers for."""
+    return filled(text, {name: make for name, make in PAGES[page].items() if f"<!-- {name}: begin -->" in text})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="update the pages and docs/images")
+    if parser.parse_args().write:
+        for page in PAGES:
+            page.write_text(with_tables(page, page.read_text(encoding="utf8")), encoding="utf8")
+        print(*PAGES, *draw_all(DOCS / "images"), sep="\n")
+    else:
+        for name, make in {name: make for tables in PAGES.values() for name, make in tables.items()}.items():
+            print(f"{name}\n{make()}\n")
+
+
+if __name__ == "__main__":
+    main()

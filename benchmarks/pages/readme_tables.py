@@ -1,0 +1,225 @@
+"""The tables of `README.md`: where Deep LoRA is ahead of LoRA, and measured figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+from benchmarks.few_shot.comparisons import (
+    BASELINE,
+    DEEPER,
+    FALLING,
+    LIMITED,
+    LIMITED_DEEPER,
+    LOSSES,
+    SEEDS,
+    UNTUNED,
+    averaged,
+    comparisons,
+    family_means,
+    good_range,
+    methods_of,
+    of_kind,
+    settings_of,
+    title,
+    with_enough_seeds,
+)  # fmt: skip
+from benchmarks.markdown import markdown
+from benchmarks.pages.few_shot_overview import ahead, best_one_rate
+from benchmarks.result_files import result
+
+METHODS = {
+    UNTUNED: "default, rate 3e-3",
+    DEEPER: "`depth=5`, rate 3e-3",
+    LIMITED_DEEPER: "`depth=5`, steps limited, rate 0.1",
+}
+KINDS: dict[str, tuple[str, ...]] = {
+    "similarity of words (SimLex-999, Rare Words)": ("simlex", "rare_words"),
+    "relatedness of words (WordSim-353, MEN)": ("wordsim", "men"),
+    "film reviews, positive or negative": ("rotten_tomatoes",),
+    "similarity of sentences (STS-B)": ("stsb",),
+}
+
+
+def better() -> str:
+    """Write paired differences to tuned LoRA at falling rates: means over settings, and ranges by kind of task."""
+    all_of_them, with_rival = with_enough_seeds(falling=True), averaged(falling=True)
+    rival = best_one_rate(falling=True)
+    rate = rival.rpartition(", ")[2]
+    rows = [
+        _row(
+            f"mean of {len(all_of_them)} settings, {SEEDS} seeds", lambda method: ahead(all_of_them, method, BASELINE)
+        ),
+        _row(
+            f"mean of {len(with_rival)} settings against LoRA at {rate} in all of them, the best of three",
+            lambda method: ahead(with_rival, method, rival),
+        ),
+    ]
+    for kind, tasks in KINDS.items():
+        rows.append(_range_row(kind, [name for name in _clean() if settings_of(name)["task"]["name"] in tasks]))
+    rows.append(_range_row("noisy labels (words and reviews)", [name for name in comparisons(True) if _noisy(name)]))
+    writing = [name for name in _clean() if settings_of(name)["task"]["name"] in LOSSES]
+    rows.append(_range_row("writing, SmolLM2-135M (hundredths of a nat a token)", writing))
+    return markdown(["points ahead of tuned LoRA", *METHODS.values()], rows)
+
+
+def _noisy(name: str) -> bool:
+    return bool(settings_of(name)["task"].get("noise"))
+
+
+def _clean() -> list[str]:
+    return [name for name in comparisons(falling=True) if not _noisy(name)]
+
+
+def _row(label: str, cell: Callable[[str], str]) -> list[str]:
+    return [label, *(cell(method) for method in METHODS)]
+
+
+def _range_row(kind: str, names: list[str]) -> list[str]:
+    *smaller, largest = (f"{size:,}" for size in sorted({settings_of(name)["task"]["samples"] for name in names}))
+    samples = f"{', '.join(smaller)} and {largest}" if smaller else largest
+    return _row(f"{kind}, {samples} samples", lambda method: _range(names, method))
+
+
+def _range(names: list[str], method: str) -> str:
+    """Write the smallest and the largest mean difference, or a dash where a setting lacks the method."""
+    if any(method not in methods_of(name) for name in names):
+        return "-"
+    means = [100 * methods_of(name)[method]["difference"]["mean"] for name in names]
+    return f"{min(means):+.1f} to {max(means):+.1f}" if len(means) > 1 else f"{means[0]:+.1f}"
+
+
+def main_job_row() -> tuple[str, str]:
+    runs = result("few_shot_text")
+    check = runs["lora_export"]
+    cells = []
+    for method, label in (("deep_lora", "Deep LoRA"), ("lora", "LoRA")):
+        scores = [run["test_accuracy"] for run in runs["runs"] if run["method"] == method]
+        each = ", ".join(f"{100 * score:.1f}" for score in scores)
+        cells.append(f"{label} {each} %")
+    return (
+        "main job: test accuracy on 64 reviews, one value a seed (no winner: the difference is noise)",
+        f"{'; '.join(cells)}; export predicts the same class for {check['same_class']} of {check['sentences']}",
+    )
+
+
+def rank_rows() -> list[tuple[str, str]]:
+    runs = result("rank_training")
+    steps = runs["settings"]["steps"]
+    rows = []
+    for start, label in (("random", "random subspace"), ("gradient", "subspace from gradients")):
+        ends = [f"r={r['rank']}: {100 * r['end_over_start']:.1f}" for r in runs["runs"] if r["subspace"] == start]
+        rows.append(
+            (
+                f"training loss after {steps} steps of plain AdamW(lr=1e-3), per cent of its start, one seed, {label}",
+                "; ".join(ends),
+            )
+        )
+    return rows
+
+
+def sketch_row() -> tuple[str, str]:
+    measured = result("sketch_accuracy")["angles_in_radians"]
+    angles, several = measured["1 batches"], measured["4 batches"]
+    linear = angles["linear sketch, width 96"]["max"]
+    own = next(value for name, value in angles.items() if name.startswith("right side"))["max"]  # as much as is kept
+    summed = next(value for name, value in several.items() if name.startswith("right side"))
+    return (
+        "largest angle between exact and sketched subspaces of r right vectors, all MiniLM layers, one batch, r=8",
+        f"{own:.0e} rad (a linear one-pass sketch of width 96: {linear:.1f}); sum of four batches, approximate: "
+        f"median {summed['median']:.2f}, largest {summed['max']:.2f} rad",
+    )
+
+
+def export_row() -> tuple[str, str]:
+    cost = result("export_cost")
+    ours = median(cost["deep_lora_cpu_seconds"])
+    return (
+        f"export of {cost['settings']['modules']} modules of 768 and 3072, one thread",
+        f"{ours:.2f} s of CPU, {cost['ratio']:.0f} times less than PEFT's `save_as_lora`",
+    )
+
+
+SHAPES = {
+    "384": "MiniLM shape (384, 16 x 128)",
+    "768": "BERT-base shape (768, 16 x 128)",
+    "2048": "Llama-1B block (2048, 2,048 tokens)",
+    "smollm2_135m": "SmolLM2-135M (576, 4 x 256)",
+}
+
+
+def step_rows() -> list[tuple[str, str]]:
+    rows = []
+    for shape, label in SHAPES.items():
+        time, memory = result(f"training_step_{shape}"), result(f"training_memory_{shape}")
+        cells = []
+        for method, name in (("deep_lora", "Deep LoRA"), ("deep_lora_frozen", "with frozen subspaces")):
+            ratio = time["methods"][method]["ratio_to_lora"]
+            bytes_ratio = memory["methods"][method]["ratio_of_step_bytes_to_lora"]
+            cells.append(f"{name} {_time_ratio(ratio)}, {bytes_ratio:.2f} of the memory")
+        rank, repeats = time["settings"]["rank"], time["settings"]["repeats"]
+        rows.append(
+            (f"training step against PEFT LoRA, r={rank}, {label}, median and quartiles of {repeats}", "; ".join(cells))
+        )
+    return rows
+
+
+def _time_ratio(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f}) of the time"
+
+
+def initialization_row() -> tuple[str, str]:
+    measured = result("initialization_768")
+    ratio = measured["whole_model"]["initialize_subspaces"]["ratio_to_forward_and_backward"]["median"]
+    extra = measured["memory"]["extra_bytes"] / 1e6
+    svds = measured["one_encoder_layer"]["encoder_layer"]["times_faster"]
+    return (
+        f"subspaces from a gradient, {measured['memory']['adapted_modules']} modules of 768 and 3072",
+        f"{ratio:.1f} times a forward+backward in time, {extra:.1f} MB of extra memory; {svds:.0f} times faster than "
+        "the full SVDs of the wide construction",
+    )
+
+
+def completion_row() -> tuple[str, str]:
+    steps, large = (result(f"completion_step_{size}")["methods"] for size in (1000, 5000))
+    wide = 1 / steps["compressed"]["ratio_to_wide"]["median"], 1 / steps["observed"]["ratio_to_wide"]["median"]
+    dense = 1 / large["observed"]["ratio_to_compressed"]["median"]
+    return (
+        "step of matrix completion, depth 3, true rank 5",
+        f"1000 x 1000, 20 % observed: {wide[0]:.1f} times faster than the wide one, {wide[1]:.0f} times on observed "
+        f"entries; 5000 x 5000, 1 % observed: observed entries {dense:.0f} times faster than a dense residual",
+    )
+
+
+def bounded_row() -> tuple[str, str]:
+    measured = result("training_step_384_bounded")
+    cells = []
+    for method, what in (("deep_lora_bounded", "bounded"), ("deep_lora_limited", "with limited steps too")):
+        ratio = measured["methods"][method]["ratio_to_deep_lora"]
+        cells.append(f"{what} {_time_ratio(ratio)}")
+    repeats = measured["settings"]["repeats"]
+    return f"the same step against Deep LoRA's, MiniLM shape, median and quartiles of {repeats}", "; ".join(cells)
+
+
+def rates_rows() -> list[tuple[str, str]]:
+    """Write one row for each setting with falling rates that compares rates."""
+    rows = []
+    for name in [name for name in of_kind("rates") if name.endswith(FALLING)]:
+        found, seeds = family_means(name), max(row["seeds_compared"] for row in methods_of(name).values())
+        cells = []
+        for family in ("LoRA", UNTUNED, LIMITED, LIMITED_DEEPER):
+            best = 100 * max(score["mean"] for score in found[family].values())
+            cells.append(f"{family} {good_range(found[family])} (best {best:.1f})")
+        rows.append((f"rates within a point of the best, {title(name)}, {seeds} seeds", "; ".join(cells)))
+    return rows
+
+
+def table() -> str:
+    rows = [
+        *step_rows(), bounded_row(), initialization_row(), *rates_rows(), main_job_row(),
+        *rank_rows(), sketch_row(), export_row(), completion_row(),
+    ]  # fmt: skip
+    return markdown(["what", "measured"], [list(row) for row in rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {"better": better, "figures": table}

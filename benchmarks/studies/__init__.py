@@ -1,0 +1,1 @@
+"""Studies of one question each: recovery, ratings, ranks, sketches, neural collapse, the modality gap."""

@@ -1,0 +1,1 @@
+"""How fast features collapse with each loss, on images and on text."""

@@ -1,0 +1,198 @@
+"""Whatever cannot be completed is refused, with what came, what is needed and what to do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse import coo_matrix, csr_matrix
+
+pytest.importorskip("sklearn")
+
+from sklearn.exceptions import NotFittedError
+
+from dmf import MatrixCompletion
+from dmf.completion.settings import RULES
+from tests.dmf.completion.cases import ratings, triplets
+from tests.fresh_process import run_python
+
+ROWS, COLS, VALUES = triplets(ratings())
+NAN = float("nan")
+
+
+def model(**settings) -> MatrixCompletion:
+    return MatrixCompletion(**{"rank": 4, "max_epochs": 2, "random_state": 0, **settings})
+
+
+BAD_DATA = {
+    "the same entry twice": (
+        ([0, 1, 0], [2, 1, 2], [1.0, 2.0, 3.0]),
+        r"more than once, the first is \(0, 2\); keep one",
+    ),
+    "the same stored entry twice": (
+        (coo_matrix(([1.0, 2.0], ([0, 0], [1, 1])), shape=(4, 4)),),
+        r"more than once, the first is \(0, 1\)",
+    ),
+    "a negative row": (
+        ([-1, 0], [0, 1], [1.0, 2.0]),
+        "rows range from -1 .*; number them from 0, or pass a larger shape",
+    ),
+    "float rows": (([0.0, 1.0], [0, 1], [1.0, 2.0]), r"rows must be integers .*got float64; .*astype\(int\)"),
+    "names as columns": (
+        ([0, 1], ["a", "b"], [1.0, 2.0]),
+        r"cols must be integers .*; convert names or labels with .*pandas\.factorize",
+    ),
+    "unequal lengths": (
+        ([0, 1], [0, 1], [1.0]),
+        r"must be vectors of equal length, got shapes \(2,\), \(2,\) and \(1,\)",
+    ),
+    "matrices as triplets": (
+        (np.zeros((2, 2), int), np.zeros((2, 2), int), np.zeros((2, 2))),
+        "vectors of equal length",
+    ),
+    "no entries": (([], [], []), "there are no observed entries"),
+    "NaN among the values": (([0, 1], [0, 1], [1.0, NAN]), "1 of 2 values are NaN or infinite"),
+    "infinity among the values": (([0, 1], [0, 1], [np.inf, 1.0]), "1 of 2 values are NaN or infinite"),
+    "words as values": (([0, 1], [0, 1], ["one", "two"]), "values must be real numbers, got .*astype"),
+    "complex values": (
+        ([0, 1], [0, 1], [1j, 2.0]),
+        r"values must be real numbers, got complex128; convert them with `\.astype\(float\)`",
+    ),
+    "only NaN": ((np.full((5, 4), NAN),), r"all 20 entries are missing \(NaN\)"),
+    "infinity in a matrix": ((np.where(np.isnan(ratings()), np.inf, ratings()),), "infinity"),
+    "a stored NaN": ((coo_matrix(([1.0, NAN], ([0, 1], [1, 0])), shape=(4, 4)),), "NaN or infinite"),
+    "an empty sparse matrix": ((csr_matrix((5, 4)),), "there are no observed entries"),
+    "a vector as matrix": ((np.zeros(5),), "Expected 2D array, got 1D array"),
+    "no rows at all": ((np.zeros((0, 3)),), r"0 sample\(s\)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_are_refused(name):
+    arguments, message = BAD_DATA[name]
+    with pytest.raises(ValueError, match=message):
+        model().fit(*arguments)
+
+
+BAD_SHAPES = {
+    "too few rows": ({"shape": (2, 20)}, "rows range from 0 to 29, but a matrix of shape 2 x 20 .*pass a larger shape"),
+    "too few columns": ({"shape": (30, 3)}, "cols range from 0 to 19"),
+    "three numbers": (
+        {"shape": (30, 20, 1)},
+        r"shape must be \(number of rows, number of columns\), got \(30, 20, 1\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SHAPES)
+def test_bad_shapes_are_refused(name):
+    options, message = BAD_SHAPES[name]
+    with pytest.raises(ValueError, match=message):
+        model().fit(ROWS, COLS, VALUES, **options)
+
+
+def test_a_shape_beside_a_matrix_is_refused():
+    with pytest.raises(ValueError, match=r"shape=\(30, 20\) is for triplets only; a matrix X has its own shape"):
+        model().fit(ratings(), shape=(30, 20))
+
+
+BAD_SETTINGS = {
+    "rank": [3, 0, -2, 2.0, True, "4"],
+    "depth": [0, 1.5],
+    "init_scale": [0, -1, np.inf, NAN],
+    "gamma": [-0.1, NAN],
+    "biases": ["all", None, 1.0],
+    "bias_decay": [-1, "1"],
+    "feedback_decay": [-1],
+    "weight_decay": [-1, NAN],
+    "learning_rate": [0, -1, None],
+    "batch_size": [0, 2.5],
+    "max_epochs": [0, 1.5],
+    "validation_fraction": [-0.1, 1, 1.5],
+    "patience": [0],
+    "clip": [(5, 1), (1, 2, 3), None],
+    "checkpoint_every": [0],
+    "dtype": ["float16", np.float32],
+}
+
+
+def test_every_rule_has_a_bad_value():
+    assert BAD_SETTINGS.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD_SETTINGS.items() for value in values]
+)
+def test_settings_out_of_range_are_refused_before_the_data_are_touched(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*, got "):
+        model(**{name: value}).fit("no data at all")
+
+
+def test_a_rank_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="rank 22 is too large for a matrix of 30 x 5: it may be at most 10"):
+        model(rank=22).fit(ratings()[:, :5])
+
+
+def test_implicit_feedback_in_mini_batches_is_refused():
+    text = "needs all entries in one step, got batch_size=10: each row's factor sums over all its entries"
+    with pytest.raises(ValueError, match=text):
+        model(implicit_feedback=True, batch_size=10).fit(ratings())
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_a_validation_part_that_leaves_nothing_is_refused(fraction):
+    with pytest.raises(
+        ValueError, match=f"validation_fraction={fraction} of .* leaves nothing to validate on or nothing to train"
+    ):
+        model(validation_fraction=fraction).fit(ratings())
+
+
+def test_nothing_is_predicted_before_fit():
+    for call in (
+        lambda m: m.predict(0, 0),
+        lambda m: m.complete(),
+        lambda m: m.score(ratings()),
+        lambda m: m.save("x"),
+    ):
+        with pytest.raises(NotFittedError):
+            call(model())
+
+
+def test_predictions_outside_of_the_matrix_are_refused():
+    fitted = model().fit(ratings())
+    with pytest.raises(ValueError, match="rows range from 30 to 30, but a matrix of shape 30 x 20"):
+        fitted.predict(30, 0)
+    with pytest.raises(ValueError, match="cols range from -1"):
+        fitted.predict(0, [-1])
+    with pytest.raises(
+        ValueError, match=r"rows of shape \(2,\) and cols of shape \(3,\) do not broadcast; pass one row"
+    ):
+        fitted.predict([0, 1], [0, 1, 2])
+    with pytest.raises(ValueError, match="cols range from 0 to 25"):
+        fitted.score([0, 1], [0, 25], [1.0, 2.0])
+
+
+def test_integer_and_boolean_values_and_lists_are_taken():
+    assert model().fit([0, 1, 2, 3], [0, 1, 2, 3], [1, 2, 3, 4]).complete().shape == (4, 4)
+    assert model().fit([0, 1, 2, 3], [0, 1, 2, 3], [True, False, True, True]).complete().dtype == np.float64
+
+
+def test_the_rest_of_dmf_needs_none_of_the_extra_packages():
+    told = run_python(
+        """
+        import sys
+        for name in ("sklearn", "scipy", "tqdm"):
+            sys.modules[name] = None
+        import dmf
+        dmf.CompressedDMF(4, 3, rank=2)()
+        try:
+            dmf.MatrixCompletion
+        except ImportError as error:
+            print(error)
+        try:
+            dmf.Missing
+        except AttributeError as error:
+            print(error)
+        """
+    )
+    assert "MatrixCompletion needs the package" in told and 'pip install "deep-lora[completion]"' in told
+    assert "module 'dmf' has no attribute 'Missing'" in told
