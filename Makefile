@@ -58,7 +58,9 @@ format: $(STAMPS)-dev
 docs: $(STAMPS)-docs
 	$(BIN)/pdoc --docformat google --output-directory site \
 		deep_lora dmf dmf.completion dmf.functional dmf.linalg dmf.subspaces dmf.sparse dmf.theory dmf.files \
-		collapse modality training
+		collapse collapse.classifier collapse.losses collapse.metrics collapse.theory evaluation_hooks \
+		modality modality.losses modality.metrics modality.models modality.swapping modality.temperature modality.theory \
+		training
 
 # torch goes in before anything that depends on it, so that nothing else chooses which build.
 $(STAMPS)-torch:

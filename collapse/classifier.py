@@ -8,16 +8,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from collapse.scale import scale_for_loss
 from collapse.sphere import unit_rows
-from collapse.temperature import temperature_for_loss
+
+__all__ = [
+    "NormalizedClassifier",
+    "normalized_logits",
+    "subtract_margin",
+]
 
 
 def normalized_logits(
-    features: Float[Tensor, "*batch d"], weight: Float[Tensor, "K d"], temperature: float | Tensor
+    features: Float[Tensor, "*batch d"], weight: Float[Tensor, "K d"], scale: float | Tensor
 ) -> Float[Tensor, "*batch K"]:
-    """`tau cos(h, w_k)`: logits of features and class vectors after projection onto the unit sphere.
+    """Compute the logits `scale * cos(h, w_k)` of features and class vectors.
 
-    Source: Yaras et al., NeurIPS 2022, the normalised model; NormFace (Wang et al., 2017).
+    Source: Yaras et al., NeurIPS 2022, the normalized model; NormFace (Wang et al., 2017).
 
     >>> normalized_logits(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0], [0.0, -1.0]]), 10.0)
     tensor([[ 6., -8.]])
@@ -25,15 +31,15 @@ def normalized_logits(
     rows, vectors = unit_rows(features), unit_rows(weight)
     common = torch.promote_types(rows.dtype, vectors.dtype)
     with torch.autocast(rows.device.type, enabled=False):
-        return temperature * (rows.to(common) @ vectors.to(common).mT)
+        return scale * (rows.to(common) @ vectors.to(common).mT)
 
 
 def subtract_margin(
     logits: Float[Tensor, "*batch K"], labels: Int[Tensor, "*batch"], amount: float | Tensor
 ) -> Float[Tensor, "*batch K"]:
-    """The logits with `amount` taken off each sample's own class; negative labels (padding) are left alone.
+    """Subtract `amount` from the logit of each sample's own class, except for negative labels (padding).
 
-    Source: the additive cosine margin of CosFace (Wang et al., CVPR 2018), `amount = tau * margin`.
+    Source: the additive cosine margin of CosFace (Wang et al., CVPR 2018), `amount = scale * margin`.
 
     >>> subtract_margin(torch.zeros(2, 2), torch.tensor([1, -100]), 0.5)
     tensor([[ 0.0000, -0.5000],
@@ -45,27 +51,27 @@ def subtract_margin(
 
 
 class NormalizedClassifier(nn.Module):
-    """A drop-in for the last `nn.Linear`: features and class vectors on the unit sphere, logits `tau cos(h, w_k)`.
+    """A drop-in for the last `nn.Linear`: features and class vectors on the unit sphere, logits `scale * cos(h, w_k)`.
 
     The projection is part of the forward pass, so the gradient of a unit row is its Riemannian gradient. With
-    `SphereRetractionCallback` the stored rows return to the sphere after each step too, and the step size keeps its
-    meaning; without it their norms grow and the effective rate falls. There is no bias.
+    `SphereRetractionCallback` the stored rows also return to the sphere after each step, and the step size keeps its
+    meaning; without it their norms grow and the effective learning rate falls. There is no bias.
 
     Args:
         in_features: d. A simplex ETF needs d >= K - 1.
         num_classes: K, at least 2.
-        temperature: tau > 0, which *multiplies* the cosines. None takes `temperature_for_loss(K)`, about log K + 4.6:
-            a loss of 0.01 is then attainable. At tau = 1 it is not: see `attainable_loss`.
-        learnable_temperature: learn `log(tau / temperature)`, one more parameter (start 0).
-        margin: CosFace margin in [0, 1), taken off the own class's cosine in training when labels are passed.
+        scale: positive, *multiplies* the cosines (tau in the paper). None takes `scale_for_loss(K)`, about log K + 4.6:
+            a loss of 0.01 is then attainable. At a scale of 1 it is not: see `attainable_loss`.
+        learnable_scale: learn `log(scale / initial scale)`, one more parameter that starts at 0.
+        margin: CosFace margin in [0, 1), subtracted from the own class's cosine in training when labels are passed.
 
     Shape:
         features (..., d), optional labels (...) -> logits (..., K), float32 for half precision.
 
     Raises:
-        ValueError: for sizes, temperature or margin out of range.
+        ValueError: for sizes, scale or margin out of range.
 
-    >>> head = NormalizedClassifier(8, 4, temperature=5.0)
+    >>> head = NormalizedClassifier(8, 4, scale=5.0)
     >>> bool(head(torch.randn(3, 8)).abs().max() <= 5.0001)
     True
     """
@@ -77,8 +83,8 @@ class NormalizedClassifier(nn.Module):
         self,
         in_features: int,
         num_classes: int,
-        temperature: float | None = None,
-        learnable_temperature: bool = False,
+        scale: float | None = None,
+        learnable_scale: bool = False,
         margin: float = 0.0,
         *,
         device: torch.device | str | None = None,
@@ -87,64 +93,64 @@ class NormalizedClassifier(nn.Module):
         super().__init__()
         if isinstance(in_features, bool) or not isinstance(in_features, int) or in_features < 1:
             raise ValueError(f"`in_features` must be a positive integer, got {in_features!r}")
-        if temperature is None:
-            temperature = temperature_for_loss(num_classes)
-        _check_classifier(num_classes, temperature, margin)
+        if scale is None:
+            scale = scale_for_loss(num_classes)
+        _check_classifier(num_classes, scale, margin)
         self.in_features, self.out_features = in_features, num_classes
-        self.margin, self.initial_temperature = float(margin), float(temperature)
+        self.margin, self.initial_scale = float(margin), float(scale)
         self.weight = nn.Parameter(torch.empty(num_classes, in_features, device=device, dtype=dtype))
         self.register_buffer("base_temperature", torch.empty((), device=device, dtype=dtype))
-        ratio = nn.Parameter(torch.empty((), device=device, dtype=dtype)) if learnable_temperature else None
+        ratio = nn.Parameter(torch.empty((), device=device, dtype=dtype)) if learnable_scale else None
         self.register_parameter("log_temperature_ratio", ratio)
         self.reset_parameters()
 
     @property
-    def temperature(self) -> Tensor:
-        """The tau in force, `base_temperature * exp(log_temperature_ratio)`, at least in float32."""
+    def scale(self) -> Tensor:
+        """The current scale, `base_temperature * exp(log_temperature_ratio)`, at least in float32."""
         base = self.base_temperature if self.base_temperature.dtype == torch.float64 else self.base_temperature.float()
         return base if self.log_temperature_ratio is None else base * self.log_temperature_ratio.to(base).exp()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Class vectors uniform on the sphere, temperature at its start."""
+        """Draw class vectors uniformly from the sphere, and reset the scale."""
         self.weight.copy_(self.random_vectors())
-        self.base_temperature.fill_(self.initial_temperature)
+        self.base_temperature.fill_(self.initial_scale)
         if self.log_temperature_ratio is not None:
             self.log_temperature_ratio.zero_()
 
     def random_vectors(self) -> Float[Tensor, "K d"]:
-        """Fresh rows, uniform on the sphere."""
+        """Draw new rows uniformly from the sphere."""
         return unit_rows(torch.randn_like(self.weight, dtype=torch.float32))
 
     def class_vectors(self) -> Float[Tensor, "K d"]:
-        """The class vectors on the unit sphere, which metrics should be given."""
+        """Return the class vectors on the unit sphere, for metrics."""
         return unit_rows(self.weight)
 
     def forward(
         self, features: Float[Tensor, "*batch d"], labels: Int[Tensor, "*batch"] | None = None
     ) -> Float[Tensor, "*batch K"]:
-        temperature = self.temperature
-        logits = normalized_logits(features, self.weight, temperature)
+        scale = self.scale
+        logits = normalized_logits(features, self.weight, scale)
         if labels is None or self.margin == 0 or not self.training:
             return logits
-        return subtract_margin(logits, labels, temperature * self.margin)
+        return subtract_margin(logits, labels, scale * self.margin)
 
     def extra_repr(self) -> str:
-        temperature = "on meta" if self.base_temperature.is_meta else f"{self.temperature.item():.4g}"
-        learnable = ", learnable_temperature=True" if self.log_temperature_ratio is not None else ""
+        scale = "on meta" if self.base_temperature.is_meta else f"{self.scale.item():.4g}"
+        learnable = ", learnable_scale=True" if self.log_temperature_ratio is not None else ""
         margin = f", margin={self.margin}" if self.margin else ""
-        return f"{self.in_features}, {self.out_features}, temperature={temperature}{learnable}{margin}"
+        return f"{self.in_features}, {self.out_features}, scale={scale}{learnable}{margin}"
 
 
-def _check_classifier(num_classes: int, temperature: float, margin: float) -> None:
+def _check_classifier(num_classes: int, scale: float, margin: float) -> None:
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(
             f"`num_classes` must be an integer of at least 2, got {num_classes!r}; one class is regression"
         )
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
         raise ValueError(
-            f"`temperature` must be positive and finite, it multiplies the cosines, got {temperature!r}; "
-            f"{temperature_for_loss(num_classes):.3g} suits {num_classes} classes"
+            f"`scale` must be positive and finite, it multiplies the cosines, got {scale!r}; "
+            f"{scale_for_loss(num_classes):.3g} suits {num_classes} classes"
         )
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < 1:
-        raise ValueError(f"`margin` is taken off a cosine and must lie in [0, 1), got {margin!r}")
+        raise ValueError(f"`margin` is subtracted from a cosine and must lie in [0, 1), got {margin!r}")

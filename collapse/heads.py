@@ -1,4 +1,4 @@
-"""Swap the classification head of a transformers model for a normalised one, in place."""
+"""Replace the classification head of a transformers model by a normalized one, in place."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collapse.classifier import NormalizedClassifier
 
 LinearHead = nn.Linear | NormalizedClassifier
 CONFIG_KEY = "normalized_classifier"
+SCALE_KEY, LEARNABLE_KEY = "temperature", "learnable_temperature"  # as saved configurations have them
 # What PEFT puts between a module and the name that it had in the base model.
 _WRAPPING = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
 
@@ -24,18 +25,17 @@ class Head(NamedTuple):
 
 
 def find_head(model: nn.Module, head: str | None = None) -> Head:
-    """The last linear layer of a classification model, by structure and not by name.
+    """Find the last linear layer of a classification model, by structure and not by name.
 
-    It is the one `nn.Linear` (or `NormalizedClassifier`) outside the base model whose output size is
-    `config.num_labels`; nested heads such as RoBERTa's `classifier.out_proj` are found, and models that PEFT wraps are
-    looked through.
+    It is the only `nn.Linear` (or `NormalizedClassifier`) outside the base model whose output size is
+    `config.num_labels`. This includes nested heads such as RoBERTa's `classifier.out_proj`, and models inside PEFT.
 
     Args:
         model: a transformers model, a PEFT model around one, or any module if `head` is given.
-        head: its name in the base model, where the structure leaves a choice.
+        head: its name in the base model, if there are several candidates.
 
     Raises:
-        ValueError: if there is no such layer, or more than one; the text lists the candidates.
+        ValueError: if there is no such layer, or more than one.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -68,38 +68,39 @@ def find_head(model: nn.Module, head: str | None = None) -> Head:
 
 def normalize_classifier_(
     model: nn.Module,
-    temperature: float | None = None,
-    learnable_temperature: bool = False,
+    scale: float | None = None,
+    learnable_scale: bool = False,
     head: str | None = None,
 ) -> NormalizedClassifier:
     """Replace the last linear layer of a classification model by a `NormalizedClassifier`, in place.
 
-    Everything before it (pooling, dropout, inner layers of the head) and after it (label mapping, loss) stays. The
-    directions of the old class vectors are kept and the bias is dropped. Call it before or after `get_peft_model`;
-    afterwards every adapter's copy in `modules_to_save` is replaced too. PEFT finds heads called `classifier` or
-    `score` itself; for another name pass `modules_to_save=[find_head(model).name]`.
+    Everything before it (pooling, dropout, inner layers of the head) and after it (label mapping, loss) stays. The new
+    head keeps the directions of the class vectors and has no bias. Call this before or after `get_peft_model`; if
+    after, every adapter's copy in `modules_to_save` is replaced too. PEFT finds heads called `classifier` or `score` by
+    itself; for another name pass `modules_to_save=[find_head(model).name]`.
 
     The settings are kept in `model.config`, so a saved model comes back with `load_normalized_classifier(path)`. Under
-    PEFT, normalise the base model with the same settings before `PeftModel.from_pretrained`.
+    PEFT, normalize the base model with the same settings before `PeftModel.from_pretrained`.
 
     Args:
         model: any `*ForSequenceClassification`, `*ForTokenClassification`, `*ForImageClassification`, ..., or a module
             with `head` given.
-        temperature: tau; None takes what `model.config` has from before, or else `temperature_for_loss(num_labels)`.
-        learnable_temperature: see `NormalizedClassifier`.
-        head: the layer's name, where `find_head` needs it.
+        scale: of the cosines; None takes the value in `model.config`, if any, or else `scale_for_loss(num_labels)`.
+        learnable_scale: see `NormalizedClassifier`.
+        head: the layer's name, if `find_head` needs it.
 
     Returns:
-        The new head that is in use (of the active adapter).
+        The new head in use (that of the active adapter).
 
     Raises:
-        ValueError: for regression and multi-label models, a head that is normalised or quantised already, or none.
+        ValueError: for regression and multi-label models, for a head that is already normalized or quantized, or
+            without a head.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
     >>> model = BertForSequenceClassification(config)
-    >>> normalize_classifier_(model, temperature=6.0)
-    NormalizedClassifier(4, 3, temperature=6)
+    >>> normalize_classifier_(model, scale=6.0)
+    NormalizedClassifier(4, 3, scale=6)
     """
     base = base_model_of(model)
     config = getattr(base, "config", None)
@@ -108,30 +109,30 @@ def normalize_classifier_(
     for old in found.copies.values():
         _check_replaceable(found.name, old)
     settings: dict[str, Any] = dict(getattr(config, CONFIG_KEY, None) or {})
-    if temperature is not None:
-        settings["temperature"] = temperature
-    if learnable_temperature:
-        settings["learnable_temperature"] = True
-    settings = {"temperature": None, "learnable_temperature": False} | settings | {"head": found.name}
+    if scale is not None:
+        settings[SCALE_KEY] = scale
+    if learnable_scale:
+        settings[LEARNABLE_KEY] = True
+    settings = {SCALE_KEY: None, LEARNABLE_KEY: False} | settings | {"head": found.name}
     heads = []
     for path, old in found.copies.items():
-        new = _normalized(old, settings["temperature"], settings["learnable_temperature"])
+        new = _normalized(old, settings[SCALE_KEY], settings[LEARNABLE_KEY])
         parent, _, attribute = path.rpartition(".")
         setattr(base.get_submodule(parent), attribute, new)
         heads.append((path, new))
     if config is not None:
-        setattr(config, CONFIG_KEY, settings | {"temperature": heads[0][1].initial_temperature})
+        setattr(config, CONFIG_KEY, settings | {SCALE_KEY: heads[0][1].initial_scale})
     return _in_use(base, heads)
 
 
 def base_model_of(model: nn.Module) -> nn.Module:
-    """The transformers model inside a PEFT model; otherwise the model itself."""
+    """Return the transformers model inside a PEFT model, or else the model itself."""
     unwrap: Any = getattr(model, "get_base_model", None)
     return model if unwrap is None else unwrap()
 
 
 def _linear_layers(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
-    """Every linear layer's name in the base model, in order, with the paths of its copies; no adapter's own layers."""
+    """Map the name of every linear layer of the base model, in order, to its copies by path; skip adapters' layers."""
     modules = dict(base.named_modules())
     adapted = tuple(path.removesuffix("base_layer") for path in modules if path.endswith(".base_layer"))
     layers: dict[str, dict[str, LinearHead]] = {}
@@ -148,7 +149,7 @@ def _candidates(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
     num_labels = getattr(getattr(base, "config", None), "num_labels", None)
     if num_labels is None:
         raise ValueError(
-            f"{type(base).__name__} has no `config.num_labels` to recognise its classifier by; name it with `head=`"
+            f"{type(base).__name__} has no `config.num_labels` that identifies its classifier; name it with `head=`"
         )
     layers = {
         name: copies
@@ -173,26 +174,28 @@ def _check_task(config: Any) -> None:
         )
     if problem == "multi_label_classification":
         raise ValueError(
-            "cosines cannot say how likely each of several labels is: a normalised head needs one label for each "
+            "cosines cannot say how likely each of several labels is: a normalized head needs one label for each "
             "sample, got problem_type='multi_label_classification'"
         )
 
 
 def _check_replaceable(name: str, old: LinearHead) -> None:
     if isinstance(old, NormalizedClassifier):
-        raise ValueError(f"the classifier {name!r} is normalised already; set its `base_temperature` to change tau")
+        raise ValueError(
+            f"the classifier {name!r} is already normalized; fill its `base_temperature` to change the scale"
+        )
     if not old.weight.is_floating_point() or old.weight.shape != (old.out_features, old.in_features):
         raise ValueError(
             f"the classifier {name!r} is a {type(old).__name__} with {old.weight.dtype} weights; keep the head out of "
-            "quantisation (for bitsandbytes: `llm_int8_skip_modules`)"
+            "quantization (for bitsandbytes: `llm_int8_skip_modules`)"
         )
 
 
 @torch.no_grad()
-def _normalized(old: LinearHead, temperature: float | None, learnable: bool) -> NormalizedClassifier:
-    """A normalised head with the directions, dtype, device and training state of a linear layer."""
+def _normalized(old: LinearHead, scale: float | None, learnable: bool) -> NormalizedClassifier:
+    """Make a normalized head with the directions, dtype, device and training state of a linear layer."""
     device, dtype = old.weight.device, old.weight.dtype
-    new = NormalizedClassifier(old.in_features, old.out_features, temperature, learnable, device=device, dtype=dtype)
+    new = NormalizedClassifier(old.in_features, old.out_features, scale, learnable, device=device, dtype=dtype)
     kept = old.weight.norm(dim=1, keepdim=True) > 0  # a zero row has no direction: it keeps its random one
     new.weight.copy_(torch.where(kept, old.weight, new.weight))
     new.weight.copy_(new.class_vectors())
@@ -201,7 +204,7 @@ def _normalized(old: LinearHead, temperature: float | None, learnable: bool) -> 
 
 
 def _in_use(base: nn.Module, heads: list[tuple[str, NormalizedClassifier]]) -> NormalizedClassifier:
-    """The copy that the active adapter runs: the first under an active name, else the first of all."""
+    """Return the copy that the active adapter uses, or else the first copy."""
     for path, module in heads:
         wrapper, _, rest = path.partition(".modules_to_save.")
         if rest and rest.split(".")[0] in getattr(base.get_submodule(wrapper), "active_adapters", ()):

@@ -17,10 +17,11 @@ from collapse.statistics import ClassStatistics
 def layerwise_collapse(
     model: nn.Module, batches: Iterable[tuple[Any, Int[Tensor, " n"]]], layers: Sequence[str], num_classes: int
 ) -> dict[str, float]:
-    """`D_l = tr(S_W) / tr(S_B)` of the output of each named layer, in one pass over the batches.
+    """Measure `D_l = tr(S_W) / tr(S_B)` of the output of each named layer, in one pass over the batches.
 
-    Outputs are flattened to one row for each sample. For trained deep linear networks D_l falls geometrically with
-    depth; `dmf.theory.log_linear_fit` fits the factor. The model is run as it is, so put it into evaluation mode first.
+    Outputs are flattened to one row for each sample. In trained deep linear networks D_l falls geometrically with
+    depth; `dmf.theory.log_linear_fit` fits the factor. The model runs in its current mode, so put it into evaluation
+    mode first.
 
     Args:
         model: any module.
@@ -29,7 +30,7 @@ def layerwise_collapse(
         num_classes: K.
 
     Raises:
-        ValueError: if no layer is named, a name is no submodule, a layer did not run, or there was no batch.
+        ValueError: without layers or batches, if a name is not a submodule, or a layer did not run.
 
     Source: Yaras et al., arXiv:2306.01154 (progressive collapse); Wang et al., arXiv:2311.02960.
 

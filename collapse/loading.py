@@ -1,4 +1,4 @@
-"""Load saved models whose head is normalised."""
+"""Load saved models with a normalized head."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ModelType = TypeVar("ModelType", bound=PreTrainedModel)
 
 
 def normalized_class(model_class: type[ModelType]) -> type[ModelType]:
-    """A subclass of a transformers model class that builds its head normalised, so that `from_pretrained` fills it.
+    """Make a subclass of a transformers model class with a normalized head, which `from_pretrained` then loads.
 
-    Settings come from `config.normalized_classifier` where `normalize_classifier_` left them, else from its defaults.
-    With a checkpoint that has no classifier yet the head starts at random unit vectors. The class keeps its name, so
-    what it saves names the architecture that every tool knows.
+    The settings are those that `normalize_classifier_` wrote to `config.normalized_classifier`, or else its defaults.
+    If a checkpoint has no classifier, the head starts with random unit vectors. The class keeps its name, so saved
+    models name an architecture that every tool knows.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -36,7 +36,7 @@ def normalized_class(model_class: type[ModelType]) -> type[ModelType]:
             return model_class._init_weights(self, module)
         # Through transformers' functions, which skip what the checkpoint has filled.
         init.copy_(module.weight, module.random_vectors())
-        init.constant_(module.base_temperature, module.initial_temperature)
+        init.constant_(module.base_temperature, module.initial_scale)
         if module.log_temperature_ratio is not None:
             init.zeros_(module.log_temperature_ratio)
 
@@ -45,41 +45,40 @@ def normalized_class(model_class: type[ModelType]) -> type[ModelType]:
 
 
 def load_normalized_classifier(path: str, **kwargs: Any) -> PreTrainedModel:
-    """`from_pretrained` for a model that was saved after `normalize_classifier_`, from a folder or the Hub.
+    """Load a model that was saved after `normalize_classifier_`, from a folder or the Hub.
 
-    Plain `AutoModel...from_pretrained` would build an unnormalised head with a new bias, and warn of both.
+    Plain `AutoModel...from_pretrained` would build an unnormalized head with a new bias, and warn about both.
 
     Args:
         path: folder or Hub name.
-        kwargs: handed to `from_pretrained` (dtype, device_map, revision, ...).
+        kwargs: passed to `from_pretrained` (dtype, device_map, revision, ...).
 
     Raises:
-        ValueError: if the configuration does not say that the head is normalised, or names no model class of
-            transformers.
+        ValueError: if the configuration has no normalized head, or its class is not in transformers.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> import tempfile
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
     >>> model = BertForSequenceClassification(config)
-    >>> _ = normalize_classifier_(model, temperature=6.0)
+    >>> _ = normalize_classifier_(model, scale=6.0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     model.save_pretrained(folder)
     ...     load_normalized_classifier(folder).classifier
-    NormalizedClassifier(4, 3, temperature=6)
+    NormalizedClassifier(4, 3, scale=6)
     """
     names = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "trust_remote_code", "force_download")
     hub = {name: kwargs[name] for name in names if name in kwargs}
     config = kwargs.get("config") or transformers.AutoConfig.from_pretrained(path, **hub)
     if not getattr(config, CONFIG_KEY, None):
         raise ValueError(
-            f"{path} was not saved with a normalised head (its config has no `{CONFIG_KEY}`); load it with "
+            f"{path} was not saved with a normalized head (its config has no `{CONFIG_KEY}`); load it with "
             "`from_pretrained` and call `normalize_classifier_(model)`"
         )
     architecture = (config.architectures or ["none"])[0]
     model_class = getattr(transformers, architecture, None)
     if model_class is None:
         raise ValueError(
-            f"{architecture!r} of {path} is no model class of transformers; use "
+            f"{architecture!r} of {path} is not a model class of transformers; use "
             "`normalized_class(YourClass).from_pretrained(path)`"
         )
     return normalized_class(model_class).from_pretrained(path, **kwargs)

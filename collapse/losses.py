@@ -1,6 +1,6 @@
-"""Losses to compare with: what else drives features towards collapse, under one convention.
+"""Losses to compare with, which also drive features towards collapse.
 
-`temperature` multiplies cosines everywhere in this package; papers that divide by their tau mean 1 over ours.
+`scale` multiplies the cosines, as everywhere in this package.
 """
 
 from __future__ import annotations
@@ -12,6 +12,12 @@ from torch.nn import functional
 
 from collapse.classifier import normalized_logits
 
+__all__ = [
+    "nonl_loss",
+    "ntce_loss",
+    "regularized_cross_entropy",
+]
+
 
 def regularized_cross_entropy(
     logits: Float[Tensor, "n K"],
@@ -20,15 +26,14 @@ def regularized_cross_entropy(
     weight: Float[Tensor, "K d"],
     strength: float = 1e-4,
 ) -> Float[Tensor, ""]:
-    """Cross entropy of a plain head with penalties on class vectors and features: `CE + s/2 |W|^2 + s/2 sum_i |h_i|^2`.
+    """Add penalties to the cross entropy of a plain head: `CE + s/2 |W|^2 + s/2 sum_i |h_i|^2`.
 
-    Source: the regularised baseline of Yaras et al., NeurIPS 2022; as their code has it the features are summed over
-    the batch. Their release also renormalises this baseline's classifier rows, which a regularised model has no use
-    for: here they stay free.
+    Source: the regularized baseline of Yaras et al., NeurIPS 2022. As in their code, the features are summed over the
+    batch. Their code also renormalizes this baseline's classifier rows; here they stay free.
 
     Args:
         logits: of the plain head.
-        features: what entered the head.
+        features: the input of the head.
         weight: its rows.
         strength: s, at least 0.
 
@@ -49,11 +54,11 @@ def ntce_loss(
     features: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
     weight: Float[Tensor, "K d"],
-    temperature: float | Tensor,
+    scale: float | Tensor,
 ) -> Float[Tensor, ""]:
-    """Normalised cross entropy over the batch, with class vectors as anchors.
+    """Compute the normalized cross entropy over the batch, with class vectors as anchors.
 
-        mean_i -log( exp(t w_{y_i} . u_i) / sum_j exp(t w_{y_i} . u_j) ),   u and w unit rows, t the temperature
+        mean_i -log( exp(s w_{y_i} . u_i) / sum_j exp(s w_{y_i} . u_j) ),   u and w unit rows, s the scale
 
     Each sample competes with the other samples of the batch for its class vector, not with the other classes.
 
@@ -65,7 +70,7 @@ def ntce_loss(
     >>> ntce_loss(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), 1.0)
     tensor(0.3133)
     """
-    anchored = _anchored_logits(features, labels, weight, temperature)
+    anchored = _anchored_logits(features, labels, weight, scale)
     return functional.cross_entropy(anchored, torch.arange(len(labels), device=labels.device))
 
 
@@ -73,23 +78,23 @@ def nonl_loss(
     features: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
     weight: Float[Tensor, "K d"],
-    temperature: float | Tensor,
+    scale: float | Tensor,
 ) -> Float[Tensor, ""]:
-    """`ntce_loss` whose denominator holds the samples of other classes only.
+    """Compute `ntce_loss` with only the samples of other classes in the denominator.
 
-        mean_i ( -t w_{y_i} . u_i + log sum_{j: y_j != y_i} exp(t w_{y_i} . u_j) )
+        mean_i ( -s w_{y_i} . u_i + log sum_{j: y_j != y_i} exp(s w_{y_i} . u_j) )
 
     It is not bounded below by zero.
 
     Source: "Neural collapse by design", ICML 2026, arXiv:2605.20302 (NONL).
 
     Raises:
-        ValueError: if the batch holds samples of one class only (there is nothing to contrast with).
+        ValueError: if the batch holds samples of only one class.
 
     >>> nonl_loss(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), 1.0)
     tensor(-1.)
     """
-    anchored = _anchored_logits(features, labels, weight, temperature)
+    anchored = _anchored_logits(features, labels, weight, scale)
     same = labels[:, None] == labels[None, :]
     if bool(same.all()):
         raise ValueError(
@@ -99,11 +104,11 @@ def nonl_loss(
     return (others - anchored.diagonal()).mean()
 
 
-def _anchored_logits(features: Tensor, labels: Tensor, weight: Tensor, temperature: float | Tensor) -> Tensor:
+def _anchored_logits(features: Tensor, labels: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
     """Entry (i, j): similarity of sample j to the class vector of sample i."""
     if len(features) < 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"a loss over the batch needs at least two rows and one label for each, got features of shape "
             f"{tuple(features.shape)} and labels of shape {tuple(labels.shape)}"
         )
-    return normalized_logits(weight[labels], features, temperature)
+    return normalized_logits(weight[labels], features, scale)

@@ -6,7 +6,7 @@
     NC4  share of samples whose prediction is the nearest class mean
 
 with `S_W = (1/N) sum (h - h_k)(h - h_k)^T`, `S_B = (1/K) sum (h_k - h_G)(h_k - h_G)^T`, h_G the mean of all samples and
-H the class means, not centred (Yaras et al., NeurIPS 2022; definitions of Papyan, Han and Donoho, PNAS 2020). Smaller
+H the class means, not centered (Yaras et al., NeurIPS 2022; definitions of Papyan, Han and Donoho, PNAS 2020). Smaller
 is more collapsed, except for NC4. Classes without samples are left out of NC1, NC3, NC4 and CDNV.
 """
 
@@ -18,9 +18,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from collapse.centres import check_observed, class_distance_normalized_variance
+from collapse.centers import check_observed, class_distance_normalized_variance, nearest_center_agreement
 from collapse.simplex import simplex_distance
 from collapse.statistics import TILE_ROWS, ClassStatistics
+
+__all__ = [
+    "class_distance_normalized_variance",
+    "feature_norm_spread",
+    "nc1",
+    "nc2",
+    "nc3",
+    "nearest_center_agreement",
+    "neural_collapse",
+    "separation_quotient",
+]
 
 GlobalMean = Literal["samples", "classes"]
 
@@ -29,21 +40,21 @@ def neural_collapse(
     statistics: ClassStatistics,
     weight: Float[Tensor, "K d"] | None = None,
     *,
-    centred_means: bool = False,
+    centered_means: bool = False,
     global_mean: GlobalMean = "samples",
     rcond: float | None = None,
     quotient: bool = False,
     max_pair_classes: int = 2048,
 ) -> dict[str, float]:
-    """All metrics that the statistics (and the classifier's weight) give, by name.
+    """Compute all metrics of class statistics and, if given, the classifier's weight.
 
     Args:
-        statistics: class statistics of the penultimate features; `reduce` them first under several processes.
-        weight: classifier rows; without it `nc2` and `nc3` are left out. For a `NormalizedClassifier` pass its
+        statistics: class statistics of the penultimate features; with several processes, `reduce` them first.
+        weight: classifier rows; without them there is no `nc2` and no `nc3`. For a `NormalizedClassifier` pass its
             `class_vectors()`, and statistics of `unit_rows(features)`.
-        centred_means: take the global mean off the class means in NC3, as Papyan et al. do and the authors do not.
+        centered_means: subtract the global mean from the class means in NC3, as Papyan et al. do; the authors do not.
         global_mean: h_G, the mean of all samples or of the class means; the same on balanced data.
-        rcond: relative cut-off of the pseudo-inverse in NC1; None for rounding alone.
+        rcond: relative cut-off of the pseudo-inverse in NC1; None drops rounding errors only.
         quotient: `nc1` is `tr(S_W) / tr(S_B)` instead; always so for statistics with `within="trace"`.
         max_pair_classes: CDNV runs over the pairs among at most this many evenly spaced classes.
 
@@ -71,14 +82,14 @@ def neural_collapse(
     }
     if weight is not None:
         metrics["nc2"] = nc2(weight)
-        metrics["nc3"] = nc3(statistics, weight, centred_means=centred_means, global_mean=global_mean)
+        metrics["nc3"] = nc3(statistics, weight, centered_means=centered_means, global_mean=global_mean)
     return metrics
 
 
 def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples", rcond: float | None = None) -> float:
-    """Within-class variability `(1/K) tr(S_W S_B^+)`: 0 when every sample sits on its class mean.
+    """Compute the within-class variability `(1/K) tr(S_W S_B^+)`: 0 if every sample equals its class mean.
 
-    The pseudo-inverse keeps at most K - 1 eigenvalues, the rank that S_B can have, and of these only those above
+    The pseudo-inverse keeps at most K - 1 eigenvalues, the largest possible rank of S_B, and of these only those above
     `rcond` times the largest (the authors use 1e-15, which keeps rounding noise).
 
     Raises:
@@ -93,20 +104,20 @@ def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples", rco
         raise ValueError(
             "NC1 needs the full within-class scatter; make the statistics with `within='full'`, or ask for `quotient`"
         )
-    centred = _centred_means(statistics, global_mean)
-    num_classes, dimension = centred.shape
-    values, vectors = _between_eigenpairs(centred)
+    centered = _centered_means(statistics, global_mean)
+    num_classes, dimension = centered.shape
+    values, vectors = _between_eigenpairs(centered)
     cut = max(num_classes, dimension) * torch.finfo(torch.float64).eps if rcond is None else rcond
     kept = (values > cut * values.max()) & (values > 0)
     if not kept.any():
-        raise ValueError("all class means coincide, so NC1 has nothing to divide by; are the features constant?")
+        raise ValueError("all class means coincide, so NC1 is not defined; are the features constant?")
     vectors = vectors[:, kept]
     within = (vectors * (statistics.within_scatter @ vectors)).sum(0) / statistics.num_samples
     return (within / values[kept]).sum().item() / num_classes
 
 
 def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples") -> float:
-    """`tr(S_W) / tr(S_B)`, NC1 without a matrix inverse; per layer it measures progressive collapse.
+    """Compute `tr(S_W) / tr(S_B)`, NC1 without a matrix inverse; layer by layer it measures progressive collapse.
 
     Source: Yaras et al., arXiv:2306.01154, where it falls geometrically from layer to layer.
 
@@ -115,14 +126,14 @@ def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean 
     >>> separation_quotient(statistics)
     0.25
     """
-    centred = _centred_means(statistics, global_mean)
-    between = centred.square().sum().item() / len(centred)
+    centered = _centered_means(statistics, global_mean)
+    between = centered.square().sum().item() / len(centered)
     within = statistics.squared_deviations.sum().item() / statistics.num_samples
     return within / between if between > 0 else float("inf")
 
 
 def nc2(weight: Float[Tensor, "K d"]) -> float:
-    """Distance of the classifier's Gram matrix from the simplex ETF; see `simplex_distance`, also for what is raised.
+    """Compute the distance of the classifier's Gram matrix from the simplex ETF; see `simplex_distance`.
 
     >>> round(nc2(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), 4)
     0.0
@@ -134,10 +145,10 @@ def nc3(
     statistics: ClassStatistics,
     weight: Float[Tensor, "K d"],
     *,
-    centred_means: bool = False,
+    centered_means: bool = False,
     global_mean: GlobalMean = "samples",
 ) -> float:
-    """Distance of `W H^T` from the simplex ETF, over the classes that have samples; see `simplex_distance`.
+    """Compute the distance of `W H^T` from the simplex ETF, over the classes with samples; see `simplex_distance`.
 
     Raises:
         ValueError: if the weight does not have one row of d entries for each class.
@@ -157,12 +168,12 @@ def nc3(
     means, rows = statistics.means, weight.to(statistics.means.device)
     if not observed.all():
         means, rows = means[observed], rows[observed]
-    offset = _global_mean(statistics, global_mean) if centred_means else None
+    offset = _global_mean(statistics, global_mean) if centered_means else None
     return simplex_distance(rows, means, offset)
 
 
 def feature_norm_spread(statistics: ClassStatistics) -> float:
-    """Standard deviation of the feature norms over their mean; 0 on a sphere.
+    """Divide the standard deviation of the feature norms by their mean; 0 on a sphere.
 
     >>> statistics = ClassStatistics(2, 1)
     >>> statistics.update(torch.tensor([[1.0], [-3.0]]), torch.tensor([0, 1]))
@@ -175,20 +186,20 @@ def feature_norm_spread(statistics: ClassStatistics) -> float:
     return deviation / mean if mean > 0 else 0.0
 
 
-def _between_eigenpairs(centred: Float[Tensor, "K d"]) -> tuple[Tensor, Tensor]:
-    """The at most K - 1 leading eigenvalues and eigenvectors of `S_B`, by the smaller side of the means."""
-    num_classes, dimension = centred.shape
+def _between_eigenpairs(centered: Float[Tensor, "K d"]) -> tuple[Tensor, Tensor]:
+    """Return at most K - 1 leading eigenvalues and eigenvectors of `S_B`, from the smaller side of the means."""
+    num_classes, dimension = centered.shape
     if num_classes <= dimension:
-        _, singular, right = torch.linalg.svd(centred, full_matrices=False)
+        _, singular, right = torch.linalg.svd(centered, full_matrices=False)
         return (singular.square() / num_classes)[: num_classes - 1], right[: num_classes - 1].mT
-    scatter = centred.new_zeros(dimension, dimension)
-    for rows in centred.split(TILE_ROWS):
+    scatter = centered.new_zeros(dimension, dimension)
+    for rows in centered.split(TILE_ROWS):
         scatter.addmm_(rows.mT, rows)
     values, vectors = torch.linalg.eigh(scatter / num_classes)
     return values[-(num_classes - 1) :], vectors[:, -(num_classes - 1) :]
 
 
-def _centred_means(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, "K d"]:
+def _centered_means(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, "K d"]:
     check_observed(statistics)
     return statistics.means[statistics.observed] - _global_mean(statistics, global_mean)
 

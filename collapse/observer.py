@@ -1,9 +1,8 @@
-"""What enters a classifier's head, with its labels, while a model runs: hooks, and nothing kept but statistics."""
+"""`HeadObserver`: statistics of what enters a classifier's head, with its labels, while the model runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,17 +10,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from collapse.centres import TILE_ROWS, nearest_centre_agreement
+from collapse.centers import TILE_ROWS, nearest_center_agreement
 from collapse.classifier import NormalizedClassifier
 from collapse.heads import LinearHead, base_model_of, find_head
 from collapse.sphere import unit_rows
 from collapse.statistics import ClassStatistics, Within
+from evaluation_hooks import Observer
 
 RowCount = Callable[[int], int]
 
 
 class SystematicSample:
-    """At most `size` rows out of a stream: every s-th, where s doubles whenever the room is full.
+    """At most `size` rows of a stream: every s-th, where s doubles whenever there are too many.
 
     >>> sample = SystematicSample(2)
     >>> for row in torch.arange(5.0).split(1): sample.add(row)
@@ -34,7 +34,7 @@ class SystematicSample:
         self._kept: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
-        """Take what falls on the grid."""
+        """Add the rows that fall on the grid."""
         first = -self._seen % self._stride
         self._seen += len(rows)
         if self.size == 0 or first >= len(rows):
@@ -44,29 +44,27 @@ class SystematicSample:
             self._kept, self._stride = [self.rows()[::2].clone()], 2 * self._stride
 
     def rows(self) -> Tensor:
-        """The kept rows in their order."""
+        """Return the kept rows in their order."""
         return torch.cat(self._kept) if self._kept else torch.empty(0)
 
 
-class HeadObserver:
-    """Collects `ClassStatistics` of the features that enter a model's head, between `start` and `stop`.
+class HeadObserver(Observer):
+    """Collect `ClassStatistics` of the features that enter a model's head, between `start` and `stop`.
 
-    Only batches in evaluation mode count: in training mode dropout is part of the features.
-
-    Features of a `NormalizedClassifier` are put on the sphere first, as the classifier sees them. A head that reads
-    every token of a sequence with one label (decoders) is observed at the last token that is no padding, which
-    transformers pools.
+    Only batches in evaluation mode count, since dropout changes the features in training mode. Features of a
+    `NormalizedClassifier` are normalized first, as in the classifier. A head that reads every token of a sequence with
+    one label (decoders) is observed at the last token that is not padding, which transformers uses.
 
     Args:
-        model: a classification model of transformers, under PEFT or not.
+        model: a classification model of transformers, with PEFT or without.
         head: see `find_head`.
         within: see `ClassStatistics`.
-        centre_samples: rows kept for NC4, spread evenly over the stream; 0 leaves it out.
-        valid_rows: how many of a batch's rows count (a distributed loader repeats samples in its last batch).
+        center_samples: rows kept for NC4, spread evenly over the stream; 0 for none.
+        valid_rows: how many of a batch's rows count (a distributed loader repeats some to fill its last batch).
 
     Attributes:
         statistics: what was collected since `start`.
-        unlabelled, not_finite: batches left out because they came without labels, or had NaN or inf.
+        unlabeled, not_finite: batches skipped because they had no labels, or had NaN or inf.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -84,109 +82,75 @@ class HeadObserver:
         head: str | None = None,
         *,
         within: Within = "full",
-        centre_samples: int = 4096,
+        center_samples: int = 4096,
         valid_rows: RowCount = lambda rows: rows,
     ) -> None:
-        if centre_samples < 0:
-            raise ValueError(f"`centre_samples` is a number of rows to keep for NC4, 0 for none, got {centre_samples}")
-        self.within, self.centre_samples, self._valid_rows = within, centre_samples, valid_rows
-        self._head_name, self._handles = head, list[RemovableHandle]()
-        self.point_at(model)
-        self.start()
-        self._watching = False
+        if center_samples < 0:
+            raise ValueError(f"`center_samples` is a number of rows to keep for NC4, 0 for none, got {center_samples}")
+        self.within, self.center_samples, self._valid_rows = within, center_samples, valid_rows
+        self._head_name = head
+        super().__init__(model)
 
     def point_at(self, model: nn.Module) -> None:
-        """Observe this model from now on and let go of the one before; hooks that are on move along.
+        """Observe this model from now on and release the previous one; attached hooks move along.
 
         Raises:
             ValueError: if its head is not found; see `find_head`.
         """
-        was_attached = self.attached
-        self.detach()
-        self._base = base_model_of(model)
-        self._copies = list(find_head(self._base, self._head_name).copies.values())
+        base = base_model_of(model)
+        self._copies = list(find_head(base, self._head_name).copies.values())
         self._last: LinearHead = self._copies[0]
         self._features: Tensor | None = None
-        if was_attached:
-            self.attach()
+        super().point_at(base)
 
     def observes(self, model: nn.Module) -> bool:
-        """Whether the hooks are on this model."""
-        return self.attached and self._base is base_model_of(model)
+        return super().observes(base_model_of(model))
+
+    def hooks(self) -> Iterator[RemovableHandle]:
+        for copy in self._copies:
+            yield copy.register_forward_pre_hook(self._keep_features)
+        yield self.model.register_forward_hook(self._take_batch, with_kwargs=True)
+
+    def forget(self) -> None:
+        weight = self._last.weight
+        device = weight.device if weight.device.type not in ("meta", "mps") else "cpu"
+        self.statistics = ClassStatistics(
+            self._last.out_features, self._last.in_features, within=self.within, device=device
+        )
+        self._sample = SystematicSample(self.center_samples)
+        self.unlabeled = self.not_finite = 0
 
     @property
     def head(self) -> LinearHead:
         """The copy of the head that ran last."""
         return self._last
 
-    @property
-    def attached(self) -> bool:
-        """Whether the hooks are on the model."""
-        return bool(self._handles)
-
-    def start(self) -> None:
-        """Forget everything and take part in what the model runs from now on."""
-        weight = self._last.weight
-        device = weight.device if weight.device.type not in ("meta", "mps") else "cpu"
-        self.statistics = ClassStatistics(
-            self._last.out_features, self._last.in_features, within=self.within, device=device
-        )
-        self._sample, self._watching = SystematicSample(self.centre_samples), True
-        self.unlabelled = self.not_finite = 0
-
-    def stop(self) -> None:
-        """Take no part any more; what was collected stays."""
-        self._watching = False
-
-    def attach(self) -> None:
-        """Put the hooks on the model; `detach` takes them off."""
-        self.detach()
-        for copy in self._copies:
-            self._handles.append(copy.register_forward_pre_hook(self._keep_features))
-        self._handles.append(self._base.register_forward_hook(self._take_batch, with_kwargs=True))
-
-    def detach(self) -> None:
-        """Leave the model as it was."""
-        while self._handles:
-            self._handles.pop().remove()
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Hooks on, from a fresh start, for the length of the block."""
-        self.attach()
-        self.start()
-        try:
-            yield
-        finally:
-            self.stop()
-            self.detach()
-
     def class_vectors(self) -> Float[Tensor, "K d"]:
-        """The head's rows, on the sphere if it is normalised."""
+        """Return the head's rows, normalized if the head normalizes them."""
         weight = self.head.weight.detach()
         return unit_rows(weight) if isinstance(self.head, NormalizedClassifier) else weight
 
     @torch.no_grad()
-    def centre_agreement(self, statistics: ClassStatistics) -> tuple[float, int]:
-        """NC4 over the kept rows against the given statistics, and the number of rows."""
+    def center_agreement(self, statistics: ClassStatistics) -> tuple[float, int]:
+        """Compute NC4 of the kept rows and the given statistics, and count the rows."""
         rows = self._sample.rows()
         if len(rows) == 0:
             return 0.0, 0
         parts = rows.to(self.head.weight).split(TILE_ROWS)
         predictions = torch.cat([self.head(part).argmax(-1) for part in parts])
-        return nearest_centre_agreement(rows, predictions, statistics), len(rows)
+        return nearest_center_agreement(rows, predictions, statistics), len(rows)
 
     def _keep_features(self, module: Any, args: tuple[Any, ...]) -> None:
-        if self._watching:
+        if self.is_watching:
             self._features, self._last = args[0].detach(), module
 
     def _take_batch(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         features, self._features = self._features, None
-        if not self._watching or features is None or module.training:
+        if not self.is_watching or features is None or module.training:
             return
         labels = kwargs.get("labels")
         if labels is None:
-            self.unlabelled += 1
+            self.unlabeled += 1
             return
         if features.ndim == labels.ndim + 2:
             features = last_token_rows(features, kwargs.get("input_ids"), _pad_token_id(module))
@@ -205,7 +169,7 @@ class HeadObserver:
 def last_token_rows(
     features: Float[Tensor, "batch tokens d"], input_ids: Int[Tensor, "batch tokens"] | None, pad_token_id: int | None
 ) -> Float[Tensor, "batch d"]:
-    """The row of each sequence's last token that is not padding, which decoder classifiers of transformers pool.
+    """Pick the row of each sequence's last token that is not padding, as decoder classifiers of transformers do.
 
     >>> features = torch.arange(6.0).view(2, 3, 1)
     >>> last_token_rows(features, torch.tensor([[5, 6, 0], [5, 6, 7]]), 0).flatten()

@@ -14,11 +14,10 @@ from collapse.sphere import unit_rows
 
 @torch.no_grad()
 def retract_(model: nn.Module) -> int:
-    """Divide every row of every `NormalizedClassifier` in the model by its norm, in place; returns how many there are.
+    """Normalize the rows of every `NormalizedClassifier` in the model, in place, and count these classifiers.
 
-    The metric projection is a retraction of the sphere, and the forward pass already gives tangent gradients, so a
-    plain SGD step followed by this is Riemannian gradient descent. Zero rows are left alone. Call it after
-    `optimizer.step()`.
+    The projection is a retraction of the sphere, and the forward pass gives tangent gradients, so a plain SGD step
+    followed by this is Riemannian gradient descent. Zero rows stay zero. Call it after `optimizer.step()`.
 
     >>> head = NormalizedClassifier(3, 2)
     >>> _ = nn.init.constant_(head.weight, 2.0)
@@ -32,9 +31,9 @@ def retract_(model: nn.Module) -> int:
 
 
 class SphereRetractionCallback(TrainerCallback):
-    """`retract_` after each optimizer step of a Trainer.
+    """Call `retract_` after each optimizer step of a Trainer.
 
-    Source: Yaras et al., NeurIPS 2022, whose code renormalises the classifier rows after each step.
+    Source: Yaras et al., NeurIPS 2022, whose code renormalizes the classifier rows after each step.
 
     Raises:
         ValueError: at the start of training, if the model has no `NormalizedClassifier`.

@@ -21,7 +21,7 @@ DENSE_CLASSES_PER_DIMENSION = 4
 
 
 class PairMoments(NamedTuple):
-    """Sums over classes of `W = C + 1 mean^T` and `M = alpha C + D + 1 other_mean^T`, with C and D centred.
+    """Sums over classes of `W = C + 1 mean^T` and `M = alpha C + D + 1 other_mean^T`, with C and D centered.
 
     D is what of M is not along C, and is formed row by row: nothing cancels where M is close to a multiple of W.
     """
@@ -38,14 +38,14 @@ class PairMoments(NamedTuple):
 def simplex_distance(
     weight: Float[Tensor, "K d"], other: Float[Tensor, "K d"] | None = None, offset: Float[Tensor, " d"] | None = None
 ) -> float:
-    """Distance of `W (M - 1 offset^T)^T`, scaled to norm 1, from the simplex ETF; between 0 and 2.
+    """Compute the distance of `W (M - 1 offset^T)^T`, scaled to norm 1, from the simplex ETF; between 0 and 2.
 
-    The cheaper of `dense_simplex_distance` and `moments_simplex_distance`; they agree to rounding.
+    This uses the cheaper of `dense_simplex_distance` and `moments_simplex_distance`, which agree up to rounding.
 
     Args:
         weight: W, one row for each class, K >= 2.
         other: M; W itself when None.
-        offset: a row that is taken off M (its global mean, for centred means).
+        offset: a row to subtract from M (its global mean, for centered means).
 
     Raises:
         ValueError: for fewer than two classes, shapes that differ, or a product that is zero or not finite.
@@ -63,7 +63,7 @@ def simplex_distance(
 def dense_simplex_distance(
     weight: Float[Tensor, "K d"], other: Float[Tensor, "K d"] | None = None, offset: Float[Tensor, " d"] | None = None
 ) -> float:
-    """`simplex_distance` from the K x K matrix itself, in float64."""
+    """Compute `simplex_distance` from the K x K matrix, in float64."""
     _check_pair(weight, other)
     left = weight.double()
     right = left if other is None else other.double().to(left.device)
@@ -83,10 +83,10 @@ def moments_simplex_distance(
     *,
     tile_rows: int = TILE_ROWS,
 ) -> float:
-    """`simplex_distance` from d x d moments: O(K d^2) operations, O(d^2 + tile_rows d) memory beside the arguments.
+    """Compute `simplex_distance` from d x d moments, in O(K d^2) time and O(d^2 + tile_rows d) memory.
 
     In the basis of `1 / sqrt(K)` and its complement the target T is `1 / sqrt(K - 1)` times the identity of the
-    complement, and the centred block `alpha C C^T + C D^T` has rank at most d, so its squared distance is a sum over
+    complement, and the centered block `alpha C C^T + C D^T` has rank at most d, so its squared distance is a sum over
     the eigenvalues of `C^T C` plus terms that vanish with D; the other blocks are norms of d-vectors. Every term is
     small where the distance is, which a difference of inner products would not be.
     """
@@ -113,35 +113,35 @@ def moments_simplex_distance(
 def pair_moments(
     weight: Float[Tensor, "K d"], other: Float[Tensor, "K d"] | None, offset: Float[Tensor, " d"] | None, tile_rows: int
 ) -> PairMoments:
-    """The moments of W and M, tile by tile in float64."""
+    """Compute the moments of W and M, tile by tile in float64."""
     mean = _column_means(weight, tile_rows)
     zeros = mean.new_zeros(weight.shape[1], weight.shape[1])
     gram = zeros.clone()
     if other is None:
         for rows in weight.split(tile_rows):
-            centred = rows.double() - mean
-            gram.addmm_(centred.mT, centred)
+            centered = rows.double() - mean
+            gram.addmm_(centered.mT, centered)
         shifted = mean if offset is None else mean - offset.to(mean)
         return PairMoments(len(weight), mean, shifted, 1.0, gram, zeros, zeros)
     other_mean = _column_means(other, tile_rows).to(mean)
     inner = 0.0
     for rows, other_rows in zip(weight.split(tile_rows), other.split(tile_rows), strict=True):
-        centred = rows.double() - mean
-        gram.addmm_(centred.mT, centred)
-        inner += centred.mul(other_rows.to(mean) - other_mean).sum().item()
+        centered = rows.double() - mean
+        gram.addmm_(centered.mT, centered)
+        inner += centered.mul(other_rows.to(mean) - other_mean).sum().item()
     alpha = inner / max(gram.trace().item(), torch.finfo(torch.float64).tiny)
     cross, rest = zeros.clone(), zeros
     for rows, other_rows in zip(weight.split(tile_rows), other.split(tile_rows), strict=True):
-        centred = rows.double() - mean
-        difference = other_rows.to(mean) - other_mean - alpha * centred
-        cross.addmm_(centred.mT, difference)
+        centered = rows.double() - mean
+        difference = other_rows.to(mean) - other_mean - alpha * centered
+        cross.addmm_(centered.mT, difference)
         rest.addmm_(difference.mT, difference)
     shifted = other_mean if offset is None else other_mean - offset.to(mean)
     return PairMoments(len(weight), mean, shifted, alpha, gram, cross, rest)
 
 
 def _column_means(matrix: Tensor, tile_rows: int) -> Tensor:
-    """Means in float64, tile by tile: torch would copy the whole matrix to float64 first."""
+    """Compute means in float64, tile by tile; torch would copy the whole matrix to float64 first."""
     total = matrix.new_zeros(matrix.shape[1], dtype=torch.float64)
     for rows in matrix.split(tile_rows):
         total += rows.double().sum(0)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def unit_rows(rows: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-    """Every row divided by its Euclidean norm; a zero row stays zero and passes no gradient.
+    """Divide every row by its Euclidean norm; a zero row stays zero and passes no gradient.
 
-    Half precision is computed and returned in float32: squares of float16 overflow from a norm of 256 on, and a cosine
-    in bfloat16 has two or three digits.
+    Half precision is computed and returned in float32: squares of float16 overflow from a norm of 256 on, and cosines
+    in bfloat16 have only two or three digits.
 
     >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     tensor([[0.6000, 0.8000],
@@ -23,7 +23,7 @@ def unit_rows(rows: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
 
 
 def tangent_part(points: Float[Tensor, "n d"], vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """`v - <p, v> p`: each vector without its part along the unit vector of the same row.
+    """Compute `v - <p, v> p`, each vector without its part along the unit vector of the same row.
 
     >>> tangent_part(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 3.0]]))
     tensor([[0., 3.]])
@@ -32,7 +32,7 @@ def tangent_part(points: Float[Tensor, "n d"], vectors: Float[Tensor, "n d"]) ->
 
 
 def geodesic(points: Float[Tensor, "n d"], tangents: Float[Tensor, "n d"], time: float) -> Float[Tensor, "n d"]:
-    """The great circles `cos(t |v|) p + sin(t |v|) v / |v|` that leave unit rows p with the velocities v.
+    """Follow the great circles `cos(t |v|) p + sin(t |v|) v / |v|` from unit rows p with velocities v.
 
     >>> quarter = torch.tensor([[0.0, torch.pi / 2]])
     >>> geodesic(torch.tensor([[1.0, 0.0]]), quarter, 1.0).abs().round()

@@ -1,4 +1,4 @@
-"""`ClassStatistics`: counts, means and scatter of labelled features in one pass, at a cost flat in the classes."""
+"""`ClassStatistics`: counts, means and scatter of labeled features in one pass, for any number of classes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ClassStatistics:
 
         h_k = mean of class k,   S_W = sum_i (h_i - h_{k(i)}) (h_i - h_{k(i)})^T,   s_k = sum_{i in k} |h_i - h_k|^2
 
-    Features of any float type are taken up in float64 by centred (Welford) updates, so batches may come in any order
-    and be merged in any grouping. An update costs O(B d^2) for `within="full"`, O(B d) for "trace", whatever the number
-    of classes. Classes without samples are allowed and left out of all averages over classes.
+    Features of any float type are added in float64 by centered (Welford) updates, so batches may come in any order and
+    be merged in any grouping. An update costs O(B d^2) for `within="full"` and O(B d) for "trace", for any number of
+    classes. Classes may have no samples; averages over classes leave them out.
 
     Args:
         num_classes: K.
         num_features: d.
-        within: "full" keeps the (d, d) matrix S_W, which `nc1` needs; "trace" keeps the s_k alone, which suffices for
+        within: "full" keeps the (d, d) matrix S_W, which `nc1` needs; "trace" keeps only the s_k, which suffice for
             everything else.
         device: where the state lives (float64 must exist there; for `reduce` the process group must reach it).
 
@@ -67,7 +67,7 @@ class ClassStatistics:
 
     @property
     def num_samples(self) -> int:
-        """How many features were taken up."""
+        """The number of features added."""
         return int(self.counts.sum())
 
     @property
@@ -79,12 +79,12 @@ class ClassStatistics:
     def update(
         self, features: Float[Tensor, "*batch d"], labels: Int[Tensor, "*batch"], *, ignore_index: int = -100
     ) -> None:
-        """Take up a batch, in place.
+        """Add a batch, in place.
 
         Args:
             features: rows of the penultimate layer, any leading dimensions.
             labels: class indices in [0, K), of the same leading shape.
-            ignore_index: rows with this label are left out (padding of token classification).
+            ignore_index: rows with this label are skipped (padding in token classification).
 
         Raises:
             TypeError: for labels that are not integers (regression has no classes).
@@ -101,7 +101,7 @@ class ClassStatistics:
         self._take_norms(norms.mean(), (norms - norms.mean()).square().sum(), before, len(rows))
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
-        """The statistics of both sets of samples together, as a new object on this one's device.
+        """Combine the statistics of two sets of samples in a new object on this one's device.
 
         Raises:
             ValueError: if the numbers of classes or features, or `within`, differ.
@@ -125,7 +125,7 @@ class ClassStatistics:
         return merged
 
     def reduce(self, group: dist.ProcessGroup | None = None) -> ClassStatistics:
-        """The statistics over all ranks of a process group, the same bits on each; a copy without a process group.
+        """Combine the statistics of all ranks, with the same bits on each, or copy without a process group.
 
         Only sums are exchanged: class means first, then scatter about the common means.
         """
@@ -153,7 +153,7 @@ class ClassStatistics:
         return reduced
 
     def _update_tile(self, residuals: Float[Tensor, "n d"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Take up a few rows, a tensor of our own, and return their norms; only classes that occur are touched.
+        """Add a few rows, in a tensor that is overwritten, and return their norms; touch only classes that occur.
 
         Memory traffic is what this costs, so temporaries are reused.
         """
@@ -176,7 +176,7 @@ class ClassStatistics:
         return norms
 
     def _checked(self, features: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-        """Rows and their classes on the state's device, without ignored ones."""
+        """Return rows and their classes on the state's device, without ignored ones."""
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(
                 f"labels must be integer class indices, got {labels.dtype}; regression and multi-label targets have no "

@@ -32,6 +32,7 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 
 import modality
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
+from modality.metrics import mean_shift
 
 Pair = dict[str, Tensor]
 TRAIN_VENDORS, TEST_VENDOR = ("google", "twitter"), "fluent"
@@ -115,7 +116,7 @@ def measure(x: Tensor, y: Tensor, ids: Tensor) -> dict[str, float]:
     statistics.update(x, y)
     metrics = modality.modality_gap(statistics)
     found = {"gap": metrics["gap"], "uniformity": metrics["uniformity"]}
-    for name, embeddings in {"R@1": (x, y), "R@1 shifted": modality.mean_shift(x, y)}.items():
+    for name, embeddings in {"R@1": (x, y), "R@1 shifted": mean_shift(x, y)}.items():
         recall = modality.recall_at_k(*embeddings, ks=[1], x_ids=ids, y_ids=ids)
         found[name] = (recall["x_to_y_recall@1"] + recall["y_to_x_recall@1"]) / 2
     return found

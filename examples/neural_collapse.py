@@ -1,8 +1,7 @@
 """Follow neural collapse on Fashion-MNIST: a small ResNet with a normalized head against plain cross entropy.
 
-    python examples/neural_collapse.py
     python examples/neural_collapse.py --steps 100 --per_class 50 --width 8     # a minute on one core
-    python examples/neural_collapse.py --methods cross_entropy normalized ntce nonl --temperature 8
+    python examples/neural_collapse.py --methods cross_entropy normalized ntce nonl --scale 8
 
 Every method starts from the same network and sees the same batches. The data are the files of a Debian package:
 
@@ -20,11 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-import collapse
+from collapse import ClassStatistics, NormalizedClassifier, neural_collapse, retract_
+from collapse.losses import nonl_loss, ntce_loss
+from collapse.metrics import nearest_center_agreement
+from collapse.theory import unit_rows
 
 METHODS = ("cross_entropy", "normalized", "ntce", "nonl")  # all but the first put features on the sphere
 PANELS = {"nc1": "NC1", "nc2": "NC2", "nc3": "NC3", "test_accuracy": "test accuracy"}
-Head = nn.Linear | collapse.NormalizedClassifier
+Head = nn.Linear | NormalizedClassifier
 
 
 def fashion_mnist(folder: Path, part: str, per_class: int) -> TensorDataset:
@@ -69,9 +71,9 @@ def small_resnet(width: int) -> nn.Module:
 
 
 def batch_loss(method: str, head: Head, features: Tensor, labels: Tensor) -> Tensor:
-    if isinstance(head, collapse.NormalizedClassifier) and method != "normalized":
-        loss = collapse.ntce_loss if method == "ntce" else collapse.nonl_loss
-        return loss(features, labels, head.weight, head.temperature)
+    if isinstance(head, NormalizedClassifier) and method != "normalized":
+        loss = ntce_loss if method == "ntce" else nonl_loss
+        return loss(features, labels, head.weight, head.scale)
     return functional.cross_entropy(head(features), labels)
 
 
@@ -82,12 +84,12 @@ def measure(network: nn.Module, head: Head, train: TensorDataset, test: TensorDa
     rows, test_rows = (torch.cat([network(x) for x in part.tensors[0].split(500)]) for part in (train, test))
     network.train()
     labels, predictions, weight = train.tensors[1], head(rows).argmax(1), head.weight
-    if isinstance(head, collapse.NormalizedClassifier):
-        rows, weight = collapse.unit_rows(rows), head.class_vectors()
-    statistics = collapse.ClassStatistics(*weight.shape)
+    if isinstance(head, NormalizedClassifier):
+        rows, weight = unit_rows(rows), head.class_vectors()
+    statistics = ClassStatistics(*weight.shape)
     statistics.update(rows, labels)
-    return collapse.neural_collapse(statistics, weight) | {
-        "nc4": collapse.nearest_centre_agreement(rows, predictions, statistics),
+    return neural_collapse(statistics, weight) | {
+        "nc4": nearest_center_agreement(rows, predictions, statistics),
         "train_accuracy": (predictions == labels).double().mean().item(),
         "test_accuracy": (head(test_rows).argmax(1) == test.tensors[1]).double().mean().item(),
     }
@@ -97,7 +99,7 @@ def train_network(method: str, train: TensorDataset, test: TensorDataset, args: 
     """Train with SGD and a stepped learning rate, and return what was measured ten times along the way."""
     torch.manual_seed(args.seed)  # the same start for every method
     network = small_resnet(args.width)
-    head = collapse.NormalizedClassifier(64, 10, args.temperature) if method != "cross_entropy" else nn.Linear(64, 10)
+    head = NormalizedClassifier(64, 10, args.scale) if method != "cross_entropy" else nn.Linear(64, 10)
     parameters = [*network.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=args.learning_rate, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [args.steps // 2, args.steps * 4 // 5])
@@ -111,10 +113,11 @@ def train_network(method: str, train: TensorDataset, test: TensorDataset, args: 
         loss.backward()
         optimizer.step()
         schedule.step()
-        collapse.retract_(head)  # puts class vectors back on the sphere
+        retract_(head)  # puts class vectors back on the sphere
         if step % max(args.steps // 10, 1) == 0:
             points.append({"step": step, "loss": loss.item()} | measure(network, head, train, test))
-            print(f"step {step:5d}  " + "  ".join(f"{title} {points[-1][name]:.4f}" for name, title in PANELS.items()))
+            measured = "  ".join(f"{title} {points[-1][name]:.4f}" for name, title in PANELS.items())
+            print(f"{method:13s} step {step:5d}  {measured}")
     return points
 
 
@@ -124,17 +127,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--per_class", type=int, default=600, help="training images of each class")
     parser.add_argument("--learning_rate", type=float, default=0.05)
-    parser.add_argument("--temperature", type=float, help="of the logits on the sphere (default: by the class count)")
+    parser.add_argument("--scale", type=float, help="of the logits on the sphere (default: by the class count)")
     parser.add_argument("--width", type=int, default=16, help="channels of the first stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--output_dir", type=Path, default=Path("runs/neural_collapse"))
-    args = parser.parse_args()
+    args, curves = parser.parse_args(), {}
     train, test = (fashion_mnist(args.data, part, args.per_class) for part in ("train", "t10k"))
-    curves = {}
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.4), layout="constrained")
     for method in args.methods:
-        print(method)
         curves[method] = train_network(method, train, test, args)
         for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
             axis.plot([p["step"] for p in curves[method]], [p[name] for p in curves[method]], label=method)

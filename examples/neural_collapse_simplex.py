@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from collapse import NormalizedClassifier, retract_, simplex_distance, unit_rows
+from collapse import NormalizedClassifier, retract_
+from collapse.theory import simplex_distance, unit_rows
 
 CLASSES = (0, 1, 7, 8)  # top, trousers, sneaker, bag: far enough apart to see the geometry early
 

@@ -22,68 +22,43 @@ A CLIP model, fine-tuned with Deep LoRA, a temperature that rises and features t
     model.save_pretrained("clip-small-gap")
 """
 
-from modality.callback import TemperatureScheduleCallback
-from modality.chunks import encode_in_chunks
-from modality.collator import ModalitySwapCollator
-from modality.contrastive_model import ContrastiveModel
-from modality.dual_encoder import DualEncoder
-from modality.gap_callback import ModalityGapCallback
-from modality.gather import gather_features
-from modality.logit_scale import find_temperature, reparameterize_logit_scale_
-from modality.loss import contrastive_loss, duplicate_mask, sigmoid_loss
-from modality.metrics import linear_separability, mean_shift, modality_gap, uniformity
-from modality.objective import ContrastiveObjective
+from modality.losses import contrastive_loss, encode_in_chunks, sigmoid_loss
+from modality.metrics import ModalityGapCallback, PairStatistics, modality_gap, recall_at_k
+from modality.models import ContrastiveModel, DualEncoder
 from modality.output import ContrastiveOutput
-from modality.parameter_groups import temperature_parameter_groups
-from modality.retrieval import margin, recall_at_k
-from modality.schedules import ConstantSchedule, CosineAlternation, LinearSchedule, PiecewiseSchedule
-from modality.statistics import PairStatistics
-from modality.swap import swap_features
-from modality.synthetic import SyntheticPoint, synthetic_training, two_clusters
-from modality.temperature import Temperature
-from modality.theory import (
-    FlowPoint,
-    inverse_temperature_on_flow,
-    linear_schedule_rate,
-    scheduled_flow,
-    temperature_flow,
+from modality.swapping import ModalitySwapCollator, swap_features
+from modality.temperature import (
+    ConstantSchedule,
+    CosineAlternation,
+    LinearSchedule,
+    PiecewiseSchedule,
+    Temperature,
+    TemperatureScheduleCallback,
+    find_temperature,
+    reparameterize_logit_scale_,
+    temperature_parameter_groups,
 )
 
 __all__ = [
     "ConstantSchedule",
     "ContrastiveModel",
-    "ContrastiveObjective",
     "ContrastiveOutput",
     "CosineAlternation",
     "DualEncoder",
-    "FlowPoint",
     "LinearSchedule",
     "ModalityGapCallback",
     "ModalitySwapCollator",
     "PairStatistics",
     "PiecewiseSchedule",
-    "SyntheticPoint",
     "Temperature",
     "TemperatureScheduleCallback",
     "contrastive_loss",
-    "duplicate_mask",
     "encode_in_chunks",
     "find_temperature",
-    "gather_features",
-    "inverse_temperature_on_flow",
-    "linear_schedule_rate",
-    "linear_separability",
-    "margin",
-    "mean_shift",
     "modality_gap",
     "recall_at_k",
     "reparameterize_logit_scale_",
-    "scheduled_flow",
     "sigmoid_loss",
     "swap_features",
-    "synthetic_training",
-    "temperature_flow",
     "temperature_parameter_groups",
-    "two_clusters",
-    "uniformity",
 ]

@@ -15,13 +15,13 @@ class ContrastiveOutput(ModelOutput):
     """Loss, logits and embeddings of a batch of pairs.
 
     One convention for all models: x is the first modality and y the second; with CLIP-like models x is the image (or
-    sound) and y the text. The names that transformers uses for these are there to read.
+    sound) and y the text. Attributes with the names of transformers return the same tensors.
 
     Args:
         loss: over the batch; with several ranks this rank's share, whose mean over ranks is the loss.
-        logits: `inverse_temperature * x y^T` (+ bias) of this rank's rows, (n, n); None in chunked training, where an
-            n x n matrix is what is to be avoided.
-        x_embeds, y_embeds: (n, d), normalised, before any swap.
+        logits: `inverse_temperature * x y^T` (+ bias) of this rank's rows, (n, n); None in chunked training, which
+            avoids n x n matrices.
+        x_embeds, y_embeds: (n, d), normalized, before any swap.
 
     >>> ContrastiveOutput(logits=None).keys()
     odict_keys([])
@@ -58,7 +58,7 @@ SECOND_MODALITY = ("y_embeds", "text_embeds")
 
 
 def paired_embeddings(output: Any) -> tuple[Tensor, Tensor] | None:
-    """The embeddings of both modalities in what a contrastive model returned; None if there are none.
+    """Find the embeddings of both modalities in the output of a contrastive model; None if there are none.
 
     >>> paired_embeddings(ContrastiveOutput(x_embeds=1, y_embeds=2))
     (1, 2)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def unit_rows(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-    """Rows divided by their norm, in float32 or better; a zero row stays zero.
+    """Divide each row by its norm, in float32 or better; a zero row stays zero.
 
     >>> unit_rows(torch.tensor([[3.0, 4.0]]))
     tensor([[0.6000, 0.8000]])
@@ -18,12 +18,12 @@ def unit_rows(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
 
 
 def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Half precision raised to float32: at an inverse temperature of 100 a bfloat16 cosine is off by 0.4 nats."""
+    """Convert half precision to float32: at an inverse temperature of 100 a bfloat16 cosine is off by 0.4 nats."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def check_pairs(x: Tensor, y: Tensor) -> None:
-    """Raises unless `x` and `y` are floating-point matrices of the same, non-empty shape."""
+    """Raise unless `x` and `y` are floating-point matrices of the same, non-empty shape."""
     for name, rows in (("x", x), ("y", y)):
         if not isinstance(rows, Tensor) or not rows.is_floating_point():
             kind = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__

@@ -1,4 +1,4 @@
-"""`deep-lora`: finds the command and turns its errors into a sentence and an exit status.
+"""`deep-lora`: find the command, and turn its errors into a sentence and an exit status.
 
 Exit status: 0 done, 1 the run failed, 2 an argument cannot work, 130 interrupted.
 """
@@ -31,7 +31,7 @@ _EXTRA = 'pip install "deep-lora[training]"'
 
 
 def usage() -> str:
-    """The help of `deep-lora` itself; each command has its own."""
+    """Return the help of `deep-lora` itself; each command has its own."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {line}" for name, line in COMMANDS.items()]
     return "\n".join(
@@ -53,7 +53,7 @@ def usage() -> str:
 
 
 def find_command(name: str) -> str:
-    """The module of a command.
+    """Return the module of a command.
 
     Raises:
         UsageError: There is no such command.
@@ -66,7 +66,7 @@ def find_command(name: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status."""
+    """Run a command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         _print(usage())
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         _print(f"deep-lora {_version()}")
         return 0
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of missing kernels on import
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs missing kernels on import
     try:
         return importlib.import_module(find_command(words[0])).main(words[1:])
     except UsageError as error:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last complete checkpoint", 130)
+        return _fail("interrupted; rerun the same command to resume from the last complete checkpoint", 130)
     except ModuleNotFoundError as error:
         return _fail(f"the package {error.name} is needed and not installed: {_EXTRA}", 1)
 

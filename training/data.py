@@ -1,4 +1,4 @@
-"""Loads, checks, splits and subsamples data sets, and numbers the names in a column."""
+"""Load, check, split and subsample data sets, and number the names in a column."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import CsvConfig
 
 from training.errors import UsageError, redacted
-from training.settings.common import DataArguments
+from training.settings.data import DataArguments
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
-# Words that pandas takes for an empty place in a csv file; a class or a text may be called so.
+# Words that pandas takes for a missing value in a csv file; a class or a text may be called so.
 MISSING_WORDS = (
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
     "NaN", "None", "n/a", "nan", "null",
@@ -30,7 +30,7 @@ Splits = dict[str, Dataset]
 
 
 def load_splits(data: DataArguments, *, images: bool = False) -> Splits:
-    """Training and validation data, and test data where there are some; each a `Dataset` with at least one row.
+    """Load training and validation data, and test data where there are some; each a `Dataset` with at least one row.
 
     Args:
         data: where they come from; see its help.
@@ -57,7 +57,7 @@ def load_splits(data: DataArguments, *, images: bool = False) -> Splits:
 
 
 def read_source(source: str, config: str | None = None, images: bool = False) -> DatasetDict:
-    """All splits of a file, a folder or a data set on the Hub.
+    """Read all splits of a file, a folder or a data set on the Hub.
 
     Raises:
         UsageError: there is no such file, or the libraries below cannot read it.
@@ -72,7 +72,7 @@ def read_source(source: str, config: str | None = None, images: bool = False) ->
 
 
 def read_table(source: str, texts: Sequence[str]) -> pd.DataFrame:
-    """The first split of a source as a table.
+    """Read the first split of a source as a table.
 
     Args:
         source: as for `read_source`.
@@ -98,7 +98,7 @@ def read_table(source: str, texts: Sequence[str]) -> pd.DataFrame:
 
 @contextmanager
 def _loading(source: str) -> Iterator[None]:
-    """Whatever the libraries raise, as a sentence."""
+    """Turn whatever the libraries raise into a sentence."""
     path = Path(source)
     if path.suffix in FORMATS and not path.is_file():
         raise UsageError(f"there is no file {source}")
@@ -134,7 +134,7 @@ def _separator(path: Path) -> str:
 
 
 def _words_in_folder(source: str, config: str | None) -> dict[str, Any]:
-    """`_words` for a folder of csv files, unless it says itself which words are empty places, or they are packed."""
+    """Return `_words` for a folder of csv files, unless it says which words are missing values, or they are packed."""
     if not any(Path(source).rglob("*.[ct]sv")):
         return {}
     found = load_dataset_builder(source, config).config
@@ -145,7 +145,7 @@ def _words_in_folder(source: str, config: str | None) -> dict[str, Any]:
 
 
 def _words(files: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:
-    """How csv files are read: words such as NA are empty places in a column of numbers, and texts in any other."""
+    """Say how csv files are read: words such as NA are missing values in a column of numbers, and texts elsewhere."""
     texts, numbers, columns = set(), set(), set()
     for file in files:
         with pd.read_csv(file, **options | {"chunksize": _PART}) as parts:
@@ -159,7 +159,7 @@ def _words(files: Sequence[Path], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def number_names(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """The number of the name in each row, and the names in the order of their numbers.
+    """Return the number of the name in each row, and the names in the order of their numbers.
 
     Where all names are plain numbers, 1.0 is 1. With one like 007 they are codes, each another as it is written.
 
@@ -175,7 +175,7 @@ def number_names(column: pd.Series) -> tuple[np.ndarray, list[str]]:
 
 
 def find_names(names: Sequence[str], column: pd.Series) -> np.ndarray:
-    """The numbers that `number_names` gave to names, for another column; -1 for those that are new."""
+    """Return the numbers that `number_names` gave to names, for another column; -1 for those that are new."""
     written = column.astype(str)
     return pd.Index(names).get_indexer(_by_value(written) if _are_numbers(pd.Series(names)) else written)
 
@@ -185,7 +185,7 @@ def _are_numbers(names: pd.Series) -> bool:
 
 
 def _by_value(names: pd.Series) -> pd.Series:
-    """1 for 1.0, 1.5 for 1.50; 007 stays."""
+    """Write 1 for 1.0 and 1.5 for 1.50; 007 stays."""
     return names.str.strip().str.replace(r"(\.[0-9]*?)0+$", r"\1", regex=True).str.replace(r"\.$", "", regex=True)
 
 
@@ -216,7 +216,7 @@ def _pick(loaded: DatasetDict, name: str, option: str) -> Dataset:
 def _other_split(
     loaded: DatasetDict, name: str, given: str | None, wanted: str | None, images: bool, train: str
 ) -> Dataset | None:
-    """Validation or test data: from a file of their own, the split that was asked for, or the usual split."""
+    """Find validation or test data: from a file of their own, the split that was asked for, or the usual split."""
     if given is not None:
         parts = read_source(given, None, images)
         return _pick(parts, wanted, f"--{name}_split") if wanted else next(iter(parts.values()))

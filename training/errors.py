@@ -23,7 +23,7 @@ class RunError(RuntimeError):
 
 @contextmanager
 def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turns errors of these kinds, with which a library refuses the arguments that it is handed, into a sentence.
+    """Turn errors of these kinds, with which a library refuses its arguments, into a sentence.
 
     Raises:
         UsageError: `what` cannot be done, and the reason that the library gives.
@@ -75,7 +75,7 @@ def _reworded(text: str, words: Mapping[str, str]) -> str:
 
 
 def redacted(text: str, *secrets: str | None) -> str:
-    """The text without access tokens: those passed, the one in the environment, and whatever looks like one.
+    """Return the text without access tokens: those passed, the one in the environment, and whatever looks like one.
 
     >>> redacted("Bearer hf_abcdefgh12 refused")
     'Bearer <hidden> refused'
@@ -87,7 +87,7 @@ def redacted(text: str, *secrets: str | None) -> str:
 
 
 def public_settings(settings: dict[str, Any], *secrets: str | None) -> dict[str, Any]:
-    """Settings fit for a file that is shared: no tokens, and of a path on this machine only the last part.
+    """Return settings fit for a shared file: without tokens, and only with the last part of a path on this machine.
 
     >>> public_settings({"hub_token": "hf_abcdefgh12", "rank": 8})
     {'rank': 8}

@@ -83,7 +83,7 @@ def adapted(method: Method, model: Adaptable, task: Task, gradients: Callable[[]
     if method.adapter == "deep_lora":
         model.encoder = get_peft_model(encoder, DeepLoraConfig(target_modules=adapted_layers, **method.config))
         if method.batches:
-            initialize_subspaces_(model.encoder, gradients, seed=seed, sides=method.sides)
+            initialize_subspaces_(model.encoder, gradients, seed=seed, exact_bytes=0, sides=method.sides)
     elif method.adapter == "lora":
         model.encoder = _with_lora(method, encoder, adapted_layers, gradients)
     else:

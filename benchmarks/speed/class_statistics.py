@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.result_files import RESULTS, compact_json, environment, write_json
 from benchmarks.speed.measuring import interleaved_seconds, peak_resident_bytes, spread
 from collapse import ClassStatistics, nc2, nc3
-from collapse.simplex import moments_simplex_distance
+from collapse.theory import moments_simplex_distance
 
 
 def cpu_times(jobs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:

@@ -30,7 +30,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         model.zero_grad()
 
     def initialize() -> None:
-        initialize_subspaces_(model, lambda: loss().backward(), seed=settings["seed"])
+        initialize_subspaces_(model, lambda: loss().backward(), seed=settings["seed"], exact_bytes=0)
 
     functions = {"forward_and_backward": plain, "initialize_subspaces": initialize}
     seconds = interleaved_seconds(functions, settings["repeats"], settings["warmup"], settings["seed"])
@@ -60,7 +60,7 @@ def against_lora_ga(workload: Workload, settings: dict[str, Any]) -> dict[str, A
         config = DeepLoraConfig(r=settings["rank"], target_modules=workload.targets)
         adapted = get_peft_model(model, config)
         loss = workload.loss(adapted, settings["seed"])
-        initialize_subspaces_(adapted, lambda: loss().backward(), seed=settings["seed"])
+        initialize_subspaces_(adapted, lambda: loss().backward(), seed=settings["seed"], exact_bytes=0)
 
     def lora_ga(model: nn.Module) -> None:
         config = LoraConfig(

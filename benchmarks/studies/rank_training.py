@@ -61,7 +61,12 @@ def losses(rank: int, start: str, seed: int, settings: argparse.Namespace) -> li
     config = DeepLoraConfig(task_type="SEQ_CLS", r=rank, target_modules=TARGETS)
     model = get_peft_model(base, config)
     if start == "gradient":
-        initialize_subspaces_(model, lambda: [model(**batch).loss.backward() for batch in loader], seed=seed)
+
+        def all_batches() -> None:
+            for batch in loader:
+                model(**batch).loss.backward()
+
+        initialize_subspaces_(model, all_batches, seed=seed, exact_bytes=0)  # as the stored results were made
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=settings.learning_rate)
     curve = []

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from deep_lora.subspaces.compressed_layers import trained_modules
 from deep_lora.subspaces.initialize import EXACT_BYTES, InitializationReport, Sides, initialize_subspaces_
-from deep_lora.subspaces.restoring import random_states_kept
+from evaluation_hooks import random_states_kept
 
 OTHER_LOSSES = (
     "if the trainer computes the loss itself, as those of TRL and sentence-transformers do, say `trainer.add_callback("

@@ -1,14 +1,11 @@
-"""Change the state of a model or of the random generators for a moment and put it back, even after an error."""
+"""Change the state of a model for a moment and put it back, even after an error."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -69,16 +66,3 @@ def _evaluating(module: nn.Module, checkpoint: Callable[..., Any]) -> Callable[.
         return checkpoint(evaluate, *args, **kwargs)
 
     return run
-
-
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Python's, NumPy's and torch's generators are afterwards as they were before."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

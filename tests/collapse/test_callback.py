@@ -13,12 +13,12 @@ from collapse import (
     HeadObserver,
     NeuralCollapseCallback,
     SphereRetractionCallback,
-    nearest_centre_agreement,
     neural_collapse,
     normalize_classifier_,
-    unit_rows,
 )
+from collapse.metrics import nearest_center_agreement
 from collapse.observer import SystematicSample
+from collapse.theory import unit_rows
 from deep_lora import DeepLoraConfig
 from tests.collapse.architectures import LABELS
 from tests.collapse.trainers import BERT, LLAMA, Sentences, logged, trainer
@@ -46,7 +46,7 @@ def direct(model, data, normalized=False):
     features = unit_rows(features) if normalized else features
     statistics = ClassStatistics(LABELS, features.shape[1])
     statistics.update(features, labels)
-    agreement = nearest_centre_agreement(features, predictions, statistics)
+    agreement = nearest_center_agreement(features, predictions, statistics)
     return neural_collapse(statistics, weight) | {"nc4": agreement}
 
 
@@ -139,7 +139,7 @@ def test_several_evaluation_sets_have_metrics_of_their_own(tmp_path) -> None:
         assert logged(run, f"eval_{name}_nc1")[-1] == pytest.approx(direct(run.model, data)["nc1"], rel=1e-4)
 
 
-def test_it_works_on_adapters_with_a_normalised_head(tmp_path) -> None:
+def test_it_works_on_adapters_with_a_normalized_head(tmp_path) -> None:
     model = BERT.build()
     normalize_classifier_(model)
     adapter = DeepLoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
@@ -189,14 +189,14 @@ def test_features_that_are_not_finite_are_left_out_with_a_warning(tmp_path) -> N
 def test_one_class_has_nothing_to_collapse_and_training_goes_on(tmp_path) -> None:
     run = trainer(tmp_path, eval_count=1)
     run.add_callback(NeuralCollapseCallback(run))
-    with pytest.warns(UserWarning, match="is left out: collapse is about classes"):
+    with pytest.warns(UserWarning, match="nothing was logged: collapse is about classes"):
         run.train()
     assert run.state.global_step == 4
 
 
 def test_the_trace_mode_logs_the_quotient_and_no_samples_no_nc4(tmp_path) -> None:
     run = trainer(tmp_path)
-    run.add_callback(NeuralCollapseCallback(run, within="trace", centre_samples=0))
+    run.add_callback(NeuralCollapseCallback(run, within="trace", center_samples=0))
     run.train()
     assert not logged(run, "eval_nc4") and len(logged(run, "eval_nc1")) == 2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from collapse import NeuralCollapseCallback
 from tests.collapse.trainers import BERT, Sentences, trainer
-from tests.processes import end_process
+from tests.processes import end_process, run_two, take_rank
 
 EVAL_SAMPLES = 21  # three rounds of 2 x 4, of which the last holds 5: rank 0 repeats none, rank 1 three
 PROBE_SAMPLES = 17  # rank 1's last batch is all repeats
@@ -28,18 +27,14 @@ def train(folder: str, **settings: Any) -> dict[str, float]:
 
 def work(rank: int, folder: str, port: int) -> None:
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }  # fmt: skip
+    take_rank(rank, 2, port)
     torch.save(train(f"{folder}/out", ddp_backend="gloo"), f"{folder}/{rank}.pt")
     end_process()
 
 
 @pytest.mark.slow
 def test_two_processes_log_what_one_logs(tmp_path) -> None:
-    port = 29_500 + os.getpid() % 1000
-    torch.multiprocessing.spawn(work, args=(str(tmp_path), port), nprocs=2)
+    run_two(work, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     alone = train(str(tmp_path / "alone"))
     assert first == second

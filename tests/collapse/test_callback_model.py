@@ -92,5 +92,5 @@ def test_an_evaluation_that_does_not_run_the_model_is_told_once(tmp_path) -> Non
         run.train()
     told = [str(one.message) for one in caught if "neural collapse" in str(one.message)]
     assert len(told) == 1 and len(logged(run, "eval_loss")) == 2
-    assert "'eval': nothing is logged, for no labelled sample went through the head" in told[0]
-    assert "a BertForSequenceClassification" in told[0] and told[0].endswith("Then pass `loaders`")
+    assert "'eval': nothing was logged because no labeled sample went through the head" in told[0]
+    assert "(BertForSequenceClassification)" in told[0] and told[0].endswith("Then pass `loaders`")

@@ -1,4 +1,4 @@
-"""The normalised classifier: cosines times tau, whatever the lengths, in any precision."""
+"""The normalized classifier: cosines times scale, whatever the lengths, in any precision."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collapse import NormalizedClassifier, attainable_loss, retract_, temperature_for_loss, unit_rows
+from collapse import NormalizedClassifier, attainable_loss, retract_, scale_for_loss
+from collapse.theory import unit_rows
 
 
 def test_logits_are_cosines_times_tau_whatever_the_lengths() -> None:
-    head, x = NormalizedClassifier(6, 4, temperature=3.0), torch.randn(5, 6)
+    head, x = NormalizedClassifier(6, 4, scale=3.0), torch.randn(5, 6)
     expected = 3.0 * functional.cosine_similarity(x[:, None], head.weight[None], dim=-1)
     torch.testing.assert_close(head(x), expected, rtol=0, atol=3 * 8 * torch.finfo(torch.float32).eps)
     with torch.no_grad():
@@ -50,7 +51,7 @@ def test_a_zero_feature_gives_zero_logits_and_no_gradient() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_heads_give_float32_logits_of_their_rounded_weights(dtype) -> None:
-    head = NormalizedClassifier(64, 4, temperature=10.0).to(dtype)
+    head = NormalizedClassifier(64, 4, scale=10.0).to(dtype)
     x = (1000 * torch.randn(3, 64)).to(dtype)  # the sum of squares is beyond float16
     expected = 10 * functional.cosine_similarity(x.double()[:, None], head.weight.double()[None], dim=-1)
     assert head(x).dtype == torch.float32
@@ -64,23 +65,23 @@ def test_autocast_does_not_round_the_cosines() -> None:
     assert torch.equal(inside, head(x))
 
 
-def test_a_learnable_temperature_is_one_parameter_that_learns_and_a_fixed_one_none() -> None:
-    fixed, learnable = NormalizedClassifier(6, 4), NormalizedClassifier(6, 4, 5.0, learnable_temperature=True)
+def test_a_learnable_scale_is_one_parameter_that_learns_and_a_fixed_one_none() -> None:
+    fixed, learnable = NormalizedClassifier(6, 4), NormalizedClassifier(6, 4, 5.0, learnable_scale=True)
     assert [name for name, _ in fixed.named_parameters()] == ["weight"]
-    assert learnable.temperature.item() == 5.0
+    assert learnable.scale.item() == 5.0
     functional.cross_entropy(learnable(torch.randn(8, 6)), torch.arange(8) % 4).backward()
     torch.optim.SGD(learnable.parameters(), lr=1.0).step()
-    assert learnable.temperature.item() != 5.0
-    copy = NormalizedClassifier(6, 4, 5.0, learnable_temperature=True)
+    assert learnable.scale.item() != 5.0
+    copy = NormalizedClassifier(6, 4, 5.0, learnable_scale=True)
     copy.load_state_dict(learnable.state_dict())
-    assert copy.temperature.item() == learnable.temperature.item()
+    assert copy.scale.item() == learnable.scale.item()
 
 
-def test_a_saved_temperature_wins_over_the_constructor() -> None:
-    head = NormalizedClassifier(6, 4, temperature=2.0)
-    head.load_state_dict(NormalizedClassifier(6, 4, temperature=7.0).state_dict())
-    assert head.temperature.item() == 7.0
-    assert "temperature=7" in repr(head) and "margin" not in repr(head)
+def test_a_saved_scale_wins_over_the_constructor() -> None:
+    head = NormalizedClassifier(6, 4, scale=2.0)
+    head.load_state_dict(NormalizedClassifier(6, 4, scale=7.0).state_dict())
+    assert head.scale.item() == 7.0
+    assert "scale=7" in repr(head) and "margin" not in repr(head)
 
 
 def test_the_margin_is_taken_off_the_own_cosine_in_training_only() -> None:
@@ -95,15 +96,15 @@ def test_the_margin_is_taken_off_the_own_cosine_in_training_only() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
 @pytest.mark.parametrize("loss", [1e-6, 0.01, 0.5])
-def test_the_default_temperature_makes_a_loss_attainable(classes, loss) -> None:
-    assert attainable_loss(classes, temperature_for_loss(classes, loss)) == pytest.approx(loss, rel=1e-9)
-    default = NormalizedClassifier(4, classes).temperature.item()
+def test_the_default_scale_makes_a_loss_attainable(classes, loss) -> None:
+    assert attainable_loss(classes, scale_for_loss(classes, loss)) == pytest.approx(loss, rel=1e-9)
+    default = NormalizedClassifier(4, classes).scale.item()
     assert attainable_loss(classes, default) == pytest.approx(0.01, rel=1e-5)
 
 
 def test_the_attainable_loss_is_the_cross_entropy_of_a_simplex_on_itself() -> None:
-    for classes, tau in ((2, 1.0), (5, 0.5), (10, 30.0)):
+    for classes, scale in ((2, 1.0), (5, 0.5), (10, 30.0)):
         cosines = torch.full((classes, classes), -1 / (classes - 1), dtype=torch.float64).fill_diagonal_(1.0)
-        direct = functional.cross_entropy(tau * cosines, torch.arange(classes)).item()
-        assert attainable_loss(classes, tau) == pytest.approx(direct, rel=1e-12, abs=1e-15)
+        direct = functional.cross_entropy(scale * cosines, torch.arange(classes)).item()
+        assert attainable_loss(classes, scale) == pytest.approx(direct, rel=1e-12, abs=1e-15)
     assert attainable_loss(1000, 1.0) > 5.9 and attainable_loss(10, 1e-9) == pytest.approx(math.log(10))

@@ -14,9 +14,9 @@ from collapse import (
     load_normalized_classifier,
     normalize_classifier_,
     normalized_class,
-    temperature_for_loss,
-    unit_rows,
+    scale_for_loss,
 )
+from collapse.theory import unit_rows
 from deep_lora import DeepLoraConfig
 from tests.collapse.architectures import ARCHITECTURES, LABELS
 
@@ -42,7 +42,7 @@ def test_the_head_is_found_and_replaced_and_everything_else_stays(architecture) 
     old, before = model.get_submodule(architecture.head), outputs(model, architecture)
     others = {name: p for name, p in model.named_parameters() if not name.startswith(architecture.head + ".")}
     assert find_head(model).name == architecture.head
-    head = normalize_classifier_(model, temperature=5.0)
+    head = normalize_classifier_(model, scale=5.0)
     assert model.get_submodule(architecture.head) is head
     after = outputs(model, architecture)
     assert after.logits.shape == before.logits.shape
@@ -56,7 +56,7 @@ def test_the_head_is_found_and_replaced_and_everything_else_stays(architecture) 
 @each_architecture
 def test_a_saved_model_comes_back_with_its_head(architecture, tmp_path) -> None:
     model = architecture.build()
-    head = normalize_classifier_(model, temperature=4.0, learnable_temperature=True)
+    head = normalize_classifier_(model, scale=4.0, learnable_scale=True)
     nn.init.constant_(head.log_temperature_ratio, 0.25)
     model.save_pretrained(tmp_path)
     loaded = load_normalized_classifier(str(tmp_path))
@@ -71,13 +71,13 @@ def settings_of(architecture, kind):
     return LoraConfig(**sizes, lora_alpha=4)
 
 
-def adapted(architecture, kind, order, temperature=5.0):
+def adapted(architecture, kind, order, scale=5.0):
     base = architecture.build()
     if order == "before":
-        normalize_classifier_(base, temperature)
+        normalize_classifier_(base, scale)
     model = get_peft_model(base, settings_of(architecture, kind))
     if order == "after":
-        normalize_classifier_(model, temperature)
+        normalize_classifier_(model, scale)
     return model
 
 
@@ -110,7 +110,7 @@ def test_adapters_train_the_head_and_bring_it_back(architecture, kind, order, tm
 
 
 @pytest.mark.parametrize("kind", ["lora", "deep_lora"])
-def test_normalising_before_or_after_the_adapter_is_the_same(kind) -> None:
+def test_normalizing_before_or_after_the_adapter_is_the_same(kind) -> None:
     models = [adapted(ROBERTA, kind, order) for order in ("before", "after")]
     assert torch.equal(*(outputs(model, ROBERTA).logits for model in models))
 
@@ -119,7 +119,7 @@ def test_the_task_type_alone_finds_the_usual_heads_and_returns_the_one_in_use() 
     model = get_peft_model(BERT.build(), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
     head = normalize_classifier_(model)
     assert head is model.base_model.model.classifier.modules_to_save["default"]
-    assert head.temperature.item() == pytest.approx(temperature_for_loss(LABELS), rel=1e-6)
+    assert head.scale.item() == pytest.approx(scale_for_loss(LABELS), rel=1e-6)
 
 
 def test_every_adapter_has_a_head_of_its_own() -> None:
@@ -132,7 +132,7 @@ def test_every_adapter_has_a_head_of_its_own() -> None:
     assert len(find_head(model).copies) == 3 and not torch.equal(outputs(model, BERT).logits, second)
 
 
-def test_a_merged_model_keeps_its_normalised_head() -> None:
+def test_a_merged_model_keeps_its_normalized_head() -> None:
     model = adapted(BERT, "deep_lora", "after")
     train(model, BERT)
     expected = outputs(model, BERT).logits
@@ -142,9 +142,18 @@ def test_a_merged_model_keeps_its_normalised_head() -> None:
     torch.testing.assert_close(outputs(merged, BERT).logits, expected, rtol=0, atol=5e-5)
 
 
-def test_plain_loading_and_normalising_again_keeps_tau_and_the_class_vectors(tmp_path) -> None:
+def test_saved_configurations_keep_their_keys() -> None:
+    """Those of folders that were saved before the parameter was called scale."""
     model = BERT.build()
-    normalize_classifier_(model, temperature=3.0)
+    normalize_classifier_(model, scale=3.0, learnable_scale=True)
+    saved = {"temperature": 3.0, "learnable_temperature": True, "head": "classifier"}
+    assert model.config.normalized_classifier == saved
+    assert {"base_temperature", "log_temperature_ratio"} <= model.classifier.state_dict().keys()
+
+
+def test_plain_loading_and_normalizing_again_keeps_the_scale_and_the_class_vectors(tmp_path) -> None:
+    model = BERT.build()
+    normalize_classifier_(model, scale=3.0)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     normalize_classifier_(loaded)
@@ -156,7 +165,7 @@ def test_a_checkpoint_without_a_classifier_gets_unit_class_vectors(tmp_path) -> 
     model = normalized_class(type(BERT.build())).from_pretrained(tmp_path, num_labels=4)
     head = model.classifier
     torch.testing.assert_close(head.weight.norm(dim=1), torch.ones(4))
-    assert head.temperature.item() == pytest.approx(temperature_for_loss(4), rel=1e-6)
+    assert head.scale.item() == pytest.approx(scale_for_loss(4), rel=1e-6)
     assert torch.equal(
         model.bert.embeddings.word_embeddings.weight, BERT.build().bert.embeddings.word_embeddings.weight
     )
@@ -164,11 +173,11 @@ def test_a_checkpoint_without_a_classifier_gets_unit_class_vectors(tmp_path) -> 
 
 def test_dtype_and_mode_are_kept_and_bfloat16_loads_as_bfloat16(tmp_path) -> None:
     model = BERT.build().bfloat16().train()
-    head = normalize_classifier_(model, temperature=8.0)
+    head = normalize_classifier_(model, scale=8.0)
     assert head.weight.dtype == torch.bfloat16 and head.training
     model.save_pretrained(tmp_path)
     loaded = load_normalized_classifier(str(tmp_path), dtype=torch.bfloat16)
-    assert loaded.classifier.weight.dtype == torch.bfloat16 and loaded.classifier.temperature.item() == 8.0
+    assert loaded.classifier.weight.dtype == torch.bfloat16 and loaded.classifier.scale.item() == 8.0
 
 
 def test_a_zero_row_gets_a_random_direction() -> None:

@@ -10,20 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapse import (
-    ClassStatistics,
+from collapse import ClassStatistics, nc1, nc2, nc3, neural_collapse
+from collapse.metrics import (
     class_distance_normalized_variance,
     feature_norm_spread,
-    nc1,
-    nc2,
-    nc3,
-    nearest_centre_agreement,
-    neural_collapse,
+    nearest_center_agreement,
     separation_quotient,
-    simplex_distance,
 )
 from collapse.simplex import dense_simplex_distance, moments_simplex_distance
-from tests.collapse.test_statistics import collected, labelled
+from collapse.theory import simplex_distance
+from tests.collapse.cases import collected, labeled
 from tests.measure import LargestTensor
 from tests.reference import collapse_metrics as slow
 
@@ -53,13 +49,13 @@ def test_the_authors_numbers_come_out_of_merged_statistics(case) -> None:
 @pytest.mark.parametrize(("classes", "features"), [(4, 9), (6, 6), (9, 4)])
 @pytest.mark.parametrize("global_mean", ["samples", "classes"])
 def test_nc1_is_its_definition_with_more_and_with_fewer_classes_than_dimensions(classes, features, global_mean) -> None:
-    data = labelled(samples=150, classes=classes, features=features)
+    data = labeled(samples=150, classes=classes, features=features)
     found = nc1(collected(data), global_mean=global_mean)
     assert found == pytest.approx(slow.nc1(data, global_mean), rel=1e-9)
 
 
 def test_nc1_cuts_the_pseudo_inverse_where_it_is_told_to() -> None:
-    data = labelled(samples=150, classes=5, features=8)
+    data = labeled(samples=150, classes=5, features=8)
     values = np.linalg.eigvalsh(slow.between_covariance(data))[::-1]
     rcond = math.sqrt(values[1] * values[2]) / values[0]
     assert nc1(collected(data), rcond=rcond) == pytest.approx(slow.nc1(data, rcond=rcond), rel=1e-9)
@@ -67,21 +63,21 @@ def test_nc1_cuts_the_pseudo_inverse_where_it_is_told_to() -> None:
 
 
 def test_the_other_metrics_are_their_definitions() -> None:
-    data = labelled(samples=90, classes=5, features=7)
+    data = labeled(samples=90, classes=5, features=7)
     statistics, weight = collected(data), torch.tensor(data.weight)
     assert separation_quotient(statistics) == pytest.approx(slow.quotient(data), rel=1e-12)
     assert nc2(weight) == pytest.approx(slow.simplex_distance(data.weight, data.weight), rel=1e-12)
     assert nc3(statistics, weight) == pytest.approx(slow.nc3(data), rel=1e-12)
-    assert nc3(statistics, weight, centred_means=True) == pytest.approx(slow.nc3(data, centred=True), rel=1e-12)
+    assert nc3(statistics, weight, centered_means=True) == pytest.approx(slow.nc3(data, centred=True), rel=1e-12)
     assert class_distance_normalized_variance(statistics) == pytest.approx(slow.cdnv(data), rel=1e-9)
     assert feature_norm_spread(statistics) == pytest.approx(slow.norm_spread(data), rel=1e-12)
     predictions = (data.features @ data.weight.T).argmax(1)
-    agreement = nearest_centre_agreement(torch.tensor(data.features), torch.tensor(predictions), statistics)
+    agreement = nearest_center_agreement(torch.tensor(data.features), torch.tensor(predictions), statistics)
     assert agreement == pytest.approx(slow.nc4(data, predictions), abs=1e-15) and 0 < agreement < 1
 
 
 def test_the_dictionary_holds_what_the_functions_return_and_leaves_out_what_needs_a_weight() -> None:
-    data = labelled()
+    data = labeled()
     statistics, weight = collected(data), torch.tensor(data.weight)
     assert neural_collapse(statistics, weight)["nc1"] == nc1(statistics)
     assert neural_collapse(statistics, quotient=True)["nc1"] == separation_quotient(statistics)
@@ -92,7 +88,7 @@ def test_the_dictionary_holds_what_the_functions_return_and_leaves_out_what_need
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), factor=st.floats(1e-3, 1e3))
 def test_metrics_do_not_depend_on_scale_and_rotation(seed, factor) -> None:
-    data = labelled(samples=80, seed=seed)
+    data = labeled(samples=80, seed=seed)
     q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(5, 5)))
     turned = data._replace(features=factor * data.features @ q, weight=data.weight @ q / factor)
     before = neural_collapse(collected(data), torch.tensor(data.weight))
@@ -107,13 +103,13 @@ def simplex(classes, dimension):
     return torch.nn.functional.normalize(rows) @ q.mT
 
 
-def test_collapsed_features_score_zero_and_agree_with_their_centres() -> None:
+def test_collapsed_features_score_zero_and_agree_with_their_centers() -> None:
     etf = simplex(6, 10)
     statistics, labels = ClassStatistics(6, 10), torch.arange(6).repeat(5)
     statistics.update(3 * etf[labels], labels)
     found = neural_collapse(statistics, etf)
     assert max(found.values()) < 1e-13
-    assert nearest_centre_agreement(etf, torch.arange(6), statistics) == 1.0
+    assert nearest_center_agreement(etf, torch.arange(6), statistics) == 1.0
 
 
 @settings(max_examples=40, deadline=None)
@@ -151,17 +147,17 @@ def test_many_classes_never_make_a_matrix_over_pairs_of_classes() -> None:
     assert largest.numel == 64 * 64  # few classes: the dense route is the cheaper one
 
 
-def test_nearest_centres_are_found_a_tile_of_rows_at_a_time() -> None:
+def test_nearest_centers_are_found_a_tile_of_rows_at_a_time() -> None:
     statistics, labels = ClassStatistics(3000, 4), torch.arange(3000)
     rows = torch.randn(3000, 4)
     statistics.update(rows, labels)
     with LargestTensor(rows, statistics.means) as largest:
-        assert nearest_centre_agreement(rows, labels, statistics) == 1.0
+        assert nearest_center_agreement(rows, labels, statistics) == 1.0
     assert largest.numel <= 256 * 3000
 
 
 def test_distance_variance_over_a_subset_of_classes_uses_only_those() -> None:
-    data = labelled(samples=200, classes=9)
+    data = labeled(samples=200, classes=9)
     kept = np.isin(data.labels, [0, 4, 8])
     few = slow.Labelled(data.features[kept], data.labels[kept], data.weight)
     assert class_distance_normalized_variance(collected(data), max_classes=3) == pytest.approx(slow.cdnv(few), rel=1e-9)

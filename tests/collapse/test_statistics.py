@@ -9,38 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapse import ClassStatistics, neural_collapse
+from tests.collapse.cases import EPS, assert_same, collected, labeled
 from tests.measure import LargestTensor
 from tests.reference import collapse_metrics as slow
 
-EPS = torch.finfo(torch.float64).eps
-
-
-def labelled(samples=60, classes=4, features=5, seed=0, scale=1.0, offset=0.0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, samples)
-    rows = offset + scale * (rng.normal(size=(classes, features))[labels] + rng.normal(size=(samples, features)))
-    return slow.Labelled(rows, labels, rng.normal(size=(classes, features)))
-
-
-def collected(data, order=None, batch=7, within="full", classes=None, dtype=torch.float64):
-    order = np.arange(len(data.labels)) if order is None else order
-    statistics = ClassStatistics(classes or len(data.weight), data.features.shape[1], within=within)
-    for part in np.split(order, range(batch, len(order), batch)):
-        statistics.update(torch.tensor(data.features[part], dtype=dtype), torch.tensor(data.labels[part]))
-    return statistics
-
-
-def assert_same(left, right, scale=1.0, terms=1000):
-    """Equal up to rounding of `terms` float64 additions at the given scale of the features."""
-    assert torch.equal(left.counts, right.counts)
-    for name, power in (("means", 1), ("squared_deviations", 2), ("norm_mean", 1), ("norm_deviation", 2)):
-        assert (getattr(left, name) - getattr(right, name)).abs().max() <= terms * EPS * scale**power, name
-    if left.within_scatter is not None:
-        assert (left.within_scatter - right.within_scatter).abs().max() <= terms * EPS * scale**2
-
 
 def test_counts_means_and_scatter_are_those_of_the_definition() -> None:
-    data = labelled()
+    data = labeled()
     statistics = collected(data)
     assert statistics.counts.tolist() == np.bincount(data.labels).tolist()
     for label in data.classes:
@@ -56,7 +31,7 @@ def test_counts_means_and_scatter_are_those_of_the_definition() -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 60), cuts=st.lists(st.integers(0, 60), max_size=3))
 def test_any_batch_order_and_any_grouping_of_merges_agree(seed, batch, cuts) -> None:
-    data = labelled()
+    data = labeled()
     order = np.random.default_rng(seed).permutation(60)
     pieces = [collected(data, part, batch) for part in np.split(order, sorted(cuts))]
     left = pieces[0]
@@ -71,19 +46,19 @@ def test_any_batch_order_and_any_grouping_of_merges_agree(seed, batch, cuts) -> 
 
 
 def test_a_batch_larger_than_a_tile_gives_what_single_rows_give() -> None:
-    data = labelled(samples=700, classes=3)
+    data = labeled(samples=700, classes=3)
     assert_same(collected(data, batch=700), collected(data, batch=1), scale=10, terms=10_000)
 
 
 def test_scatter_survives_features_far_from_the_origin() -> None:
-    near, far = labelled(), labelled(offset=1e7)
+    near, far = labeled(), labeled(offset=1e7)
     scatter = collected(far).within_scatter
     # The features themselves are rounded at 1e7 eps; sums of raw squares would lose all 14 digits.
     np.testing.assert_allclose(scatter, slow.within_scatter(near), rtol=0, atol=60 * 10 * 1e7 * EPS)
 
 
 def test_the_trace_alone_is_the_trace_of_the_full_scatter() -> None:
-    data = labelled()
+    data = labeled()
     full, trace = collected(data), collected(data, within="trace")
     assert trace.within_scatter is None
     torch.testing.assert_close(trace.squared_deviations.sum(), full.within_scatter.trace(), rtol=1e3 * EPS, atol=0)
@@ -91,13 +66,13 @@ def test_the_trace_alone_is_the_trace_of_the_full_scatter() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_features_are_accumulated_in_float64(dtype) -> None:
-    data = labelled(samples=500)
+    data = labeled(samples=500)
     rounded = data._replace(features=torch.tensor(data.features).to(dtype).double().numpy())
     assert_same(collected(data, dtype=dtype), collected(rounded), scale=10, terms=10_000)
 
 
 def test_classes_without_samples_change_nothing_but_their_own_rows() -> None:
-    data = labelled()
+    data = labeled()
     padded = data._replace(weight=np.vstack([data.weight, np.zeros((3, 5))]))
     statistics = collected(padded)
     assert statistics.observed.tolist() == [True] * 4 + [False] * 3
@@ -118,7 +93,7 @@ def test_ignored_labels_and_leading_dimensions_are_those_of_token_classification
 
 
 def test_a_refused_batch_leaves_the_statistics_as_they_were() -> None:
-    data = labelled()
+    data = labeled()
     statistics, untouched = collected(data), collected(data)
     bad = torch.full((600, 5), 1.0)
     bad[-1] = float("nan")
@@ -141,7 +116,7 @@ def test_an_update_allocates_nothing_that_grows_with_the_number_of_classes(withi
 
 
 def test_reduce_without_a_process_group_is_a_copy() -> None:
-    data = labelled()
+    data = labeled()
     statistics = collected(data)
     copy = statistics.reduce()
     assert_same(copy, statistics, terms=0)

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 
 from collapse import neural_collapse
-from tests.collapse.test_statistics import assert_same, collected, labelled
-from tests.processes import end_process
+from tests.collapse.cases import assert_same, collected, labeled
+from tests.processes import end_process, run_two, take_rank
 from tests.reference import collapse_metrics as slow
 
 STATE = ("counts", "means", "squared_deviations", "within_scatter", "norm_mean", "norm_deviation")
@@ -22,13 +22,14 @@ def share(data: slow.Labelled, rank: int) -> slow.Labelled:
     return slow.Labelled(data.features[kept], data.labels[kept], data.weight)
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, port: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    take_rank(rank, 2, port)
+    dist.init_process_group("gloo")
     data = slow.recorded(0)[0]
     reduced = collected(share(data, rank), batch=50, dtype=torch.float32).reduce()
-    empty = collected(share(labelled(), 0)._replace(labels=np.full(0, 0), features=np.zeros((0, 5)))) if rank else None
-    alone = (empty if rank else collected(labelled())).reduce()
+    empty = collected(share(labeled(), 0)._replace(labels=np.full(0, 0), features=np.zeros((0, 5)))) if rank else None
+    alone = (empty if rank else collected(labeled())).reduce()
     torch.save([{name: getattr(s, name) for name in STATE} for s in (reduced, alone)], f"{folder}/{rank}.pt")
     end_process()
 
@@ -36,7 +37,7 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=2)
+    run_two(work, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -64,5 +65,5 @@ def test_two_processes_give_what_one_gives_and_what_the_authors_recorded(ranks) 
 
 
 def test_a_rank_without_samples_adds_nothing(ranks) -> None:
-    alone = collected(labelled())
+    alone = collected(labeled())
     assert_same(loaded(ranks[0][1], alone), alone, scale=10)

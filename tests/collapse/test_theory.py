@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from collapse import (
+from collapse.theory import (
     SphereProduct,
     collapsed_saddle,
     geodesic,
+    loss,
     most_negative_curvature,
     riemannian_gradient,
     riemannian_hessian,
@@ -18,16 +19,15 @@ from collapse import (
     unconstrained_features,
     unit_rows,
 )
-from collapse.theory import loss
 
-# The cases of Yaras et al., 2022, that the reference checks list: (d, K, tau).
+# The cases of Yaras et al., 2022, that the reference checks list: (d, K, scale).
 CASES = [(16, 5, 1.0), (4, 5, 1.0), (16, 10, 1.0), (16, 10, 2.0), (16, 10, 5.0), (16, 10, 10.0)]
 
 
-@pytest.mark.parametrize(("dimension", "classes", "tau"), CASES)
-def test_ten_random_starts_reach_the_closed_form_minimum_and_the_simplex(dimension, classes, tau) -> None:
+@pytest.mark.parametrize(("dimension", "classes", "scale"), CASES)
+def test_ten_random_starts_reach_the_closed_form_minimum_and_the_simplex(dimension, classes, scale) -> None:
     for seed in range(10):
-        result = unconstrained_features(dimension, classes, tau, seed=seed)
+        result = unconstrained_features(dimension, classes, scale, seed=seed)
         assert result.converged
         assert abs(result.losses[-1] - result.minimum) <= 1e-8
         assert simplex_distance(result.point.weight) < 1e-6
@@ -56,14 +56,14 @@ def problem():
 
 
 def along(problem, time):
-    point, tangent, labels, tau = problem
+    point, tangent, labels, scale = problem
     moved = SphereProduct(*(geodesic(p, d, time) for p, d in zip(point, tangent, strict=True)))
-    return loss(moved, labels, tau)
+    return loss(moved, labels, scale)
 
 
 def test_the_gradient_is_the_slope_along_geodesics_and_tangent(problem) -> None:
-    point, tangent, labels, tau = problem
-    gradient = riemannian_gradient(point, labels, tau)
+    point, tangent, labels, scale = problem
+    gradient = riemannian_gradient(point, labels, scale)
     step = 1e-5
     slope = (along(problem, step) - along(problem, -step)) / (2 * step)
     assert gradient.inner(tangent) == pytest.approx(slope, abs=1e-9)  # step^2 + eps / step
@@ -72,33 +72,33 @@ def test_the_gradient_is_the_slope_along_geodesics_and_tangent(problem) -> None:
 
 
 def test_the_gradient_is_that_of_autograd_projected(problem) -> None:
-    point, _, labels, tau = problem
+    point, _, labels, scale = problem
     leaves = [part.clone().requires_grad_() for part in point]
-    functional.cross_entropy(tau * leaves[1] @ leaves[0].T, labels).backward()
-    for p, leaf, found in zip(point, leaves, riemannian_gradient(point, labels, tau), strict=True):
+    functional.cross_entropy(scale * leaves[1] @ leaves[0].T, labels).backward()
+    for p, leaf, found in zip(point, leaves, riemannian_gradient(point, labels, scale), strict=True):
         torch.testing.assert_close(found, tangent_part(p, leaf.grad), rtol=0, atol=1e-15)
 
 
 def test_the_hessian_is_the_curvature_along_geodesics_and_self_adjoint(problem) -> None:
-    point, tangent, labels, tau = problem
+    point, tangent, labels, scale = problem
     step = 1e-4
     curvature = (along(problem, step) - 2 * along(problem, 0.0) + along(problem, -step)) / step**2
-    image = riemannian_hessian(point, tangent, labels, tau)
+    image = riemannian_hessian(point, tangent, labels, scale)
     assert image.inner(tangent) == pytest.approx(curvature, abs=1e-6)  # step^2 + eps / step^2
     other = SphereProduct(*(tangent_part(p, torch.randn_like(p)) for p in point))
-    adjoint = riemannian_hessian(point, other, labels, tau)
+    adjoint = riemannian_hessian(point, other, labels, scale)
     assert image.inner(other) == pytest.approx(adjoint.inner(tangent), abs=1e-14)
 
 
-@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
-def test_the_collapsed_point_is_a_strict_saddle_that_descent_leaves_downhill(tau) -> None:
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_the_collapsed_point_is_a_strict_saddle_that_descent_leaves_downhill(scale) -> None:
     point, labels = collapsed_saddle(dimension=6, num_classes=5, per_class=2), torch.arange(5).repeat_interleave(2)
-    gradient = riemannian_gradient(point, labels, tau)
+    gradient = riemannian_gradient(point, labels, scale)
     assert gradient.inner(gradient) < 1e-30
-    value, direction = most_negative_curvature(point, labels, tau)
+    value, direction = most_negative_curvature(point, labels, scale)
     assert value < -1e-2
     escaped = SphereProduct(*(geodesic(p, d, 0.1) for p, d in zip(point, direction, strict=True)))
-    assert loss(escaped, labels, tau) < loss(point, labels, tau) - 1e-5
+    assert loss(escaped, labels, scale) < loss(point, labels, scale) - 1e-5
 
 
 def test_the_least_curvature_is_the_least_eigenvalue_of_the_dense_hessian_and_zero_at_the_minimum() -> None:

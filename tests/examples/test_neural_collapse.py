@@ -11,7 +11,7 @@ import torch
 from tests.examples import cases
 
 example = cases.load("neural_collapse")
-QUICK = {"steps": 40, "width": 4, "learning_rate": 0.05, "temperature": None, "seed": 0}
+QUICK = {"steps": 40, "width": 4, "learning_rate": 0.05, "scale": None, "seed": 0}
 
 
 @pytest.fixture(scope="module")

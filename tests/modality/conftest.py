@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
+import torch
 
-from tests.modality import two_processes
-
-PORT = 28_500 + os.getpid() % 1000
+from tests.modality.two_processes import work
+from tests.processes import run_two
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +16,6 @@ def ranks_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ranks(ranks_folder):
-    """What each of two processes computed, by test module."""
-    return two_processes.start(str(ranks_folder), PORT)
-
-
-@pytest.fixture(scope="session")
-def free_port():
-    return PORT + 1000
+    """What each of two processes computed, by group of cases."""
+    run_two(work, ranks_folder)
+    return [torch.load(ranks_folder / f"{rank}.pt") for rank in range(2)]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, default_data_collator
 
-import modality.objective
+import modality.losses.objective
 from modality import (
     ContrastiveModel,
     LinearSchedule,
@@ -16,7 +16,7 @@ from modality import (
     Temperature,
     TemperatureScheduleCallback,
 )
-from tests.modality.models import clip, trainer
+from tests.modality.trainers import clip, trainer
 
 STEPS, SAVED_AT, KILLED_AT = 8, 3, 5  # of 10 steps an epoch for one process, of 5 for two
 
@@ -39,15 +39,15 @@ class Record(TrainerCallback):
             self.swaps[step] = (rank, (new_x - x).detach().abs().sum().item())
             return new_x, new_y
 
-        self._apply, modality.objective.apply_swap = modality.objective.apply_swap, recorded
+        self._apply, modality.losses.objective.apply_swap = modality.losses.objective.apply_swap, recorded
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        modality.objective.apply_swap = self._apply
+        modality.losses.objective.apply_swap = self._apply
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.taus[state.global_step] = model.temperature.tau
         if state.global_step == self.killed_at:
-            modality.objective.apply_swap = self._apply
+            modality.losses.objective.apply_swap = self._apply
             if self.end_process:
                 os._exit(0)
             raise Killed

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.modality.resuming import KILLED_AT, SAVED_AT, STEPS, Killed, Record, make, outcome
-from tests.modality.two_processes import join
-from tests.processes import end_process
+from tests.modality.two_processes import resume
+from tests.processes import run_two
 
 
 def assert_continues(resumed, whole) -> None:
@@ -49,29 +49,9 @@ def test_another_seed_gives_another_sequence(tmp_path) -> None:
     assert swaps[0] != swaps[1]
 
 
-def on_ranks(rank, folder):
-    record = Record()
-    run = make(f"{folder}/whole", record, ddp_backend="gloo")
-    run.train()
-    return outcome(run, record)
-
-
-def train_until_killed(folder):
-    make(f"{folder}/killed", Record(KILLED_AT, end_process=True), ddp_backend="gloo").train()
-
-
-def resume(rank, folder, port):
-    join(rank, port)
-    record = Record()
-    run = make(f"{folder}/killed", record, seed=1, ddp_backend="gloo")
-    run.train(resume_from_checkpoint=True)
-    torch.save(outcome(run, record), f"{folder}/resumed{rank}.pt")
-    end_process()
-
-
 @pytest.mark.slow
-def test_two_processes_killed_and_resumed(ranks, ranks_folder, free_port) -> None:
-    torch.multiprocessing.spawn(resume, args=(str(ranks_folder), free_port), nprocs=2)
+def test_two_processes_killed_and_resumed(ranks, ranks_folder) -> None:
+    run_two(resume, ranks_folder)
     runs = {"resumed": [torch.load(ranks_folder / f"resumed{rank}.pt") for rank in range(2)]}
     runs["whole"] = [found["resume"] for found in ranks]
     for whole, resumed in zip(runs["whole"], runs["resumed"], strict=True):

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import modality
-from modality import ContrastiveModel, DualEncoder, ModalityGapCallback, ModalitySwapCollator, duplicate_mask
-from tests.modality.models import WIDTH, Convolution, Pairs, bert, clip, logged, trainer
+from modality import ContrastiveModel, DualEncoder, ModalityGapCallback, ModalitySwapCollator
+from modality.losses import duplicate_mask
+from tests.modality.trainers import WIDTH, Convolution, Pairs, bert, clip, logged, trainer
 from tests.paths import ROOT
 
 

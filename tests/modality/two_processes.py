@@ -1,35 +1,46 @@
-"""What the tests need from two gloo processes, computed in one go, for starting them takes longest."""
+"""What the tests need from two gloo processes, computed in one go because starting them takes longest."""
 
 from __future__ import annotations
-
-import os
 
 import torch
 import torch.distributed as dist
 
-
-def start(folder: str, port: int) -> list[dict]:
-    """What `on_ranks` of each test module returned on either rank; the processes end as a killed run does."""
-    torch.multiprocessing.spawn(work, args=(folder, port), nprocs=2)
-    return [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
+from tests.modality.losses import cases as losses
+from tests.modality.metrics import cases as metrics
+from tests.modality.resuming import KILLED_AT, Record, make, outcome
+from tests.processes import end_process, take_rank
 
 
 def work(rank: int, folder: str, port: int) -> None:
-    from tests.modality import test_gap_callback, test_gather, test_resume, test_statistics
-
+    """Save what each group of cases gives on this rank; then train, and end as a killed run does."""
     join(rank, port)
-    modules = {
-        "gather": test_gather, "statistics": test_statistics, "gap callback": test_gap_callback, "resume": test_resume,
+    found = {
+        "gather": losses.on_ranks(rank), "statistics": metrics.statistics_on_ranks(rank),
+        "gap callback": metrics.callback_on_ranks(folder), "resume": uninterrupted(folder),
     }  # fmt: skip
-    torch.save({name: module.on_ranks(rank, folder) for name, module in modules.items()}, f"{folder}/{rank}.pt")
-    test_resume.train_until_killed(folder)
+    torch.save(found, f"{folder}/{rank}.pt")
+    make(f"{folder}/killed", Record(KILLED_AT, end_process=True), ddp_backend="gloo").train()
+
+
+def resume(rank: int, folder: str, port: int) -> None:
+    """Continue the killed run from its checkpoint."""
+    join(rank, port)
+    record = Record()
+    run = make(f"{folder}/killed", record, seed=1, ddp_backend="gloo")
+    run.train(resume_from_checkpoint=True)
+    torch.save(outcome(run, record), f"{folder}/resumed{rank}.pt")
+    end_process()
+
+
+def uninterrupted(folder: str) -> dict:
+    record = Record()
+    run = make(f"{folder}/whole", record, ddp_backend="gloo")
+    run.train()
+    return outcome(run, record)
 
 
 def join(rank: int, port: int) -> None:
-    """One of two processes, as `torchrun` starts them."""
+    """Be one of two processes, as `torchrun` starts them."""
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }  # fmt: skip
+    take_rank(rank, 2, port)
     dist.init_process_group("gloo")

@@ -9,12 +9,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from tests.training import tiny
+from tests.training.tiny import QUICK
 from training.cli import main
-
-QUICK = [
-    "--max_steps", "3", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--eval_strategy", "no",
-    "--save_strategy", "no", "--disable_tqdm", "true", "--use_cpu", "true", "--rank", "2",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -41,7 +41,7 @@ def test_an_unknown_command_is_corrected(capsys) -> None:
     ("error", "status", "message"),
     [
         (RunError(f"refused for {TOKEN}"), 1, f"refused for {HIDDEN}"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (KeyboardInterrupt(), 130, "interrupted; rerun the same command to resume"),
         (ModuleNotFoundError("x", name="matplotlib"), 1, 'matplotlib is needed.*pip install "deep-lora\\[training\\]"'),
     ],
 )

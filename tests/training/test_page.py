@@ -8,21 +8,17 @@ import re
 from tests.paths import ROOT
 from training import CONFIGS
 from training.cli import COMMANDS
-from training.commands import contrastive
-from training.commands.classify import ImageDataArguments
+from training.commands import classify, contrastive, finetune
 from training.commands.complete import CompleteArguments
 from training.commands.convert import ConvertArguments
 from training.commands.inspect import InspectArguments
 from training.commands.push import PushArguments
-from training.settings.common import AdapterArguments, ModelArguments, RunArguments
-from training.settings.heads import HeadArguments
 from training.settings.parsing import build_parser
-from training.tasks.text import TextDataArguments
 
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 TYPES = {
-    "finetune": (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments),
-    "classify": (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, RunArguments),
+    "finetune": finetune.TYPES,
+    "classify": classify.TYPES,
     "contrastive": contrastive.TYPES,
     "complete": (CompleteArguments,),
     "convert": (ConvertArguments,),

@@ -1,4 +1,4 @@
-"""Tiny random models, a tokenizer of whole words and small files of data."""
+"""Tiny random models, a tokenizer of whole words, small files of data and the options of a short run."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ from transformers import (
     ViTModel,
 )
 
+QUICK = [
+    "--max_steps", "3", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--eval_strategy", "no",
+    "--save_strategy", "no", "--disable_tqdm", "true", "--use_cpu", "true", "--rank", "2",
+]  # fmt: skip
 GOOD, BAD = "good great fine lovely best".split(), "bad awful poor dull worst".split()
 FILLER = "the a film plot actor scene was is very quite".split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>"]
@@ -116,14 +120,14 @@ def save_siglip(folder: Path) -> Path:
 
 
 def save_pictures(folder: Path, rows: int = 24, seed: int = 0) -> Path:
-    """Pictures of a brightness and a colour that their texts name; a csv names the pictures from its own folder."""
+    """Pictures of a brightness and a color that their texts name; a csv names the pictures from its own folder."""
     generator = random.Random(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = ["image,text"]
     for number in range(rows):
         good, word = number % 2, generator.randrange(5)
-        colour = [40 * word + generator.randrange(20) + 30 * good, 200 * good, 200 - 40 * word]
-        Image.new("RGB", (20, 20), tuple(colour)).save(folder / "images" / f"{seed}-{number}.png")
+        color = [40 * word + generator.randrange(20) + 30 * good, 200 * good, 200 - 40 * word]
+        Image.new("RGB", (20, 20), tuple(color)).save(folder / "images" / f"{seed}-{number}.png")
         caption = f"a {(GOOD if good else BAD)[word]} {FILLER[number % 10]} {generator.choice(FILLER)}"
         lines.append(f"images/{seed}-{number}.png,{caption}")
     path = folder / f"pictures-{seed}.csv"

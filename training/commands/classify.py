@@ -8,31 +8,32 @@ from training.data import load_splits
 from training.job import Job, take_hub_options
 from training.models.loading import load_processor
 from training.runner import run_job
-from training.settings.common import FEATURED, AdapterArguments, ModelArguments, RunArguments
-from training.settings.heads import HeadArguments
-from training.settings.images import ImageDataArguments
+from training.settings.adapter import AdapterArguments
+from training.settings.common import FEATURED, HeadArguments, ModelArguments, RunArguments
+from training.settings.data import ImageDataArguments
 from training.settings.parsing import parse
 from training.tasks.image_classification import image_classification
 
-DESCRIPTION = """Fine-tunes an image classifier with an adapter, on a folder of images or any data set.
+DESCRIPTION = """Fine-tune an image classifier with an adapter, on a folder of images or any data set.
 
   deep-lora classify --model google/vit-base-patch16-224-in21k --dataset pictures
   deep-lora classify --model google/vit-base-patch16-224-in21k --dataset cifar10 --image_column img --normalized_head
 
-A folder of images has a folder for each class in it, or train, validation and test folders with those inside. A model
-of convolutions needs the names of layers, such as --target_modules convolution."""
+A folder of images has a folder for each class, or train, validation and test folders with one for each class. A
+convolutional model needs the names of layers, such as --target_modules convolution."""
+TYPES = (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, RunArguments)
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the command; the exit status."""
-    types = (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, RunArguments)
-    return run_job(build_job(*parse(types, words, command="classify", description=DESCRIPTION, featured=FEATURED)))
+    """Run the command and return its exit status."""
+    run_job(build_job(*parse(TYPES, words, command="classify", description=DESCRIPTION, featured=FEATURED)))
+    return 0
 
 
 def build_job(
     model: ModelArguments, adapter: AdapterArguments, data: ImageDataArguments, head: HeadArguments, run: RunArguments
 ) -> Job:
-    """The job that the arguments describe, its data loaded and checked.
+    """Build the job that the arguments describe, with its data loaded and checked.
 
     Raises:
         UsageError: the data do not fit the arguments, or the model has no image processor.
@@ -43,5 +44,5 @@ def build_job(
     task = image_classification(load_splits(data, images=True), data, run.metric_source)
     return Job(
         model=model, adapter=adapter, data=data, run=run, task=task, processor=processor, command="classify",
-        normalized_head=head.normalized_head, head_temperature=head.head_temperature, push=push, token=token,
+        head=head, push=push, token=token,
     )  # fmt: skip

@@ -12,18 +12,20 @@ import numpy as np
 import pandas as pd
 
 from dmf import MatrixCompletion
+from dmf.files import complete_file
 from training.data import find_names, number_names, read_table
 from training.errors import RunError, UsageError, public_settings
+from training.names import FIGURE, FIT, MATRIX_NAMES, MODEL, PREDICTIONS, RESULTS
+from training.results.figures import curve, figure
 from training.results.report import installed_version, write_json
-from training.settings.common import option
-from training.settings.parsing import parse
+from training.settings.parsing import option, parse
 
-DESCRIPTION = """Completes a matrix from some of its entries by a compressed deep factorization.
+DESCRIPTION = """Complete a matrix from some of its entries by a compressed deep factorization.
 
   deep-lora complete --data ratings.csv --row_column user --column_column film --value_column stars
   deep-lora complete --data ratings.csv --predict wanted.csv --output_dir runs/ratings
 
-Rows and columns may have any names, which count as they are written: 001 is not 1, but 1.0 is where all are numbers.
+Rows and columns may have any names, compared as they are written: 001 is not 1, but 1.0 is 1 if all are numbers.
 Written to --output_dir: model.safetensors (dmf.MatrixCompletion.load), names.json, results.json with the error on
 held-out entries, training.png and, with --predict, predictions.csv."""
 PAIRS = ("row_column", "column_column")
@@ -31,17 +33,17 @@ PAIRS = ("row_column", "column_column")
 
 @dataclass
 class CompleteArguments:
-    """The entries, and how they are factorised."""
+    """The entries, and how they are factorized."""
 
     data: str | None = option(None, "A .csv, .tsv, .json, .jsonl or .parquet file with one known entry in each row.")
     row_column: str = option("row", "Column that names the row of the matrix.")
     column_column: str = option("column", "Column that names the column of the matrix.")
     value_column: str = option("value", "Column with the value.")
-    predict: str | None = option(None, "A file with the rows and columns of entries that are wanted.")
+    predict: str | None = option(None, "A file with the rows and columns of entries to predict.")
     test_fraction: float = option(0.1, "Part of the entries that is held out to measure the error; 0 holds out none.")
     rank: int = option(20, "Rank of the factorization, even.")
     depth: int = option(3, "Number of factors between the outer ones.")
-    learning_rate: float = option(1e-2, "Rate of Adam.")
+    learning_rate: float = option(1e-2, "Learning rate of Adam.")
     weight_decay: float = option(1.0, "Penalty relative to the noise level; about 1 for noisy data, 0 for exact data.")
     max_epochs: int = option(100, "Passes over the entries.")
     validation_fraction: float = option(0.1, "Part of the training entries that decides when to stop; 0 uses all.")
@@ -60,7 +62,7 @@ class CompleteArguments:
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the command; the exit status. Of several processes the first one works."""
+    """Run the command and return its exit status. Of several processes the first one works."""
     (arguments,) = parse((CompleteArguments,), words, command="complete", description=DESCRIPTION)
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
@@ -75,11 +77,11 @@ def main(words: Sequence[str]) -> int:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     model = fit(rows[~test], columns[~test], values[~test], shape, arguments)
-    model.save(folder / "model.safetensors")
-    write_json(folder / "names.json", names)
+    model.save(folder / MODEL)
+    write_json(folder / MATRIX_NAMES, names)
     metrics = errors(model, rows[test], columns[test], values[test], values[~test]) if test.any() else {}
     if wanted is not None:
-        write_predictions(folder / "predictions.csv", model, wanted, arguments.value_column)
+        write_predictions(folder / PREDICTIONS, model, wanted, arguments.value_column)
     write_results(folder, arguments, model, metrics, entries=count, held_out=int(test.sum()), shape=shape)
     print("\n".join(f"{name:>14}  {value:.4g}" for name, value in metrics.items()) + f"\n{'written to':>14}  {folder}")
     return 0
@@ -95,10 +97,10 @@ class Entries(NamedTuple):
 
 
 def read_entries(arguments: CompleteArguments) -> Entries:
-    """The known entries.
+    """Read the known entries.
 
     Raises:
-        UsageError: no file was passed, a column is missing or empty, a value is no number, or an entry comes twice.
+        UsageError: no file was passed, a column is missing or empty, a value is not a number, or an entry comes twice.
     """
     if arguments.data is None:
         raise UsageError("there is nothing to complete; pass --data with a file of rows, columns and values")
@@ -106,19 +108,21 @@ def read_entries(arguments: CompleteArguments) -> Entries:
     values = pd.to_numeric(table[arguments.value_column], errors="coerce").to_numpy(dtype=float)
     if len(odd := np.flatnonzero(~np.isfinite(values))):
         raise UsageError(
-            f"--value_column {arguments.value_column} is no finite number in row {odd[0]} of {arguments.data}"
+            f"--value_column {arguments.value_column} is not a finite number in row {odd[0]} of {arguments.data}"
         )
     (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
     if twice := int(pd.DataFrame({"row": rows, "column": columns}).duplicated().sum()):
-        raise UsageError(f"{twice} entries of {arguments.data} come twice; each row and column may have one value")
+        raise UsageError(
+            f"{twice} entries of {arguments.data} are duplicates; each pair of row and column may have one value"
+        )
     return Entries(rows, columns, values, {"rows": row_names, "columns": column_names})
 
 
 def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) -> pd.DataFrame:
-    """The columns of a file that name entries, and their values if asked for.
+    """Read the columns of a file that name entries, and their values if asked for.
 
     Raises:
-        UsageError: it cannot be read, or a column is missing or has empty places.
+        UsageError: it cannot be read, or a column is missing or has missing values.
     """
     wanted = [getattr(arguments, name) for name in PAIRS]
     table = read_table(path, wanted)
@@ -130,12 +134,12 @@ def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) 
             "and --value_column"
         )
     if table[wanted].isna().any().any():
-        raise UsageError(f"{path} has empty places in {wanted}; fill or drop them")
+        raise UsageError(f"{path} has missing values in {wanted}; fill or drop them")
     return table[wanted]
 
 
 def hold_out(count: int, arguments: CompleteArguments) -> np.ndarray:
-    """Which entries are left out of the fit."""
+    """Choose the entries that are left out of the fit."""
     test = np.zeros(count, dtype=bool)
     chosen = np.random.default_rng(arguments.seed).permutation(count)[: int(arguments.test_fraction * count)]
     test[chosen] = True
@@ -145,7 +149,7 @@ def hold_out(count: int, arguments: CompleteArguments) -> np.ndarray:
 def fit(
     rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int], arguments: CompleteArguments
 ) -> MatrixCompletion:
-    """The fitted estimator; a killed fit goes on from its checkpoint.
+    """Fit the estimator; a killed fit resumes from its checkpoint.
 
     Raises:
         UsageError: a setting is out of range for these data.
@@ -154,7 +158,7 @@ def fit(
     names = ("rank", "depth", "learning_rate", "weight_decay", "max_epochs", "validation_fraction", "patience",
              "implicit_feedback")  # fmt: skip
     settings = {name: getattr(arguments, name) for name in names}
-    checkpoint = Path(arguments.output_dir) / "checkpoint.safetensors"
+    checkpoint = Path(arguments.output_dir) / FIT
     model = MatrixCompletion(**settings, random_state=arguments.seed, checkpoint=str(checkpoint), verbose=1)
     try:
         return model.fit(rows, columns, values, shape=shape)
@@ -168,7 +172,7 @@ def fit(
 def errors(
     model: MatrixCompletion, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, known: np.ndarray
 ) -> dict[str, float]:
-    """Errors on held-out entries, and of the mean of the known ones for comparison."""
+    """Return the errors on held-out entries, and those of the mean of the known ones for comparison."""
     difference = model.predict(rows, columns) - values
     return {
         "rmse": float(np.sqrt(np.mean(difference**2))),
@@ -185,7 +189,7 @@ class Wanted(NamedTuple):
 
 
 def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Wanted:
-    """The entries of `--predict`, checked before anything is fitted.
+    """Read the entries of `--predict`, checked before anything is fitted.
 
     Raises:
         UsageError: a row or column was not among the data.
@@ -206,16 +210,15 @@ def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Wa
 
 
 def write_predictions(path: Path, model: MatrixCompletion, wanted: Wanted, value_column: str) -> None:
-    """The wanted entries with a column for their values; the file is complete or not there."""
-    partial = path.with_name(f".{path.name}.partial")
-    wanted.table.assign(**{value_column: model.predict(*wanted.indices)}).to_csv(partial, index=False)
-    os.replace(partial, path)
+    """Write the wanted entries with a column for their values."""
+    with complete_file(path) as partial:
+        wanted.table.assign(**{value_column: model.predict(*wanted.indices)}).to_csv(partial, index=False)
 
 
 def write_results(
     folder: Path, arguments: CompleteArguments, model: MatrixCompletion, metrics: dict[str, float], **facts: Any
 ) -> None:
-    """`results.json` and the picture."""
+    """Write `results.json` and the figure."""
     results = {
         "command": "complete",
         "status": "complete",
@@ -226,24 +229,15 @@ def write_results(
         "settings": public_settings(asdict(arguments)),
         "versions": {name: installed_version(name) for name in ("deep-lora", "torch", "scikit-learn", "numpy")},
     }
-    write_json(folder / "results.json", results)
-    draw(folder / "training.png", model.history_)
+    write_json(folder / RESULTS, results)
+    draw(folder / FIGURE, model.history_)
 
 
 def draw(path: Path, history: list[dict[str, float]]) -> None:
-    """The errors over the epochs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for key, label in (("training_rmse", "training"), ("validation_rmse", "validation")):
-        points = [(record["epoch"], record[key]) for record in history if key in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label)
-    axes.set(xlabel="epoch", ylabel="root mean squared error", yscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    """Draw the errors over the epochs."""
+    with figure(path, size=(6, 4)) as (axes,):
+        for key, label in (("training_rmse", "training"), ("validation_rmse", "validation")):
+            curve(axes, [(record["epoch"], record[key]) for record in history if key in record], label=label)
+        axes.set(xlabel="epoch", ylabel="root mean squared error", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend()

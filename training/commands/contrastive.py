@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-from torch import nn
-from transformers import TrainerCallback
-
-from modality import TemperatureScheduleCallback
 from training.data import load_splits
 from training.errors import UsageError
 from training.job import Job, take_hub_options
 from training.pairs.arguments import MethodArguments, PairDataArguments, PairModelArguments
-from training.pairs.method import make_schedule, make_temperature, swapping
-from training.pairs.models import build_contrastive
+from training.pairs.method import make_temperature
 from training.pairs.processor import load_pair_processor, tower_names
 from training.pairs.task import pair_task
-from training.pairs.trainer import ContrastiveTrainer, SwapCountCallback
-from training.runner import Recipe, run_job
-from training.settings.common import FEATURED, AdapterArguments, RunArguments
+from training.runner import run_job
+from training.settings.adapter import AdapterArguments
+from training.settings.common import FEATURED, RunArguments
 from training.settings.parsing import parse
-from training.trainer.optimizer import spreading
+from training.trainer.optimizer import sharding_frameworks
 
-DESCRIPTION = """Trains on pairs: a CLIP-like model or two towers, with adapters, and methods against the modality gap.
+DESCRIPTION = """Train on pairs: a CLIP-like model or two towers, with adapters, and methods against the modality gap.
 
   deep-lora contrastive --model openai/clip-vit-base-patch32 --dataset pictures.csv --schedule linear --swap hard
   deep-lora contrastive --image_model google/vit-base-patch16-224-in21k --text_model bert-base-uncased \\
@@ -32,15 +26,15 @@ DESCRIPTION = """Trains on pairs: a CLIP-like model or two towers, with adapters
       --second_text_column answer
 
 A file has a column with paths of images, and one with texts; a folder of images has a metadata.jsonl or metadata.csv
-with the columns file_name and text. Pairs with the same text are not held against each other. Every step contrasts the
-pairs of all processes; accumulated batches do not see each other."""
+with the columns file_name and text. Pairs with the same text are not contrasted with each other. Every step contrasts
+the pairs of all processes; accumulated batches do not see each other."""
 TYPES = (PairModelArguments, AdapterArguments, PairDataArguments, MethodArguments, RunArguments)
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the command; the exit status."""
-    job = build_job(*parse(TYPES, words, command="contrastive", description=DESCRIPTION, featured=FEATURED))
-    return run_job(job, recipe(job))
+    """Run the command and return its exit status."""
+    run_job(build_job(*parse(TYPES, words, command="contrastive", description=DESCRIPTION, featured=FEATURED)))
+    return 0
 
 
 def build_job(
@@ -50,12 +44,12 @@ def build_job(
     method: MethodArguments,
     run: RunArguments,
 ) -> Job:
-    """The job that the arguments describe, its data loaded and checked.
+    """Build the job that the arguments describe, with its data loaded and checked.
 
     Raises:
         UsageError: the arguments do not go together, or the data do not fit them.
     """
-    refuse_spread_weights()
+    refuse_sharded_weights()
     if run.label_smoothing_factor:
         raise UsageError(
             f"--label_smoothing_factor got {run.label_smoothing_factor}; it smooths classes, of which pairs have none: "
@@ -66,8 +60,7 @@ def build_job(
     make_temperature(method, None)
     run.remove_unused_columns = False  # the columns that models take exist only in batches
     splits = load_splits(data, images=data.second_text_column is None)
-    batch = run.per_device_train_batch_size * run.world_size
-    task = pair_task(splits, data, partial(swapping, method=method, seed=run.seed), batch)
+    task = pair_task(splits, data, method, seed=run.seed, batch=run.per_device_train_batch_size * run.world_size)
     processor = load_pair_processor(model, data, token)
     return Job(
         model=model, adapter=adapter, data=data, run=run, task=task, processor=processor, command="contrastive",
@@ -75,26 +68,14 @@ def build_job(
     )  # fmt: skip
 
 
-def refuse_spread_weights() -> None:
-    """Raise if accelerate was told to spread the weights over processes.
+def refuse_sharded_weights() -> None:
+    """Raise if accelerate was told to shard the weights over processes.
 
     Raises:
         UsageError: for FSDP and DeepSpeed.
     """
-    for name in spreading():
+    for name in sharding_frameworks():
         raise UsageError(
-            f"{name} spreads weights over processes, which a temperature and a contrast of all pairs do not bear; "
-            "use DDP (ddp.yaml), and --chunk_size or --gradient_checkpointing where memory is short"
+            f"{name} shards the weights over processes, which does not work with a learned temperature and a contrast "
+            "of all pairs; use DDP (ddp.yaml), and --chunk_size or --gradient_checkpointing where memory is short"
         )
-
-
-def recipe(job: Job) -> Recipe:
-    """How the run of a contrastive job differs from others."""
-    trainer = partial(ContrastiveTrainer, temperature_rate=job.method.temperature_rate)
-    return Recipe(build_contrastive, trainer, _callbacks)
-
-
-def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
-    schedule = make_schedule(job.method)
-    following = [] if schedule is None else [TemperatureScheduleCallback(schedule, parameter="temperature")]
-    return [SwapCountCallback(), *following]

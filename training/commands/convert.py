@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from deep_lora import AdapterFileError, convert_folder
 from training.errors import UsageError, worded_as_options
-from training.settings.common import option
-from training.settings.parsing import parse
+from training.settings.parsing import option, parse
 
-DESCRIPTION = """Writes a Deep LoRA adapter as a plain LoRA adapter with the same update, which every server loads.
+DESCRIPTION = """Write a Deep LoRA adapter as a plain LoRA adapter with the same update, which every server loads.
 
   deep-lora convert --adapter runs/reviews/adapter --output_dir runs/reviews/as_lora
   deep-lora convert --adapter runs/reviews/adapter --output_dir small --tolerance 1e-3

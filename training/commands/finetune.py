@@ -2,64 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from training.data import load_splits
 from training.errors import UsageError
-from training.job import Job, take_hub_options
+from training.job import Job, Task, take_hub_options
 from training.models.loading import load_processor
-from training.runner import run_job
-from training.settings.common import FEATURED, AdapterArguments, ModelArguments, RunArguments
-from training.settings.heads import HeadArguments
-from training.settings.parsing import parse
-from training.tasks.base import Task
+from training.runner import TrainingResult, run_job
+from training.settings.adapter import AdapterArguments
+from training.settings.common import FEATURED, HeadArguments, ModelArguments, RunArguments
+from training.settings.data import TextDataArguments
+from training.settings.parsing import option_names, parse, settings_as_words
 from training.tasks.glue import with_glue
-from training.tasks.language import causal_lm, seq2seq
-from training.tasks.text import TextDataArguments
-from training.tasks.text_classification import classification, regression
-from training.tasks.token_classification import token_classification
+from training.tasks.registry import TASKS, require_task
 
-DESCRIPTION = """Fine-tunes a language model with an adapter, on a file of your own or any data set.
+DESCRIPTION = f"""Fine-tune a language model with an adapter, on a file of your own or any data set.
 
   deep-lora finetune --model distilbert-base-uncased --dataset reviews.csv
   deep-lora finetune --model distilbert-base-uncased --glue sst2 --num_train_samples 1000
   deep-lora finetune --model HuggingFaceTB/SmolLM2-135M --task causal_lm --dataset texts.jsonl --load_in_4bit
 
+Tasks: {", ".join(TASKS)}.
 Written to --output_dir: the adapter, for Deep LoRA its plain LoRA export, results.json, training.png and checkpoints.
-The same command goes on from the newest complete checkpoint after a kill."""
-BUILDERS: dict[str, Callable[..., Task]] = {
-    "classification": classification,
-    "regression": regression,
-    "token_classification": token_classification,
-    "causal_lm": causal_lm,
-    "seq2seq": seq2seq,
-}
+After a kill, rerun the same command to resume from the newest complete checkpoint."""
+TYPES = (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments)
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the command; the exit status."""
-    types = (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments)
-    return run_job(build_job(*parse(types, words, command="finetune", description=DESCRIPTION, featured=FEATURED)))
+    """Run the command and return its exit status."""
+    _run(words)
+    return 0
+
+
+def run(settings: dict[str, Any]) -> TrainingResult:
+    """Do what the command does, with its options as a dictionary; see `training.finetune`."""
+    return _run(settings_as_words(settings, option_names(TYPES), "finetune"))
+
+
+def _run(words: Sequence[str]) -> TrainingResult:
+    return run_job(build_job(*parse(TYPES, words, command="finetune", description=DESCRIPTION, featured=FEATURED)))
 
 
 def build_job(
     model: ModelArguments, adapter: AdapterArguments, data: TextDataArguments, head: HeadArguments, run: RunArguments
 ) -> Job:
-    """The job that the arguments describe, its data loaded and checked.
+    """Build the job that the arguments describe, with its data loaded and checked.
 
     Raises:
         UsageError: the arguments do not go together, or the data do not fit them.
     """
     if data.glue:
         data = with_glue(data, data.glue)
-    if head.normalized_head and data.task not in ("classification", "token_classification"):
-        raise UsageError(f"--normalized_head needs classes to tell apart; --task {data.task} has none")
-    if run.label_smoothing_factor and data.task == "regression":
-        raise UsageError("--label_smoothing_factor smooths classes, of which --task regression has none; leave it out")
+    require_task(data.task)
     push, token = take_hub_options(run)
     processor = load_processor(model, token=token)
-    task = BUILDERS[data.task](load_splits(data), data, run.metric_source)
+    task = TASKS[data.task](load_splits(data), data, run.metric_source)
+    _check(task, data, head, run)
     return Job(
         model=model, adapter=adapter, data=data, run=run, task=task, processor=processor, command="finetune",
-        normalized_head=head.normalized_head, head_temperature=head.head_temperature, push=push, token=token,
+        head=head, push=push, token=token,
     )  # fmt: skip
+
+
+def _check(task: Task, data: TextDataArguments, head: HeadArguments, run: RunArguments) -> None:
+    """Raise if an option has no meaning for the task."""
+    if head.normalized_head and task.label_names is None:
+        raise UsageError(f"--normalized_head needs classes to tell apart; --task {task.name} has none")
+    if run.label_smoothing_factor and task.num_labels == 1:
+        raise UsageError(f"--label_smoothing_factor smooths classes; --task {task.name} has none, so leave it out")
+    if data.predict_with_generate and not task.generates:
+        raise UsageError(f"--predict_with_generate needs --task seq2seq; --task {task.name} has no text to compare")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from deep_lora import AdapterFileError, AdapterReport, inspect_adapter
 from training.errors import UsageError, worded_as_options
+from training.names import INSPECTION, SPECTRA
+from training.results.figures import figure
 from training.results.report import write_json
-from training.settings.common import option
-from training.settings.parsing import parse
+from training.settings.parsing import option, parse
 
-DESCRIPTION = """Shows what an adapter has learned: for each module the singular values of its update.
+DESCRIPTION = """Show what an adapter has learned: for each module the singular values of its update.
 
   deep-lora inspect --adapter runs/reviews/adapter
   deep-lora inspect --adapter runs/reviews/adapter --output_dir runs/reviews/spectra
@@ -43,9 +44,9 @@ def main(words: Sequence[str]) -> int:
     print(table(report))
     if arguments.output_dir:
         folder = Path(arguments.output_dir)
-        write_json(folder / "inspection.json", asdict(report))
-        draw(folder / "spectra.png", report)
-        print(f"written to {folder}: inspection.json, spectra.png")
+        write_json(folder / INSPECTION, asdict(report))
+        draw(folder / SPECTRA, report)
+        print(f"written to {folder}: {INSPECTION}, {SPECTRA}")
     return 0
 
 
@@ -71,20 +72,12 @@ def table(report: AdapterReport) -> str:
 
 def draw(path: Path, report: AdapterReport) -> None:
     """Draw the singular values of every module, and their effective ranks."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    modules = report.modules
-    figure, (spectra, ranks) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for one in modules:
-        positive = [value for value in one.singular_values if value > 0]
-        spectra.plot(range(1, len(positive) + 1), positive, linewidth=0.9, alpha=0.6)
-    spectra.set(title="singular values of the update", xlabel="index", ylabel="value")
-    if any(one.singular_values[0] > 0 for one in modules):
-        spectra.set_yscale("log")
-    ranks.bar(range(len(modules)), [one.effective_rank for one in modules])
-    ranks.set(title="effective rank", xlabel="module, in the order of the table")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with figure(path, columns=2, size=(5.5, 4.5)) as (spectra, ranks):
+        for one in report.modules:
+            positive = [value for value in one.singular_values if value > 0]
+            spectra.plot(range(1, len(positive) + 1), positive, linewidth=0.9, alpha=0.6)
+        spectra.set(title="singular values of the update", xlabel="index", ylabel="value")
+        if any(one.singular_values[0] > 0 for one in report.modules):
+            spectra.set_yscale("log")
+        ranks.bar(range(len(report.modules)), [one.effective_rank for one in report.modules])
+        ranks.set(title="effective rank", xlabel="module, in the order of the table")

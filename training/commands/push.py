@@ -1,4 +1,4 @@
-"""`deep-lora push`: uploads a finished run."""
+"""`deep-lora push`: upload a finished run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 
 from training.errors import UsageError
 from training.results.hub import push
-from training.settings.common import option
-from training.settings.parsing import parse
+from training.settings.parsing import option, parse
 
-DESCRIPTION = """Uploads the adapter of a finished run, its LoRA export and a model card, in one commit.
+DESCRIPTION = """Upload the adapter of a finished run, its LoRA export and a model card, in one commit.
 
   deep-lora push --run runs/reviews --hub_model_id me/reviews --license apache-2.0"""
 
@@ -24,11 +23,11 @@ class PushArguments:
     hub_model_id: str | None = option(None, "Repository, user/name; the name of the folder under your own if unset.")
     hub_private_repo: bool | None = option(None, "Make a new repository private.")
     hub_token: str | None = option(None, "Access token; better: `hf auth login`, or HF_TOKEN.")
-    license: str | None = option(None, "Licence named in the model card, such as apache-2.0.")
+    license: str | None = option(None, "License named in the model card, such as apache-2.0.")
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the command; the exit status."""
+    """Run the command and return its exit status."""
     (arguments,) = parse((PushArguments,), words, command="push", description=DESCRIPTION)
     if not arguments.run:
         raise UsageError("push needs --run, the folder of a finished run")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main(words: Sequence[str]) -> int:
-    """Prints the path of each file, and how to use one."""
+    """Print the path of each file, and how to use one."""
     for path in sorted(Path(__file__).parent.glob("*.*")):
         if path.suffix in (".yaml", ".json"):
             print(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -17,13 +18,13 @@ from torch import Tensor, nn
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
 from training.models.loading import Base, linear_layers_inside
-from training.settings.common import AdapterArguments
+from training.settings.adapter import AdapterArguments
 
 PEFT_HEADS = ("classifier", "score")
 
 
 def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Base) -> PeftConfig:
-    """The PEFT config of the adapter.
+    """Make the PEFT config of the adapter.
 
     Args:
         arguments: what was asked for.
@@ -47,29 +48,27 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
             config = _from_file(Path(arguments.adapter_config), peft_task, whole)
             _check_halves(config, arguments)
             return config
-        shared: dict[str, Any] = {
-            "r": arguments.rank,
+        fields = arguments.config_fields() | {
             "target_modules": _targets(arguments.target_modules),
             "exclude_modules": excluded,
             "modules_to_save": whole,
             "task_type": peft_task,
         }
-        if arguments.adapter == "lora":
-            alpha = arguments.rank if arguments.lora_alpha is None else arguments.lora_alpha
-            return LoraConfig(**shared, lora_alpha=alpha, lora_dropout=arguments.adapter_dropout)
-        return DeepLoraConfig(
-            **shared,
-            depth=arguments.depth,
-            freeze_subspaces=arguments.freeze_subspaces,
-            max_update_norm=arguments.max_update_norm,
-            deep_lora_dropout=arguments.adapter_dropout,
-        )
+        return DeepLoraConfig(**fields) if arguments.adapter == "deep_lora" else _lora_config(arguments, fields)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the adapter cannot be set up: {error}") from error
 
 
+def _lora_config(arguments: AdapterArguments, fields: dict[str, Any]) -> LoraConfig:
+    """Return LoRA's config, with the fields that it has under the same names as Deep LoRA's."""
+    known = {entry.name for entry in dataclasses.fields(LoraConfig)}
+    shared = {name: value for name, value in fields.items() if name in known}
+    alpha = arguments.rank if arguments.lora_alpha is None else arguments.lora_alpha
+    return LoraConfig(**shared, lora_alpha=alpha, lora_dropout=arguments.adapter_dropout)
+
+
 def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """The model with the adapter, as PEFT makes it.
+    """Return the model with the adapter, as PEFT makes it.
 
     Raises:
         UsageError: the adapter does not fit the model, for instance because no layer has a name that was asked for.
@@ -86,25 +85,25 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
 
 
 def adapted_parts(model: Any) -> dict[str, PeftModel]:
-    """The PEFT models that a model consists of, by the folder that each is saved in; alone it lies at the top.
+    """Return the PEFT models that a model consists of, by the folder each is saved in; a single one is at the top.
 
     A model made of others names them in `parts()`, as those of `modality` do.
     """
     if isinstance(model, PeftModel):
         return {"": model}
-    parts = model.parts() if hasattr(model, "parts") else {}
+    parts = model.parts()
     folders = {name: "" if len(parts) == 1 else name for name in parts}
     return {folders[name]: part for name, part in parts.items() if isinstance(part, PeftModel)}
 
 
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained and no adapter saves: temperatures, projections, ... ."""
+    """Return what is trained and no adapter saves: temperatures, projections, ... ."""
     saved = _saved_by_adapters(model)
     return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in saved}
 
 
 def own_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers that no adapter saves: running means, fixed temperatures, ... ."""
+    """Return the buffers that no adapter saves: running means, fixed temperatures, ... ."""
     saved = _saved_by_adapters(model)
     return {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in saved}
 
@@ -116,24 +115,24 @@ def _saved_by_adapters(model: nn.Module) -> set[int]:
 
 
 def config_of(model: PeftModel) -> PeftConfig:
-    """The config of the adapter that is trained."""
+    """Return the config of the adapter that is trained."""
     configs: Any = model.peft_config
     return configs["default"]
 
 
 def is_deep_lora(model: nn.Module) -> bool:
-    """Whether the adapters are exported by this project."""
+    """Return whether the adapters are exported by this project."""
     return any(isinstance(config_of(part), DeepLoraConfig) for part in adapted_parts(model).values())
 
 
 def has_subspaces(model: nn.Module) -> bool:
-    """Whether there are adapters whose subspaces a gradient can set; the narrow and wide variants have none."""
+    """Return whether there are adapters whose subspaces a gradient can set; the narrow and wide variants have none."""
     configs = [config_of(part) for part in adapted_parts(model).values()]
     return any(isinstance(config, DeepLoraConfig) and config.variant == "compressed" for config in configs)
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """The fields that a file for `--adapter_config` holds.
+    """Read the fields of a file for `--adapter_config`.
 
     Raises:
         UsageError: it cannot be read, or names no method of PEFT.
@@ -165,13 +164,13 @@ def _check_halves(config: PeftConfig, arguments: AdapterArguments) -> None:
 
 
 def _targets(names: list[str]) -> list[str] | str:
-    """PEFT reads a string as a regular expression, and a list as names."""
+    """Return a string for a regular expression, and a list for names, as PEFT reads them."""
     special = len(names) == 1 and (names[0] == "all-linear" or not names[0].replace(".", "_").isidentifier())
     return names[0] if special else names
 
 
 def _outermost(names: list[str]) -> list[str]:
-    """Without names that lie inside another one of the list: PEFT saves a module with all that is in it."""
+    """Drop names that lie inside another one of the list: PEFT saves a module with all that is in it."""
     return sorted({name for name in names if not any(name.startswith(other + ".") for other in names)})
 
 

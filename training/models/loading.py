@@ -1,4 +1,4 @@
-"""Loads base models, tokenizers and image processors, and puts adapters into them."""
+"""Load base models, tokenizers and image processors, and prepare them for adapters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import transformers
 from torch import nn
 
 from training.errors import UsageError, redacted
+from training.job import Task
 from training.settings.common import ModelArguments
-from training.tasks.base import Task
 
 
 class Base(NamedTuple):
@@ -22,16 +22,16 @@ class Base(NamedTuple):
 
 
 def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -> Base:
-    """The base model of a task, with a head for its labels.
+    """Load the base model of a task, with a head for its labels.
 
     Raises:
         UsageError: no model was named, it cannot be loaded, or it has no head of this kind.
     """
     settings = _loading_settings(arguments, token)
     name = model_name(arguments)
-    quantised = {}
+    quantized = {}
     if quantization := quantization_config(arguments):
-        quantised = {"quantization_config": quantization}
+        quantized = {"quantization_config": quantization}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **settings)
         for key, value in task.model_settings.items():
@@ -44,7 +44,7 @@ def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **settings,
-            **quantised,
+            **quantized,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = redacted(str(error), token)
@@ -54,10 +54,10 @@ def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -
 
 
 def keep_differentiable_(model: nn.Module) -> None:
-    """Keeps bitsandbytes' 4-bit layers on a CPU on the path that has gradients, after an evaluation too.
+    """Keep bitsandbytes' 4-bit layers on a CPU on the path that has gradients, after an evaluation too.
 
     On a CPU with AVX512-BF16 they repack their weights at the first forward pass in evaluation mode, for a kernel
-    without a backward pass, and stay so when training goes on: adapters below them then get no gradient.
+    without a backward pass, and stay so when training continues: adapters below them then get no gradient.
     """
     layers: Any = model.modules()
     for module in layers:
@@ -66,7 +66,7 @@ def keep_differentiable_(model: nn.Module) -> None:
 
 
 def load_processor(arguments: ModelArguments, images: bool = False, token: str | None = None) -> Any:
-    """The tokenizer or image processor of the model; a tokenizer without padding pads with its end of text.
+    """Load the tokenizer or image processor of the model; a tokenizer without padding pads with its end of text.
 
     Raises:
         UsageError: it cannot be loaded.
@@ -85,7 +85,7 @@ def load_processor(arguments: ModelArguments, images: bool = False, token: str |
 
 
 def model_name(arguments: ModelArguments) -> str:
-    """The base model.
+    """Return the name of the base model.
 
     Raises:
         UsageError: none was passed.
@@ -96,7 +96,7 @@ def model_name(arguments: ModelArguments) -> str:
 
 
 def quantization_config(arguments: ModelArguments) -> Any:
-    """bitsandbytes' settings, or None. New heads stay in full precision.
+    """Return bitsandbytes' settings, or None. New heads stay in full precision.
 
     Raises:
         UsageError: bitsandbytes is not installed.
@@ -111,13 +111,13 @@ def quantization_config(arguments: ModelArguments) -> Any:
     return transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
-def prepare_base(base: Base, processor: Any, *, quantised: bool, checkpointing: bool) -> nn.Module:
-    """The base, ready for an adapter: padding known, quantised layers ready for gradients."""
+def prepare_base(base: Base, processor: Any, *, quantized: bool, checkpointing: bool) -> nn.Module:
+    """Prepare the base for an adapter: padding known, quantized layers ready for gradients."""
     model: Any = base.model
     pad = getattr(processor, "pad_token_id", None)
     if getattr(model.config, "pad_token_id", None) is None and pad is not None:
         model.config.pad_token_id = pad
-    if quantised:
+    if quantized:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     elif checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()
@@ -134,7 +134,7 @@ def _loading_settings(arguments: ModelArguments, token: str | None) -> dict[str,
 
 
 def _new_modules(model: nn.Module, report: dict[str, Any]) -> list[str]:
-    """Modules with weights that the checkpoint did not have: whole heads, and single layers inside of the base."""
+    """Return modules whose weights the checkpoint did not have: whole heads, and single layers inside of the base."""
     missing = list(report.get("missing_keys", ())) + [entry[0] for entry in report.get("mismatched_keys", ())]
     parameters = {name for name, _ in model.named_parameters()}
     prefix = getattr(model, "base_model_prefix", "")
@@ -146,7 +146,7 @@ def _new_modules(model: nn.Module, report: dict[str, Any]) -> list[str]:
 
 
 def linear_layers_inside(model: nn.Module, names: list[str]) -> list[str]:
-    """The linear layers that are, or lie inside, the modules of these names."""
+    """Return the linear layers that are, or lie inside, the modules of these names."""
     return [
         path
         for path, module in model.named_modules()

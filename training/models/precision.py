@@ -14,7 +14,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def train_in_full_precision(model: nn.Module) -> None:
-    """What is trained of a half-precision base, such as a new head, in float32.
+    """Keep what is trained of a half-precision base, such as a new head, in float32.
 
     Adapters convert their inputs themselves. Modules that are trained whole get theirs converted, so that no autocast
     is needed; what they return is converted back inside of the base, and stays in float32 for the loss of a head.
@@ -58,5 +58,5 @@ def _converted(value: Any, dtype: torch.dtype | None) -> Any:
 
 
 def _precision(module: nn.Module) -> torch.dtype | None:
-    """Of the module's weights, or None if it has none."""
+    """Return the precision of the module's weights, or None if it has none."""
     return next((parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()), None)

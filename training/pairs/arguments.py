@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import get_args
 
-from modality.dual_encoder import Projection
-from modality.objective import Loss
-from modality.pooling import Pooling
-from modality.swap import Per, SwapMode
+from modality.losses import Loss
+from modality.models import Pooling, Projection
+from modality.swapping import Per, SwapMode
 from training.errors import UsageError
-from training.settings.common import DataArguments, ModelArguments, option
+from training.settings.common import ModelArguments
+from training.settings.data import DataArguments
+from training.settings.parsing import option
 
 SCHEDULES = ("none", "constant", "linear", "cosine", "piecewise")
 LEARNED_OR_FIXED = ("learnable", "softplus", "exp", "fixed")
@@ -28,8 +29,8 @@ class PairDataArguments(DataArguments):
     text_column: str = option("text", "Column with the text of the image, or with the first of two texts.")
     second_text_column: str | None = option(None, "Column with the second text; the pairs are then of texts alone.")
     label_column: str | None = option(
-        None, "Column that says what a pair shows. Pairs that show the same are not held against each other; "
-        "otherwise those are the same that agree in --text_column.",
+        None, "Column that says what a pair shows. Pairs that show the same are not contrasted with each other; "
+        "without it, pairs with the same --text_column show the same.",
     )  # fmt: skip
     max_length: int | None = option(None, "Tokens after which a text is cut off; as many as the model takes (<= 128).")
 
@@ -79,7 +80,7 @@ class MethodArguments:
     _argument_group_name = "method"
 
     loss: str = option("contrastive", f"{' or '.join(get_args(Loss))}: symmetric InfoNCE, or that of SigLIP.")
-    label_smoothing: float = option(0.0, "Part of each target that is spread over all pairs of the batch.")
+    label_smoothing: float = option(0.0, "Share of each target that is spread over all pairs of the batch.")
     temperature: float | None = option(
         None, "Temperature, at the start if it is learned; the model's own, or 0.07 for two towers (sigmoid: 0.1)."
     )
@@ -87,9 +88,9 @@ class MethodArguments:
         None, f"How it is learned: {', '.join(LEARNED_OR_FIXED)}; learnable is CLIP's way, and the default."
     )
     temperature_scale: float = option(1.0, "s of --temperature_mode exp, where 1 / temperature = exp(nu / s).")
-    temperature_rate: float = option(1.0, "Rate of a learned temperature relative to --learning_rate.")
+    temperature_rate: float = option(1.0, "Learning rate of the temperature relative to --learning_rate.")
     schedule: str = option(
-        "none", f"A temperature that follows the steps instead of learning: {', '.join(SCHEDULES[1:])}."
+        "none", f"A schedule for the temperature, which is then not learned: {', '.join(SCHEDULES[1:])}."
     )
     schedule_start: float = option(0.01, "linear: temperature at the start. cosine: the lower one.")
     schedule_end: float = option(0.05, "linear: temperature at the end. cosine: the higher one.")

@@ -15,20 +15,19 @@ import safetensors.torch
 import transformers
 from huggingface_hub import snapshot_download
 from peft import PeftModel
-from peft.utils import CONFIG_NAME
 from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
-from modality.logit_scale import base_model_of
+from modality.temperature import base_model_of
 from training.errors import UsageError, redacted
 from training.models.adapters import adapted_parts, own_buffers, own_parameters
-from training.results.exporting import HEADS
+from training.names import ADAPTER_CONFIG, CONTRASTIVE, CONTRASTIVE_CONFIG
 
 CLASSES: dict[str, Any] = {"ContrastiveModel": ContrastiveModel, "DualEncoder": DualEncoder}
 
 
 def save_learned(model: Any, folder: Path) -> None:
-    """Writes what was learned.
+    """Write what was learned.
 
     Args:
         model: a `ContrastiveModel` or `DualEncoder`.
@@ -41,16 +40,16 @@ def save_learned(model: Any, folder: Path) -> None:
     heads = {name: value for name, value in model.state_dict().items() if name in kept or name.endswith("_extra_state")}
     safetensors.torch.save_file(
         {name: value.detach().cpu().contiguous().clone() for name, value in heads.items()},
-        folder / f"{HEADS}.safetensors",
+        folder / f"{CONTRASTIVE}.safetensors",
         metadata={"format": "pt"},
     )
     bases = {name: str(base_model_of(part).config.name_or_path) for name, part in model.parts().items()}
     described = {"class": type(model).__name__, "settings": model.settings(), "bases": bases}
-    (folder / f"{HEADS}.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / CONTRASTIVE_CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_learned_(model: nn.Module, folder: Path) -> None:
-    """Puts what was learned into a model of the same make, to go on training.
+    """Load what was learned into a model of the same kind, to resume training.
 
     Raises:
         UsageError: the files belong to another model.
@@ -61,7 +60,7 @@ def load_learned_(model: nn.Module, folder: Path) -> None:
 
 
 def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None) -> ContrastiveModel | DualEncoder:
-    """The model of a finished run, in evaluation mode: base models, adapters, temperature and projections.
+    """Load the model of a finished run, in evaluation mode: base models, adapters, temperature and projections.
 
         model = load_contrastive("runs/pairs/adapter")            # or ".../lora_export", or a repository on the Hub
         output = model(input_ids=..., pixel_values=..., return_loss=False)      # image_embeds, text_embeds, logits
@@ -71,15 +70,15 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
         bases: part -> base model, where it lies elsewhere by now; parts are `model`, or `x_tower` and `y_tower`.
 
     Raises:
-        UsageError: the source is neither a folder nor a repository that can be had, it holds no such model, a part is
-            unknown, or its base model cannot be loaded.
+        UsageError: the source is neither a folder nor a repository that can be downloaded, it holds no such model, a
+            part is unknown, or its base model cannot be loaded.
     """
     folder = _folder_of(source)
     try:
-        described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
+        described = json.loads((folder / CONTRASTIVE_CONFIG).read_text(encoding="utf-8"))
         kind, named, settings = CLASSES[described["class"]], dict(described["bases"]), described["settings"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{source} holds no contrastive model ({HEADS}.json): {error!r}") from error
+        raise UsageError(f"{source} holds no contrastive model ({CONTRASTIVE_CONFIG}): {error!r}") from error
     if set(named) not in ({"model"}, {"x_tower", "y_tower"}):
         raise UsageError(f"{source} names the parts {sorted(map(repr, named))}; it needs model, or x_tower and y_tower")
     if unknown := sorted(set(bases or ()) - set(named)):
@@ -89,11 +88,11 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
     for name, base in named.items():
         place = folder if len(named) == 1 else folder / name
         part = _base_model(name, base)
-        parts[name] = PeftModel.from_pretrained(part, str(place)) if (place / CONFIG_NAME).is_file() else part
+        parts[name] = PeftModel.from_pretrained(part, str(place)) if (place / ADAPTER_CONFIG).is_file() else part
     try:
         model = kind.rebuilt(parts, settings)
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"the settings of {source} ({HEADS}.json) make no model: {error!r}") from error
+        raise UsageError(f"the settings of {source} ({CONTRASTIVE_CONFIG}) make no model: {error!r}") from error
     _load_heads_(model, folder)
     return model.eval()
 
@@ -105,7 +104,7 @@ def _folder_of(source: str | Path) -> Path:
         return Path(snapshot_download(str(source)))
     except (OSError, ValueError) as error:  # no such repository, no network, or what cannot be the name of one
         raise UsageError(
-            f"{source} is no folder, and no repository that can be downloaded: {redacted(str(error))}"
+            f"{source} is neither a folder nor a repository that can be downloaded: {redacted(str(error))}"
         ) from error
 
 
@@ -123,9 +122,9 @@ def _base_model(part: str, name: object) -> nn.Module:
 
 def _load_heads_(model: nn.Module, folder: Path) -> None:
     try:
-        heads = safetensors.torch.load_file(folder / f"{HEADS}.safetensors")
+        heads = safetensors.torch.load_file(folder / f"{CONTRASTIVE}.safetensors")
         unexpected = model.load_state_dict(heads, strict=False).unexpected_keys
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UsageError(f"{folder / HEADS}.safetensors does not fit the model: {error}") from error
+        raise UsageError(f"{folder / CONTRASTIVE}.safetensors does not fit the model: {error}") from error
     if unexpected:
-        raise UsageError(f"{folder / HEADS}.safetensors has {unexpected[:3]}, which the model does not have")
+        raise UsageError(f"{folder / CONTRASTIVE}.safetensors has {unexpected[:3]}, which the model does not have")

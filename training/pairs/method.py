@@ -13,13 +13,13 @@ from modality import (
     PiecewiseSchedule,
     Temperature,
 )
-from modality.schedules import Schedule
+from modality.temperature import Schedule
 from training.errors import UsageError
 from training.pairs.arguments import MethodArguments
 
 
 def make_schedule(method: MethodArguments) -> Schedule | None:
-    """The schedule of the temperature, or None.
+    """Make the schedule of the temperature, or None.
 
     Raises:
         UsageError: a temperature is out of range, or points do not make a schedule.
@@ -39,7 +39,7 @@ def make_schedule(method: MethodArguments) -> Schedule | None:
 
 
 def make_temperature(method: MethodArguments, own: float | None) -> Temperature:
-    """The temperature at the start of the run.
+    """Make the temperature at the start of the run.
 
     Args:
         method: see its help.
@@ -62,10 +62,10 @@ def make_temperature(method: MethodArguments, own: float | None) -> Temperature:
 
 
 def swapping(collator: Callable[..., Any], method: MethodArguments, seed: int) -> Callable[..., Any]:
-    """The collator, with the rule for swaps in its batches if there are to be swaps.
+    """Return the collator, with the rule for swaps in its batches if swaps were asked for.
 
     Raises:
-        UsageError: the probability is none.
+        UsageError: the probability is out of range.
     """
     if method.swap == "none":
         return collator

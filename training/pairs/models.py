@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
-from modality.pooling import tower_features
+from modality.models import tower_features
 from training.errors import UsageError
 from training.job import Job
 from training.models.adapters import adapter_config, add_adapter, own_parameters
@@ -24,7 +24,7 @@ IMAGE_PARTS, TEXT_PARTS = ("vis", "image"), ("text",)
 
 
 def build_contrastive(job: Job) -> ContrastiveModel | DualEncoder:
-    """The model with its adapters, temperature and loss.
+    """Build the model with its adapters, temperature and loss.
 
     Raises:
         UsageError: a model cannot be loaded or is of another kind, or the options leave nothing to train.
@@ -67,11 +67,12 @@ def _joint_model(job: Job) -> ContrastiveModel:
 
 def _two_towers(job: Job) -> DualEncoder:
     settings: Any = job.model
-    texts = job.task.name == "text_pairs"
+    data: Any = job.data
+    texts = bool(data.second_text_column)
     frozen = (settings.freeze_text, settings.freeze_second_text) if texts else (
         settings.freeze_image, settings.freeze_text)  # fmt: skip
     pooling = (settings.text_pooling if texts else settings.image_pooling, settings.text_pooling)
-    names: Any = tower_names(settings, job.data)  # type: ignore[arg-type]
+    names: Any = tower_names(settings, data)
     towers = [_tower(job, *options) for options in zip(names, frozen, pooling, strict=True)]
     widths = _widths(job, towers, pooling)
     width = widths[0] if settings.projection == "none" else settings.embedding_width
@@ -96,12 +97,13 @@ def _tower(job: Job, name: str, frozen: bool, pooling: str) -> nn.Module:
 
 
 def _adapted(job: Job, base: Base, left_alone: list[str]) -> PeftModel:
-    """The model with an adapter everywhere but in some modules, and where no adapter can act."""
+    """Return the model with an adapter everywhere but in some modules, and where no adapter can act."""
     # torch's attention reads the weight of its last layer without calling the layer.
     attentions = [name for name, module in base.model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     layers = _layers_inside(base.model, [*left_alone, *attentions])
     excluded = [*(job.adapter.exclude_modules or []), *layers] or None
-    config: Any = adapter_config(replace(job.adapter, exclude_modules=excluded), None, base)
+    adapter: Any = replace(job.adapter, exclude_modules=excluded)  # type: ignore[call-arg]  # a field made of a config
+    config: Any = adapter_config(adapter, None, base)
     if job.adapter.adapter_config and layers:
         if not hasattr(config, "exclude_modules") or config.exclude_modules:
             raise UsageError(
@@ -109,13 +111,13 @@ def _adapted(job: Job, base: Base, left_alone: list[str]) -> PeftModel:
                 "field out, or pass no --freeze options"
             )
         config.exclude_modules = layers
-    quantised = quantization_config(job.model) is not None
+    quantized = quantization_config(job.model) is not None
     checkpointing = bool(job.run.gradient_checkpointing)
-    return add_adapter(prepare_base(base, None, quantised=quantised, checkpointing=checkpointing), config)
+    return add_adapter(prepare_base(base, None, quantized=quantized, checkpointing=checkpointing), config)
 
 
 def _layers_inside(model: nn.Module, names: list[str]) -> list[str]:
-    """The layers with weights that are, or lie inside, the modules of these names."""
+    """Return the layers with weights that are, or lie inside, the modules of these names."""
     return [
         path
         for path, module in model.named_modules()
@@ -126,7 +128,7 @@ def _layers_inside(model: nn.Module, names: list[str]) -> list[str]:
 
 @torch.no_grad()
 def _widths(job: Job, towers: list[nn.Module], pooling: tuple[str, str]) -> list[int]:
-    """How many features each tower has, of the first pair."""
+    """Return how many features each tower has, measured on the first pair."""
     first = {"train": job.task.splits["train"].select([0])}
     batch = job.processor(list(job.task.encode(first, job.processor)["train"]))
     widths = []

@@ -70,7 +70,7 @@ class PairProcessor:
         return {**x, **y, IDS: ids} if self.joint else {X: x, Y: y, IDS: ids}
 
     def save_pretrained(self, folder: str) -> None:
-        """Tokenizer and image processor: of one model side by side, of two towers in a folder each."""
+        """Save tokenizer and image processor: of one model side by side, of two towers in a folder each."""
         for name, encoder in zip(TOWERS, (self.x, self.y), strict=True):
             place = Path(folder) if self.joint else Path(folder) / name
             place.mkdir(parents=True, exist_ok=True)
@@ -78,10 +78,10 @@ class PairProcessor:
 
 
 def decode(image: dict[str, Any]) -> Image.Image:
-    """A stored image in red, green and blue, turned as its camera says; transparent places become white.
+    """Decode a stored image to red, green and blue, turned as its camera says; transparent places become white.
 
     Raises:
-        RunError: it is no image that can be read.
+        RunError: it cannot be read as an image.
     """
     try:
         with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
@@ -95,7 +95,7 @@ def decode(image: dict[str, Any]) -> Image.Image:
 
 
 def load_pair_processor(model: PairModelArguments, data: PairDataArguments, token: str | None = None) -> PairProcessor:
-    """The encoders that belong to the models.
+    """Load the encoders that belong to the models.
 
     Raises:
         UsageError: the models do not go together with the data, or have no tokenizer or image processor.
@@ -109,7 +109,7 @@ def load_pair_processor(model: PairModelArguments, data: PairDataArguments, toke
 
 
 def tower_names(model: PairModelArguments, data: PairDataArguments) -> tuple[str, str]:
-    """The models of the first and of the second modality; of one model for both, its name twice.
+    """Return the models of the first and of the second modality; of one model for both, its name twice.
 
     Raises:
         UsageError: there is none, one too many, or one of another modality.

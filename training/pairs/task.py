@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Image, Value
-from transformers import EvalPrediction
+from torch import nn
+from transformers import EvalPrediction, TrainerCallback
 
-from modality import PairStatistics, modality_gap, recall_at_k
+from modality import PairStatistics, TemperatureScheduleCallback, modality_gap, recall_at_k
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.pairs.arguments import PairDataArguments
+from training.job import Job, Task
+from training.pairs.arguments import MethodArguments, PairDataArguments
+from training.pairs.method import make_schedule, swapping
+from training.pairs.models import build_contrastive
 from training.pairs.processor import IDS, X, Y
-from training.tasks.base import Task
+from training.pairs.trainer import ContrastiveTrainer, SwapCountCallback
 from training.tasks.text import require_text
 
 KS = (1, 5)
@@ -29,16 +32,15 @@ SCORES_AGAINST_STEPS = (
 )
 
 
-def pair_task(
-    splits: Splits, data: PairDataArguments, collate: Callable[[Any], Callable[..., Any]], global_batch: int
-) -> Task:
-    """Images with texts, or texts with texts.
+def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, *, seed: int, batch: int) -> Task:
+    """Build the task of images with texts, or of texts with texts.
 
     Args:
         splits: as loaded.
         data: names of the columns.
-        collate: processor -> collator.
-        global_batch: pairs that are contrasted in a step.
+        method: loss, temperature and swaps.
+        seed: of the swaps.
+        batch: pairs that are contrasted in a step.
 
     Raises:
         UsageError: for missing columns or files, columns that hold something else, or nothing to contrast with.
@@ -51,18 +53,22 @@ def pair_task(
     hint = "choose with --image_column, --text_column, --second_text_column and --label_column"
     require_columns(splits, list(dict.fromkeys([*columns, shown])), hint)
     require_text(splits, texts)
-    _require_several(splits, global_batch)
+    _require_several(splits, batch)
     if not data.second_text_column:
         splits = {name: _with_images(split, name, data) for name, split in splits.items()}
     names = ("text", "second_text") if data.second_text_column else ("image", "text")
     return Task(
         name="text_pairs" if data.second_text_column else "image_text_pairs",
         auto_class="AutoModel",
+        pipeline="sentence-similarity" if data.second_text_column else "zero-shot-image-classification",
         peft_task=None,
         splits=splits,
         model_settings={},
         encode=partial(_encode, columns=columns, shown=shown),
-        collate=lambda processor, model: collate(processor),
+        build_model=build_contrastive,
+        trainer_class=partial(ContrastiveTrainer, temperature_rate=method.temperature_rate),
+        callbacks=_callbacks,
+        collate=lambda processor, model: swapping(processor, method, seed),
         score=partial(score_pairs, names=names),
         main_metric="recall@1",
         panels=SCORES_AGAINST_STEPS,
@@ -70,7 +76,7 @@ def pair_task(
 
 
 def score_pairs(prediction: EvalPrediction, names: tuple[str, str] = ("x", "y")) -> dict[str, float]:
-    """Recall in both directions over all pairs of the data as one pool, their mean, and the modality gap.
+    """Return recall in both directions over all pairs of the data as one pool, their mean, and the modality gap.
 
     Args:
         prediction: embeddings of both modalities, and ids that tell duplicates.
@@ -87,8 +93,14 @@ def score_pairs(prediction: EvalPrediction, names: tuple[str, str] = ("x", "y"))
     return means | named | {"pool": recall["x_to_y_pool"]} | modality_gap(statistics)
 
 
+def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
+    schedule = make_schedule(job.method)
+    following = [] if schedule is None else [TemperatureScheduleCallback(schedule, parameter="temperature")]
+    return [SwapCountCallback(), *following]
+
+
 def _encode(splits: Splits, processor: Any, *, columns: list[str], shown: str) -> Splits:
-    """The columns under the names that the collator knows; texts and images are encoded batch by batch."""
+    """Rename the columns as the collator knows them; texts and images are encoded batch by batch."""
     encoded = {}
     for name, split in splits.items():
         numbers = np.unique(np.asarray(split[shown]), return_inverse=True)[1]
@@ -113,7 +125,7 @@ def _require_several(splits: Splits, global_batch: int) -> None:
 
 
 def _with_images(split: Any, name: str, data: PairDataArguments) -> Any:
-    """The split with a column of stored images, of which paths are known to exist."""
+    """Return the split with a column of stored images, whose paths exist."""
     held, column = split.features[data.image_column], data.image_column
     if isinstance(held, Value) and held.dtype in ("string", "large_string"):
         folder = _folder(name, data)
@@ -135,7 +147,7 @@ def _with_images(split: Any, name: str, data: PairDataArguments) -> Any:
 
 
 def _folder(name: str, data: PairDataArguments) -> str:
-    """Where the paths of a split start: at the file that it was read from."""
+    """Return where the paths of a split start: at the file that it was read from."""
     source = getattr(data, f"{name}_data", None) or data.dataset or "."
     path = Path(source)
     return str(path.resolve() if path.is_dir() else path.resolve().parent)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from modality import ContrastiveObjective
-from modality.logit_scale import find_temperature, learned_temperatures
+from modality.losses import ContrastiveObjective
+from modality.temperature import find_temperature, learned_temperatures
 from training.pairs.files import load_learned_, save_learned
 from training.pairs.processor import IDS
 from training.trainer.trainer import AdapterTrainer
@@ -34,7 +34,7 @@ class ContrastiveTrainer(AdapterTrainer):
         self.compute_metrics = self.score
 
     def score(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Loss, temperature and the metrics of the task."""
+        """Return loss, temperature and the metrics of the task."""
         model = self.accelerator.unwrap_model(self.model)
         x, y = (torch.as_tensor(rows) for rows in prediction.predictions)
         loss = self._mean_loss(model, x, y, torch.as_tensor(prediction.label_ids))
@@ -42,7 +42,7 @@ class ContrastiveTrainer(AdapterTrainer):
         return found | (self._score_pairs(prediction) if self._score_pairs else {})
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """`AdapterTrainer`'s, with the temperature in a group of its own."""
+        """Create `AdapterTrainer`'s optimizer, with the temperature in a group of its own."""
         existing: Any = getattr(self, "optimizer", None)
         optimizer = super().create_optimizer(*args, **kwargs)
         temperatures = learned_temperatures(self.model)
@@ -53,18 +53,17 @@ class ContrastiveTrainer(AdapterTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, tuple[Tensor, Tensor], Tensor]:
-        """Embeddings of both modalities, and ids."""
+        """Return the embeddings of both modalities, and ids."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs, return_loss=False)
         return None, (output.x_embeds, output.y_embeds), inputs[IDS]
 
     def _mean_loss(self, model: Any, x: Tensor, y: Tensor, ids: Tensor) -> float:
-        """The mean over pairs of the loss in blocks of a training step's size."""
+        """Return the mean over pairs of the loss in blocks as large as a training step."""
         settings = model.objective.settings() | {"gather": False}
         objective = ContrastiveObjective(**settings, normalize=model.objective.normalize).eval()
-        scale = model.inverse_temperature() if hasattr(model, "inverse_temperature") else model.temperature()
-        bias = _bias(model)
+        scale, bias = model.inverse_temperature(), torch.as_tensor(model.bias())
         size = self.args.per_device_train_batch_size * self.args.world_size
         total = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
@@ -89,7 +88,7 @@ class ContrastiveTrainer(AdapterTrainer):
 
 
 class SwapCountCallback(TrainerCallback):
-    """A new run counts its swap decisions from its first step, not from the batches that set the subspaces."""
+    """Let a new run count its swap decisions from its first step, not from the batches that set the subspaces."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -99,7 +98,7 @@ class SwapCountCallback(TrainerCallback):
 
 
 def _set_apart(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], rate: float) -> None:
-    """Moves parameters of an optimizer that has not stepped into a group without decay, at their own rate."""
+    """Move parameters of an optimizer that has not stepped into a group without decay, at their own rate."""
     chosen = {id(parameter) for parameter in parameters}
     rates = []
     for group in optimizer.param_groups:
@@ -109,9 +108,3 @@ def _set_apart(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter],
         group["params"] = kept
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     optimizer.add_param_group({"params": parameters, "lr": rate * rates[0], "weight_decay": 0.0})
-
-
-def _bias(model: Any) -> Tensor:
-    if model.objective.loss != "sigmoid":
-        return torch.zeros(())
-    return model._bias() if hasattr(model, "_bias") else model.logit_bias

@@ -9,45 +9,25 @@ from typing import Any
 import yaml
 
 from training.errors import redacted
-from training.results.exporting import EXPORT
-
-_AUTO = {
-    "classification": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "token_classification": "AutoModelForTokenClassification",
-    "causal_lm": "AutoModelForCausalLM",
-    "seq2seq": "AutoModelForSeq2SeqLM",
-    "image_classification": "AutoModelForImageClassification",
-    "image_text_pairs": "AutoModel",
-}
-_PIPELINES = {
-    "classification": "text-classification",
-    "regression": "text-classification",
-    "token_classification": "token-classification",
-    "causal_lm": "text-generation",
-    "seq2seq": "text2text-generation",
-    "image_classification": "image-classification",
-    "image_text_pairs": "zero-shot-image-classification",
-    "text_pairs": "sentence-similarity",
-}
+from training.names import CONTRASTIVE, EXPORT, RESULTS
 
 
 def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str, license: str | None) -> str:
-    """Metadata, how to load, metrics and settings.
+    """Write the card: metadata, how to load, metrics and settings.
 
     Args:
         results: the run's `results.json`.
         adapter: the adapter's config.
         repository: where it goes, user/name.
-        license: its licence, if one was named.
+        license: of the adapter, if one was named.
     """
     bases = _bases(results, adapter)
     base = " and ".join(bases)
-    kind = str(adapter.get("peft_type", "")).lower() or "contrastive"
+    kind = str(adapter.get("peft_type", "")).lower() or CONTRASTIVE
     metadata = {
         "base_model": base if len(bases) == 1 else bases,
         "library_name": "peft",
-        "pipeline_tag": _PIPELINES.get(results["task"]),
+        "pipeline_tag": results["pipeline"],
         "tags": [kind.replace("_", "-"), "peft"],
         "license": license,
     }
@@ -60,13 +40,13 @@ def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str
         _loading_towers(repository) if len(bases) > 1 else _loading(results, base, kind, repository),
         _metrics(results),
         _training(results),
-        f"## Licence\n\n{license or 'Not stated by the author.'} The base model `{base}` has a licence of its own.",
+        f"## License\n\n{license or 'Not stated by the author.'} The base model `{base}` has its own license.",
     ]
     return redacted("\n\n".join(part for part in parts if part) + "\n").replace("---\n\n", "---\n", 1)
 
 
 def _bases(results: dict[str, Any], adapter: dict[str, Any]) -> list[str]:
-    """The base models: of two towers, both."""
+    """Return the base models: of two towers, both."""
     names = ("image_model", "text_model", "second_text_model")
     towers = [str(name) for name in map(results["settings"].get, names) if name]
     if len(towers) == 1:  # both towers are copies of it
@@ -83,16 +63,15 @@ def _loading_towers(repository: str) -> str:
 
 
 def _loading(results: dict[str, Any], base: str, kind: str, repository: str) -> str:
-    """The lines that load the adapter, and its LoRA export if there is one."""
-    auto = _AUTO.get(results["task"], "AutoModel")
-    names = results.get("label_names")
-    settings = f", num_labels={len(names)}" if names else (", num_labels=1" if results["task"] == "regression" else "")
+    """Write the lines that load the adapter, and its LoRA export if there is one."""
+    auto, names = results["auto_class"], results["label_names"]
+    settings = f", num_labels={results['num_labels']}" if results["num_labels"] else ""
     head = ""
     if results["settings"].get("normalized_head"):
-        temperature = results["settings"].get("head_temperature")
+        scale = results["settings"].get("head_scale")
         head = (
             f"from collapse import normalize_classifier_  # pip install deep-lora\n\n"
-            f"normalize_classifier_(model, {temperature if temperature is not None else ''})\n".replace(", )", ")")
+            f"normalize_classifier_(model, {scale if scale is not None else ''})\n".replace(", )", ")")
         )
     plugin = "import deep_lora  # pip install deep-lora; makes PEFT know it\n" if kind == "deep_lora" else ""
     first = (
@@ -137,9 +116,9 @@ def _training(results: dict[str, Any]) -> str:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The `results.json` of a run.
+    """Read the `results.json` of a run.
 
     Raises:
         OSError, ValueError: there is none, or it is damaged.
     """
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return json.loads((folder / RESULTS).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Uploads a finished run to the Hub: adapter, LoRA export, card, results and picture, in one commit."""
+"""Upload a finished run to the Hub: adapter, LoRA export, card, results and picture, in one commit."""
 
 from __future__ import annotations
 
@@ -20,10 +20,18 @@ from huggingface_hub.errors import (
 )
 
 from training.errors import RunError, UsageError, redacted
+from training.names import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CARD,
+    CONTRASTIVE_CONFIG,
+    EXPORT,
+    FIGURE,
+    RESULTS,
+    TRAINING_ARGUMENTS,
+)
 from training.results.card import model_card, read_results
-from training.results.exporting import ADAPTER, EXPORT, HEADS
 
-CONFIG, HEADS_CONFIG = "adapter_config.json", f"{HEADS}.json"
 # What huggingface_hub sends requests with, by release.
 _NETWORK_LIBRARIES = (
     "httpx",
@@ -33,14 +41,13 @@ _NETWORK_LIBRARIES = (
     "requests",
     "urllib3",
 )
-_KEPT = ("results.json", "training.png")
 _REASONS = {
     401: "the access token was refused; log in with `hf auth login`, or set HF_TOKEN to a token that may write",
     403: "the token may not write there; choose a --hub_model_id under your own name, or ask for access",
     409: "someone else changed the repository at the same moment; repeat the upload",
     412: "someone else changed the repository at the same moment; repeat the upload",
     413: "the Hub refused files of this size",
-    429: "the Hub asks for patience (too many requests); repeat the upload later",
+    429: "too many requests; repeat the upload later",
 }
 
 
@@ -52,7 +59,7 @@ def push(
     license: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Uploads the adapter of a run, and returns the address of the commit.
+    """Upload the adapter of a run, and return the address of the commit.
 
     One commit holds everything, so an interrupted upload leaves the repository as it was. The adapter is at the root,
     its LoRA export under `lora_export`.
@@ -94,39 +101,39 @@ def _finished(folder: Path) -> dict[str, Any]:
     try:
         results = read_results(folder)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no results.json of a run: {error}") from error
+        raise UsageError(f"{folder} holds no {RESULTS} of a run: {error}") from error
     if results.get("status") != "complete" or not any(
-        (folder / ADAPTER / name).is_file() for name in (CONFIG, HEADS_CONFIG)
+        (folder / ADAPTER / name).is_file() for name in (ADAPTER_CONFIG, CONTRASTIVE_CONFIG)
     ):
-        raise UsageError(f"the run in {folder} is not complete; repeat its command, which goes on where it stopped")
+        raise UsageError(f"the run in {folder} is not complete; rerun its command to resume it")
     return results
 
 
 def _stage(folder: Path, staged: Path, results: dict[str, Any], repository: str, license: str | None) -> None:
-    """Everything that is uploaded, as it will lie in the repository."""
+    """Copy everything that is uploaded, as it will lie in the repository."""
     shutil.copytree(folder / ADAPTER, staged, dirs_exist_ok=True)
     if (folder / EXPORT).is_dir():
         shutil.copytree(folder / EXPORT, staged / EXPORT)
-    for name in _KEPT:
+    for name in (RESULTS, FIGURE):
         if (folder / name).is_file():
             shutil.copy(folder / name, staged)
-    for path in staged.rglob(CONFIG):
+    for path in staged.rglob(ADAPTER_CONFIG):
         _name_base(path)
-    for path in staged.rglob(HEADS_CONFIG):
+    for path in staged.rglob(CONTRASTIVE_CONFIG):
         _name_bases(path)
-    for name in ("training_args.bin", "README.md"):  # PEFT's own cards name the base model's folder on this machine
+    for name in (TRAINING_ARGUMENTS, CARD):  # PEFT's own cards name the base model's folder on this machine
         for path in staged.rglob(name):
             path.unlink()
-    configs = [staged / CONFIG, *sorted(staged.glob(f"*_tower/{CONFIG}"))]
+    configs = [staged / ADAPTER_CONFIG, *sorted(staged.glob(f"*_tower/{ADAPTER_CONFIG}"))]
     adapter: dict[str, Any] = next(
         (json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()), {}
     )
     license = license or results["settings"].get("license")
-    (staged / "README.md").write_text(model_card(results, adapter, repository, license), encoding="utf-8")
+    (staged / CARD).write_text(model_card(results, adapter, repository, license), encoding="utf-8")
 
 
 def _name_base(path: Path) -> None:
-    """Of a base model in a folder of this machine, only the last part of its name is told."""
+    """Keep only the last part of the name of a base model in a folder of this machine."""
     config = json.loads(path.read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
     if isinstance(base, str) and _is_local(base):
@@ -135,7 +142,7 @@ def _name_base(path: Path) -> None:
 
 
 def _name_bases(path: Path) -> None:
-    """The same for a model that is put together of several."""
+    """Do the same for a model that is put together of several."""
     described = json.loads(path.read_text(encoding="utf-8"))
     bases = {part: Path(base).name if _is_local(base) else base for part, base in described["bases"].items()}
     path.write_text(json.dumps(described | {"bases": bases}, indent=2) + "\n", encoding="utf-8")
@@ -146,7 +153,7 @@ def _is_local(base: str) -> bool:
 
 
 def _reason(error: OSError, token: str | None) -> str:
-    """What a failure of `huggingface_hub` means, and what to do."""
+    """Say what a failure of `huggingface_hub` means, and what to do."""
     if isinstance(error, OfflineModeIsEnabled):
         return "offline mode is on (HF_HUB_OFFLINE); unset it and repeat the upload"
     if isinstance(error, LocalTokenNotFoundError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,17 +13,18 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
+from dmf.files import complete_file
 from training.errors import public_settings
-from training.job import Job
+from training.job import Job, plain
 from training.models.adapters import adapted_parts, config_of, own_parameters
-from training.results.exporting import ADAPTER, EXPORT
+from training.names import ADAPTER, EXPORT, FIGURE, RESULTS
+from training.results.figures import curve, figure
 
-RESULTS, FIGURE = "results.json", "training.png"
 PACKAGES = ("deep-lora", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
 def describe(job: Job, model: nn.Module) -> str:
-    """What is about to be trained, in a few lines."""
+    """Describe in a few lines what is about to be trained."""
     run, splits = job.run, job.task.splits
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
@@ -37,17 +37,17 @@ def describe(job: Job, model: nn.Module) -> str:
         "task": job.task.name + (f", {len(job.task.label_names)} classes" if job.task.label_names else ""),
         "model": f"{names} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
         "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
-        "trained whole": ", ".join(_trained_whole(model)) or "nothing",
+        "trained in full": ", ".join(_trained_whole(model)) or "nothing",
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
         "steps": f"{steps:,} of {batch} samples ({run.per_device_train_batch_size} on each process"
-        f", {run.gradient_accumulation_steps} accumulated), rate {run.learning_rate:g}",
+        f", {run.gradient_accumulation_steps} accumulated), learning rate {run.learning_rate:g}",
         "writes": run.output_dir,
     }
     return "\n".join(f"{name:>14}  {text}" for name, text in lines.items())
 
 
 def _trained_whole(model: nn.Module) -> list[str]:
-    """The modules of which a copy is trained and saved with the adapter, and what is trained beside adapters."""
+    """Name the modules of which a copy is trained and saved with the adapter, and what is trained beside adapters."""
     names = [name for name, _ in model.named_modules() if name.endswith(".modules_to_save")]
     beside = [name.rpartition(".")[0] or name for name in own_parameters(model)]
     shown = [name.removeprefix("base_model.model.").removesuffix(".modules_to_save") for name in names]
@@ -55,7 +55,7 @@ def _trained_whole(model: nn.Module) -> list[str]:
 
 
 def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str, float]], resumed: Path | None) -> None:
-    """`results.json` and the picture of a finished run."""
+    """Write `results.json` and the figure of a finished run."""
     results = base_results(job, trainer) | {
         "status": "complete",
         "metrics": metrics,
@@ -68,17 +68,20 @@ def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str,
 
 
 def write_failure(folder: Path, job: Job, trainer: Trainer, reason: str) -> None:
-    """`results.json` of a run that stopped."""
+    """Write `results.json` of a run that stopped."""
     if trainer.args.should_save:
         write_json(folder / RESULTS, base_results(job, trainer) | {"status": "stopped", "reason": reason})
 
 
 def base_results(job: Job, trainer: Trainer) -> dict[str, Any]:
-    """What every run says: settings, versions, sizes and the log."""
+    """Collect what every run says: settings, versions, sizes and the log."""
     return {
         "command": job.command,
         "task": job.task.name,
+        "auto_class": job.task.auto_class,
+        "pipeline": job.task.pipeline,
         "label_names": job.task.label_names,
+        "num_labels": job.task.num_labels,
         "samples": {name: len(split) for name, split in job.task.splits.items()},
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
@@ -90,28 +93,14 @@ def base_results(job: Job, trainer: Trainer) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A JSON file that is complete or not there; numbers that are not finite become null."""
+    """Write a JSON file that is complete or not there; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(plain(content), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def plain(value: Any) -> Any:
-    """The value in the terms of JSON."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, (str, int, bool, type(None))):
-        return value
-    return str(getattr(value, "value", value))
+    with complete_file(path) as partial:
+        partial.write_text(json.dumps(plain(content), indent=2) + "\n", encoding="utf-8")
 
 
 def installed_version(package: str) -> str:
-    """Its version, or that it is not installed."""
+    """Return the version of a package, or that it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -119,7 +108,7 @@ def installed_version(package: str) -> str:
 
 
 def summary(folder: Path, metrics: dict[str, dict[str, float]]) -> str:
-    """The metrics and what was written, for the terminal."""
+    """Summarize the metrics and what was written, for the terminal."""
     lines = [
         f"{split:>14}  " + ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "runtime")
         for split, values in metrics.items()
@@ -129,24 +118,15 @@ def summary(folder: Path, metrics: dict[str, dict[str, float]]) -> str:
 
 
 def draw(path: Path, log: list[dict[str, float]], panels: Sequence[Sequence[str]]) -> None:
-    """Training and validation loss, and panels of metrics, over the steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 1 + len(panels), figsize=(5 * (1 + len(panels)), 4), layout="constrained")
-    curves = [(axes[0], "loss", "training"), (axes[0], "eval_loss", "validation")]
-    for place, names in zip(axes[1:], panels, strict=True):
-        curves += [(place, f"eval_{name}", name if len(names) > 1 else "validation") for name in names]
-    for place, key, label in curves:
-        points = [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None]
-        if points:
-            place.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None, label=label)
-    for place, title in zip(axes, ["loss", *(", ".join(names) for names in panels)], strict=True):
-        place.set(title=title, xlabel="optimizer step")
-        place.grid(alpha=0.3)
-        if place.has_data():
-            place.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    """Draw training and validation loss, and panels of metrics, over the steps."""
+    with figure(path, columns=1 + len(panels)) as axes:
+        curves = [(axes[0], "loss", "training"), (axes[0], "eval_loss", "validation")]
+        for place, names in zip(axes[1:], panels, strict=True):
+            curves += [(place, f"eval_{name}", name if len(names) > 1 else "validation") for name in names]
+        for place, key, label in curves:
+            curve(place, [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None], label=label)
+        for place, title in zip(axes, ["loss", *(", ".join(names) for names in panels)], strict=True):
+            place.set(title=title, xlabel="optimizer step")
+            place.grid(alpha=0.3)
+            if place.has_data():
+                place.legend()

@@ -1,18 +1,14 @@
-"""The options that training commands share: model, adapter, data and run."""
+"""The options that training commands share: base model, head and run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import TrainingArguments
 
 from training.errors import UsageError
-
-
-def option(default: Any, text: str) -> Any:
-    """A field with its help."""
-    return field(default=default, metadata={"help": text})
+from training.settings.parsing import option
 
 
 @dataclass
@@ -23,10 +19,10 @@ class ModelArguments:
 
     model: str | None = option(None, "Pretrained model: a name on the Hub or a local folder.")
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
-    gguf_file: str | None = option(None, "A GGUF file in that folder or repository; it is de-quantised on loading.")
+    gguf_file: str | None = option(None, "A GGUF file in that folder or repository; it is de-quantized on loading.")
     dtype: str = option("float32", "Precision of the frozen weights: float32, bfloat16, float16 or auto (as stored).")
-    load_in_8bit: bool = option(False, "Quantise the base to 8 bits with bitsandbytes.")
-    load_in_4bit: bool = option(False, "Quantise the base to 4 bits (NF4) with bitsandbytes.")
+    load_in_8bit: bool = option(False, "Quantize the base to 8 bits with bitsandbytes.")
+    load_in_4bit: bool = option(False, "Quantize the base to 4 bits (NF4) with bitsandbytes.")
     attn_implementation: str | None = option(None, "eager, sdpa, flash_attention_2, ...; the model's default if unset.")
     trust_remote_code: bool = option(False, "Run Python code that the model's repository brings along. Off: refuse it.")
 
@@ -37,122 +33,20 @@ class ModelArguments:
             raise UsageError(f"--dtype got {self.dtype!r}; choose float32, bfloat16, float16 or auto")
 
     def names(self) -> list[str]:
-        """The base models that were named."""
+        """Return the base models that were named."""
         return [self.model] if self.model else []
 
 
 @dataclass
-class AdapterArguments:
-    """Which adapter is trained."""
+class HeadArguments:
+    """The classifier head."""
 
-    _argument_group_name = "adapter"
+    _argument_group_name = "head"
 
-    adapter: str = option("deep_lora", "deep_lora or lora; any other PEFT method comes with --adapter_config.")
-    adapter_config: str | None = option(
-        None,
-        "JSON or YAML file with the fields of a PEFT config, peft_type among them; replaces the options below, except "
-        "--init_* (and --modules_to_save, which is added).",
+    normalized_head: bool = option(False, "Put features and class vectors of the classifier on the unit sphere.")
+    head_scale: float | None = option(
+        None, "Scale of the logits of a normalized head; found from the number of classes if unset."
     )
-    rank: int = option(8, "Rank of the update; even for deep_lora with --init_sides both.")
-    target_modules: list[str] = field(
-        default_factory=lambda: ["all-linear"],
-        metadata={"help": "Names of the layers to adapt, one regular expression, or all-linear."},
-    )
-    exclude_modules: list[str] | None = option(None, "Names of layers that are left alone.")
-    modules_to_save: list[str] | None = option(
-        None, "Layers that are trained whole; new heads are found and added by themselves."
-    )
-    adapter_dropout: float = option(0.0, "Dropout on the input of the adapter, in [0, 1).")
-    lora_alpha: int | None = option(None, "LoRA's scale is lora_alpha / rank; the rank if unset. Deep LoRA has none.")
-    depth: int = option(3, "Number of factors of deep_lora.")
-    freeze_subspaces: bool = option(False, "Train the cores of deep_lora alone; U and V keep their first values.")
-    gamma: float = option(1.0, "Rate of U and V of deep_lora relative to that of the cores.")
-    max_update_norm: float | None = option(
-        None,
-        "Bound on the norm of every update of deep_lora, in root-mean-square singular values of its weight: with 0.4 a "
-        "rate that is too high does not diverge. Unbounded if unset.",
-    )
-    max_relative_step: float | None = option(
-        None,
-        "No step of a factor of deep_lora is longer than this share of its norm (0.015, say): no rate is too high for "
-        "the adapter any more. Takes --max_update_norm; a new head needs --other_learning_rate. Unlimited if unset.",
-    )
-    other_learning_rate: float | None = option(
-        None, "Rate of what is trained beside deep_lora, such as a new head; --learning_rate if unset."
-    )
-    init_batches: int = option(
-        4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
-    )
-    init_sides: Literal["both", "right"] = option(
-        "right",
-        "Which singular vectors of the gradient span the subspaces of deep_lora: right (all of them, the default) or "
-        "both (half of them left, half right: the paper's).",
-    )
-    init_exact_bytes: int = option(
-        2**29,
-        "Memory in which the gradients of all adapted layers may be summed exactly: the subspaces are then the same on "
-        "any number of processes. Where they do not fit together, each is summed approximately.",
-    )
-
-    def __post_init__(self) -> None:
-        if self.adapter not in ("deep_lora", "lora"):
-            raise UsageError(
-                f"--adapter got {self.adapter!r}; choose deep_lora or lora, or describe any other PEFT method in a "
-                "file for --adapter_config"
-            )
-        if self.rank < 1:
-            raise UsageError(f"--rank got {self.rank}; it must be at least 1")
-        for name in ("init_batches", "init_exact_bytes"):
-            if (value := getattr(self, name)) < 0:
-                raise UsageError(f"--{name} got {value}; it must not be negative")
-        for name in ("max_relative_step", "other_learning_rate", "gamma"):
-            if (share := getattr(self, name)) is not None and not share > 0:
-                raise UsageError(f"--{name} got {share}; it must be positive, or left out")
-        if self.adapter == "deep_lora" and not self.adapter_config:
-            self.check_halves("--rank", self.rank)
-
-    def check_halves(self, name: str, rank: int) -> None:
-        """Subspaces from both sides of the gradient need a rank of deep_lora that can be halved.
-
-        Raises:
-            UsageError: it is odd; `name` says where it came from.
-        """
-        if self.init_batches and self.init_sides == "both" and rank % 2:
-            raise UsageError(
-                f"{name} got {rank}; with --init_sides both deep_lora needs an even rank, half of it for each side of "
-                "the gradient: pass an even rank, --init_sides right or --init_batches 0"
-            )
-
-
-@dataclass
-class DataArguments:
-    """Where the data come from, and how much of them is used."""
-
-    _argument_group_name = "data"
-
-    dataset: str | None = option(
-        None, "A .csv, .tsv, .json, .jsonl or .parquet file, a folder, or a name for datasets.load_dataset."
-    )
-    dataset_config: str | None = option(None, "Configuration of a data set on the Hub.")
-    validation_data: str | None = option(None, "Another file to validate on; otherwise a split or a part of --dataset.")
-    test_data: str | None = option(None, "Another file to test on, once, after training.")
-    train_split: str = option("train", "Split of the data set to train on.")
-    validation_split: str | None = option(None, "Split to validate on; validation, dev, valid or val if there is one.")
-    test_split: str | None = option(None, "Split to test on; test if there is one.")
-    validation_fraction: float = option(0.1, "Part of the training data to validate on where there is no split for it.")
-    num_train_samples: int | None = option(None, "Use so many training samples, drawn with --sample_seed.")
-    num_validation_samples: int | None = option(None, "Use so many validation samples.")
-    num_test_samples: int | None = option(None, "Use so many test samples.")
-    sample_seed: int = option(0, "Seed of the draws above and of the validation part.")
-    label_column: str | None = option(None, "Column with the answers: classes, numbers or tags. Default: label.")
-
-    def __post_init__(self) -> None:
-        if not 0 < self.validation_fraction < 1:
-            raise UsageError(f"--validation_fraction got {self.validation_fraction}; it must lie between 0 and 1")
-        for name in ("num_train_samples", "num_validation_samples", "num_test_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} got {value}; it must be at least 1, or left out for all samples")
 
 
 @dataclass
@@ -163,7 +57,7 @@ class RunArguments(TrainingArguments):
 
     output_dir: str | None = option("runs/finetune", "Folder for everything that is written.")
     learning_rate: float = option(
-        None, "Rate of the optimizer. If unset: 1e-3; 3e-3 for deep_lora where the schedule lets the rate fall."
+        None, "Learning rate. If unset: 1e-3, or 3e-3 for deep_lora with a decaying schedule."
     )
     per_device_train_batch_size: int = option(16, "Training samples in a step on each process.")
     per_device_eval_batch_size: int = option(32, "Samples in a forward pass of evaluation on each process.")
@@ -179,19 +73,19 @@ class RunArguments(TrainingArguments):
     push_to_hub: bool = option(False, "Upload the adapter, and its LoRA export, to the Hub after training.")
     hub_private_repo: bool | None = option(None, "Make the new repository private.")
     dry_run: bool = option(False, "Show what would be trained, and stop.")
-    overwrite: bool = option(False, "Delete the checkpoints of an earlier run in --output_dir instead of going on.")
+    overwrite: bool = option(False, "Delete the checkpoints of an earlier run in --output_dir instead of resuming it.")
     metric_source: Literal["local", "evaluate"] = option(
         "local",
         "Where metrics come from: local (scikit-learn, scipy) or evaluate, whose definitions are code from the Hub; "
-        "where it cannot be reached the local ones are taken.",
+        "if it cannot be reached, the local ones are used.",
     )
-    license: str | None = option(None, "Licence named in the model card, such as apache-2.0.")
+    license: str | None = option(None, "License named in the model card, such as apache-2.0.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_eval_metrics:
             raise UsageError(
-                "--batch_eval_metrics asks for metrics batch by batch, and those of this package are of all rows "
+                "--batch_eval_metrics asks for metrics batch by batch, but those of this package are of all rows "
                 "together; leave it out (--eval_accumulation_steps 1 spares the accelerator's memory)"
             )
         if self.device.type == "cpu":

@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
@@ -16,8 +17,20 @@ from transformers import HfArgumentParser
 from training.errors import UsageError
 
 
+def option(default: Any, text: str) -> Any:
+    """Return a field with its help."""
+    return field(default=default, metadata={"help": text})
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Descriptions as they are written, and the default of each option."""
+
+
+class Parser(HfArgumentParser):
+    """A parser that raises errors, so that Python callers get them too, instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].lower()}{message[1:]}; --help shows the options")
 
 
 def parse(
@@ -28,7 +41,7 @@ def parse(
     description: str,
     featured: Iterable[str] | None = None,
 ) -> tuple[Any, ...]:
-    """One instance of each dataclass, from `[--config FILE] [--name value ...]`; the command line wins over the file.
+    """Make an instance of each dataclass from `[--config FILE] [--name value ...]`; the command line wins.
 
     Args:
         types: dataclasses whose fields are the options; names must differ.
@@ -46,7 +59,7 @@ def parse(
         parser.exit(0)
     if featured is not None:
         _hide(parser, types[-1], set(featured))
-    words = with_config_file(words, {entry.name for kind in types for entry in dataclasses.fields(kind) if entry.init})
+    words = with_config_file(words, option_names(types))
     try:
         *found, rest = parser.parse_args_into_dataclasses(
             args=words, look_for_args_file=False, return_remaining_strings=True
@@ -58,9 +71,14 @@ def parse(
     return tuple(found)
 
 
-def build_parser(types: Sequence[type], command: str, description: str) -> HfArgumentParser:
-    """The parser of a command, with the options in groups by dataclass."""
-    return HfArgumentParser(
+def option_names(types: Sequence[type]) -> set[str]:
+    """Return the names of all options."""
+    return {entry.name for kind in types for entry in dataclasses.fields(kind) if entry.init}
+
+
+def build_parser(types: Sequence[type], command: str, description: str) -> Parser:
+    """Return the parser of a command, with the options in groups by dataclass."""
+    return Parser(
         types,
         prog=f"deep-lora {command}",
         description=description,
@@ -71,10 +89,10 @@ def build_parser(types: Sequence[type], command: str, description: str) -> HfArg
 
 
 def with_config_file(words: list[str], known: set[str]) -> list[str]:
-    """The words with `--config FILE` replaced by what the file says, before everything else, so that they win.
+    """Replace `--config FILE` by what the file says, before all other words, so that they win.
 
     Raises:
-        UsageError: see `settings_as_words`; or `--config` comes without a file.
+        UsageError: see `read_settings`; or `--config` comes without a file.
     """
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if "--config" not in words:
@@ -83,14 +101,14 @@ def with_config_file(words: list[str], known: set[str]) -> list[str]:
     if position + 1 == len(words):
         raise UsageError("--config needs the name of a YAML or JSON file")
     path = Path(words[position + 1])
-    return settings_as_words(path, known) + words[:position] + words[position + 2 :]
+    return settings_as_words(read_settings(path), known, str(path)) + words[:position] + words[position + 2 :]
 
 
-def settings_as_words(path: Path, known: set[str]) -> list[str]:
-    """The options in a YAML or JSON file as words of a command line, so that both are checked alike.
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the options in a YAML or JSON file.
 
     Raises:
-        UsageError: there is no such file, it does not parse or holds no mapping, or it names an unknown option.
+        UsageError: there is no such file, it does not parse, or it holds no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -99,14 +117,33 @@ def settings_as_words(path: Path, known: set[str]) -> list[str]:
         raise UsageError(f"cannot read the settings in {path}: {error}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{path} holds a {type(settings).__name__}; it must map names of options to values")
+    return settings
+
+
+def settings_as_words(settings: Mapping[str, Any], known: set[str], source: str) -> list[str]:
+    """Return options as words of a command line, so that they are checked like those; None leaves an option out.
+
+    Args:
+        settings: values by option.
+        known: the options there are.
+        source: where the settings come from, for errors.
+
+    Raises:
+        UsageError: there is no such option.
+
+    >>> settings_as_words({"rank": 4, "metrics": ["accuracy", "f1"], "seed": None}, {"rank", "metrics", "seed"}, "")
+    ['--rank=4', '--metrics', 'accuracy', 'f1']
+    """
     if unknown := sorted(map(str, set(settings) - known)):
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UsageError(f"{path} names unknown options {unknown}{hint}")
+        raise UsageError(f"{source} names unknown options {unknown}{hint}")
     words: list[str] = []
     for name, value in settings.items():
-        if value is not None:
-            words += [f"--{name}", *(_word(item) for item in (value if isinstance(value, list) else [value]))]
+        if isinstance(value, (list, tuple)):
+            words += [f"--{name}", *map(_word, value)]
+        elif value is not None:
+            words.append(f"--{name}={_word(value)}")
     return words
 
 
@@ -122,7 +159,7 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _hide(parser: argparse.ArgumentParser, kind: type, featured: set[str]) -> None:
-    """Leaves options of a dataclass out of the help, unless they are featured."""
+    """Leave options of a dataclass out of the help, unless they are featured."""
     hidden = {entry.name for entry in dataclasses.fields(kind)} - featured
     for action in parser._actions:
         if action.dest in hidden:

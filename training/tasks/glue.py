@@ -10,7 +10,7 @@ import dataclasses
 from typing import NamedTuple
 
 from training.errors import UsageError
-from training.tasks.text import TextDataArguments
+from training.settings.data import TextDataArguments
 
 
 class GlueTask(NamedTuple):
@@ -37,7 +37,7 @@ REPOSITORY = "nyu-mll/glue"
 
 
 def find(name: str) -> GlueTask:
-    """A task by its name.
+    """Return a task by its name.
 
     Raises:
         UsageError: there is no such task.
@@ -48,7 +48,7 @@ def find(name: str) -> GlueTask:
 
 
 def with_glue(data: TextDataArguments, name: str) -> TextDataArguments:
-    """The arguments with task, source, splits and columns of a GLUE task; a --dataset of one's own stays the source.
+    """Return the arguments with task, source, splits and columns of a GLUE task; a --dataset that was passed stays.
 
     Raises:
         UsageError: there is no such task.

@@ -10,17 +10,18 @@ from transformers import EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.settings.images import ImageDataArguments
-from training.tasks.base import Task, logits_of
+from training.job import Task
+from training.settings.data import ImageDataArguments
+from training.tasks.base import adapter_task, logits_of
 from training.tasks.labels import class_names, display_names, label_settings, without_hidden_test
 from training.tasks.metrics import scorer
 
 
 def image_classification(splits: Splits, data: ImageDataArguments, metric_source: str = "local") -> Task:
-    """One of several classes for each image.
+    """Build the task of one of several classes for each image.
 
     Raises:
-        UsageError: for missing columns, a column that holds no images, or labels that are no classes.
+        UsageError: for missing columns, a column that holds no images, or labels that are not classes.
     """
     column = data.label_column or "label"
     require_columns(splits, [column], "choose with --image_column and --label_column")
@@ -45,9 +46,10 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
 
         return {name: split.with_transform(transform) for name, split in splits.items()}  # decoded when needed
 
-    return Task(
+    return adapter_task(
         name="image_classification",
         auto_class="AutoModelForImageClassification",
+        pipeline="image-classification",
         peft_task=None,
         splits=splits,
         model_settings=label_settings(display_names(splits["train"], column, classes)),
@@ -59,7 +61,7 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
 
 
 def stack_images(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Images of one size as a batch."""
+    """Stack images of one size to a batch."""
     return {
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
         "labels": torch.tensor([row["labels"] for row in rows]),

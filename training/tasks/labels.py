@@ -12,7 +12,7 @@ from training.errors import UsageError
 
 
 def class_names(splits: Splits, column: str) -> list[Any]:
-    """The classes of the training data, as they stand in the column (numbers 0.. if the data set declares names).
+    """Return the classes of the training data, as they stand in the column (0, 1, ... if the data set names them).
 
     Raises:
         UsageError: there is one class only, nearly every row has a class of its own, the labels are real numbers,
@@ -42,13 +42,13 @@ def class_names(splits: Splits, column: str) -> list[Any]:
 
 
 def display_names(split: Dataset, column: str, classes: list[Any]) -> list[str]:
-    """How the classes are called: by the data set's declaration, or as they stand."""
+    """Return the names of the classes: those that the data set declares, or the classes as they stand."""
     feature = split.features[column]
     return list(feature.names) if isinstance(feature, ClassLabel) else [str(one) for one in classes]
 
 
 def without_hidden_test(splits: Splits, column: str) -> Splits:
-    """The splits without a test split whose labels are all -1, as those of public benchmarks are."""
+    """Drop a test split whose labels are all -1, as those of public benchmarks are."""
     test = splits.get("test")
     if test is None or column not in test.column_names or set(test.unique(column)) != {-1}:
         return splits
@@ -57,7 +57,7 @@ def without_hidden_test(splits: Splits, column: str) -> Splits:
 
 
 def label_settings(names: list[str]) -> dict[str, Any]:
-    """What a classifier's configuration is given."""
+    """Return the settings of a classifier's configuration."""
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),

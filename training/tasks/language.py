@@ -1,7 +1,9 @@
-"""Texts that go on: causal language models, and models that turn one text into another."""
+"""Text generation: causal language models, and models that turn one text into another."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,17 @@ from transformers import DataCollatorForSeq2Seq, EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.tasks.base import Task, replace_columns
-from training.tasks.generation import IGNORED, Generation
-from training.tasks.text import TextDataArguments, require_text
+from training.job import IGNORED, Task
+from training.settings.data import TextDataArguments
+from training.tasks.base import adapter_task, replace_columns
+from training.tasks.text import require_text
 from training.tasks.text_metrics import text_scorer
+from training.trainer.generating import GeneratingTrainer, Generation
+from training.trainer.trainer import AdapterTrainer
 
 
 def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """The next token of a text; with a target column, of the target alone.
+    """Build the task of the next token of a text; with a target column, of the target alone.
 
     Raises:
         UsageError: for missing columns, or columns that hold no texts.
@@ -30,9 +35,10 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         return replace_columns(splits, lambda rows: _encode_continuation(rows, tokenizer, data))
 
-    return Task(
+    return adapter_task(
         name="causal_lm",
         auto_class="AutoModelForCausalLM",
+        pipeline="text-generation",
         peft_task="CAUSAL_LM",
         splits=splits,
         model_settings={},
@@ -45,7 +51,7 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
 
 
 def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """A target text for each text; metrics are of the target's tokens, each predicted from the true ones before it.
+    """Build the task of a target text for each text. Metrics are of its tokens, given the true ones before.
 
     With `predict_with_generate` there are also metrics of texts that the model writes by itself.
 
@@ -63,9 +69,10 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
         settings = {"truncation": True, "max_length": data.max_length}
         return tokenizer(rows[data.text_column], text_target=rows[target], **settings)
 
-    return Task(
+    return adapter_task(
         name="seq2seq",
         auto_class="AutoModelForSeq2SeqLM",
+        pipeline="text2text-generation",
         peft_task="SEQ_2_SEQ_LM",
         splits=splits,
         model_settings={},
@@ -74,17 +81,19 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
         score=score_tokens,
         reduce_logits=lambda logits, labels: token_sums(_first(logits), labels),
         main_metric="perplexity",
-        generation=_generation(data, metric_source) if data.predict_with_generate else None,
+        trainer_class=_generating(data, metric_source) if data.predict_with_generate else AdapterTrainer,
+        generates=data.predict_with_generate,
     )
 
 
-def _generation(data: TextDataArguments, metric_source: str) -> Generation:
+def _generating(data: TextDataArguments, metric_source: str) -> Callable[..., GeneratingTrainer]:
     length = data.max_length if data.max_new_tokens is None else data.max_new_tokens
-    return Generation({"num_beams": data.num_beams, "max_new_tokens": length}, text_scorer(metric_source))
+    generation = Generation({"num_beams": data.num_beams, "max_new_tokens": length}, text_scorer(metric_source))
+    return partial(GeneratingTrainer, generation=generation)
 
 
 def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood, hits and number of the labelled tokens of each row: (batch, 3).
+    """Return negative log-likelihood, hits and number of the labeled tokens of each row: (batch, 3).
 
     Sums of each row do not depend on how rows are put into batches, so neither do the metrics.
 
@@ -98,7 +107,7 @@ def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def score_tokens(prediction: EvalPrediction) -> dict[str, float]:
-    """Mean loss of a token, its exponential, and the share of tokens predicted right."""
+    """Return the mean loss of a token, its exponential, and the share of tokens predicted right."""
     loss, hits, count = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 3).sum(0)
     mean = float(loss / max(count, 1))
     return {

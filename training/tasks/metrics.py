@@ -46,7 +46,7 @@ LOCAL: dict[str, Score] = {
 def scorer(
     names: Sequence[str], source: str = "local", *, classes: int | None
 ) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
-    """A function of predictions and references that gives every metric.
+    """Return a function of predictions and references that gives every metric.
 
     Args:
         names: keys of `LOCAL`; with source "evaluate" also any other metric of that library, and its mean over classes
@@ -55,7 +55,7 @@ def scorer(
         classes: how many there are, as numbers from 0; None for real numbers.
 
     Raises:
-        UsageError: a metric is unknown, can be had from `evaluate` alone and is not there, or does not work for so many
+        UsageError: a metric is unknown, belongs to `evaluate` and is not there, or does not work for so many
             classes, or for real numbers: each is tried here, before anything is trained.
 
     >>> scorer(["accuracy"], classes=2)(np.array([0, 1, 1]), np.array([0, 1, 0]))
@@ -70,7 +70,7 @@ def scorer(
 
 
 def _try(name: str, score: Score, classes: int | None) -> None:
-    """Scores made-up predictions, half of the possible ones wrong."""
+    """Score made-up predictions, half of the possible ones wrong."""
     references = np.tile(np.linspace(0.0, 1.0, 5) if classes is None else np.arange(classes), 2)
     predictions = np.concatenate([references[: len(references) // 2], references[: len(references) // 2][::-1]])
     try:
@@ -80,12 +80,12 @@ def _try(name: str, score: Score, classes: int | None) -> None:
     except Exception as error:  # a metric of evaluate may raise anything
         if name in _OF_TWO_CLASSES and classes is not None and classes > 2:
             raise UsageError(
-                f"the metric {name} is of two classes, and there are {classes}; pass --metrics {name}_macro, its mean "
+                f"{name} is a metric for two classes, and there are {classes}; pass --metrics {name}_macro, its mean "
                 "over the classes"
             ) from error
-        held = "real numbers" if classes is None else f"{classes} classes"
+        held = "regression targets" if classes is None else f"{classes} classes"
         raise UsageError(
-            f"the metric {name} cannot be had of {held}: {redacted(str(error))}; choose others with --metrics"
+            f"{name} cannot be computed for {held}: {redacted(str(error))}; choose others with --metrics"
         ) from error
 
 
@@ -98,7 +98,7 @@ def _local(name: str) -> Score:
 
 
 def _from_evaluate(name: str) -> Score:
-    """The metric of `evaluate`, whose definition is a script on the Hub or a local folder."""
+    """Load the metric of `evaluate`, whose definition is a script on the Hub or a local folder."""
     script = name.removesuffix("_macro")
     settings = {} if script == name else {"average": "macro"}
     try:
@@ -109,7 +109,7 @@ def _from_evaluate(name: str) -> Score:
         if name not in LOCAL:
             raise UsageError(f"the metric {name!r} cannot be loaded by evaluate and is not local: {error}") from error
         warnings.warn(
-            f"evaluate cannot load {script!r} ({type(error).__name__}); its local equal is used", stacklevel=2
+            f"evaluate cannot load {script!r} ({type(error).__name__}); its local counterpart is used", stacklevel=2
         )
         return LOCAL[name]
 

@@ -10,18 +10,20 @@ from transformers import DataCollatorWithPadding, EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
+from training.job import Task
+from training.settings.data import TextDataArguments
 from training.tasks import glue
-from training.tasks.base import Task, logits_of, replace_columns
+from training.tasks.base import adapter_task, logits_of, replace_columns
 from training.tasks.labels import class_names, display_names, label_settings, without_hidden_test
 from training.tasks.metrics import scorer
-from training.tasks.text import TextDataArguments, require_text, text_columns
+from training.tasks.text import require_text, text_columns
 
 
 def classification(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """One of several classes for each text.
+    """Build the task of one of several classes for each text.
 
     Raises:
-        UsageError: for missing columns, texts that are none, or labels that are no classes.
+        UsageError: for missing columns, columns that hold no texts, or labels that are not classes.
     """
     column = data.label_column or "label"
     _check(splits, data, column)
@@ -34,9 +36,10 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).argmax(-1), prediction.label_ids)
 
-    return Task(
+    return adapter_task(
         name="classification",
         auto_class="AutoModelForSequenceClassification",
+        pipeline="text-classification",
         peft_task="SEQ_CLS",
         splits=splits,
         model_settings=label_settings(display_names(splits["train"], column, classes))
@@ -49,10 +52,10 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
 
 
 def regression(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """One number for each text.
+    """Build the task of one number for each text.
 
     Raises:
-        UsageError: for missing columns, texts that are none, or labels that are no finite numbers.
+        UsageError: for missing columns, columns that hold no texts, or labels that are not finite numbers.
     """
     column = data.label_column or "label"
     _check(splits, data, column)
@@ -65,9 +68,10 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
     def score_numbers(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).reshape(-1), np.asarray(prediction.label_ids).reshape(-1))
 
-    return Task(
+    return adapter_task(
         name="regression",
         auto_class="AutoModelForSequenceClassification",
+        pipeline="text-classification",
         peft_task="SEQ_CLS",
         splits=splits,
         model_settings={"num_labels": 1, "problem_type": "regression"},
@@ -91,8 +95,8 @@ def _require_numbers(name: str, column: str, values: Any) -> None:
         finite = False
     if not finite:
         raise UsageError(
-            f"column {column!r} of the {name} data holds what is no finite number; regression needs one in each row "
-            "(pass --task classification for classes)"
+            f"column {column!r} of the {name} data holds a value that is not a finite number; regression needs one in "
+            "each row (pass --task classification for classes)"
         )
 
 

@@ -6,16 +6,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+__all__ = ["exact_match", "text_scorer"]
+
 TextScore = Callable[[Sequence[str], Sequence[str]], float]
 _HOW = {"rougeL": "pip install rouge-score", "bleu": "pip install sacrebleu"}
 
 
 def text_scorer(source: str = "local") -> Callable[[Sequence[str], Sequence[str]], dict[str, float]]:
-    """A function of generated and reference texts that gives every metric there is a definition for.
+    """Return a function of generated and reference texts that gives every metric there is a definition for.
 
     - `rougeL`: F-measure of the longest common subsequence of words, mean over the texts, 0 to 1 (Lin, 2004);
-    - `bleu`: of the corpus, 0 to 100, one reference each (Papineni et al., 2002, as sacreBLEU tokenises);
-    - `exact_match`: share of texts that are the reference, spaces at the ends aside.
+    - `bleu`: of the corpus, 0 to 100, one reference each (Papineni et al., 2002, as sacreBLEU tokenizes);
+    - `exact_match`: share of texts that equal the reference, but for spaces at the ends.
 
     What is missing is left out, and said once, here.
 
@@ -43,7 +45,7 @@ def text_scorer(source: str = "local") -> Callable[[Sequence[str], Sequence[str]
 
 
 def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """The share of texts that are the reference.
+    """Return the share of texts that equal the reference.
 
     >>> exact_match(["one", "two "], ["one", "three"])
     0.5
@@ -83,7 +85,7 @@ def _bleu(source: str) -> TextScore | None:
 
 
 def _script(name: str) -> Any:
-    """The metric of `evaluate`, whose definition is a script on the Hub or a local folder; None if it cannot be had."""
+    """Load the metric of `evaluate`, a script on the Hub or in a local folder; None if that fails."""
     try:
         import evaluate
 

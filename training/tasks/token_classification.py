@@ -10,16 +10,15 @@ from transformers import DataCollatorForTokenClassification, EvalPrediction
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
-from training.tasks.base import Task, logits_of, replace_columns
+from training.job import IGNORED, Task
+from training.settings.data import TextDataArguments
+from training.tasks.base import adapter_task, logits_of, replace_columns
 from training.tasks.labels import label_settings
 from training.tasks.metrics import scorer
-from training.tasks.text import TextDataArguments
-
-IGNORED = -100  # the label of tokens that have no loss, in torch and transformers
 
 
 def token_classification(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """One of several tags for each word; words and tags are lists, or texts separated by spaces.
+    """Build the task of one of several tags for each word; words and tags are lists, or texts separated by spaces.
 
     The tag sits on the first token of a word. Metrics count words.
 
@@ -45,9 +44,10 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         return replace_columns(splits, lambda rows: _encode(rows, tokenizer, data, column, numbers))
 
-    return Task(
+    return adapter_task(
         name="token_classification",
         auto_class="AutoModelForTokenClassification",
+        pipeline="token-classification",
         peft_task="TOKEN_CLS",
         splits=splits,
         model_settings=label_settings(names),

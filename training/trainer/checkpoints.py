@@ -14,18 +14,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-MANIFEST = "manifest.json"
-PARTIAL = ".partial"  # what lies under it is never read
-_PREFIX = "checkpoint-"
+from training.names import CHECKPOINT, MANIFEST, PARTIAL
 
 
 def publish(partial: Path, final: Path, facts: dict[str, Any]) -> None:
-    """Makes a finished folder a checkpoint: manifest, fsync of all that is in it, rename.
+    """Make a finished folder a checkpoint: manifest, fsync of all that is in it, rename.
 
     Args:
         partial: the folder, on the same file system.
         final: its name as a checkpoint; an earlier one of that name is replaced.
-        facts: whatever else the manifest is to say.
+        facts: whatever else belongs into the manifest.
     """
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     entries = {path.relative_to(partial).as_posix(): _fingerprint(path) for path in files}
@@ -42,7 +40,7 @@ def publish(partial: Path, final: Path, facts: dict[str, Any]) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if every file is what the manifest says."""
+    """Say what is wrong with a checkpoint, or None if every file is what the manifest says."""
     try:
         manifest = read_manifest(checkpoint)
         for name, expected in manifest["files"].items():
@@ -61,7 +59,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint.
+    """Read the manifest of a checkpoint.
 
     Raises:
         OSError, ValueError: there is none, or it is damaged.
@@ -70,7 +68,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole; damaged ones are skipped with a warning."""
+    """Return the latest checkpoint that is whole; damaged ones are skipped with a warning."""
     for checkpoint in reversed(all_checkpoints(folder)):
         wrong = damage(checkpoint)
         if wrong is None:
@@ -80,20 +78,20 @@ def newest_complete(folder: Path) -> Path | None:
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """The folders called checkpoint-N, by N."""
+    """Return the folders called checkpoint-N, by N."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.is_dir() and path.name[len(_PREFIX) :].isdecimal()]
-    return sorted(found, key=step_of)
+    found = [path for path in folder.glob(f"{CHECKPOINT}*") if path.name[len(CHECKPOINT) :].isdecimal()]
+    return sorted(filter(Path.is_dir, found), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The N of checkpoint-N."""
-    return int(checkpoint.name[len(_PREFIX) :])
+    """Return the N of checkpoint-N."""
+    return int(checkpoint.name[len(CHECKPOINT) :])
 
 
 def rotate(folder: Path, limit: int | None, best: str | None) -> None:
-    """Deletes the oldest checkpoints over a limit; the newest and the best stay."""
+    """Delete the oldest checkpoints over a limit; the newest and the best stay."""
     if not limit or limit < 1:
         return
     checkpoints = all_checkpoints(folder)
@@ -106,14 +104,14 @@ def rotate(folder: Path, limit: int | None, best: str | None) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Deletes every checkpoint, and what a killed run left unfinished."""
+    """Delete every checkpoint, and what a killed run left unfinished."""
     for path in all_checkpoints(folder):
         _remove(path)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
 def _remove(checkpoint: Path) -> None:
-    """Deletes a checkpoint so that a kill in between leaves nothing that looks like one."""
+    """Delete a checkpoint so that a kill in between leaves nothing that looks like one."""
     doomed = checkpoint.parent / PARTIAL / f"deleted-{checkpoint.name}"
     doomed.parent.mkdir(exist_ok=True)
     shutil.rmtree(doomed, ignore_errors=True)
@@ -128,7 +126,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _digest(file: Any) -> Any:
-    """`hashlib.file_digest` for Python 3.10."""
+    """Stand in for `hashlib.file_digest` in Python 3.10."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

@@ -21,7 +21,7 @@ _OF_MODELS = ("*config.json", "tokenizer*", "vocab*", "merges*", "*.model", "*.s
 
 
 def of_data(split: Dataset) -> str:
-    """All columns of the rows, in their order, wherever the data lie.
+    """Digest all columns of the rows, in their order, wherever the data lie.
 
     Images are not decoded: of one in a file count its name, its size and blocks at its start, middle and end.
     """
@@ -37,7 +37,7 @@ def of_data(split: Dataset) -> str:
 
 
 def of_models(names: Mapping[str, str]) -> str:
-    """The models by their part in the run: the name of one on the Hub, and what a folder holds, not where it is.
+    """Digest the models by their part in the run: the name of one on the Hub, and what a folder holds, not where it is.
 
     Of a large file count the size and blocks all over it, so that this is quick and other weights are seen.
     """
@@ -55,12 +55,12 @@ def of_models(names: Mapping[str, str]) -> str:
 
 
 def of_fields(fields: dict[str, Any]) -> str:
-    """Settings, in whatever order they come."""
+    """Digest settings, in whatever order they come."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _update(digest: Any, table: pa.Table) -> None:
-    """Rows as Arrow serialises them; copied before, so that they bring along nothing of what lies beside them."""
+    """Update with rows as Arrow serializes them; they are copied first, so that nothing beside them is serialized."""
     digest.update(repr([(field.name, str(field.type)) for field in table.schema]).encode())
     copied = table.replace_schema_metadata(None).combine_chunks().take(np.arange(len(table)))
     for batch in copied.combine_chunks().to_batches():
@@ -80,7 +80,7 @@ def _of_image(image: dict[str, Any] | None) -> Iterator[bytes]:
 
 
 def _samples(path: Path, count: int) -> Iterator[bytes]:
-    """The size of a file and blocks spread over it; all of it, if it has no more than so many blocks."""
+    """Yield the size of a file and blocks spread over it; all of it, if it has no more than so many blocks."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         yield f" {size} ".encode()

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it is of the same run."""
+"""Which checkpoint a run resumes from, and whether it belongs to the same run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from transformers import SchedulerType
 
 from training.errors import UsageError, public_settings
-from training.job import Job
+from training.job import Job, plain
 from training.models.adapters import read_fields
+from training.names import STATE
 from training.settings.common import RunArguments
 from training.trainer import checkpoints, digests
-from training.trainer.trainer import STATE
 
 # What changes neither the data nor the steps, and may differ between the parts of one run.
 _FREE = {
@@ -43,28 +43,28 @@ _OTHERS = {
 
 
 def facts_of(job: Job) -> dict[str, Any]:
-    """What the manifest of each checkpoint says about the run: its settings, and digests of what it learns from."""
+    """Collect what the manifest of each checkpoint says about a run: settings, and digests of what it learns from."""
     models = {name: value for name in _MODELS if (value := getattr(job.model, name, None))}
     found = {"training_data": digests.of_data(job.task.splits["train"]), "base_model": digests.of_models(models)}
     if job.adapter.adapter_config:
-        found["adapter_config"] = digests.of_fields(_plain(read_fields(Path(job.adapter.adapter_config))))
+        found["adapter_config"] = digests.of_fields(plain(read_fields(Path(job.adapter.adapter_config))))
     if job.run.load_best_model_at_end or job.run.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
         found["validation_data"] = digests.of_data(job.task.splits["validation"])
     return {"settings": decisive_settings(job), "digests": found}
 
 
 def decisive_settings(job: Job) -> dict[str, Any]:
-    """The settings that decide what is learned; equal for two parts of one run."""
+    """Return the settings that decide what is learned; equal for two parts of one run."""
     settings = public_settings(job.settings())
     run = {name: settings.get(name) for name in _RUN}
     others = {name: value for name, value in settings.items() if name not in _FREE and not hasattr(RunArguments, name)}
     batch = job.run.per_device_train_batch_size * job.run.world_size * job.run.gradient_accumulation_steps
     counts = {"train_samples": len(job.task.splits["train"]), "global_batch_size": batch}
-    return {name: _plain(value) for name, value in sorted((others | run | counts).items())}
+    return {name: plain(value) for name, value in sorted((others | run | counts).items())}
 
 
 def checkpoint_to_resume(folder: Path, run: RunArguments, facts: dict[str, Any]) -> Path | None:
-    """The newest complete checkpoint of the same run, the one that was asked for, or None to start anew.
+    """Find the newest complete checkpoint of the same run, or check the one that was asked for; None starts anew.
 
     Args:
         folder: of the run.
@@ -96,7 +96,7 @@ def checkpoint_to_resume(folder: Path, run: RunArguments, facts: dict[str, Any])
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In what two runs differ that would be parts of one. A manifest without digests is compared by names."""
+    """List in what two parts of a run differ. A manifest without digests is compared by names."""
     old, new = before.get("digests") or {}, now["digests"]
     others = [text for name, text in _OTHERS.items() if old and old.get(name) != new.get(name)]
     validation = [one["validation_data"] for one in (old, new) if "validation_data" in one]  # where they decide
@@ -109,12 +109,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def progress(checkpoint: Path) -> str:
-    """What a run that goes on from this checkpoint has left to do, in a line."""
+    """Say in a line what a run has left to do from this checkpoint."""
     state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     if state["global_step"] < state["max_steps"]:
-        return f"goes on from {checkpoint.name}, with {state['max_steps']:,} steps in all"
+        return f"from {checkpoint.name}, with {state['max_steps']:,} steps in all"
     return (
-        f"goes on from {checkpoint.name}, which is already complete: all {state['max_steps']:,} steps are done, and "
+        f"from {checkpoint.name}, which is already complete: all {state['max_steps']:,} steps are done, so "
         "nothing more is trained (--overwrite starts anew)"
     )
 
@@ -123,12 +123,3 @@ def _on_main_process(run: RunArguments, action: Any) -> None:
     with run.main_process_first(desc="clearing the output folder"):
         if run.process_index == 0:
             action()
-
-
-def _plain(value: Any) -> Any:
-    """As JSON would give it back."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(getattr(value, "value", value))

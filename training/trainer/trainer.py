@@ -15,11 +15,11 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_pt_utils import find_batch_size
 
 from deep_lora import create_optimizer
-from deep_lora.subspaces.restoring import random_states_kept
+from evaluation_hooks import has_repeats, random_states_kept, valid_rows
 from training.errors import RunError, refused
+from training.names import CHECKPOINT, PARTIAL, STATE
 from training.trainer import checkpoints
 
-STATE = "trainer_state.json"
 _REFUSALS = (ValueError, TypeError, ImportError)  # of values, of keywords, of what is not installed
 
 
@@ -55,13 +55,13 @@ class AdapterTrainer(Trainer):
         self.add_callback(self.guard)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Trainer's, and the guard is shown the loss."""
+        """Run Trainer's step, and show the guard the loss."""
         loss = super().training_step(*args, **kwargs)
         self.guard.observe(loss)
         return loss
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Trainer's, unless all steps are done: resumed from the last checkpoint, Trainer would take one step more."""
+        """Run Trainer's epoch unless all steps are done: from the last checkpoint, Trainer would take one step more."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
@@ -74,29 +74,27 @@ class AdapterTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """Trainer's; rows that a distributed loader repeats to fill its last batch do not count in the loss either.
+        """Run Trainer's step without the rows that a distributed loader repeats to fill its last batch.
 
         Trainer drops their predictions after gathering, but their part of a batch's mean loss would stay. All processes
         run the batch once more, since those of FSDP compute together.
         """
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         rows = find_batch_size(inputs)
-        state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
-        last = state.in_dataloader and state.end_of_dataloader
-        if loss is None or rows is None or not last or not 0 < state.remainder < rows * processes:
+        if loss is None or rows is None or not has_repeats(self.accelerator, rows):
             return loss, logits, labels
-        valid = min(rows, max(1, state.remainder - self.accelerator.process_index * rows))
+        valid = max(1, valid_rows(self.accelerator, rows))
         first = {name: value[:valid] if _per_row(value, rows) else value for name, value in inputs.items()}
         return super().prediction_step(model, first, True, ignore_keys)[0], logits, labels
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's, which leaves the random states as they are, so that a run goes on alike from before and after."""
+        """Evaluate without changing the random states, so that a run continues alike from before and after."""
         with random_states_kept():
             return super().evaluate(*args, **kwargs)
 
     @refused("the optimizer cannot be set up (--optim, --optim_args, --learning_rate, --weight_decay)", *_REFUSALS)
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Trainer's, or one with rates and limits of their own for the factors of Deep LoRA."""
+        """Create Trainer's optimizer, or one with rates and limits for the factors of Deep LoRA."""
         existing: Any = getattr(self, "optimizer", None)
         if existing is None and self.optimizer_settings:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -106,11 +104,11 @@ class AdapterTrainer(Trainer):
 
     @refused("the schedule cannot be set up (--lr_scheduler_type, --lr_scheduler_kwargs)", *_REFUSALS)
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's."""
+        """Create Trainer's schedule."""
         return super().create_scheduler(*args, **kwargs)
 
     def _model_divides_by_items(self) -> bool:
-        """Whether the model's loss is a sum divided by `num_items_in_batch`, as Trainer takes for granted.
+        """Find out if the model's loss is a sum divided by `num_items_in_batch`, as Trainer takes for granted.
 
         Many models take the argument and ignore it; their mean over each process's batch would be multiplied by the
         number of processes and by the accumulated batches.
@@ -128,7 +126,7 @@ class AdapterTrainer(Trainer):
         return bool(torch.isclose(first["loss"].float(), 2 * second["loss"].float()).all())
 
     def _probe_row(self) -> dict[str, Any]:
-        """The first training row, with the columns that the model takes."""
+        """Return the first training row, with the columns that the model takes."""
         self._set_signature_columns_if_needed()
         row = self.train_dataset[0]
         return {name: value for name, value in row.items() if name in (self._signature_columns or ())}
@@ -137,11 +135,11 @@ class AdapterTrainer(Trainer):
         return super()._get_output_dir(trial) if self._folder is None else str(self._folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Trainer writes all of its files into a temporary folder, which then gets its final name."""
+        """Let Trainer write all of its files into a temporary folder, which then gets its final name."""
         self._check_weights()
         folder = Path(super()._get_output_dir(trial))
-        partial = folder / checkpoints.PARTIAL
-        name = f"checkpoint-{self.state.global_step}"
+        partial = folder / PARTIAL
+        name = f"{CHECKPOINT}{self.state.global_step}"
         if self.args.should_save:
             shutil.rmtree(partial / name, ignore_errors=True)
         self._barrier()
@@ -154,7 +152,7 @@ class AdapterTrainer(Trainer):
             self._folder = None
         self._barrier()
         if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+            self.state.best_model_checkpoint = str(folder / f"{CHECKPOINT}{self.state.best_global_step}")
         if self.args.should_save:
             try:
                 self.state.save_to_json(str(partial / name / STATE))
@@ -178,18 +176,18 @@ def _per_row(value: Any, rows: int) -> bool:
 
 
 class FiniteLossGuard(TrainerCallback):
-    """Ends the run where a loss was not finite; the device is asked only where Trainer logs, saves or evaluates."""
+    """End the run where a loss was not finite; the device is asked only where Trainer logs, saves or evaluates."""
 
     def __init__(self) -> None:
         self.finite: Tensor | None = None
 
     def observe(self, loss: Tensor) -> None:
-        """Remembers whether all losses were finite, without waiting for the device."""
+        """Remember whether all losses were finite, without waiting for the device."""
         now = torch.isfinite(loss.detach()).all()
         self.finite = now if self.finite is None else self.finite & now
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Looks.
+        """Check the losses since the last look.
 
         Raises:
             NonFiniteLoss: with the step, the last losses and what to do.
@@ -203,7 +201,7 @@ class FiniteLossGuard(TrainerCallback):
 
 
 def lost_message(what: str, state: TrainerState, args: TrainingArguments) -> str:
-    """What happened, what is left, and what to do."""
+    """Say what happened, what is left, and what to do."""
     losses = [f"{entry['loss']:.4g}" for entry in state.log_history if math.isfinite(entry.get("loss", math.nan))]
     kept = checkpoints.newest_complete(Path(args.output_dir or "."))
     rate = next((entry["learning_rate"] for entry in reversed(state.log_history) if "learning_rate" in entry), None)
@@ -216,7 +214,7 @@ def lost_message(what: str, state: TrainerState, args: TrainingArguments) -> str
 
 
 def _all_ranks(flag: Tensor, args: TrainingArguments) -> bool:
-    """Whether the flag is set on every process."""
+    """Return whether the flag is set on every process."""
     if args.world_size > 1 and torch.distributed.is_initialized():
         flag = flag.to(args.device, torch.int32)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
@@ -224,13 +222,13 @@ def _all_ranks(flag: Tensor, args: TrainingArguments) -> bool:
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """This process's part of a parameter that is spread over several."""
+    """Return this process's part of a sharded parameter."""
     return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 def saving_error(error: Exception, folder: Path, name: str) -> Exception:
-    """A sentence for a full disk and the like; anything else stays what it is."""
-    shutil.rmtree(folder / checkpoints.PARTIAL / name, ignore_errors=True)
+    """Return an error with a sentence for a full disk and the like; a `RunError` stays as it is."""
+    shutil.rmtree(folder / PARTIAL / name, ignore_errors=True)
     if isinstance(error, RunError):
         return error
     text = str(error)
@@ -241,6 +239,6 @@ def saving_error(error: Exception, folder: Path, name: str) -> Exception:
         free = shutil.disk_usage(folder).free / 1e6
         return RunError(
             f"the disk under {os.path.relpath(folder)} is full ({free:.1f} MB free), so {name} was not written; {good}"
-            ". Free some space and repeat the command, which goes on from there (--save_total_limit keeps fewer)"
+            ". Free some space and rerun the command to resume from there (--save_total_limit keeps fewer)"
         )
     return RunError(f"{name} could not be written: {text or type(error).__name__}; {good}")

@@ -23,11 +23,11 @@ from modality import (
     PairStatistics,
     Temperature,
     TemperatureScheduleCallback,
-    mean_shift,
     modality_gap,
     recall_at_k,
     temperature_parameter_groups,
 )
+from modality.metrics import mean_shift
 
 ADAM_EPSILON = 1e-6  # the gradients of a Deep LoRA adapter start small
 
@@ -151,7 +151,9 @@ def train(method: Method, settings: Settings, task: Task) -> DualEncoder:
     collator: Any = PairCollator(task, TRAIN_VENDORS, adapted=settings.rank > 0)
     if method.swap is not None:
         collator = ModalitySwapCollator(collator, method.swap, method.probability, seed=settings.seed)
-    callbacks: list[TrainerCallback] = [SubspaceInitializationCallback(num_batches=2)] if settings.rank else []
+    callbacks: list[TrainerCallback] = (
+        [SubspaceInitializationCallback(num_batches=2, exact_bytes=0)] if settings.rank else []
+    )
     if method.schedule is not None:
         callbacks.append(TemperatureScheduleCallback(method.schedule))
     optimizer = None

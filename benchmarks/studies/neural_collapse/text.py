@@ -74,7 +74,7 @@ def curve_of(
     collator = DataCollatorWithPadding(tokenizer)
     trainer = Trainer(
         get_peft_model(model, adapter), settings, train_dataset=data["train"], eval_dataset=data[part],
-        data_collator=collator, compute_metrics=accuracy, callbacks=[SubspaceInitializationCallback()],
+        data_collator=collator, compute_metrics=accuracy, callbacks=[SubspaceInitializationCallback(exact_bytes=0)],
     )  # fmt: skip
     if scale is not None:
         trainer.add_callback(SphereRetractionCallback())

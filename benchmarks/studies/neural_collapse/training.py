@@ -11,17 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.studies.neural_collapse.network import Images
-from collapse import (
-    ClassStatistics,
-    NormalizedClassifier,
-    nearest_centre_agreement,
-    neural_collapse,
-    nonl_loss,
-    ntce_loss,
-    regularized_cross_entropy,
-    retract_,
-    unit_rows,
-)
+from collapse import ClassStatistics, NormalizedClassifier, neural_collapse, retract_
+from collapse.losses import nonl_loss, ntce_loss, regularized_cross_entropy
+from collapse.metrics import nearest_center_agreement
+from collapse.theory import unit_rows
 
 METHODS = ("cross_entropy", "regularized", "normalized", "ntce", "nonl")
 ON_THE_SPHERE = ("normalized", "ntce", "nonl")
@@ -71,7 +64,7 @@ def batch_loss(settings: Settings, head: nn.Module, features: Tensor, labels: Te
     """Compute the loss of one batch by the method's formula."""
     if settings.method in ("ntce", "nonl"):
         loss = ntce_loss if settings.method == "ntce" else nonl_loss
-        return loss(features, labels, head.weight, head.temperature)  # type: ignore[arg-type]
+        return loss(features, labels, head.weight, head.scale)  # type: ignore[arg-type]
     logits = head(features)
     if settings.method == "regularized":
         weight: Any = head.weight
@@ -92,7 +85,7 @@ def measure(network: nn.Module, head: nn.Module, train: Images, test: Images) ->
     statistics = ClassStatistics(len(weight), rows.shape[1])  # type: ignore[arg-type]
     statistics.update(rows, train.labels)
     metrics = neural_collapse(statistics, weight)  # type: ignore[arg-type]
-    metrics["nc4"] = nearest_centre_agreement(rows, predictions, statistics)
+    metrics["nc4"] = nearest_center_agreement(rows, predictions, statistics)
     metrics["train_accuracy"] = (predictions == train.labels).double().mean().item()
     metrics["test_accuracy"] = (head(test_rows).argmax(1) == test.labels).double().mean().item()
     return metrics

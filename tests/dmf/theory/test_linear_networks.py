@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from collapse import ClassStatistics, separation_quotient
+from collapse import ClassStatistics
+from collapse.metrics import separation_quotient
 from dmf import CompressedDMF, DeepMatrixFactorization, dense_loss
 from dmf.functional import orthogonal
 from dmf.theory import DeepLinearNetwork, descend, invariance_residual, log_linear_fit, rho_recursion, whiten

@@ -1,0 +1,6 @@
+"""Models that return their contrastive loss, and how they are saved."""
+
+from modality.models.contrastive_model import ContrastiveModel
+from modality.models.dual_encoder import DualEncoder, Pooling, Projection, tower_features
+
+__all__ = ["ContrastiveModel", "DualEncoder", "Pooling", "Projection", "tower_features"]

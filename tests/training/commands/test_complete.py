@@ -1,0 +1,184 @@
+"""`deep-lora complete` on files of named rows and columns."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dmf import MatrixCompletion
+from tests.training import tiny
+from training.cli import main
+
+QUICK = ["--rank", "2", "--max_epochs", "400", "--weight_decay", "0"]
+
+
+@pytest.fixture
+def ratings(tmp_path) -> Path:
+    """Half of the entries of a matrix of rank one whose rows and columns have names."""
+    table = pd.DataFrame(
+        [
+            {"row": f"user {i:02}", "column": f"film {j:02}", "value": (1 + i / 10) * (2 - j / 15)}
+            for i in range(20)
+            for j in range(15)
+        ]
+    )
+    path = tmp_path / "ratings.csv"
+    table.sample(frac=0.6, random_state=0).to_csv(path, index=False)
+    return path
+
+
+def complete(data: Path, output: Path, *words: object) -> int:
+    return main(["complete", "--data", str(data), "--output_dir", str(output), *QUICK, *map(str, words)])
+
+
+def test_held_out_entries_are_found_and_the_saved_model_gives_them(ratings, tmp_path, capsys) -> None:
+    wanted = tmp_path / "wanted.csv"
+    wanted.write_text("row,column\nuser 03,film 02\nuser 11,film 14\n")
+    assert complete(ratings, tmp_path / "out", "--predict", wanted) == 0
+    assert "180 of 20 x 15 entries (60.00%)" in capsys.readouterr().out
+    found = tiny.results(tmp_path / "out")
+    errors = found["metrics"]["test"]
+    assert errors["rmse"] ** 2 < 0.1 * errors["rmse_of_mean"] ** 2, "nine tenths of the variance are explained"
+    assert (found["entries"], found["held_out"]) == (180, 18)
+    predictions = pd.read_csv(tmp_path / "out" / "predictions.csv")["value"]
+    names = json.loads((tmp_path / "out" / "names.json").read_text())
+    assert names["rows"][3] == "user 03"
+    model = MatrixCompletion.load(tmp_path / "out" / "model.safetensors")
+    assert predictions.to_numpy() == pytest.approx(model.predict([3, 11], [2, 14]))
+    assert predictions.to_numpy() == pytest.approx([1.3 * (2 - 2 / 15), 2.1 * (2 - 14 / 15)], rel=0.15)
+    assert (tmp_path / "out" / "training.png").stat().st_size > 1000
+    assert not list((tmp_path / "out").glob(".*.partial"))
+
+
+def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_path, monkeypatch) -> None:
+    assert complete(ratings, tmp_path / "out", "--dry_run") == 0 and not (tmp_path / "out").exists()
+    monkeypatch.setenv("RANK", "1")
+    assert complete(ratings, tmp_path / "out") == 0 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--row_column", "user"],
+            r"has no column \['user'\]; it has \['row', 'column', 'value'\]: choose with --row_column, --column_column",
+        ),
+        (["--value_column", "row", "--row_column", "value"], "is not a finite number in row 0"),
+        (["--rank", "3"], "the matrix cannot be completed: .*rank"),
+        (["--test_fraction", "1"], "--test_fraction got 1.0; it must be at least 0 and below 1"),
+        (["--predict", "none.csv"], "there is no file none.csv"),
+        (
+            ["--value_column", "column"],
+            r"--row_column, --column_column and --value_column got \['row', 'column', 'column'\]; they must differ",
+        ),
+        (["--row_column", "column"], r"--value_column got \['column', 'column', 'value'\]; they must differ"),
+    ],
+)
+def test_what_cannot_be_completed_is_refused(words, message, ratings, tmp_path, capsys) -> None:
+    assert complete(ratings, tmp_path / "out", *words) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_unknown_names_and_empty_places_are_named(ratings, tmp_path, capsys) -> None:
+    wanted = tmp_path / "wanted.csv"
+    wanted.write_text("row,column\nnobody,film 02\n")
+    assert complete(ratings, tmp_path / "out", "--predict", wanted) == 2 and not (tmp_path / "out").exists()
+    assert "names ['nobody'] in 'row', which the data do not have" in capsys.readouterr().err
+    ratings.write_text("row,column,value\na,b,1\na,b,2\n")
+    assert complete(ratings, tmp_path / "out") == 2
+    printed = capsys.readouterr().err
+    assert "1 entries of" in printed and "are duplicates; each pair of row and column" in printed
+    ratings.write_text("row,column,value\na,,1\nb,c,2\n")
+    assert complete(ratings, tmp_path / "out") == 2 and "has missing values in" in capsys.readouterr().err
+    assert main(["complete"]) == 2 and "there is nothing to complete; pass --data" in capsys.readouterr().err
+    ratings.write_text("row,column,value\na,b,1\nb,c,NA\n")
+    assert complete(ratings, tmp_path / "out") == 2
+    assert "--value_column value is not a finite number in row 1" in capsys.readouterr().err
+
+
+def save(path: Path, table: pd.DataFrame) -> Path:
+    writers = {
+        ".csv": lambda: table.to_csv(path, index=False),
+        ".tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+        ".json": lambda: table.to_json(path, orient="records", lines=True),
+        ".parquet": lambda: table.to_parquet(path),
+    }
+    writers[path.suffix]()
+    return path
+
+
+def with_ids(*ids: object) -> pd.DataFrame:
+    """Every one of these rows with each of four columns."""
+    return pd.DataFrame(
+        [{"row": one, "column": f"c{j}", "value": i + j} for i, one in enumerate(ids) for j in range(4)]
+    )
+
+
+FORMATS = (".csv", ".tsv", ".json", ".parquet")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_ids_that_are_texts_keep_their_zeros_whatever_else_their_file_holds(suffix, tmp_path) -> None:
+    data = save(tmp_path / f"data{suffix}", with_ids("001", "7", "007", "bob", "NA"))
+    wanted = pd.DataFrame({"row": ["001", "007", "7"], "column": ["c1", "c2", "c2"]})
+    save(tmp_path / f"wanted{suffix}", wanted)
+    assert complete(data, tmp_path / "out", "--predict", tmp_path / f"wanted{suffix}", "--max_epochs", "2") == 0
+    assert json.loads((tmp_path / "out" / "names.json").read_text())["rows"] == ["001", "007", "7", "NA", "bob"]
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype={"row": str})
+    assert found["row"].tolist() == ["001", "007", "7"], "as in the wanted file"
+    model = MatrixCompletion.load(tmp_path / "out" / "model.safetensors")
+    assert found["value"].to_numpy() == pytest.approx(model.predict([0, 1, 2], [1, 2, 2]))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_ids_that_are_numbers_are_found_by_value_and_written_as_they_were(suffix, tmp_path) -> None:
+    data = save(tmp_path / f"data{suffix}", with_ids(1, 2, 10))
+    wanted = tmp_path / "wanted.csv"
+    wanted.write_text("row,column\n10.0,c0\n2,c0\n")
+    assert complete(data, tmp_path / "out", "--predict", wanted, "--max_epochs", "2") == 0
+    assert json.loads((tmp_path / "out" / "names.json").read_text())["rows"] == ["1", "2", "10"], "in their order"
+    assert re.findall(r"^([\d.]+),c0,", (tmp_path / "out" / "predictions.csv").read_text(), re.M) == ["10.0", "2"]
+    model = MatrixCompletion.load(tmp_path / "out" / "model.safetensors")
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")["value"]
+    assert found.to_numpy() == pytest.approx(model.predict([2, 1], [0, 0]))
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(("007", "8"), 7), ((7, 8), "007"), (("7", "bob"), "7.0")], ids=str)
+def test_names_that_are_written_otherwise_are_not_taken_for_another(held, wanted, tmp_path, capsys) -> None:
+    data = save(tmp_path / "data.csv", with_ids(*held))
+    table = save(tmp_path / "wanted.parquet", pd.DataFrame({"row": [wanted], "column": ["c1"]}))
+    assert complete(data, tmp_path / "out", "--predict", table) == 2 and not (tmp_path / "out").exists()
+    printed = capsys.readouterr().err
+    assert f"names ['{wanted}'] in 'row', which the data do not have; write names as there" in printed
+
+
+def test_one_number_written_in_two_ways_is_one_name(tmp_path, capsys) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("row,column,value\n1,a,1\n1.0,a,2\n2,a,2\n")
+    assert complete(data, tmp_path / "out") == 2 and "1 entries of" in capsys.readouterr().err
+    data.write_text("row,column,value\n01,a,1\n1,a,2\n2,a,2\n")
+    assert complete(data, tmp_path / "out", "--dry_run") == 0 and "of 3 x 1 entries" in capsys.readouterr().out
+
+
+def test_a_fit_that_diverges_ends_with_status_1_and_a_sentence(ratings, tmp_path, capsys) -> None:
+    words = ["--max_epochs", "60", "--validation_fraction", "0"]
+    assert complete(ratings, tmp_path / "out", *words, "--learning_rate", "1e9") == 1
+    message = r"error: training diverged in epoch \d+: .*; lower learning_rate .*1e\+09\)\. Of this fit nothing is kept"
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert complete(ratings, tmp_path / "out", *words) == 0, "the folder serves for another rate"
+
+
+def test_the_checkpoint_of_a_fit_that_diverges_is_named(ratings, tmp_path, capsys, monkeypatch) -> None:
+    def diverging(self, *_, **__):
+        Path(self.checkpoint).write_bytes(b"an epoch that went well")
+        raise FloatingPointError("training diverged in epoch 11")
+
+    monkeypatch.setattr(MatrixCompletion, "fit", diverging)
+    assert complete(ratings, tmp_path / "out") == 1
+    kept = tmp_path / "out" / "checkpoint.safetensors"
+    assert f"in epoch 11. Of this fit {kept} is kept; delete it to start anew" in capsys.readouterr().err

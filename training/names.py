@@ -1,0 +1,15 @@
+"""Names of the files and folders that a run writes, each once."""
+
+ADAPTER, EXPORT = "adapter", "lora_export"
+CONTRASTIVE = "contrastive"  # .safetensors: what is trained beside adapters; .json: how the model is put together
+ADAPTER_CONFIG, CONTRASTIVE_CONFIG = "adapter_config.json", f"{CONTRASTIVE}.json"
+RESULTS, FIGURE = "results.json", "training.png"
+CHECKPOINT, MANIFEST, STATE = "checkpoint-", "manifest.json", "trainer_state.json"
+PARTIAL = ".partial"  # a folder; what lies in it is never read
+CARD = "README.md"
+# A pickle, which nobody should load from others.
+TRAINING_ARGUMENTS = "training_args.bin"
+# Of `deep-lora complete`.
+MODEL, MATRIX_NAMES, PREDICTIONS, FIT = "model.safetensors", "names.json", "predictions.csv", "checkpoint.safetensors"
+# Of `deep-lora inspect`.
+INSPECTION, SPECTRA = "inspection.json", "spectra.png"

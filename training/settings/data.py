@@ -1,0 +1,81 @@
+"""The options of the data: where they come from, and what is in their columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from training.errors import UsageError
+from training.settings.parsing import option
+
+
+@dataclass
+class DataArguments:
+    """Where the data come from, and how much of them is used."""
+
+    _argument_group_name = "data"
+
+    dataset: str | None = option(
+        None, "A .csv, .tsv, .json, .jsonl or .parquet file, a folder, or a name for datasets.load_dataset."
+    )
+    dataset_config: str | None = option(None, "Configuration of a data set on the Hub.")
+    validation_data: str | None = option(None, "Another file to validate on; otherwise a split or a part of --dataset.")
+    test_data: str | None = option(None, "Another file to test on, once, after training.")
+    train_split: str = option("train", "Split of the data set to train on.")
+    validation_split: str | None = option(None, "Split to validate on; validation, dev, valid or val if there is one.")
+    test_split: str | None = option(None, "Split to test on; test if there is one.")
+    validation_fraction: float = option(0.1, "Part of the training data to validate on where there is no split for it.")
+    num_train_samples: int | None = option(None, "Use so many training samples, drawn with --sample_seed.")
+    num_validation_samples: int | None = option(None, "Use so many validation samples.")
+    num_test_samples: int | None = option(None, "Use so many test samples.")
+    sample_seed: int = option(0, "Seed of the draws above and of the validation part.")
+    label_column: str | None = option(None, "Column with the answers: classes, numbers or tags. Default: label.")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_fraction < 1:
+            raise UsageError(f"--validation_fraction got {self.validation_fraction}; it must lie between 0 and 1")
+        for name in ("num_train_samples", "num_validation_samples", "num_test_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} got {value}; it must be at least 1, or left out for all samples")
+
+
+@dataclass
+class TextDataArguments(DataArguments):
+    """Texts and what is to be predicted from them."""
+
+    task: str = option("classification", "What is predicted, by the names above.")
+    glue: str | None = option(None, "A GLUE task by name (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli).")
+    text_column: str = option("text", "Column with the text (token_classification: with the words).")
+    text_pair_column: str | None = option(None, "Column with a second text, for pairs of sentences.")
+    target_column: str | None = option(
+        None, "seq2seq: column with the text to generate. causal_lm: what follows the text; the loss is on it alone."
+    )
+    max_length: int = option(128, "Tokens after which a text is cut off.")
+    predict_with_generate: bool = option(
+        False, "seq2seq: also generate texts at each evaluation, and compare them with the target (ROUGE-L, BLEU)."
+    )
+    num_beams: int = option(1, "Beams of that generation; 1 takes the likeliest token each time.")
+    max_new_tokens: int | None = option(None, "Tokens after which a generated text ends; --max_length if unset.")
+    metrics: list[str] | None = field(
+        default=None,
+        metadata={"help": "Metrics by name, the most important first; otherwise those usual for the task."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_length < 2:
+            raise UsageError(f"--max_length got {self.max_length}; a text needs at least 2 tokens")
+        for name in ("num_beams", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} got {value}; it must be at least 1")
+
+
+@dataclass
+class ImageDataArguments(DataArguments):
+    """Images with a class each: a folder with a folder for each class, or a data set."""
+
+    image_column: str = option("image", "Column with the image.")
+    metrics: list[str] | None = field(
+        default=None, metadata={"help": "Metrics by name, the most important first; otherwise accuracy and f1_macro."}
+    )
