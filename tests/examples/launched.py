@@ -1,10 +1,10 @@
-"""Runs every example's `--smoke` one after the other in each process of one `accelerate launch`.
+"""Run examples one after the other in each process of one `accelerate launch`, which imports torch once.
 
-    accelerate launch ... launched.py FOLDER SCRIPT ...
+    accelerate launch ... -m tests.examples.launched FOLDER
 
-`FOLDER/<script>` is the output folder of a script; `FOLDER/report-<rank>.json` says for each script its exit status,
-what this process printed, and which files in the output folder this process opened to write. Together, the scripts
-import torch once.
+`FOLDER/words.json` maps the name of an example to the words of its command line; `FOLDER/<name>` is its output folder.
+`FOLDER/report-<rank>.json` says of each example its exit status, what this process printed, and which files in the
+output folder it opened to write.
 """
 
 from __future__ import annotations
@@ -17,39 +17,36 @@ import runpy
 import sys
 from pathlib import Path
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+from tests.paths import ROOT
 
 
 def main() -> None:
-    folder, *names = sys.argv[1:]
-    rank = int(os.environ.get("RANK", "0"))
-    sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent)]
+    folder = Path(sys.argv[1])
     written: list[str] = []
 
     def watch(event: str, arguments: tuple) -> None:
         changes = event in ("os.mkdir", "os.rename") or (event == "open" and set(str(arguments[1])) & set("wax+"))
-        if changes and str(arguments[0]).startswith(folder):
+        if changes and str(arguments[0]).startswith(str(folder)):
             written.append(str(arguments[0]))
 
     sys.addaudithook(watch)
     report = {}
-    for name in names:
-        report[name] = run(name, str(Path(folder, name))) | {"written": written.copy()}
+    for name, words in json.loads((folder / "words.json").read_text()).items():
+        report[name] = run(name, [*words, "--output_dir", str(folder / name)]) | {"written": written.copy()}
         written.clear()
-    Path(folder, f"report-{rank}.json").write_text(json.dumps(report))
+    (folder / f"report-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
 
 
-def run(name: str, output: str) -> dict[str, object]:
-    """One script from its beginning to its exit."""
-    sys.argv = [f"{name}.py", "--smoke", "--output_dir", output]
-    printed = io.StringIO()
-    status: object = None
+def run(name: str, words: list[str]) -> dict[str, object]:
+    """Run one script from its beginning to its exit."""
+    sys.argv = [f"{name}.py", *words]
+    printed, status = io.StringIO(), None
     with contextlib.redirect_stdout(printed):
         try:
-            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+            runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
         except SystemExit as left:
             status = left.code
-    return {"status": status, "printed": printed.getvalue()}
+    return {"status": status or 0, "printed": printed.getvalue()}
 
 
 if __name__ == "__main__":
