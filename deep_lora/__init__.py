@@ -10,6 +10,7 @@ from deep_lora.export.lora import kept_ranks, save_as_lora, to_lora
 from deep_lora.export.spectra import AdapterReport, ModuleReport, inspect_adapter
 from deep_lora.files import AdapterFileError
 from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.finding import adapted_layers
 from deep_lora.optimizer.groups import create_optimizer, parameter_groups
 from deep_lora.registration import register
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
@@ -30,6 +31,7 @@ __all__ = [
     "InitializationReport",
     "ModuleReport",
     "SubspaceInitializationCallback",
+    "adapted_layers",
     "cast_adapter_",
     "convert_folder",
     "create_optimizer",

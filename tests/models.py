@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from deep_lora import DeepLoraConfig, DeepLoraLayer
+from deep_lora import DeepLoraConfig, DeepLoraLayer, adapted_layers
 
 VOCABULARY = 41
 
@@ -125,7 +125,7 @@ def adapt(model: nn.Module, adapter_name: str = "default", **settings: Any) -> P
 
 def layers_of(model: nn.Module) -> list[DeepLoraLayer]:
     """All adapted layers; there must be some."""
-    found = [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
+    found = list(adapted_layers(model).values())
     assert found, "the model has no adapted layer"
     return found
 

@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from deep_lora import DeepLoraLayer
+from deep_lora import DeepLoraLayer, adapted_layers
 from dmf.functional import orthogonal
 from dmf.subspaces import OrthogonalMap, one_sided_subspaces
 
@@ -87,7 +87,7 @@ STARTS: dict[str, Callable[[nn.Module, Gradients, int], None]] = {
 
 
 def _layers(model: nn.Module) -> list[DeepLoraLayer]:
-    return [module for module in model.modules() if isinstance(module, DeepLoraLayer)]
+    return list(adapted_layers(model).values())
 
 
 def _weight_gradients(model: nn.Module, gradients: Gradients) -> list[tuple[DeepLoraLayer, Tensor]]:

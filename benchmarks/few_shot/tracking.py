@@ -18,7 +18,7 @@ from benchmarks.few_shot.methods import Method
 from benchmarks.few_shot.one_run import four_digits, start_from, steps
 from benchmarks.few_shot.tasks import task_of
 from benchmarks.few_shot.tasks.base import Adaptable, Task
-from deep_lora import DeepLoraLayer
+from deep_lora import DeepLoraLayer, adapted_layers
 
 ADAPTER = "default"
 
@@ -61,7 +61,7 @@ def prepared(task: Task, method: Method, seed: int) -> tuple[Any, list[Any]]:
 
 
 def layers_of(model: Adaptable) -> dict[str, DeepLoraLayer]:
-    return {name: module for name, module in model.encoder.named_modules() if isinstance(module, DeepLoraLayer)}
+    return adapted_layers(model.encoder)
 
 
 def subspaces_of(model: Adaptable) -> dict[str, tuple[Tensor, Tensor]]:

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertModel
 
 import deep_lora
 from benchmarks.result_files import RESULTS, versions, write_json
-from deep_lora import DeepLoraConfig, DeepLoraLayer
+from deep_lora import DeepLoraConfig, adapted_layers
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)  # waiting threads would count as work in processor time
     model = build(arguments)
-    modules = sum(isinstance(module, DeepLoraLayer) for module in model.modules())
+    modules = len(adapted_layers(model))
     with tempfile.TemporaryDirectory() as folder:
         ours_folder, peft_folder = Path(folder, "ours"), Path(folder, "peft")
         ours = processor_seconds(lambda: deep_lora.save_as_lora(ours_folder, model), arguments.repeats)

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.speed.measuring import compared, interleaved_seconds, peak_allocated_bytes, spread
 from benchmarks.speed.workloads import Workload
-from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_
+from deep_lora import DeepLoraConfig, adapted_layers, initialize_subspaces_
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
 from dmf.subspaces import OrthogonalMap, compressed_subspaces
@@ -34,7 +34,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
 
     functions = {"forward_and_backward": plain, "initialize_subspaces": initialize}
     seconds = interleaved_seconds(functions, settings["repeats"], settings["warmup"], settings["seed"])
-    layers = [layer for layer in model.modules() if isinstance(layer, DeepLoraLayer)]
+    layers = list(adapted_layers(model).values())
     gradients = [layer.out_features * layer.in_features * 4 for layer in layers]
     peaks = {name: peak_allocated_bytes(function) for name, function in functions.items()}
     return {

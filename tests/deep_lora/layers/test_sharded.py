@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 from deep_lora import initialize_subspaces_, kept_ranks, to_lora
 from tests.models import adapt, disturb_, ids, llama
-from tests.processes import end_process
+from tests.processes import end_process, run_two, take_rank
 
 
 def model(**settings):
@@ -33,9 +33,10 @@ def whole_tensors(net):
     return {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in net.state_dict().items()}
 
 
-def work(rank, folder):
+def work(rank, folder, port):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    take_rank(rank, 2, port)
+    dist.init_process_group("gloo")
     plain = model()
     spread = sharded(copy.deepcopy(plain))
     initialize_subspaces_(spread, closure_of(spread))
@@ -58,7 +59,7 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=2)
+    run_two(work, folder)
     return torch.load(folder / "results.pt")
 
 

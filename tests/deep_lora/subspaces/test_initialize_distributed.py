@@ -11,7 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from deep_lora import initialize_subspaces_
 from tests.models import adapt, layers_of
-from tests.processes import end_process
+from tests.processes import end_process, run_two, take_rank
 
 
 def small():
@@ -58,10 +58,11 @@ def spread_at_start(change):
     return layer.at_start("default")
 
 
-def work(rank, folder):
-    """One process: initialise on its half, then meet a NaN that only rank 1 sees."""
+def work(rank, folder, port):
+    """One process: initialize on its half, then meet a NaN that only rank 1 sees."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    take_rank(rank, 2, port)
+    dist.init_process_group("gloo")
     torch.manual_seed(rank)
     results = {
         "small": initialized(small(), batch(10).chunk(2)[rank]),
@@ -85,7 +86,7 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=2)
+    run_two(work, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
