@@ -1,6 +1,7 @@
 """Losses to compare with, which also drive features towards collapse.
 
-`scale` multiplies the cosines, as everywhere in this package.
+`scale` multiplies the cosines, as everywhere in this package; papers that divide by a temperature tau mean
+`scale = 1 / tau`.
 """
 
 from __future__ import annotations

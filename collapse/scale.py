@@ -1,7 +1,7 @@
 """How large a scale has to be: what cross entropy can reach on the sphere.
 
-Cosines lie in [-1, 1], so with logits `tau * cosine` the loss cannot fall below a floor that grows with the number of
-classes K. `tau = 1` leaves a floor of 1.4 at K = 10 and of 5.9 at K = 1,000, and the features stop where that floor is.
+Cosines lie in [-1, 1], so with logits `scale * cosine` the loss cannot fall below a floor that grows with the number of
+classes K. A scale of 1 leaves a floor of 1.4 at K = 10 and of 5.9 at K = 1,000, and the features stop there.
 """
 
 from __future__ import annotations

@@ -187,6 +187,8 @@ class DeepLoraConfig(PeftConfig):
             _check_number("core_scale", self.core_scale, low=0.0, low_open=True)
         if self.max_update_norm is not None:
             _check_number("max_update_norm", self.max_update_norm, low=0.0, low_open=True)
+        if not isinstance(self.freeze_subspaces, bool):
+            raise ValueError(f"`freeze_subspaces` must be True or False, got {self.freeze_subspaces!r}")
         if self.variant != "compressed" and self.freeze_subspaces:
             raise ValueError(
                 f"`freeze_subspaces` needs variant 'compressed', got {self.variant!r}, which trains U and V as factors"

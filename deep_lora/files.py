@@ -16,8 +16,8 @@ FACTOR_NAMES = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
 MAX_HEADER_BYTES = 1 << 24
 MAX_NAME_LENGTH = 1024
 _ITEM_BYTES = {
-    "C64": 8, "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I64": 8, "I32": 4,
-    "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+    "C64": 8, "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 Shapes = dict[str, tuple[int, ...]]
 
@@ -42,7 +42,7 @@ def check_adapter_folder(folder: str | os.PathLike[str]) -> None:
         shapes = read_shapes(path)
     except (AdapterFileError, OSError) as error:
         raise AdapterFileError(
-            f"{path} is not a readable safetensors file ({error}); it is probably truncated or corrupt. Copy or "
+            f"{path} is not a safetensors file that can be used ({error}). If it is truncated or corrupt, copy or "
             "download it again; the model was not changed"
         ) from error
     for module, found in factors_by_module(shapes).items():
@@ -60,7 +60,9 @@ def read_shapes(path: Path) -> Shapes:
     """
     size = path.stat().st_size
     header, start = _read_header(path, size)
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
+        raise AdapterFileError(f"the metadata in the header of {path} must map names to texts")
     shapes, spans = {}, []
     for name, entry in header.items():
         shapes[name], span = _check_entry(path, name, entry)

@@ -2,7 +2,8 @@
 
 Only torch and jaxtyping are imported here. `DeepMatrixFactorization` and `CompressedDMF` are modules; `dense_loss`,
 `masked_loss` and `observed_loss` train them, the last one through sampled sparse products. `MatrixCompletion` is an
-estimator in the style of scikit-learn; it is imported on first use and needs the extra `deep-lora[completion]`.
+estimator in the style of scikit-learn; it is imported on first use, or by
+`from dmf import *`, and needs the extra `deep-lora[completion]`.
 
 The mathematics they are made of is in public submodules: `dmf.functional` (chains of factors), `dmf.linalg` (singular
 values and subspaces), `dmf.subspaces` (the subspaces of the first gradient), `dmf.sparse` (products at listed entries)

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 
 def has_repeats(accelerator: Accelerator, rows: int) -> bool:
-    """Whether a distributed loader filled up the current batch, on any process, with rows it had already served.
+    """Tell whether a distributed loader filled up the current batch, on any process, with rows it had already served.
 
     Every process with the same number of rows gets the same answer, so it may decide whether to run a collective.
 
@@ -23,7 +23,7 @@ def has_repeats(accelerator: Accelerator, rows: int) -> bool:
 
 
 def valid_rows(accelerator: Accelerator, rows: int) -> int:
-    """How many rows of this process's current batch count: the first ones, without the repeats.
+    """Count the rows of this process's current batch that are not repeats; they come first.
 
     Args:
         accelerator: whose prepared loader is being iterated.

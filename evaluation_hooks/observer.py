@@ -52,12 +52,12 @@ class Observer(ABC):
             self.attach()
 
     def observes(self, model: nn.Module) -> bool:
-        """Whether the hooks are on this model."""
+        """Tell whether the hooks are on this model."""
         return self.attached and self.model is model
 
     @property
     def attached(self) -> bool:
-        """Whether the hooks are on the model."""
+        """Tell whether the hooks are on the model."""
         return bool(self._handles)
 
     def attach(self) -> None:

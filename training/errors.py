@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -44,7 +45,7 @@ def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def worded_as_options(options: Mapping[str, str], *kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors about Python arguments into those of a command, whose options have other names.
+    """Turn errors and warnings about Python arguments into those of a command, whose options have other names.
 
     Args:
         options: what stands in the text of an error -> the option of the command.
@@ -60,12 +61,15 @@ def worded_as_options(options: Mapping[str, str], *kinds: type[Exception]) -> It
         ...
     training.errors.UsageError: pass --output_dir
     """
-    try:
-        yield
-    except kinds as error:
-        raise UsageError(_reworded(str(error), options)) from error
-    except OSError as error:
-        raise RunError(str(error)) from error
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        except kinds as error:
+            raise UsageError(_reworded(str(error), options)) from error
+        except OSError as error:
+            raise RunError(str(error)) from error
+    for warning in caught:
+        warnings.warn(_reworded(str(warning.message), options), warning.category, stacklevel=3)
 
 
 def _reworded(text: str, words: Mapping[str, str]) -> str:

@@ -174,7 +174,8 @@ def initialization_row() -> tuple[str, str]:
     extra = measured["memory"]["extra_bytes"] / 1e6
     svds = measured["one_encoder_layer"]["encoder_layer"]["times_faster"]
     return (
-        f"subspaces from a gradient, {measured['memory']['adapted_modules']} modules of 768 and 3072",
+        "subspaces from a gradient, sketched (`exact_bytes=0`), "
+        f"{measured['memory']['adapted_modules']} modules of 768 and 3072",
         f"{ratio:.1f} times a forward+backward in time, {extra:.1f} MB of extra memory; {svds:.0f} times faster than "
         "the full SVDs of the wide construction",
     )

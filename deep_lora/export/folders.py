@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deep_lora.files import AdapterFileError, read_shapes
+from deep_lora.files import FACTOR_NAMES, AdapterFileError, read_shapes
 from dmf.files import complete_file
 
 PREFIX = "base_model.model."  # PEFT puts it before the name of every tensor
@@ -61,6 +61,10 @@ def read_adapter(folder: Path) -> AdapterFiles:
         raise AdapterFileError(f"{path} is not a readable safetensors file: {error}") from error
     if any(tensor.is_complex() for tensor in tensors.values()):
         raise AdapterFileError(f"{path} holds complex numbers; the tensors of an adapter are real")
+    factors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] in FACTOR_NAMES}
+    whole = [name for name, tensor in factors.items() if not tensor.is_floating_point()]
+    if whole:
+        raise AdapterFileError(f"{path} holds whole numbers for {whole[0][:80]!r}; the factors of an update are real")
     return AdapterFiles(config, tensors, path.stat().st_size)
 
 

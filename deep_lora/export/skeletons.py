@@ -111,7 +111,7 @@ def adapted_modules(files: AdapterFiles) -> dict[str, Shapes]:
 
 
 def is_own(name: str) -> bool:
-    """Whether a tensor belongs to the update, as opposed to a layer that was trained whole."""
+    """Tell whether a tensor belongs to the update, as opposed to a layer that was trained whole."""
     return name.rpartition(".")[2] in DeepLoraLayer.saved_names
 
 

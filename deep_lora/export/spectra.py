@@ -21,8 +21,8 @@ from deep_lora.layers.finding import adapted_layers
 from dmf.linalg import effective_rank, factor_svd
 
 _TAKEN_AS_LINEAR = (
-    f"{UNKNOWN_BASE}, so every layer is taken as linear; the values of embeddings are of another scale: pass the base "
-    "model if there are some, or assume_linear"
+    f"{UNKNOWN_BASE}, so every layer is taken as linear; the values of embeddings are of another scale: pass "
+    "`base_model` if there are some, or `assume_linear=True`"
 )
 
 

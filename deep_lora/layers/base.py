@@ -43,7 +43,7 @@ class DeepLoraLayer(BaseTunerLayer):
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_bound")
     supports_dropout: ClassVar[bool] = True
-    shows_gradient: ClassVar[bool] = True  # whether `gradient_operator` works, so that subspaces can come from it
+    shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
@@ -209,6 +209,7 @@ class DeepLoraLayer(BaseTunerLayer):
             adapter_name in self.tied_to,
         )
 
+    @torch.no_grad()
     def at_start(self, adapter_name: str) -> bool:
         """Tell whether the cores of a compressed adapter are as they were drawn."""
         return self.update(adapter_name).at_start(self.init_scale[adapter_name])

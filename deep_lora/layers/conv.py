@@ -22,6 +22,7 @@ class Conv2d(AdaptedModule):
     exactly the grouped convolution with `dW`, so merging works for groups too.
     """
 
+    shows_gradient: ClassVar[bool] = True
     supported: ClassVar[str] = "`torch.nn.Conv2d`"
 
     @classmethod

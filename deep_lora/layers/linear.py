@@ -24,6 +24,7 @@ class Linear(AdaptedModule):
         fan_in_fan_out: the base weight is stored transposed (transformers' Conv1D).
     """
 
+    shows_gradient: ClassVar[bool] = True
     supported: ClassVar[str] = "`torch.nn.Linear` (plain or quantized), `transformers.pytorch_utils.Conv1D`"
 
     @classmethod

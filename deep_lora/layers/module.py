@@ -13,7 +13,8 @@ from deep_lora.layers.base import DeepLoraLayer
 
 
 class AdaptedModule(nn.Module, DeepLoraLayer):
-    """A wrapped base layer plus its adapters. Subclasses implement `_add_update`, and `accepts` for their list.
+    """A wrapped base layer plus its adapters. Subclasses implement `_add_update`, and
+    `accepts`, by which `kinds.KINDS` chooses among them.
 
     Attributes:
         supported: what base layers the class adapts, for error messages.

@@ -36,7 +36,6 @@ class ParamWrapper(AdaptedModule):
     """
 
     supports_dropout: ClassVar[bool] = False  # the input of the parameter is not known here
-    shows_gradient: ClassVar[bool] = False
     nests: ClassVar[bool] = True
 
     def __init__(

@@ -50,7 +50,7 @@ def parameter_groups(
     [('deep_lora_core', 0.01), ('deep_lora_subspaces', 0.001)]
     """
     _check_numbers(lr, gamma, weight_decay, other_lr)
-    cores: dict[nn.Parameter, float] = {}
+    cores: dict[nn.Parameter, None] = {}  # an ordered set
     subspaces: dict[nn.Parameter, float] = {}
     for layer in adapted_layers(model).values():
         _collect(layer, cores, subspaces, gamma)
@@ -121,12 +121,12 @@ def _check_numbers(lr: float, gamma: float, weight_decay: float, other_lr: float
 
 
 def _collect(
-    layer: DeepLoraLayer, cores: dict[nn.Parameter, float], subspaces: dict[nn.Parameter, float], gamma: float
+    layer: DeepLoraLayer, cores: dict[nn.Parameter, None], subspaces: dict[nn.Parameter, float], gamma: float
 ) -> None:
     for name, core in layer.deep_lora_core.items():
         ratio = gamma if layer.variant[name] == "compressed" else 1.0
         if core.requires_grad:
-            cores.setdefault(core, 1.0)
+            cores.setdefault(core)
         for factor in (layer.deep_lora_U[name], layer.deep_lora_V[name]):
             if factor.requires_grad:
                 subspaces.setdefault(factor, ratio)

@@ -63,8 +63,9 @@ def initialize_subspaces_(
 
     With `G = dL/d(dW)` summed over all calls in the closure, B its top r right singular vectors, and Q a seeded
     implicit orthogonal map: `V = B, U = Q V`. The paper's own (`sides="both"`) takes r/2 singular vectors A, B from
-    either side: `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`. Extra memory is
-    O(r (in + out)) a layer; G is formed only if smaller, otherwise a sum over calls is truncated after each.
+    either side: `V = orth([B, Q^T A]), U = Q V` if out <= in, else `U = orth([A, Q B]), V = Q^T U`. The
+    gradients are formed and summed if all of them fit `exact_bytes` together; otherwise extra memory is O(r (in + out))
+    a layer, a G is formed only if it is smaller than that, and a sum over calls is truncated after each.
 
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.

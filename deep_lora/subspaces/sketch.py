@@ -125,7 +125,7 @@ class GradientSketch:
 
 
 def kept_width(r: int) -> int:
-    """Return how many singular triplets to keep between calls; those beyond r make sums over calls more accurate."""
+    """Return how many singular triplets to keep between calls; those beyond r, or r/2, make sums more accurate."""
     return r + r // 2
 
 
@@ -135,7 +135,11 @@ def make_sketches(
     seeds: dict[str, int],
     exact_bytes: int,
 ) -> dict[str, GradientSketch]:
-    """Make a sketch for every layer; all keep the gradient itself if that fits `exact_bytes` together, or none does."""
+    """Make a sketch for every layer.
+
+    All keep the gradient itself if those take at most `exact_bytes` together; else only those do in which it is no
+    larger than the factors.
+    """
     dtypes = {
         name: torch.promote_types(layer.deep_lora_U[adapter_name].dtype, torch.float32)
         for name, layer in layers.items()

@@ -148,8 +148,8 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     V.zero_()
     U[:, :rank] = svd.left[:, :rank].to(U)
     V[:, :rank] = svd.right[:, :rank].to(V)
-    kappa, values = layer.core_scale[adapter_name], values / layer.scaling[adapter_name]
-    start = layer.update(adapter_name).start
+    update = layer.update(adapter_name)
+    kappa, start, values = update.core_scale, update.start, values / update.scaling
     if start is not None:
         values = values + start_product(start.cpu(), kappa, core.shape[0])
     roots = values ** (1.0 / core.shape[0])

@@ -44,7 +44,8 @@ class MatrixCompletion(BaseEstimator):
 
     Training starts in the subspace of the first gradient (Yaras et al., ICML 2024) and minimizes the squared error on
     the observed entries with Adam. Decay of l and r is a nuclear-norm penalty. Values are standardized, so the same
-    settings work in any unit. A row or column without observations has factor and bias 0.
+    settings work in any unit. A row or column without observations has factor and bias 0,
+    so predictions fall back on what is known.
 
     Args:
         rank: width of the cores, even.
@@ -178,7 +179,7 @@ class MatrixCompletion(BaseEstimator):
         return self._clipped(self._completed().dense())
 
     def score(self, X: Any, y: Any = None, values: ArrayLike | None = None) -> float:
-        """Return minus the root mean squared error on other entries, given as in `fit`: 0 is perfect.
+        """Return minus the root mean squared error on other entries, given as in `fit`: higher is better, 0 is perfect.
 
         Raises:
             ValueError: if the matrix does not have the shape of the fitted one, so that its rows are other rows.

@@ -30,7 +30,7 @@ class TrainingSettings:
 def noise_level(entries: int, shape: tuple[int, int]) -> float:
     """Return `sqrt(nnz / n_out) + sqrt(nnz / n_in)`, about the spectral norm of unit noise on that many random entries.
 
-    Noise hides singular values of the data below it, so it is the natural unit of a nuclear-norm penalty.
+    Noise hides singular values of the data below it, so this level is the natural unit of a nuclear-norm penalty.
 
     Source: Bandeira and van Handel, Annals of Probability 2016, for matrices with independent entries.
 

@@ -18,13 +18,13 @@ def modality_gap(statistics: PairStatistics) -> dict[str, float]:
     - `gap`: `|m_x - m_y|`, the distance between centroids. In [0, 2] on the sphere.
     - `paired_distance`, `alignment`: means of `|x_i - y_i|` and of `|x_i - y_i|^2` (Wang and Isola, 2020).
     - `uniformity`: see `uniformity`; higher is better, 0 is uniform on the sphere.
-    - `effective_rank`: `exp(entropy)` of the normalized singular values of all features, centerd (Roy and Vetterli).
+    - `effective_rank`: `exp(entropy)` of the normalized singular values of all features, centered (Roy and Vetterli).
     - `distribution_gap`: the Wasserstein distance between Gaussian fits of the two modalities with equal means,
       `sqrt(tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2))`; with the means, `sqrt(gap^2 + distribution_gap^2)`.
       A shift can close `gap`, but not this.
     - `linear_separability`: see `linear_separability`; here as the Gaussian fits predict it. Chance is 0.5.
 
-    Covariances divide by n. With fewer pairs than features the last three describe the sample more than the model.
+    Covariances divide by n. With no more pairs than features the last three describe the sample more than the model.
 
     Raises:
         ValueError: with fewer than two pairs.

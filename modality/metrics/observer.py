@@ -45,7 +45,8 @@ class PairObserver(Observer):
     ) -> None:
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 0:
             raise ValueError(f"`pool_size` must be a number of pairs, or 0 for no retrieval, got {pool_size!r}")
-        check_ks(ks)
+        if pool_size:
+            check_ks(ks)
         self.pool_size, self.ks = pool_size, tuple(ks)
         self._valid_rows = valid_rows or (lambda rows: rows)
         super().__init__(model)

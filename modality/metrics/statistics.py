@@ -87,7 +87,10 @@ class PairStatistics:
         return merged
 
     def reduce(self, group: Group = None) -> PairStatistics:
-        """Combine the statistics of all ranks, with the same bits on each, or copy without a process group."""
+        """Combine the statistics of all ranks, with the same bits on each, or copy without a process group.
+
+        A collective: every rank has to call it.
+        """
         reduced = self._copy()
         if world_size_of(group) == 1:
             return reduced

@@ -24,8 +24,8 @@ from modality.temperature.module import Temperature
 class ContrastiveModel(PairModel, library_name="deep-lora", tags=["modality", "contrastive"]):
     """A CLIP-like model (CLIP, ChineseCLIP, SigLIP, AltCLIP, CLAP, VisionTextDualEncoder, ...) and its loss.
 
-    The model is called as usual; its normalized `image_embeds` (or audio, video) and `text_embeds` are x and y. Adapt
-    it with PEFT before you wrap it.
+    The model is called as usual; its normalized `image_embeds` (or audio, video) and `text_embeds` are x and y. If
+    you adapt it with PEFT, do so before you wrap it.
 
     Args:
         model: returns `image_embeds` and `text_embeds`.

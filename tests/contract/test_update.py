@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from deep_lora import DeepLoraLayer, rescale_adapter_scale
+from deep_lora import DeepLoraLayer, rescale_adapter_scale, to_lora
 from tests.models import Mixed, Nest, Pixels, adapt, disturb_, gpt2, ids, layers_of
 from tests.reference.update import dense_expert_updates, dense_update
 
@@ -20,7 +20,7 @@ def _cases() -> dict[str, tuple[nn.Module, Tensor, dict]]:
     return {
         "linear": (Mixed(), ids(), {"target_modules": ["square", "tall", "wide"]}),
         "embedding": (Mixed(), ids(), {"target_modules": ["embedding"]}),
-        "conv1d": (gpt2(), ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
+        "gpt2": (gpt2(), ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
         "conv2d": (Pixels(groups=1), pixels, {"target_modules": ["first", "grouped"]}),
         "conv2d groups": (Pixels(groups=2), pixels, {"target_modules": ["first", "grouped"]}),
         "conv2d reflect": (Pixels(padding_mode="reflect"), pixels, {"target_modules": ["first"]}),
@@ -198,6 +198,44 @@ def test_the_scaling_api_multiplies_the_update(case: str) -> None:
         assert layer.scaling["default"] == 1.0 and torch.equal(layer.get_delta_weight("default"), full)
         layer.set_scale("nobody", 2.0)
         assert layer.scaling == {"default": 1.0}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradient_operator_of_a_layer_is_the_gradient_of_its_weight(case: str) -> None:
+    _, x, model = _build(case)
+    disturb_(model)
+    seen: dict[DeepLoraLayer, tuple[Tensor, Tensor]] = {}
+
+    def watch(layer: DeepLoraLayer, args: tuple[Tensor], output: Tensor) -> None:
+        output.register_hook(lambda grad: seen.update({layer: (args[0].detach(), grad)}))
+
+    shown = [layer for layer in layers_of(model) if layer.shows_gradient]
+    for layer in shown:
+        layer.register_forward_hook(watch)
+        layer.get_base_layer().weight.requires_grad_()
+    output = model(x)
+    getattr(output, "logits", output).square().sum().backward()
+    for layer in shown:
+        (operator, wanted) = layer.gradient_operator(*seen[layer]), layer.get_base_layer().weight.grad
+        wanted = wanted.mT if _stored_transposed(layer) else wanted.flatten(1)
+        right, left = (torch.eye(n, dtype=torch.float64) for n in (operator.columns, operator.rows))
+        for product in (operator.apply(right), operator.apply_transpose(left).mT):
+            assert (product - wanted).abs().max() <= 1000 * EPS * wanted.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_exports_to_the_same_outputs_or_names_what_is_in_the_way(case: str) -> None:
+    base, x, model = _build(case)
+    disturb_(model)
+    if any(layer.export_obstacles() for layer in layers_of(model)):
+        with pytest.raises(ValueError, match="which PEFT's LoRA computes otherwise"):
+            to_lora(model)
+        return
+    config, tensors = to_lora(model)
+    exported = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=False).double().eval()
+    assert not set_peft_model_state_dict(exported, tensors).unexpected_keys
+    assert (_out(exported, x) - _out(model, x)).abs().max() <= 1e4 * EPS * _out(model, x).abs().max()
 
 
 def test_rescaling_lasts_for_its_block_even_after_an_error() -> None:

@@ -22,6 +22,10 @@ CONFIGS = [
     ({"max_update_norm": "auto"}, "`max_update_norm` must be a number.*got 'auto'"),
     ({"core_scale": "big"}, "`core_scale` must be a positive number or 'auto', got 'big'"),
     (
+        {"freeze_subspaces": "no"},
+        "`freeze_subspaces` must be True or False, got 'no'",
+    ),
+    (
         {"freeze_subspaces": True, "variant": "narrow"},
         "`freeze_subspaces` needs variant 'compressed', got 'narrow'",
     ),

@@ -1,4 +1,4 @@
-"""`deep-lora finetune`: classification, regression, tags, causal LM and seq2seq with an adapter."""
+"""`deep-lora finetune`: a language model with an adapter, for any task in `training.tasks.registry`."""
 
 from __future__ import annotations
 

@@ -60,9 +60,16 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
 
 
 def _lora_config(arguments: AdapterArguments, fields: dict[str, Any]) -> LoraConfig:
-    """Return LoRA's config, with the fields that it has under the same names as Deep LoRA's."""
+    """Return LoRA's config, with the fields that it has under the same names as Deep LoRA's.
+
+    Raises:
+        UsageError: an option was set that only Deep LoRA has.
+    """
     known = {entry.name for entry in dataclasses.fields(LoraConfig)}
     shared = {name: value for name, value in fields.items() if name in known}
+    unknown = arguments.changed_options() - known - {"adapter_dropout", "rank"}
+    if unknown:
+        raise UsageError(f"--{min(unknown)} goes with --adapter deep_lora; leave it out for another method")
     alpha = arguments.rank if arguments.lora_alpha is None else arguments.lora_alpha
     return LoraConfig(**shared, lora_alpha=alpha, lora_dropout=arguments.adapter_dropout)
 

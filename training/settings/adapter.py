@@ -10,7 +10,7 @@ from deep_lora import DeepLoraConfig
 from training.errors import UsageError
 from training.settings.parsing import option
 
-# The fields of DeepLoraConfig that are options, and what these are called. A new option is one line here.
+# Field of DeepLoraConfig -> option. A new option is one line here.
 OPTIONS = {
     "r": "rank",
     "target_modules": "target_modules",
@@ -21,7 +21,7 @@ OPTIONS = {
     "freeze_subspaces": "freeze_subspaces",
     "max_update_norm": "max_update_norm",
 }
-# The options that are keywords of `deep_lora.create_optimizer`; where they are unset, its defaults hold.
+# Option -> keyword of `deep_lora.create_optimizer`; where an option is unset, the keyword's default holds.
 KNOBS = {"gamma": "gamma", "max_relative_step": "max_relative_step", "other_learning_rate": "other_lr"}
 # Where the command chooses something else than the field's default.
 _DEFAULTS: dict[str, Any] = {"target_modules": ["all-linear"]}
@@ -109,6 +109,11 @@ class AdapterArguments(_Fields):
     def config_fields(self) -> dict[str, Any]:
         """Return the values of `OPTIONS` by their names in `DeepLoraConfig`."""
         return {name: getattr(self, called) for name, called in OPTIONS.items()}
+
+    def changed_options(self) -> set[str]:
+        """Return the names of those in `OPTIONS` that do not have their defaults."""
+        usual = type(self)()
+        return {called for called in OPTIONS.values() if getattr(self, called) != getattr(usual, called)}
 
     def knobs(self) -> list[Knob]:
         """Return what was passed for the optimizer."""

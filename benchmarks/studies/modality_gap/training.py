@@ -209,7 +209,7 @@ def evaluate(model: DualEncoder, task: Task) -> dict[str, dict[str, float]]:
     - validation: concepts that were not trained on, as the training vendors draw them (mean over the vendors);
     - test: other such concepts, drawn by the vendor that was not trained on;
     - seen: as many training concepts, drawn by that vendor;
-    - test, shifted: the test embeddings with each modality's mean taken off (`modality.mean_shift`).
+    - test, shifted: the test embeddings with each modality's mean taken off (`modality.metrics.mean_shift`).
     """
     pairs, split = task.pairs, task.split
     validation = [

@@ -16,7 +16,7 @@ PIXELS = torch.linspace(-1, 1, 648).reshape(2, 4, 9, 9)
 VECTORS = torch.linspace(-1, 1, 32).reshape(4, 8)
 CASES = {
     "linear": (Mixed, ids(), {"target_modules": LINEAR}),
-    "conv1d": (gpt2, ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
+    "gpt2": (gpt2, ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
     "conv1d by default": (gpt2, ids(), {"target_modules": ["c_attn"]}),
     "embedding": (Mixed, ids(), {"target_modules": ["embedding", "square"]}),
     "conv2d": (lambda: Pixels(groups=1, dilation=1), PIXELS, {"target_modules": ["first", "grouped", "head"]}),

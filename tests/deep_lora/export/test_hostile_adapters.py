@@ -45,6 +45,12 @@ def with_tensors(folder: Path, **tensors) -> None:
     save_file({name: tensor for name, tensor in held.items() if tensor is not None}, folder / WEIGHTS)
 
 
+def with_a_space_before_the_header(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", length + 1) + b" " + content[8:])
+
+
 FIRST = "base_model.model.layer.0.deep_lora_U"
 CASES = {
     "no folder": (lambda f: f.rename(f.parent / "elsewhere"), "adapter is not a folder; an adapter is a folder with"),
@@ -102,6 +108,11 @@ CASES = {
     "complex": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.complex64)}),
         "holds complex numbers; the tensors of an adapter are real",
+    ),
+    "space first": (with_a_space_before_the_header, "is not a readable safetensors file: "),
+    "whole numbers": (
+        lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.int64)}),
+        "holds whole numbers for .*; the factors of an update are real",
     ),
     "not finite": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.full((6, 2), torch.nan)}), "not finite in module"

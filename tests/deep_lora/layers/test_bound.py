@@ -19,7 +19,7 @@ CASES = {
     "linear": (Mixed, ids(), {"target_modules": LINEAR}),
     "narrow": (Mixed, ids(), {"target_modules": LINEAR, "variant": "narrow", "init_scale": 0.5}),
     "embedding": (Mixed, ids(), {"target_modules": ["embedding"]}),
-    "conv1d": (gpt2, ids(), {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}),
+    "gpt2": (gpt2, ids(), {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}),
     "conv2d": (lambda: Pixels(groups=1, dilation=1), PIXELS, {"target_modules": ["first", "grouped"]}),
     "matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.matrix"]}),
     "experts": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),

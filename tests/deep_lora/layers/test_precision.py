@@ -73,7 +73,7 @@ def test_half_precision_cores_are_folded_in_float32(dtype: torch.dtype) -> None:
 def _layers() -> dict[str, tuple[nn.Module, Tensor]]:
     return {
         "linear": (nn.Linear(6, 5), torch.randn(2, 3, 6)),
-        "conv1d": (Conv1D(5, 6), torch.randn(2, 3, 6)),
+        "gpt2": (Conv1D(5, 6), torch.randn(2, 3, 6)),
         "embedding": (nn.Embedding(9, 6), torch.randint(0, 9, (2, 5))),
         "conv2d": (nn.Conv2d(4, 6, 3, padding=1, stride=2), torch.randn(2, 4, 7, 7)),
         "conv2d groups": (nn.Conv2d(4, 6, 3, groups=2, padding_mode="reflect", padding=1), torch.randn(2, 4, 7, 7)),
@@ -82,7 +82,7 @@ def _layers() -> dict[str, tuple[nn.Module, Tensor]]:
 
 def _adapted(case: str, adapters: int) -> tuple[nn.Module, Tensor]:
     base, x = _layers()[case]
-    model = adapt(nn.Sequential(base), r=4, target_modules=["0"], fan_in_fan_out=case == "conv1d")
+    model = adapt(nn.Sequential(base), r=4, target_modules=["0"], fan_in_fan_out=case == "gpt2")
     names = ["default", "second"][:adapters]
     for name in names[1:]:
         model.add_adapter(name, model.peft_config["default"])
