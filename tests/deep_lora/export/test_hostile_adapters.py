@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from peft.utils import CONFIG_NAME as CONFIG
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 from peft.utils import WEIGHTS_NAME as PICKLED
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from deep_lora import AdapterFileError, convert_folder, inspect_adapter
@@ -43,12 +44,6 @@ def with_tensors(folder: Path, **tensors) -> None:
     held = load_file(folder / WEIGHTS)
     held.update({name.replace("__", "."): tensor for name, tensor in tensors.items()})
     save_file({name: tensor for name, tensor in held.items() if tensor is not None}, folder / WEIGHTS)
-
-
-def with_a_space_before_the_header(folder: Path) -> None:
-    content = (folder / WEIGHTS).read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    (folder / WEIGHTS).write_bytes(struct.pack("<Q", length + 1) + b" " + content[8:])
 
 
 FIRST = "base_model.model.layer.0.deep_lora_U"
@@ -109,7 +104,6 @@ CASES = {
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.complex64)}),
         "holds complex numbers; the tensors of an adapter are real",
     ),
-    "space first": (with_a_space_before_the_header, "is not a readable safetensors file: "),
     "whole numbers": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.int64)}),
         "holds whole numbers for .*; the factors of an update are real",
@@ -219,3 +213,15 @@ def test_an_update_that_cannot_be_decomposed_is_named(tmp_path, monkeypatch) -> 
         AdapterFileError, match="the singular values of module 'layer.0' cannot be computed: it did not converge"
     ):
         inspect_adapter(sound(tmp_path / "sound"))
+
+
+def test_a_file_that_changes_after_its_header_was_checked_is_refused(tmp_path, monkeypatch) -> None:
+    folder = sound(tmp_path / "adapter")
+
+    def truncated_since(path: Path, framework: str):
+        path.write_bytes(path.read_bytes()[:-40])
+        return safe_open(path, framework=framework)
+
+    monkeypatch.setattr("deep_lora.export.folders.safe_open", truncated_since)
+    with pytest.raises(AdapterFileError, match="is not a readable safetensors file: "):
+        inspect_adapter(folder, assume_linear=True)
