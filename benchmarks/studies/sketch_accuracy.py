@@ -1,6 +1,6 @@
 """How well sketches find the leading subspaces of real gradients: the evidence behind `deep_lora.subspaces.sketch`.
 
-For every linear layer of the MiniLM encoder, on the first batches of labelled film reviews, the largest principal angle
+For every linear layer of the MiniLM encoder, on the first batches of labeled film reviews, the largest principal angle
 between exact singular subspaces of the summed gradient (float64), of r right vectors as by default or of r/2 from both
 sides, and those found by
 

@@ -15,7 +15,7 @@ def labeled(samples=60, classes=4, features=5, seed=0, scale=1.0, offset=0.0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, samples)
     rows = offset + scale * (rng.normal(size=(classes, features))[labels] + rng.normal(size=(samples, features)))
-    return slow.Labelled(rows, labels, rng.normal(size=(classes, features)))
+    return slow.Labeled(rows, labels, rng.normal(size=(classes, features)))
 
 
 def collected(data, order=None, batch=7, within="full", classes=None, dtype=torch.float64):

@@ -23,7 +23,7 @@ def test_each_layer_has_the_quotient_of_its_own_output_in_any_batching() -> None
     found = layerwise_collapse(model, zip(x.split(9), y.split(9), strict=True), ["0", "2"], num_classes=4)
     for name, depth in (("0", 1), ("2", 3)):
         rows = model[:depth](x).detach().numpy()
-        assert found[name] == pytest.approx(slow.quotient(slow.Labelled(rows, y.numpy(), rows)), rel=1e-12)
+        assert found[name] == pytest.approx(slow.quotient(slow.Labeled(rows, y.numpy(), rows)), rel=1e-12)
     assert not any(layer._forward_hooks for layer in model)
 
 

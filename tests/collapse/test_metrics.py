@@ -68,7 +68,7 @@ def test_the_other_metrics_are_their_definitions() -> None:
     assert separation_quotient(statistics) == pytest.approx(slow.quotient(data), rel=1e-12)
     assert nc2(weight) == pytest.approx(slow.simplex_distance(data.weight, data.weight), rel=1e-12)
     assert nc3(statistics, weight) == pytest.approx(slow.nc3(data), rel=1e-12)
-    assert nc3(statistics, weight, centered_means=True) == pytest.approx(slow.nc3(data, centred=True), rel=1e-12)
+    assert nc3(statistics, weight, centered_means=True) == pytest.approx(slow.nc3(data, centerd=True), rel=1e-12)
     assert class_distance_normalized_variance(statistics) == pytest.approx(slow.cdnv(data), rel=1e-9)
     assert feature_norm_spread(statistics) == pytest.approx(slow.norm_spread(data), rel=1e-12)
     predictions = (data.features @ data.weight.T).argmax(1)
@@ -159,7 +159,7 @@ def test_nearest_centers_are_found_a_tile_of_rows_at_a_time() -> None:
 def test_distance_variance_over_a_subset_of_classes_uses_only_those() -> None:
     data = labeled(samples=200, classes=9)
     kept = np.isin(data.labels, [0, 4, 8])
-    few = slow.Labelled(data.features[kept], data.labels[kept], data.weight)
+    few = slow.Labeled(data.features[kept], data.labels[kept], data.weight)
     assert class_distance_normalized_variance(collected(data), max_classes=3) == pytest.approx(slow.cdnv(few), rel=1e-9)
 
 

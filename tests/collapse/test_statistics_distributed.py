@@ -15,11 +15,11 @@ from tests.reference import collapse_metrics as slow
 STATE = ("counts", "means", "squared_deviations", "within_scatter", "norm_mean", "norm_deviation")
 
 
-def share(data: slow.Labelled, rank: int) -> slow.Labelled:
+def share(data: slow.Labeled, rank: int) -> slow.Labeled:
     """Two thirds for rank 0, which alone sees class 1; the rest for rank 1."""
     first = (np.arange(len(data.labels)) % 3 > 0) | (data.labels == 1)
     kept = first if rank == 0 else ~first
-    return slow.Labelled(data.features[kept], data.labels[kept], data.weight)
+    return slow.Labeled(data.features[kept], data.labels[kept], data.weight)
 
 
 def work(rank: int, folder: str, port: int) -> None:

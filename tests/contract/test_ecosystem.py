@@ -137,7 +137,7 @@ def test_status_names_the_method_the_adapters_and_the_device() -> None:
 
 
 def _bnb(model: nn.Module, bits: int) -> nn.Module:
-    """The same model with quantised linear layers, as `load_in_8bit`/`load_in_4bit` make them."""
+    """The same model with quantized linear layers, as `load_in_8bit`/`load_in_4bit` make them."""
     bnb = pytest.importorskip("bitsandbytes")
     for name in ("square", "tall", "wide"):
         old = getattr(model, name)
@@ -179,7 +179,7 @@ def test_quantised_layers_forward_train_and_merge(bits: int, tmp_path) -> None:
     model.merge_adapter()
     merged = _out(model)
     moved = (trained - plain).norm()
-    # the merged weight is quantised again: an error of the size of one step of the code book, below the update itself
+    # the merged weight is quantized again: an error of the size of one step of the code book, below the update itself
     assert (merged - trained).norm() < 0.5 * moved and (merged - plain).norm() > 0.5 * moved
     model.unmerge_adapter()
     again = PeftModel.from_pretrained(_bnb(Wider(), bits), str(tmp_path))

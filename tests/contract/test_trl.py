@@ -27,7 +27,7 @@ from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
 from tests.models import layers_of, word_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-WORDS = "what is the capital of france paris blue name a colour say hello there count to three one two".split()
+WORDS = "what is the capital of france paris blue name a color say hello there count to three one two".split()
 RATE = 3e-3
 MODULES = 14  # seven linear layers in each of two blocks
 

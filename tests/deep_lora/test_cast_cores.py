@@ -1,4 +1,4 @@
-"""Trainers that cast the trained parameters alone to half precision, as TRL does on quantised weights."""
+"""Trainers that cast the trained parameters alone to half precision, as TRL does on quantized weights."""
 
 from __future__ import annotations
 

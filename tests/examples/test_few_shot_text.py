@@ -67,7 +67,7 @@ def test_words_for_what_is_missing_are_classes_and_sentences(tmp_path) -> None:
 
 
 def test_too_few_sentences_are_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="larger sample than population"):
+    with pytest.raises(SystemExit, match="20 distinct sentences; .* are needed: lower --num_test_samples"):
         few_shot_text.load_sentences(small(cases.sentences(tmp_path / "data.csv", 20), seeds=[0]))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Features (N, d), labels (N,), classifier rows (K, d)."""
 
     features: np.ndarray
@@ -26,33 +26,33 @@ class Labelled(NamedTuple):
 
 
 @cache
-def recorded(case: int) -> tuple[Labelled, np.ndarray]:
+def recorded(case: int) -> tuple[Labeled, np.ndarray]:
     """A case of the authors' run, and their NC1, NC2, NC3."""
     with np.load(Path(__file__).parent / "recorded" / "collapse.npz") as file:
         arrays = [file[f"case{case}/{name}"] for name in ("features", "labels", "weight", "nc")]
-    return Labelled(*arrays[:3]), arrays[3]
+    return Labeled(*arrays[:3]), arrays[3]
 
 
-def within_scatter(data: Labelled) -> np.ndarray:
+def within_scatter(data: Labeled) -> np.ndarray:
     total = np.zeros((data.features.shape[1],) * 2)
     for row, label in zip(data.features, data.labels, strict=True):
         total += np.outer(row - data.mean(label), row - data.mean(label))
     return total
 
 
-def between_covariance(data: Labelled, global_mean: str = "samples") -> np.ndarray:
+def between_covariance(data: Labeled, global_mean: str = "samples") -> np.ndarray:
     means = np.stack([data.mean(label) for label in data.classes])
     center = data.features.mean(0) if global_mean == "samples" else means.mean(0)
     return sum(np.outer(mean - center, mean - center) for mean in means) / len(means)
 
 
-def nc1(data: Labelled, global_mean: str = "samples", rcond: float = 1e-12) -> float:
+def nc1(data: Labeled, global_mean: str = "samples", rcond: float = 1e-12) -> float:
     covariance = within_scatter(data) / len(data.labels)
     inverse = np.linalg.pinv(between_covariance(data, global_mean), rcond=rcond, hermitian=True)
     return np.trace(covariance @ inverse) / len(data.classes)
 
 
-def quotient(data: Labelled) -> float:
+def quotient(data: Labeled) -> float:
     return np.trace(within_scatter(data)) / len(data.labels) / np.trace(between_covariance(data))
 
 
@@ -63,14 +63,14 @@ def simplex_distance(weight: np.ndarray, other: np.ndarray) -> float:
     return np.linalg.norm(product / np.linalg.norm(product) - target)
 
 
-def nc3(data: Labelled, centred: bool = False) -> float:
+def nc3(data: Labeled, centerd: bool = False) -> float:
     means = np.stack([data.mean(label) for label in data.classes])
-    if centred:
+    if centerd:
         means = means - data.features.mean(0)
     return simplex_distance(data.weight[data.classes], means)
 
 
-def nc4(data: Labelled, predictions: np.ndarray) -> float:
+def nc4(data: Labeled, predictions: np.ndarray) -> float:
     hits = 0
     for row, predicted in zip(data.features, predictions, strict=True):
         nearest = min(data.classes, key=lambda label: np.linalg.norm(row - data.mean(label)))
@@ -78,7 +78,7 @@ def nc4(data: Labelled, predictions: np.ndarray) -> float:
     return hits / len(data.labels)
 
 
-def cdnv(data: Labelled) -> float:
+def cdnv(data: Labeled) -> float:
     def variance(label: int) -> float:
         rows = data.features[data.labels == label]
         return np.mean([np.sum((row - data.mean(label)) ** 2) for row in rows])
@@ -88,6 +88,6 @@ def cdnv(data: Labelled) -> float:
     return float(np.mean(terms))
 
 
-def norm_spread(data: Labelled) -> float:
+def norm_spread(data: Labeled) -> float:
     norms = [np.linalg.norm(row) for row in data.features]
     return np.std(norms) / np.mean(norms)

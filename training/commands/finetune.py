@@ -52,13 +52,13 @@ def build_job(
     Raises:
         UsageError: the arguments do not go together, or the data do not fit them.
     """
+    require_task(data.task)
     if data.glue:
         data = with_glue(data, data.glue)
-    require_task(data.task)
     push, token = take_hub_options(run)
-    processor = load_processor(model, token=token)
     task = TASKS[data.task](load_splits(data), data, run.metric_source)
     _check(task, data, head, run)
+    processor = load_processor(model, token=token)
     return Job(
         model=model, adapter=adapter, data=data, run=run, task=task, processor=processor, command="finetune",
         head=head, push=push, token=token,

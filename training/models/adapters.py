@@ -55,6 +55,8 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
             "task_type": peft_task,
         }
         return DeepLoraConfig(**fields) if arguments.adapter == "deep_lora" else _lora_config(arguments, fields)
+    except UsageError:
+        raise
     except (ValueError, TypeError) as error:
         raise UsageError(f"the adapter cannot be set up: {error}") from error
 

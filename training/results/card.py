@@ -27,7 +27,7 @@ def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str
     metadata = {
         "base_model": base if len(bases) == 1 else bases,
         "library_name": "peft",
-        "pipeline_tag": results["pipeline"],
+        "pipeline_tag": results.get("pipeline"),
         "tags": [kind.replace("_", "-"), "peft"],
         "license": license,
     }
@@ -64,8 +64,8 @@ def _loading_towers(repository: str) -> str:
 
 def _loading(results: dict[str, Any], base: str, kind: str, repository: str) -> str:
     """Write the lines that load the adapter, and its LoRA export if there is one."""
-    auto, names = results["auto_class"], results["label_names"]
-    settings = f", num_labels={results['num_labels']}" if results["num_labels"] else ""
+    auto, names = results.get("auto_class") or "AutoModel", results["label_names"]
+    settings = f", num_labels={results['num_labels']}" if results.get("num_labels") else ""
     head = ""
     if results["settings"].get("normalized_head"):
         scale = results["settings"].get("head_scale")

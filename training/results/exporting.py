@@ -35,6 +35,8 @@ def save_adapter(trainer: AdapterTrainer, folder: Path) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if is_deep_lora(model):
         _export(trainer, model, folder)
+    else:
+        shutil.rmtree(folder / EXPORT, ignore_errors=True)  # of an earlier run, which this one overwrites
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 

@@ -49,7 +49,7 @@ def figure(
     try:
         yield list(axes.flat)
         with complete_file(path) as partial:
-            drawn.savefig(partial, dpi=dpi)
+            drawn.savefig(partial, dpi=dpi, metadata={"Software": None})  # the same bytes for every version
     finally:
         plt.close(drawn)
 

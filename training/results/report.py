@@ -37,7 +37,7 @@ def describe(job: Job, model: nn.Module) -> str:
         "task": job.task.name + (f", {len(job.task.label_names)} classes" if job.task.label_names else ""),
         "model": f"{names} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
         "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
-        "trained in full": ", ".join(_trained_whole(model)) or "nothing",
+        "trained whole": ", ".join(_trained_whole(model)) or "nothing",
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
         "steps": f"{steps:,} of {batch} samples ({run.per_device_train_batch_size} on each process"
         f", {run.gradient_accumulation_steps} accumulated), learning rate {run.learning_rate:g}",

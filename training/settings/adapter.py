@@ -21,6 +21,17 @@ OPTIONS = {
     "freeze_subspaces": "freeze_subspaces",
     "max_update_norm": "max_update_norm",
 }
+# What the command line says where the field speaks of Python, by option.
+HELPS = {
+    "rank": "Rank of the update; even for deep_lora with --init_sides both.",
+    "target_modules": "Names of the layers to adapt, one regular expression, or all-linear.",
+    "exclude_modules": "Names of layers that are left alone.",
+    "modules_to_save": "Layers that are trained in full; new heads are found and added.",
+    "depth": "Number of factors of deep_lora.",
+    "freeze_subspaces": "Train the inner factors of deep_lora alone; the outer ones keep their first values.",
+    "max_update_norm": "Bound on the norm of every update of deep_lora, in root-mean-square singular values of its "
+    "weight: with 0.4 a learning rate that is too high does not diverge. Unbounded if unset.",
+}
 # Option -> keyword of `deep_lora.create_optimizer`; where an option is unset, the keyword's default holds.
 KNOBS = {"gamma": "gamma", "max_relative_step": "max_relative_step", "other_learning_rate": "other_lr"}
 # Where the command chooses something else than the field's default.
@@ -40,7 +51,8 @@ def _config_options() -> list[tuple[str, Any, Any]]:
     kinds, found = get_type_hints(DeepLoraConfig), {entry.name: entry for entry in dataclasses.fields(DeepLoraConfig)}
     options = []
     for name, called in OPTIONS.items():
-        default, metadata = _DEFAULTS.get(name, found[name].default), found[name].metadata
+        default, metadata = _DEFAULTS.get(name, found[name].default), dict(found[name].metadata)
+        metadata["help"] = HELPS.get(called, metadata["help"])
         chosen: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
         # A command line has one type for an option; a single word in a list can be a regular expression.
         kind = list[str] | None if list[str] in get_args(kinds[name]) else kinds[name]
@@ -102,7 +114,10 @@ class AdapterArguments(_Fields):
             raise UsageError(f"--init_batches got {self.init_batches}; it must not be negative")
         for name in KNOBS:
             if (share := getattr(self, name)) is not None and not share > 0:
-                raise UsageError(f"--{name} got {share}; it must be positive, or left out")
+                hint = "; --freeze_subspaces keeps the outer factors fixed" if name == "gamma" else ""
+                raise UsageError(f"--{name} got {share}; it must be positive, or left out{hint}")
+        if self.freeze_subspaces and self.gamma is not None:
+            raise UsageError("--gamma is a rate of what --freeze_subspaces keeps fixed; leave one of them out")
         if self.adapter == "deep_lora" and not self.adapter_config:
             self.check_halves("--rank", self.rank)
 

@@ -43,7 +43,7 @@ class DataArguments:
 class TextDataArguments(DataArguments):
     """Texts and what is to be predicted from them."""
 
-    task: str = option("classification", "What is predicted, by the names above.")
+    task: str = option("classification", "What is predicted: one of the tasks listed above.")
     glue: str | None = option(None, "A GLUE task by name (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli).")
     text_column: str = option("text", "Column with the text (token_classification: with the words).")
     text_pair_column: str | None = option(None, "Column with a second text, for pairs of sentences.")

@@ -148,7 +148,7 @@ def settings_as_words(settings: Mapping[str, Any], known: set[str], source: str)
 
 
 def _word(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return json.dumps(value) if isinstance(value, dict) else str(getattr(value, "value", value))
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:

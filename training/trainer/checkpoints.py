@@ -23,7 +23,7 @@ def publish(partial: Path, final: Path, facts: dict[str, Any]) -> None:
     Args:
         partial: the folder, on the same file system.
         final: its name as a checkpoint; an earlier one of that name is replaced.
-        facts: whatever else belongs into the manifest.
+        facts: whatever else belongs in the manifest.
     """
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     entries = {path.relative_to(partial).as_posix(): _fingerprint(path) for path in files}

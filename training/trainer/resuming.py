@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,12 @@ def decisive_settings(job: Job) -> dict[str, Any]:
     others = {name: value for name, value in settings.items() if name not in _FREE and not hasattr(RunArguments, name)}
     batch = job.run.per_device_train_batch_size * job.run.world_size * job.run.gradient_accumulation_steps
     counts = {"train_samples": len(job.task.splits["train"]), "global_batch_size": batch}
-    return {name: plain(value) for name, value in sorted((others | run | counts).items())}
+    return {name: _told(value) for name, value in sorted((others | run | counts).items())}
+
+
+def _told(value: Any) -> Any:
+    """Return the value in the terms of JSON; infinity and NaN, which JSON lacks, as words."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else plain(value)
 
 
 def checkpoint_to_resume(folder: Path, run: RunArguments, facts: dict[str, Any]) -> Path | None:

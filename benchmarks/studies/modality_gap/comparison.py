@@ -6,7 +6,7 @@
 
 The emoji come from npm packages:
 
-    npm install --ignore-scripts --prefix runs/emoji emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 \
+    npm install --ignore-scripts --prefix runs/emoji emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 \\
         @lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0
 
 The learning rate of every method is the one with the best recall@1 on validation concepts over the sweep's seeds, from

@@ -18,15 +18,15 @@ EXAMPLES, BATCH = 12, 2
 
 
 class Examples(torch.utils.data.Dataset):
-    def __init__(self, count=EXAMPLES, labelled=True):
+    def __init__(self, count=EXAMPLES, labeled=True):
         self.inputs = ids(count, 7)
-        self.labelled = labelled
+        self.labeled = labeled
 
     def __len__(self):
         return len(self.inputs)
 
     def __getitem__(self, index):
-        label = {"labels": torch.tensor(index % 2)} if self.labelled else {}
+        label = {"labels": torch.tensor(index % 2)} if self.labeled else {}
         return {"input_ids": self.inputs[index], **label}
 
 
@@ -200,7 +200,7 @@ def test_a_fresh_adapter_in_half_precision_that_was_saved_and_loaded_is_initiali
 
 def test_a_model_that_returns_no_loss_is_an_error_that_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"returned no loss for a batch with \['input_ids'\]; the batches need labels"):
-        run(tmp_path, [SubspaceInitializationCallback()], data=Examples(labelled=False), remove_unused_columns=False)
+        run(tmp_path, [SubspaceInitializationCallback()], data=Examples(labeled=False), remove_unused_columns=False)
 
 
 def test_a_dataloader_shorter_than_num_batches_is_used_whole(tmp_path):

@@ -34,7 +34,7 @@ def written(layer, adapter_name="default"):
 
 
 def check(base, inputs, sides, layout=lambda g: g, rank=RANK):
-    """Adapt module "0" of `base`, initialise it, and compare with the closed form on the dense gradient."""
+    """Adapt module "0" of `base`, initialize it, and compare with the closed form on the dense gradient."""
     expected, tolerance = product_of_bases(layout(weight_gradient(base, "0.weight", inputs, loss)), rank, SEED, sides)
     model = adapt(copy.deepcopy(base), target_modules=["0"], r=rank)
     report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=SEED, sides=sides, exact_bytes=0)
@@ -173,7 +173,7 @@ def test_the_exact_route_is_taken_where_the_gradient_is_no_larger_than_its_facto
 
 
 def largest_tensor(base, inputs, rank):
-    """Elements of the largest tensor made while module "0" is initialised, its own weight aside."""
+    """Elements of the largest tensor made while module "0" is initialized, its own weight aside."""
     model = adapt(nn.Sequential(base), target_modules=["0"], r=rank)
     with LargestTensor(base.weight) as largest:
         report = initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), exact_bytes=0)

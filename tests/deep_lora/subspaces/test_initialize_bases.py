@@ -1,4 +1,4 @@
-"""`initialize_subspaces_` on base weights that are quantised, tied, or stored in another precision."""
+"""`initialize_subspaces_` on base weights that are quantized, tied, or stored in another precision."""
 
 from __future__ import annotations
 

@@ -40,6 +40,12 @@ def csv(tmp_path, **columns):
         (["--other_learning_rate", "-1"], "--other_learning_rate got -1.0; it must be positive"),
         (["--max_relative_step", "0.1", "--dry_run"], "without a bound .* pass --max_update_norm too"),
         (["--max_relative_step", "0.1", "--adapter", "lora"], "--max_relative_step goes with --adapter deep_lora"),
+        (["--gamma", "0"], "--gamma got 0.0; it must be positive, or left out; --freeze_subspaces keeps the outer"),
+        (
+            ["--gamma", "0.1", "--freeze_subspaces"],
+            "--gamma is a rate of what --freeze_subspaces keeps fixed",
+        ),
+        (["--glue", "sst2", "--task", "nonsense"], "--task got 'nonsense'; choose one of: classification"),
         (["--depth", "5", "--adapter", "lora"], "--depth goes with --adapter deep_lora; leave it out for another"),
         (["--max_update_norm", "0.4", "--adapter", "lora"], "--max_update_norm goes with --adapter deep_lora"),
         (["--freeze_subspaces", "--adapter", "lora"], "--freeze_subspaces goes with --adapter deep_lora"),

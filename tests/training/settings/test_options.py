@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 
 import deep_lora
-from training.settings.adapter import KNOBS, OPTIONS, AdapterArguments
+from training.settings.adapter import HELPS, KNOBS, OPTIONS, AdapterArguments
 from training.settings.parsing import build_parser
 
 
@@ -15,7 +15,7 @@ def test_options_have_the_help_and_the_defaults_of_the_config() -> None:
     helps = {action.dest: action.help for action in build_parser((AdapterArguments,), "finetune", "")._actions}
     arguments = AdapterArguments()
     for name, option in OPTIONS.items():
-        assert helps[option] == fields[name].metadata["help"]
+        assert helps[option] == HELPS.get(option, fields[name].metadata["help"])
         assert getattr(arguments, option) == (["all-linear"] if name == "target_modules" else fields[name].default)
 
 

@@ -146,7 +146,7 @@ def test_a_run_goes_on_after_all_of_it_was_moved_and_the_line_says_where(finishe
 
 def test_a_new_run_says_nothing_of_going_on(project, run) -> None:
     status, printed = run(output_dir=project / "new")
-    assert status == 0 and "goes on" not in printed
+    assert status == 0 and "resumed" not in printed
 
 
 def test_a_manifest_without_digests_is_compared_by_names(project, run) -> None:
