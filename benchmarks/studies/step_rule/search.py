@@ -1,0 +1,114 @@
+"""Trials of step rules on validation data, each kept: which guard, which path, Deep LoRA against LoRA.
+
+    python -m benchmarks.studies.step_rule.search                # every trial of settings/step_search.json
+    python -m benchmarks.studies.step_rule.search --minutes 5    # start no trial after five minutes
+    python -m benchmarks.run step_search                         # the result file, from the kept trials
+
+The seeds are compared nowhere else, and no test example is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.few_shot.campaign import quiet
+from benchmarks.few_shot.methods import Method, optimizer_of
+from benchmarks.few_shot.one_run import four_digits, measured, schedule_of, start_from
+from benchmarks.few_shot.tasks import task_of
+from benchmarks.kept_runs import RunFolder
+from benchmarks.result_files import SETTINGS, read_json
+from benchmarks.studies.step_rule.rule import PathRule, RuledSteps
+
+KEPT = Path("runs/step_rule/kept")
+WINDOW = 10  # a tenth of a run is one window of its losses
+
+
+class Trial(NamedTuple):
+    """One training run."""
+
+    setting: str
+    variant: str
+    seed: int
+
+
+def trials_of(settings: dict[str, Any]) -> Iterator[Trial]:
+    """List the trials seed by seed, so that an early stop leaves whole comparisons."""
+    for seed in range(max(settings["settings"].values())):
+        for setting, seeds in settings["settings"].items():
+            if seed < seeds:
+                yield from (Trial(setting, name, settings["first_seed"] + seed) for name in settings["variants"])
+
+
+def trial(settings: dict[str, Any], chosen: Trial) -> dict[str, Any]:
+    """Train once; return the validation score, the mean loss of the first and the last tenth, and the guard."""
+    variant = settings["variants"][chosen.variant]
+    task = task_of(read_json(SETTINGS / f"{chosen.setting}.json"))
+    method = Method(variant["adapter"], variant["config"], variant["batches"])
+    parts = task.split(chosen.seed)
+    batches = task.batches(parts.pop("train"), chosen.seed)
+    model = task.model(chosen.seed)
+    start_from(task, method, model, batches, chosen.seed)
+    optimizer = optimizer_of(method, model, variant["rate"], task.settings.head_rate)
+    schedule = schedule_of(task, optimizer)
+    rule = variant.get("rule")
+    shares = [schedule.lr_lambdas[0](step) for step in range(len(batches))]
+    ruled = None if rule is None else RuledSteps(optimizer, model.encoder, PathRule(**rule), sum(shares))
+    losses = []
+    for step, batch in enumerate(batches, start=1):
+        model.train()
+        torch.manual_seed(chosen.seed * 1_000_003 + step)  # the same dropout for every variant
+        loss = task.loss(model, batch, chosen.seed)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    window = max(1, len(losses) // WINDOW)
+    return {
+        **chosen._asdict(),
+        "validation": measured(task, model, {"validation": parts["validation"]})["validation"],
+        "first_loss": four_digits(fmean(losses[:window])),
+        "last_loss": four_digits(fmean(losses[-window:])),
+        "mean_guard": None if ruled is None else four_digits(fmean(ruled.guards)),
+    }
+
+
+def measure(settings: dict[str, Any]) -> dict[str, Any]:
+    """Do the trials that are not kept yet; return all of them."""
+    work(settings, until=float("inf"))
+    folder = RunFolder(KEPT, settings)
+    return {"trials": [folder.kept("|".join(map(str, chosen))) for chosen in trials_of(settings)]}
+
+
+def work(settings: dict[str, Any], until: float) -> int:
+    """Do trials that are not kept and that no other process is doing; return how many are left to do."""
+    quiet()
+    folder, left = RunFolder(KEPT, settings), 0
+    for chosen in trials_of(settings):
+        key = "|".join(map(str, chosen))
+        with folder.claim(key) as mine:
+            if folder.kept(key) is None and mine and time.time() < until:
+                folder.keep(key, trial(settings, chosen))
+                print(folder.kept(key), flush=True)
+        left += folder.kept(key) is None
+    return left
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after so many minutes")
+    until = time.time() + 60 * parser.parse_args().minutes
+    settings = read_json(SETTINGS / "step_search.json")
+    torch.set_num_threads(settings["threads"])
+    print(f"{work(settings, until)} trials are left")
+
+
+if __name__ == "__main__":
+    main()
