@@ -12,13 +12,18 @@ from pathlib import Path
 
 from benchmarks.few_shot.goals import goals
 from benchmarks.markdown import filled
-from benchmarks.pages import benchmark_tables, few_shot_tables, readme_tables
+from benchmarks.pages import benchmark_tables, few_shot_tables, readme_tables, step_search
 from benchmarks.pages.few_shot_figures import draw_all
 from benchmarks.pages.few_shot_overview import OVERVIEWS
 from benchmarks.result_files import FOLDER, ROOT
 
 DOCS = ROOT / "docs"
-FEW_SHOT: Mapping[str, Callable[[], str]] = {"goals": goals, **OVERVIEWS, **few_shot_tables.TABLES}
+FEW_SHOT: Mapping[str, Callable[[], str]] = {
+    "goals": goals,
+    **OVERVIEWS,
+    **few_shot_tables.TABLES,
+    **step_search.TABLES,
+}
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "README.md": readme_tables.TABLES,
     FOLDER / "README.md": benchmark_tables.TABLES,

@@ -40,10 +40,11 @@ class Trial(NamedTuple):
 
 def trials_of(settings: dict[str, Any]) -> Iterator[Trial]:
     """List the trials seed by seed, so that an early stop leaves whole comparisons."""
-    for seed in range(max(settings["settings"].values())):
-        for setting, seeds in settings["settings"].items():
-            if seed < seeds:
-                yield from (Trial(setting, name, settings["first_seed"] + seed) for name in settings["variants"])
+    for seed in range(max(asked["seeds"] for asked in settings["settings"].values())):
+        for setting, asked in settings["settings"].items():
+            if seed < asked["seeds"]:
+                names = asked.get("variants", settings["variants"])
+                yield from (Trial(setting, name, settings["first_seed"] + seed) for name in names)
 
 
 def trial(settings: dict[str, Any], chosen: Trial) -> dict[str, Any]:
