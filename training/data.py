@@ -101,7 +101,7 @@ def _loading(source: str) -> Iterator[None]:
     """Turn whatever the libraries raise into a sentence."""
     path = Path(source)
     if path.suffix in FORMATS and not path.is_file():
-        raise UsageError(f"there is no file {source}")
+        raise UsageError(f"file not found: {source}")
     try:
         yield
     except UsageError:

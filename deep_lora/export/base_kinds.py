@@ -55,7 +55,7 @@ def base_layer(base: nn.Module, name: str) -> nn.Module:
     A model with a head holds the one without under a name, its prefix: the file may have been saved from either.
 
     Raises:
-        AdapterFileError: there is none of this name.
+        AdapterFileError: no module has this name.
     """
     prefix = f"{getattr(base, 'base_model_prefix', '')}."
     for path in (name, name.removeprefix(prefix), prefix + name):

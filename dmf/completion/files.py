@@ -42,7 +42,7 @@ def read_file(path: str | os.PathLike[str], kind: str, device: str = "cpu") -> t
         ValueError: if it is damaged or something else.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; pass the path it was saved to")
+        raise FileNotFoundError(f"file not found: {path}; pass the path the model was saved to")
     try:
         with safe_open(path, framework="pt", device=str(torch.device(device))) as opened:
             header = opened.metadata() or {}

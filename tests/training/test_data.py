@@ -124,7 +124,7 @@ def test_tables_without_rows_or_bytes_are_refused(tmp_path) -> None:
     path.write_bytes(b"user\n\xff\xfe\n")
     with pytest.raises(UsageError, match="cannot be loaded: .*codec can't decode"):
         read_table(str(path), ["user"])
-    with pytest.raises(UsageError, match="there is no file none.csv"):
+    with pytest.raises(UsageError, match="file not found: none.csv"):
         read_table("none.csv", ["user"])
 
 

@@ -26,7 +26,7 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
     """Build the task of the next token of a text; with a target column, of the target alone.
 
     Raises:
-        UsageError: for missing columns, or columns that hold no texts.
+        UsageError: a column is missing, or does not hold text.
     """
     columns = [data.text_column] + ([data.target_column] if data.target_column else [])
     require_columns(splits, columns, "choose with --text_column and --target_column")
@@ -56,7 +56,7 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
     With `predict_with_generate` there are also metrics of texts that the model writes by itself.
 
     Raises:
-        UsageError: there is no target column, a column is missing, or one holds no texts.
+        UsageError: no target column was named, a column is missing, or one does not hold text.
     """
     if data.target_column is None:
         raise UsageError("--task seq2seq needs --target_column, the column with the text to generate")

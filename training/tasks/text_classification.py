@@ -23,7 +23,7 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
     """Build the task of one of several classes for each text.
 
     Raises:
-        UsageError: for missing columns, columns that hold no texts, or labels that are not classes.
+        UsageError: a column is missing or does not hold text, or the labels are not classes.
     """
     column = data.label_column or "label"
     _check(splits, data, column)
@@ -55,7 +55,7 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
     """Build the task of one number for each text.
 
     Raises:
-        UsageError: for missing columns, columns that hold no texts, or labels that are not finite numbers.
+        UsageError: a column is missing or does not hold text, or the labels are not finite numbers.
     """
     column = data.label_column or "label"
     _check(splits, data, column)

@@ -70,7 +70,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 
 
 def test_wrong_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file .*none; pass the path it was saved to"):
+    with pytest.raises(FileNotFoundError, match="file not found: .*none; pass the path the model was saved to"):
         MatrixCompletion.load(tmp_path / "none")
     damaged = tmp_path / "damaged"
     damaged.write_bytes(b"\x00" * 100)

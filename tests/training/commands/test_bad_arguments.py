@@ -54,7 +54,7 @@ def csv(tmp_path, **columns):
         (["--num_train_samples", "0"], "--num_train_samples got 0; it must be at least 1"),
         (["--max_length", "1"], "--max_length got 1; a text needs at least 2 tokens"),
         (["--validation_split", "dev"], r"there is no split 'dev'; there are \['train'\]"),
-        (["--validation_data", "none.csv"], "there is no file none.csv"),
+        (["--validation_data", "none.csv"], "file not found: none.csv"),
         (
             ["--load_in_4bit", "--load_in_8bit"],
             "--load_in_4bit and --load_in_8bit exclude each other; pass one of them",

@@ -70,7 +70,7 @@ def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_p
         (["--value_column", "row", "--row_column", "value"], "is not a finite number in row 0"),
         (["--rank", "3"], "the matrix cannot be completed: .*rank"),
         (["--test_fraction", "1"], "--test_fraction got 1.0; it must be at least 0 and below 1"),
-        (["--predict", "none.csv"], "there is no file none.csv"),
+        (["--predict", "none.csv"], "file not found: none.csv"),
         (
             ["--value_column", "column"],
             r"--row_column, --column_column and --value_column got \['row', 'column', 'column'\]; they must differ",
