@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,30 @@ def run_two(work: Callable[[int, str, int], None], folder: str | Path) -> None:
         folder: where both may read and write.
     """
     torch.multiprocessing.spawn(work, args=(str(folder), free_port()), nprocs=2)
+
+
+def results_of_two(compute: Callable[[int, str], Any], folder: str | Path) -> list[Any]:
+    """Return what `compute(rank, folder)` gives in each of two new processes of one gloo group.
+
+    Args:
+        compute: a function of a module; what it returns is read by `torch.load`.
+        folder: where both may read and write.
+    """
+    torch.multiprocessing.spawn(_compute, args=(compute, str(folder), free_port()), nprocs=2)
+    return [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
+
+
+def _compute(rank: int, compute: Callable[[int, str], Any], folder: str, port: int) -> None:
+    join_group(rank, port)
+    torch.save(compute(rank, folder), f"{folder}/{rank}.pt")
+    end_process()
+
+
+def join_group(rank: int, port: int) -> None:
+    """Be one of two processes of a gloo group, with one thread, as `torchrun` starts them."""
+    torch.set_num_threads(1)
+    take_rank(rank, 2, port)
+    dist.init_process_group("gloo")
 
 
 def free_port() -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from torch.utils.data import DataLoader
 
 from collapse import NeuralCollapseCallback
 from tests.collapse.trainers import BERT, Sentences, trainer
-from tests.processes import end_process, run_two, take_rank
+from tests.processes import results_of_two
 
 EVAL_SAMPLES = 21  # three rounds of 2 x 4, of which the last holds 5: rank 0 repeats none, rank 1 three
 PROBE_SAMPLES = 17  # rank 1's last batch is all repeats
@@ -25,17 +24,13 @@ def train(folder: str, **settings: Any) -> dict[str, float]:
     return callback.latest
 
 
-def work(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
-    take_rank(rank, 2, port)
-    torch.save(train(f"{folder}/out", ddp_backend="gloo"), f"{folder}/{rank}.pt")
-    end_process()
+def train_share(rank: int, folder: str) -> dict[str, float]:
+    return train(f"{folder}/out", ddp_backend="gloo")
 
 
 @pytest.mark.slow
 def test_two_processes_log_what_one_logs(tmp_path) -> None:
-    run_two(work, tmp_path)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = results_of_two(train_share, tmp_path)
     alone = train(str(tmp_path / "alone"))
     assert first == second
     assert {"eval_nc1", "eval_nc4", "probe_nc1", "probe_nc4"} <= set(alone)

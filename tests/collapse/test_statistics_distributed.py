@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from collapse import neural_collapse
 from tests.collapse.cases import assert_same, collected, labeled
-from tests.processes import end_process, run_two, take_rank
+from tests.processes import results_of_two
 from tests.reference import collapse_metrics as slow
 
 STATE = ("counts", "means", "squared_deviations", "within_scatter", "norm_mean", "norm_deviation")
@@ -22,23 +21,17 @@ def share(data: slow.Labeled, rank: int) -> slow.Labeled:
     return slow.Labeled(data.features[kept], data.labels[kept], data.weight)
 
 
-def work(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
-    take_rank(rank, 2, port)
-    dist.init_process_group("gloo")
+def compute(rank: int, folder: str) -> list[dict]:
     data = slow.recorded(0)[0]
     reduced = collected(share(data, rank), batch=50, dtype=torch.float32).reduce()
     empty = collected(share(labeled(), 0)._replace(labels=np.full(0, 0), features=np.zeros((0, 5)))) if rank else None
     alone = (empty if rank else collected(labeled())).reduce()
-    torch.save([{name: getattr(s, name) for name in STATE} for s in (reduced, alone)], f"{folder}/{rank}.pt")
-    end_process()
+    return [{name: getattr(s, name) for name in STATE} for s in (reduced, alone)]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gloo")
-    run_two(work, folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return results_of_two(compute, tmp_path_factory.mktemp("gloo"))
 
 
 def test_both_ranks_end_with_the_same_bits(ranks) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from tests.modality.resuming import KILLED_AT, SAVED_AT, STEPS, Killed, Record, make, outcome
 from tests.modality.two_processes import resume
-from tests.processes import run_two
+from tests.processes import results_of_two
 
 
 def assert_continues(resumed, whole) -> None:
@@ -51,8 +51,7 @@ def test_another_seed_gives_another_sequence(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed(ranks, ranks_folder) -> None:
-    run_two(resume, ranks_folder)
-    runs = {"resumed": [torch.load(ranks_folder / f"resumed{rank}.pt") for rank in range(2)]}
+    runs = {"resumed": results_of_two(resume, ranks_folder)}
     runs["whole"] = [found["resume"] for found in ranks]
     for whole, resumed in zip(runs["whole"], runs["resumed"], strict=True):
         assert_continues(resumed, whole)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 
 from tests.modality.losses import cases as losses
 from tests.modality.metrics import cases as metrics
 from tests.modality.resuming import KILLED_AT, Record, make, outcome
-from tests.processes import end_process, take_rank
+from tests.processes import join_group
 
 
 def work(rank: int, folder: str, port: int) -> None:
     """Save what each group of cases gives on this rank; then train, and end as a killed run does."""
-    join(rank, port)
+    join_group(rank, port)
     found = {
         "gather": losses.on_ranks(rank), "statistics": metrics.statistics_on_ranks(rank),
         "gap callback": metrics.callback_on_ranks(folder), "resume": uninterrupted(folder),
@@ -22,14 +21,12 @@ def work(rank: int, folder: str, port: int) -> None:
     make(f"{folder}/killed", Record(KILLED_AT, end_process=True), ddp_backend="gloo").train()
 
 
-def resume(rank: int, folder: str, port: int) -> None:
+def resume(rank: int, folder: str) -> dict:
     """Continue the killed run from its checkpoint."""
-    join(rank, port)
     record = Record()
     run = make(f"{folder}/killed", record, seed=1, ddp_backend="gloo")
     run.train(resume_from_checkpoint=True)
-    torch.save(outcome(run, record), f"{folder}/resumed{rank}.pt")
-    end_process()
+    return outcome(run, record)
 
 
 def uninterrupted(folder: str) -> dict:
@@ -37,10 +34,3 @@ def uninterrupted(folder: str) -> dict:
     run = make(f"{folder}/whole", record, ddp_backend="gloo")
     run.train()
     return outcome(run, record)
-
-
-def join(rank: int, port: int) -> None:
-    """Be one of two processes, as `torchrun` starts them."""
-    torch.set_num_threads(1)
-    take_rank(rank, 2, port)
-    dist.init_process_group("gloo")

@@ -6,12 +6,11 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
 from deep_lora import initialize_subspaces_, kept_ranks, to_lora
 from tests.models import adapt, disturb_, ids, llama
-from tests.processes import end_process, run_two, take_rank
+from tests.processes import results_of_two
 
 
 def model(**settings):
@@ -33,10 +32,7 @@ def whole_tensors(net):
     return {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in net.state_dict().items()}
 
 
-def work(rank, folder, port):
-    torch.set_num_threads(1)
-    take_rank(rank, 2, port)
-    dist.init_process_group("gloo")
+def compute(rank, folder):
     plain = model()
     spread = sharded(copy.deepcopy(plain))
     initialize_subspaces_(spread, closure_of(spread))
@@ -51,16 +47,12 @@ def work(rank, folder, port):
         results["weights"] = whole_tensors(spread)
         spread.unmerge_adapter()
         results["unmerged"] = spread(input_ids=ids()).logits
-    if rank == 0:
-        torch.save(results, f"{folder}/results.pt")
-    end_process()
+    return results
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharded")
-    run_two(work, folder)
-    return torch.load(folder / "results.pt")
+    return results_of_two(compute, tmp_path_factory.mktemp("sharded"))[0]
 
 
 def same(found, expected):

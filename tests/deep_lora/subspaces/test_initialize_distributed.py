@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from deep_lora import initialize_subspaces_
 from tests.models import adapt, layers_of
-from tests.processes import end_process, run_two, take_rank
+from tests.processes import results_of_two
 
 
 def small():
@@ -58,11 +57,8 @@ def spread_at_start(change):
     return layer.at_start("default")
 
 
-def work(rank, folder, port):
+def compute(rank, folder):
     """One process: initialize on its half, then meet a NaN that only rank 1 sees."""
-    torch.set_num_threads(1)
-    take_rank(rank, 2, port)
-    dist.init_process_group("gloo")
     torch.manual_seed(rank)
     results = {
         "small": initialized(small(), batch(10).chunk(2)[rank]),
@@ -79,15 +75,12 @@ def work(rank, folder, port):
         results["error"] = "none"
     except ValueError as error:
         results["error"] = str(error)
-    torch.save(results, f"{folder}/{rank}.pt")
-    end_process()
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gloo")
-    run_two(work, folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return results_of_two(compute, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize("route", ["small", "large", "small, both sides", "large, both sides", "formed", "sketched"])

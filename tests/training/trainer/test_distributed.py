@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from tests.paths import ROOT
-from tests.processes import end_process, run_two, take_rank
+from tests.processes import results_of_two
 from tests.training import tiny
 from tests.training.tiny import QUICK
 from training import CONFIGS
@@ -66,11 +66,8 @@ def train(arguments: list[str]) -> dict:
     }
 
 
-def work(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
-    take_rank(rank, 2, port)
-    torch.save(train(words(Path(folder), 4)), f"{folder}/{rank}.pt")
-    end_process()
+def train_share(rank: int, folder: str) -> dict:
+    return train(words(Path(folder), 4))
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +77,8 @@ def both(tmp_path_factory):
     tiny.save_bert(folder / "bert", dropout=0.0)
     tiny.save_csv(folder / "train.csv", rows=80)
     tiny.save_csv(folder / "validation.csv", rows=21, seed=9)
-    run_two(work, folder)
-    return train(words(folder, 8)), [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    ranks = results_of_two(train_share, folder)
+    return train(words(folder, 8)), ranks
 
 
 def test_subspaces_are_the_same_bits_on_both_ranks_and_those_of_one_process(both) -> None:
