@@ -39,11 +39,11 @@ class DeepLoraConfig(PeftConfig):
 
     r: int = field(
         default=8,
-        metadata={"help": "Rank. Even, if the subspaces come from both sides of the gradient (`sides='both'`)."},
+        metadata={"help": "Rank of the update; even, if the subspaces come from both sides of the gradient."},
     )
     target_modules: list[str] | str | None = field(
         default=None,
-        metadata={"help": "Names of the modules to adapt, a regex, or 'all-linear'; None takes the architecture's."},
+        metadata={"help": "Names of the modules to adapt, a regex, or 'all-linear'; unset: the architecture's."},
     )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names or a regex of modules that are not adapted even if targeted."}
@@ -55,7 +55,7 @@ class DeepLoraConfig(PeftConfig):
             "width r; 'wide': the same with width max(out, in), research only."
         },
     )
-    depth: int = field(default=3, metadata={"help": "Number of factors L of the paper."})
+    depth: int = field(default=3, metadata={"help": "Number of factors of the update (L in the paper)."})
     init_scale: float = field(
         default="auto",  # type: ignore[assignment]  # a number once the configuration is made
         metadata={
@@ -82,8 +82,8 @@ class DeepLoraConfig(PeftConfig):
         default=None,
         metadata={
             "help": "b: bound on the norm of every update, in units of the root-mean-square singular value of its base "
-            "weight, s = ||W||_F / sqrt(min(out, in)): dW / sqrt(1 + (||dW||_F / (b s))^2) is used in place of dW. "
-            "None bounds nothing."
+            "weight, s = ||W||_F / sqrt(min(out, in)): dW / sqrt(1 + (||dW||_F / (b s))^2) is used in place of dW. At "
+            "0.4 a learning rate that is too high does not diverge; unbounded if unset."
         },
     )
     deep_lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter, in [0, 1)."})

@@ -21,16 +21,11 @@ OPTIONS = {
     "freeze_subspaces": "freeze_subspaces",
     "max_update_norm": "max_update_norm",
 }
-# What the command line says where the field speaks of Python, by option.
+# Where the command does something else than the field says.
 HELPS = {
-    "rank": "Rank of the update; even for deep_lora with --init_sides both.",
     "target_modules": "Names of the layers to adapt, one regular expression, or all-linear.",
     "exclude_modules": "Names of layers that are left alone.",
-    "modules_to_save": "Layers that are trained in full; new heads are found and added.",
-    "depth": "Number of factors of deep_lora.",
-    "freeze_subspaces": "Train the inner factors of deep_lora alone; the outer ones keep their first values.",
-    "max_update_norm": "Bound on the norm of every update of deep_lora, in root-mean-square singular values of its "
-    "weight: with 0.4 a learning rate that is too high does not diverge. Unbounded if unset.",
+    "modules_to_save": "Layers that are trained and saved whole; new heads are found and added.",
 }
 # Option -> keyword of `deep_lora.create_optimizer`; where an option is unset, the keyword's default holds.
 KNOBS = {"gamma": "gamma", "max_relative_step": "max_relative_step", "other_learning_rate": "other_lr"}
