@@ -162,3 +162,18 @@ def train(model: nn.Module, batches: list[tuple[Tensor, Tensor]], steps: int = 3
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+PIXELS = torch.linspace(-1, 1, 648).reshape(2, 4, 9, 9)
+VECTORS = torch.linspace(-1, 1, 32).reshape(4, 8)
+LINEAR = ["square", "tall", "wide"]
+# For each kind of base layer a model, an input, and what of it is adapted. A new kind belongs here.
+LAYER_CASES: dict[str, tuple[Any, Tensor, dict[str, Any]]] = {
+    "linear": (Mixed, ids(), {"target_modules": LINEAR}),
+    "embedding": (Mixed, ids(), {"target_modules": ["embedding"]}),
+    "gpt2": (gpt2, ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
+    "conv2d": (lambda: Pixels(groups=1, dilation=1), PIXELS, {"target_modules": ["first", "grouped"]}),
+    "matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.matrix"]}),
+    "experts": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),
+    "experts transposed": (lambda: Nest(True), VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),
+}

@@ -8,36 +8,37 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from deep_lora import DeepLoraLayer, rescale_adapter_scale, to_lora
-from tests.models import Mixed, Nest, Pixels, adapt, disturb_, gpt2, ids, layers_of
+from tests.models import (
+    LAYER_CASES,
+    PIXELS,
+    VECTORS,
+    Mixed,
+    Nest,
+    Pixels,
+    adapt,
+    disturb_,
+    ids,
+    layers_of,
+)  # fmt: skip
 from tests.reference.update import dense_expert_updates, dense_update
 
 EPS = torch.finfo(torch.float64).eps
 
 
-def _cases() -> dict[str, tuple[nn.Module, Tensor, dict]]:
-    torch.manual_seed(3)
-    pixels = torch.randn(2, 4, 9, 9)
-    return {
-        "linear": (Mixed(), ids(), {"target_modules": ["square", "tall", "wide"]}),
-        "embedding": (Mixed(), ids(), {"target_modules": ["embedding"]}),
-        "gpt2": (gpt2(), ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
-        "conv2d": (Pixels(groups=1), pixels, {"target_modules": ["first", "grouped"]}),
-        "conv2d groups": (Pixels(groups=2), pixels, {"target_modules": ["first", "grouped"]}),
-        "conv2d reflect": (Pixels(padding_mode="reflect"), pixels, {"target_modules": ["first"]}),
-        "matrix": (Nest(), torch.randn(4, 8), {"target_modules": [], "target_parameters": ["moe.matrix"]}),
-        "experts": (Nest(), torch.randn(4, 8), {"target_modules": [], "target_parameters": ["moe.experts"]}),
-        "experts transposed": (
-            Nest(True), torch.randn(4, 8), {"target_modules": [], "target_parameters": ["moe.experts", "moe.matrix"]},
-        ),
-    }  # fmt: skip
-
-
-CASES = list(_cases())
+CASES = LAYER_CASES | {
+    "conv2d dilated": (lambda: Pixels(groups=1), PIXELS, {"target_modules": ["first", "grouped"]}),
+    "conv2d groups": (lambda: Pixels(groups=2), PIXELS, {"target_modules": ["first", "grouped"]}),
+    "conv2d reflect": (lambda: Pixels(padding_mode="reflect"), PIXELS, {"target_modules": ["first"]}),
+    "experts and matrix transposed": (
+        lambda: Nest(True), VECTORS, {"target_modules": [], "target_parameters": ["moe.experts", "moe.matrix"]},
+    ),
+}  # fmt: skip
 
 
 def _build(name: str, dtype: torch.dtype = torch.float64, **settings) -> tuple[nn.Module, Tensor, PeftModel]:
-    base, x, targets = _cases()[name]
-    base = base.to(dtype).eval()
+    torch.manual_seed(3)
+    make, x, targets = CASES[name]
+    base = make().to(dtype).eval()
     x = x.to(dtype) if x.is_floating_point() else x
     autocast = settings.pop("autocast_adapter_dtype", False)
     model = adapt(copy.deepcopy(base), r=4, autocast_adapter_dtype=autocast, **(targets | settings))

@@ -6,16 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from transformers import DataCollatorForSeq2Seq, EvalPrediction
+from torch import Tensor
+from transformers import DataCollatorForSeq2Seq
 
 from training.data import Splits, require_columns
 from training.errors import UsageError
 from training.job import IGNORED, Task
 from training.settings.data import TextDataArguments
 from training.tasks.base import adapter_task, replace_columns
+from training.tasks.metrics import score_tokens, token_sums
 from training.tasks.text import require_text
 from training.tasks.text_metrics import text_scorer
 from training.trainer.generating import GeneratingTrainer, Generation
@@ -90,31 +89,6 @@ def _generating(data: TextDataArguments, metric_source: str) -> Callable[..., Ge
     length = data.max_length if data.max_new_tokens is None else data.max_new_tokens
     generation = Generation({"num_beams": data.num_beams, "max_new_tokens": length}, text_scorer(metric_source))
     return partial(GeneratingTrainer, generation=generation)
-
-
-def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return negative log-likelihood, hits and number of the labeled tokens of each row: (batch, 3).
-
-    Sums of each row do not depend on how rows are put into batches, so neither do the metrics.
-
-    >>> token_sums(torch.zeros(1, 2, 4), torch.tensor([[0, -100]]))
-    tensor([[1.3863, 1.0000, 1.0000]])
-    """
-    kept = labels != IGNORED
-    losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    hits = (logits.argmax(-1) == labels) & kept
-    return torch.stack([losses.sum(1), hits.sum(1).float(), kept.sum(1).float()], dim=1)
-
-
-def score_tokens(prediction: EvalPrediction) -> dict[str, float]:
-    """Return the mean loss of a token, its exponential, and the share of tokens predicted right."""
-    loss, hits, count = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 3).sum(0)
-    mean = float(loss / max(count, 1))
-    return {
-        "token_loss": mean,
-        "perplexity": float(np.exp(min(mean, 700))),
-        "token_accuracy": float(hits / max(count, 1)),
-    }
 
 
 def _first(logits: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Metrics by name: scikit-learn and scipy, or the definitions of `evaluate` where they are asked for."""
+"""Metrics by name, of scikit-learn and scipy or, where they are asked for, of `evaluate`; and those of tokens."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 from sklearn import metrics
+from torch import Tensor, nn
+from transformers import EvalPrediction
 
 from training.errors import UsageError, redacted
+from training.job import IGNORED
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 _OF_TWO_CLASSES = ("f1", "precision", "recall")  # unless they are averaged
@@ -118,3 +122,28 @@ def _from_evaluate(name: str) -> Score:
         return float(result[script] if script in result else next(iter(result.values())))
 
     return score
+
+
+def token_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return negative log-likelihood, hits and number of the labeled tokens of each row: (batch, 3).
+
+    Sums of each row do not depend on how rows are put into batches, so neither do the metrics.
+
+    >>> token_sums(torch.zeros(1, 2, 4), torch.tensor([[0, -100]]))
+    tensor([[1.3863, 1.0000, 1.0000]])
+    """
+    kept = labels != IGNORED
+    losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    hits = (logits.argmax(-1) == labels) & kept
+    return torch.stack([losses.sum(1), hits.sum(1).float(), kept.sum(1).float()], dim=1)
+
+
+def score_tokens(prediction: EvalPrediction) -> dict[str, float]:
+    """Return the mean loss of a token, its exponential, and the share of tokens predicted right."""
+    loss, hits, count = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 3).sum(0)
+    mean = float(loss / max(count, 1))
+    return {
+        "token_loss": mean,
+        "perplexity": float(np.exp(min(mean, 700))),
+        "token_accuracy": float(hits / max(count, 1)),
+    }

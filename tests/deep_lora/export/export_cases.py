@@ -8,24 +8,30 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from tests.models import Mixed, Nest, Pixels, adapt, bert_classifier, disturb_, gpt2, ids, llama
+from tests.models import (
+    LAYER_CASES,
+    LINEAR,
+    PIXELS,
+    VECTORS,
+    Mixed,
+    Nest,
+    Pixels,
+    adapt,
+    bert_classifier,
+    disturb_,
+    gpt2,
+    ids,
+    llama,
+)  # fmt: skip
 
-LINEAR = ["square", "tall", "wide"]
 TOKENS = {"embedding": [1, 5, 9]}
-PIXELS = torch.linspace(-1, 1, 648).reshape(2, 4, 9, 9)
-VECTORS = torch.linspace(-1, 1, 32).reshape(4, 8)
-CASES = {
-    "linear": (Mixed, ids(), {"target_modules": LINEAR}),
-    "gpt2": (gpt2, ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
-    "conv1d by default": (gpt2, ids(), {"target_modules": ["c_attn"]}),
-    "embedding": (Mixed, ids(), {"target_modules": ["embedding", "square"]}),
-    "conv2d": (lambda: Pixels(groups=1, dilation=1), PIXELS, {"target_modules": ["first", "grouped", "head"]}),
-    "matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.matrix"]}),
-    "experts": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),
-    "experts and matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts", "moe.matrix"]}),
-    "experts transposed": (
-        lambda: Nest(True), VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]},
+CASES = LAYER_CASES | {
+    "gpt2 by default": (gpt2, ids(), {"target_modules": ["c_attn"]}),
+    "embedding and linear": (Mixed, ids(), {"target_modules": ["embedding", "square"]}),
+    "conv2d and linear": (
+        lambda: Pixels(groups=1, dilation=1), PIXELS, {"target_modules": ["first", "grouped", "head"]},
     ),
+    "experts and matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts", "moe.matrix"]}),
     "patterns": (
         Mixed, ids(),
         {

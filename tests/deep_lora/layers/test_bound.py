@@ -9,21 +9,11 @@ from torch import Tensor, nn
 
 from deep_lora import DeepLoraLayer, to_lora
 from deep_lora.functional import bound_factor
-from tests.models import Mixed, Nest, Pixels, adapt, disturb_, gpt2, ids, layers_of, llama
+from tests.models import LAYER_CASES, LINEAR, Mixed, adapt, disturb_, ids, layers_of, llama
 
 BOUND = 0.5
-LINEAR = ["square", "tall", "wide"]
-PIXELS = torch.linspace(-1, 1, 648, dtype=torch.float64).reshape(2, 4, 9, 9)
-VECTORS = torch.linspace(-1, 1, 32, dtype=torch.float64).reshape(4, 8)
-CASES = {
-    "linear": (Mixed, ids(), {"target_modules": LINEAR}),
+CASES = LAYER_CASES | {
     "narrow": (Mixed, ids(), {"target_modules": LINEAR, "variant": "narrow", "init_scale": 0.5}),
-    "embedding": (Mixed, ids(), {"target_modules": ["embedding"]}),
-    "gpt2": (gpt2, ids(), {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}),
-    "conv2d": (lambda: Pixels(groups=1, dilation=1), PIXELS, {"target_modules": ["first", "grouped"]}),
-    "matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.matrix"]}),
-    "experts": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),
-    "experts transposed": (lambda: Nest(True), VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),
     "tied": (
         lambda: llama(tie_word_embeddings=True), ids(),
         {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "ensure_weight_tying": True},
@@ -35,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def _adapted(name: str, **settings) -> tuple[PeftModel, Tensor]:
     torch.manual_seed(0)
     make, x, targets = CASES[name]
+    x = x.double() if x.is_floating_point() else x
     return adapt(make().double(), r=4, autocast_adapter_dtype=False, **(targets | settings)).double().eval(), x
 
 
