@@ -134,7 +134,7 @@ def _check_triplets(rows: Tensor, cols: Tensor, values: Tensor) -> None:
             f"{tuple(cols.shape)} and {tuple(values.shape)}"
         )
     if len(rows) == 0:
-        raise ValueError("there are no observed entries; at least one is needed")
+        raise ValueError("no entries are observed; at least one is needed")
     if any(index.is_floating_point() or index.dtype == torch.bool for index in (rows, cols)):
         raise ValueError(f"rows and cols must be integer indices, got {rows.dtype} and {cols.dtype}; use `.long()`")
     if values.dtype not in (torch.float32, torch.float64):

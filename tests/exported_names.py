@@ -1,4 +1,4 @@
-"""A contract for import-linter: from other packages of this repository, only exported names are imported.
+"""Which imports take from another package of this repository what it does not export.
 
 A module exports what its `__all__` names; one without `__all__` exports nothing.
 """
@@ -9,28 +9,6 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from importlinter import Contract, ContractCheck, fields, output
-
-from tests.paths import ROOT
-
-
-class ExportedNames(Contract):
-    """No file under `importers` imports a name of one of `packages`, other than its own, that is not exported."""
-
-    type_name = "exported_names"
-    importers: Any = fields.SetField(subfield=fields.StringField())
-    packages: Any = fields.SetField(subfield=fields.StringField())
-
-    def check(self, graph: Any, verbose: bool) -> ContractCheck:
-        found = [line for folder in sorted(self.importers) for line in unexported_imports(ROOT, folder, self.packages)]
-        return ContractCheck(kept=not found, metadata={"found": found})
-
-    def render_broken_contract(self, check: ContractCheck) -> None:
-        for line in check.metadata["found"]:
-            output.print_error(line)
-        output.new_line()
 
 
 def unexported_imports(root: Path, folder: str, packages: set[str]) -> Iterator[str]:

@@ -62,7 +62,7 @@ def find_command(name: str) -> str:
         return _MODULES[name]
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(COMMANDS)}"
-    raise UsageError(f"there is no command {name!r}; {hint}")
+    raise UsageError(f"unknown command {name!r}; {hint}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,7 +40,7 @@ def load_splits(data: DataArguments, *, images: bool = False) -> Splits:
         UsageError: nothing was passed, it cannot be read, a split is missing, or one is empty.
     """
     if data.dataset is None:
-        raise UsageError("there is nothing to train on; pass --dataset with a file, a folder or a name on the Hub")
+        raise UsageError("no training data were named; pass --dataset with a file, a folder or a name on the Hub")
     loaded = read_source(data.dataset, data.dataset_config, images)
     splits = {"train": _pick(loaded, data.train_split, "--train_split")}
     for name, given, option in (
@@ -209,7 +209,7 @@ def require_columns(splits: Splits, columns: Sequence[str], hint: str) -> None:
 
 def _pick(loaded: DatasetDict, name: str, option: str) -> Dataset:
     if name not in loaded:
-        raise UsageError(f"there is no split {name!r}; there are {list(loaded)}: choose with {option}")
+        raise UsageError(f"unknown split {name!r}; the data have {list(loaded)}: choose with {option}")
     return loaded[name]
 
 

@@ -19,7 +19,7 @@ import deep_lora  # noqa: F401  registers the method before `run.py` reads its c
 def main() -> None:
     script = Path("run.py")
     if not script.is_file():
-        sys.exit(f"there is no run.py in {Path.cwd()}; start this script in peft/method_comparison/MetaMathQA")
+        sys.exit(f"run.py is missing in {Path.cwd()}; start this script in peft/method_comparison/MetaMathQA")
     runpy.run_path(str(script), run_name="__main__")
 
 

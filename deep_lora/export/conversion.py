@@ -38,7 +38,7 @@ def convert_folder(
         tolerance: singular values below this fraction of a module's largest are dropped, in [0, 1); 0 is exact.
         base_model: name or folder of the base model, for the kinds of its layers; the one in the adapter's config if
             None.
-        assume_linear: take every adapted layer as linear, where the base model is not at hand.
+        assume_linear: take every adapted layer as linear, if the base model is not available.
         overwrite: write into a folder that is not empty, and replace an adapter that is there.
 
     Returns:

@@ -97,7 +97,7 @@ def adapted_modules(files: AdapterFiles) -> dict[str, Shapes]:
         )
     modules = factors_by_module({name: tuple(tensor.shape) for name, tensor in files.tensors.items()})
     if not modules:
-        raise AdapterFileError("the file holds no Deep LoRA tensors (deep_lora_U, deep_lora_core, deep_lora_V)")
+        raise AdapterFileError("no Deep LoRA tensors were found in the file (deep_lora_U, deep_lora_core, deep_lora_V)")
     for path, shapes in modules.items():
         U, core, V = (shapes.get(name, ()) for name in FACTOR_NAMES)
         if not (len(U) == len(V) == 2 and len(core) == 3 and U[1] == V[1] == core[1] == core[2] and min(*U, *V) > 0):

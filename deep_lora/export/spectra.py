@@ -91,7 +91,7 @@ def inspect_adapter(
     else:
         raise AdapterFileError(f"the adapter is a {files.peft_type[:40]}; only DEEP_LORA and LORA can be inspected")
     if not factors:
-        raise AdapterFileError("the file holds no adapted module")
+        raise AdapterFileError("no adapted module was found in the file")
     return AdapterReport(
         peft_type=files.peft_type,
         parameters=sum(tensor.numel() for tensor in files.tensors.values()),

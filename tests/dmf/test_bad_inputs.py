@@ -62,7 +62,7 @@ WRONG_DATA = {
         r"of equal length, got shapes \(1,\), \(2,\) and \(2,\)",
     ),
     "triplets in a table": (lambda: entries(rows=[[0]], cols=[[0]], values=[[1.0]]), "must be vectors of equal length"),
-    "no entries": (no_entries, "there are no observed entries; at least one is needed"),
+    "no entries": (no_entries, "no entries are observed; at least one is needed"),
     "indices that are not integers": (
         lambda: entries(rows=(0.0, 1.0)),
         r"integer indices, got torch.float32 and torch.int64",
@@ -89,7 +89,7 @@ WRONG_DATA = {
     "a vector as data": (lambda: ObservedEntries.from_dense(torch.ones(2)), r"need a matrix \(out, in\)"),
     "only missing entries": (
         lambda: ObservedEntries.from_dense(torch.full((2, 2), NAN)),
-        "there are no observed entries",
+        "no entries are observed",
     ),
     "a dense matrix as sparse data": (
         lambda: ObservedEntries.from_sparse(torch.ones(2, 2)),

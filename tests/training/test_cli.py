@@ -31,7 +31,7 @@ def test_the_first_help_imports_nothing_heavy() -> None:
 
 def test_an_unknown_command_is_corrected(capsys) -> None:
     assert main(["fintune"]) == 2
-    assert "there is no command 'fintune'; did you mean 'finetune'?" in capsys.readouterr().err
+    assert "unknown command 'fintune'; did you mean 'finetune'?" in capsys.readouterr().err
     assert main(["xyz"]) == 2
     assert "choose one of: finetune" in capsys.readouterr().err
     assert main([]) == 2

@@ -103,7 +103,7 @@ def read_entries(arguments: CompleteArguments) -> Entries:
         UsageError: no file was passed, a column is missing or empty, a value is not a number, or an entry comes twice.
     """
     if arguments.data is None:
-        raise UsageError("there is nothing to complete; pass --data with a file of rows, columns and values")
+        raise UsageError("no data to complete were named; pass --data with a file of rows, columns and values")
     table = read_columns(arguments.data, arguments, with_values=True)
     values = pd.to_numeric(table[arguments.value_column], errors="coerce").to_numpy(dtype=float)
     if len(odd := np.flatnonzero(~np.isfinite(values))):

@@ -91,7 +91,7 @@ def model_name(arguments: ModelArguments) -> str:
         UsageError: none was passed.
     """
     if not arguments.model:
-        raise UsageError("there is no model to fine-tune; pass --model with a name on the Hub or a folder")
+        raise UsageError("no model to fine-tune was named; pass --model with a name on the Hub or a folder")
     return arguments.model
 
 

@@ -78,11 +78,11 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
         described = json.loads((folder / CONTRASTIVE_CONFIG).read_text(encoding="utf-8"))
         kind, named, settings = CLASSES[described["class"]], dict(described["bases"]), described["settings"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{source} holds no contrastive model ({CONTRASTIVE_CONFIG}): {error!r}") from error
+        raise UsageError(f"{source} does not hold a contrastive model ({CONTRASTIVE_CONFIG}): {error!r}") from error
     if set(named) not in ({"model"}, {"x_tower", "y_tower"}):
         raise UsageError(f"{source} names the parts {sorted(map(repr, named))}; it needs model, or x_tower and y_tower")
     if unknown := sorted(set(bases or ()) - set(named)):
-        raise UsageError(f"there is no part {unknown}; the parts are {sorted(named)}")
+        raise UsageError(f"unknown part {unknown}; the parts are {sorted(named)}")
     named |= bases or {}
     parts = {}
     for name, base in named.items():

@@ -101,7 +101,7 @@ def _finished(folder: Path) -> dict[str, Any]:
     try:
         results = read_results(folder)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no {RESULTS} of a run: {error}") from error
+        raise UsageError(f"{folder} is not the folder of a finished run, {RESULTS} cannot be read: {error}") from error
     if results.get("status") != "complete" or not any(
         (folder / ADAPTER / name).is_file() for name in (ADAPTER_CONFIG, CONTRASTIVE_CONFIG)
     ):

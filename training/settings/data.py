@@ -23,7 +23,7 @@ class DataArguments:
     train_split: str = option("train", "Split of the data set to train on.")
     validation_split: str | None = option(None, "Split to validate on; validation, dev, valid or val if there is one.")
     test_split: str | None = option(None, "Split to test on; test if there is one.")
-    validation_fraction: float = option(0.1, "Part of the training data to validate on where there is no split for it.")
+    validation_fraction: float = option(0.1, "Part of the training data to validate on where no split is given for it.")
     num_train_samples: int | None = option(None, "Use so many training samples, drawn with --sample_seed.")
     num_validation_samples: int | None = option(None, "Use so many validation samples.")
     num_test_samples: int | None = option(None, "Use so many test samples.")

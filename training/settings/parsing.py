@@ -155,7 +155,7 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
     options = [option for action in parser._actions for option in action.option_strings]
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else "--help_all lists what there is"
-    return f"there is no option {word}; {hint}"
+    return f"unknown option {word}; {hint}"
 
 
 def _hide(parser: argparse.ArgumentParser, kind: type, featured: set[str]) -> None:

@@ -96,7 +96,7 @@ def _try(name: str, score: Score, classes: int | None) -> None:
 def _local(name: str) -> Score:
     if name not in LOCAL:
         raise UsageError(
-            f"there is no local metric {name!r}; there are {', '.join(LOCAL)}, or --metric_source evaluate"
+            f"unknown local metric {name!r}; choose one of {', '.join(LOCAL)}, or pass --metric_source evaluate"
         )
     return LOCAL[name]
 

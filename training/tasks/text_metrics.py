@@ -1,4 +1,4 @@
-"""Metrics of generated texts: ROUGE-L and BLEU where a library for them is at hand, exact match in any case."""
+"""Metrics of generated texts: ROUGE-L and BLEU where a library for them is installed, exact match in any case."""
 
 from __future__ import annotations
 

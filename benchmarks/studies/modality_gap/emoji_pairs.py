@@ -114,8 +114,7 @@ def compute_pairs(root: Path, settings: FeatureSettings) -> Pairs:
     for package in PACKAGES:
         if not (root / package).is_dir():
             raise FileNotFoundError(
-                f"there is no {root / package}; get the emoji with\n{HOW_TO_INSTALL}\n"
-                "or name another folder with --data"
+                f"{root / package} is missing; get the emoji with\n{HOW_TO_INSTALL}\nor name another folder with --data"
             )
     captions, files = read_captions(root), read_files(root)
     codes = [code for code in captions if all(code in files[vendor] for vendor in TRAIN_VENDORS)]

@@ -39,7 +39,7 @@ def fashion_mnist(folder: str, part: str) -> Images:
     files = [Path(folder) / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"there is no {file}: {HOW_TO_INSTALL}")
+            raise FileNotFoundError(f"{file} is missing: {HOW_TO_INSTALL}")
     with gzip.open(files[0]) as images:
         _, count, height, width = struct.unpack(">4i", images.read(16))
         raw = np.frombuffer(images.read(), np.uint8).reshape(count, 1, height, width)

@@ -78,7 +78,8 @@ def test_features_are_computed_once_for_the_same_settings(tmp_path, monkeypatch)
 
 def test_what_is_missing_is_named_with_the_command_that_gets_it(tmp_path, monkeypatch) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"(?s)no .*npm install .*emojibase-data@17.*\nor name another folder with"
+        FileNotFoundError,
+        match=r"(?s)is missing; get the emoji with.*npm install .*emojibase-data@17.*\nor name another folder with",
     ):
         data.load_pairs(str(tmp_path), str(tmp_path / "cache.pt"), data.FeatureSettings())
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)

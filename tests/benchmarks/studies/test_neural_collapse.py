@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def test_missing_data_are_named_with_the_way_to_get_them(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no .*: install it with `apt-get install dataset-"):
+    with pytest.raises(FileNotFoundError, match="is missing: install it with `apt-get install dataset-"):
         fashion_mnist(str(tmp_path), "train")
 
 

@@ -98,7 +98,8 @@ CASES = {
     ),
     "no start": (lambda f: with_tensors(f, base_model__model__layer__0__deep_lora_start=None), "do not fit its config"),
     "nothing adapted": (
-        lambda f: save_file({"base_model.model.x": torch.ones(1)}, f / WEIGHTS), "holds no Deep LoRA tensors"
+        lambda f: save_file({"base_model.model.x": torch.ones(1)}, f / WEIGHTS),
+        "no Deep LoRA tensors were found in the file",
     ),
     "complex": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.complex64)}),
@@ -133,7 +134,7 @@ def test_lora_files_are_checked_as_well(tmp_path) -> None:
     with pytest.raises(AdapterFileError, match=r"needed are A \(r, in\), B \(out, r\)"):
         inspect_adapter(folder)
     save_file({"other": torch.ones(1)}, folder / WEIGHTS)
-    with pytest.raises(AdapterFileError, match="the file holds no adapted module"):
+    with pytest.raises(AdapterFileError, match="no adapted module was found in the file"):
         inspect_adapter(folder)
 
 

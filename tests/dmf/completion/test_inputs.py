@@ -49,7 +49,7 @@ BAD_DATA = {
         (np.zeros((2, 2), int), np.zeros((2, 2), int), np.zeros((2, 2))),
         "vectors of equal length",
     ),
-    "no entries": (([], [], []), "there are no observed entries"),
+    "no entries": (([], [], []), "no entries are observed"),
     "NaN among the values": (([0, 1], [0, 1], [1.0, NAN]), "1 of 2 values are NaN or infinite"),
     "infinity among the values": (([0, 1], [0, 1], [np.inf, 1.0]), "1 of 2 values are NaN or infinite"),
     "words as values": (([0, 1], [0, 1], ["one", "two"]), "values must be real numbers, got .*astype"),
@@ -60,7 +60,7 @@ BAD_DATA = {
     "only NaN": ((np.full((5, 4), NAN),), r"all 20 entries are missing \(NaN\)"),
     "infinity in a matrix": ((np.where(np.isnan(ratings()), np.inf, ratings()),), "infinity"),
     "a stored NaN": ((coo_matrix(([1.0, NAN], ([0, 1], [1, 0])), shape=(4, 4)),), "NaN or infinite"),
-    "an empty sparse matrix": ((csr_matrix((5, 4)),), "there are no observed entries"),
+    "an empty sparse matrix": ((csr_matrix((5, 4)),), "no entries are observed"),
     "a vector as matrix": ((np.zeros(5),), "Expected 2D array, got 1D array"),
     "no rows at all": ((np.zeros((0, 3)),), r"0 sample\(s\)"),
 }

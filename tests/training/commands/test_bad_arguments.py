@@ -53,7 +53,7 @@ def csv(tmp_path, **columns):
         (["--validation_fraction", "1.5"], "--validation_fraction got 1.5; it must lie between 0 and 1"),
         (["--num_train_samples", "0"], "--num_train_samples got 0; it must be at least 1"),
         (["--max_length", "1"], "--max_length got 1; a text needs at least 2 tokens"),
-        (["--validation_split", "dev"], r"there is no split 'dev'; there are \['train'\]"),
+        (["--validation_split", "dev"], r"unknown split 'dev'; the data have \['train'\]"),
         (["--validation_data", "none.csv"], "file not found: none.csv"),
         (
             ["--load_in_4bit", "--load_in_8bit"],
@@ -63,12 +63,12 @@ def csv(tmp_path, **columns):
         (["--dtype", "int3"], "--dtype got 'int3'; choose float32, bfloat16, float16 or auto"),
         (
             ["--metrics", "beauty"],
-            "there is no local metric 'beauty'; there are accuracy.*, or --metric_source evaluate",
+            "unknown local metric 'beauty'; choose one of accuracy.*, or pass --metric_source evaluate",
         ),
         (["--metrics", "beauty", "--metric_source", "evaluate"], "'beauty' cannot be loaded by evaluate"),
         (["--target_modules", "nothing"], "the adapter does not fit the model.*its linear layers are called"),
         (["--adapter_dropout", "2"], "the adapter cannot be set up.*deep_lora_dropout"),
-        (["--learning_rat", "1"], "there is no option --learning_rat; did you mean --learning_rate?"),
+        (["--learning_rat", "1"], "unknown option --learning_rat; did you mean --learning_rate?"),
         (["--normalized_head", "--task", "causal_lm"], "--normalized_head needs classes to tell apart"),
         (["--normalized_head", "--head_scale", "-1"], "--normalized_head: `scale` must be positive"),
         (["--config"], "--config needs the name of a YAML or JSON file"),
@@ -202,14 +202,14 @@ def test_models_that_cannot_be_had_are_named(reviews, finetune, tmp_path, capsys
     status, printed = finetune("no/such-model", reviews)
     assert status == 2 and "the tokenizer of no/such-model cannot be loaded" in printed
     assert main(["finetune", "--dataset", str(reviews)]) == 2
-    assert "there is no model to fine-tune; pass --model" in capsys.readouterr().err
+    assert "no model to fine-tune was named; pass --model" in capsys.readouterr().err
 
 
 def test_a_model_without_a_head_of_this_kind_is_named(t5, bert, reviews, finetune, capsys) -> None:
     status, printed = finetune(bert, reviews, "--task", "seq2seq", "--target_column", "label")
     assert status == 2 and "cannot be loaded for --task seq2seq" in printed
     assert main(["finetune", "--model", str(bert)]) == 2
-    assert "there is nothing to train on; pass --dataset" in capsys.readouterr().err
+    assert "no training data were named; pass --dataset" in capsys.readouterr().err
 
 
 def test_adapter_files_must_describe_a_method(bert, reviews, finetune, tmp_path) -> None:

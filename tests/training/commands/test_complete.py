@@ -94,7 +94,7 @@ def test_unknown_names_and_empty_places_are_named(ratings, tmp_path, capsys) -> 
     assert "1 entries of" in printed and "are duplicates; each pair of row and column" in printed
     ratings.write_text("row,column,value\na,,1\nb,c,2\n")
     assert complete(ratings, tmp_path / "out") == 2 and "has missing values in" in capsys.readouterr().err
-    assert main(["complete"]) == 2 and "there is nothing to complete; pass --data" in capsys.readouterr().err
+    assert main(["complete"]) == 2 and "no data to complete were named; pass --data" in capsys.readouterr().err
     ratings.write_text("row,column,value\na,b,1\nb,c,NA\n")
     assert complete(ratings, tmp_path / "out") == 2
     assert "--value_column value is not a finite number in row 1" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def test_models_that_do_not_fit_are_named(clip, bert, t5, vit, pictures, contras
     status, printed = contrastive(pictures, "--model", bert_and_images)
     assert status == 2 and "is a BertModel, not a model of images and texts" in printed
     status, printed = contrastive(pictures, "--text_model", bert)
-    assert status == 2 and "there is no model for pairs; pass --model with a CLIP-like one" in printed
+    assert status == 2 and "no model for pairs was named; pass --model with a CLIP-like one" in printed
     towers = ["--text_model", t5, "--image_model", vit]
     status, printed = contrastive(pictures, *towers)
     assert status == 2 and "a tower does not take the pairs (" in printed, printed
@@ -113,7 +113,7 @@ def test_models_that_do_not_fit_are_named(clip, bert, t5, vit, pictures, contras
     status, printed = contrastive(pictures, *frozen)
     assert status == 2 and "everything is frozen and there is no projection to train" in printed
     assert main(["contrastive", "--model", str(clip)]) == 2
-    assert "there is nothing to train on; pass --dataset" in capsys.readouterr().err
+    assert "no training data were named; pass --dataset" in capsys.readouterr().err
 
 
 def test_both_sides_must_be_two_columns(bert, pictures, contrastive) -> None:
@@ -122,7 +122,7 @@ def test_both_sides_must_be_two_columns(bert, pictures, contrastive) -> None:
 
 
 def test_folders_that_hold_no_contrastive_model_are_refused(clip, tmp_path) -> None:
-    with pytest.raises(UsageError, match="holds no contrastive model"):
+    with pytest.raises(UsageError, match="does not hold a contrastive model"):
         load_contrastive(tmp_path)
     for source in ("no/such-model", str(tmp_path / "not" / "there")):
         with pytest.raises(UsageError, match=f"{source} is neither a folder nor a repository that can be downloaded"):
@@ -130,7 +130,7 @@ def test_folders_that_hold_no_contrastive_model_are_refused(clip, tmp_path) -> N
     described = {"class": "ContrastiveModel", "settings": {}, "bases": {"model": str(clip)}}
     settings = {"temperature": {"initial": 0.1}, "loss": "contrastive"}
     (tmp_path / "contrastive.json").write_text(json.dumps(described | {"settings": settings}))
-    with pytest.raises(UsageError, match=r"there is no part \['tower'\]; the parts are \['model'\]"):
+    with pytest.raises(UsageError, match=r"unknown part \['tower'\]; the parts are \['model'\]"):
         load_contrastive(tmp_path, {"tower": "x"})
     with pytest.raises(UsageError, match="contrastive.safetensors does not fit the model"):
         load_contrastive(tmp_path)

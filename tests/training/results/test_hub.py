@@ -123,7 +123,7 @@ def test_offline_the_training_is_kept_and_the_upload_can_be_repeated(bert, revie
 def test_only_finished_runs_are_uploaded(tmp_path, capsys) -> None:
     assert main(["push"]) == 2 and "push needs --run, the folder of a finished run" in capsys.readouterr().err
     assert main(["push", "--run", str(tmp_path)]) == 2
-    assert "holds no results.json of a run: " in capsys.readouterr().err
+    assert "is not the folder of a finished run, results.json cannot be read: " in capsys.readouterr().err
     (tmp_path / "results.json").write_text('{"status": "stopped"}')
     assert main(["push", "--run", str(tmp_path)]) == 2
     assert "is not complete; rerun its command" in capsys.readouterr().err
