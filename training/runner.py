@@ -21,7 +21,7 @@ from training.results import report
 from training.results.exporting import save_adapter
 from training.results.hub import push
 from training.settings.common import RunArguments
-from training.trainer.optimizer import choose_rate, optimizer_settings, sharding_frameworks
+from training.trainer.optimizer import choose_rate, sharding_frameworks
 from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
@@ -61,7 +61,6 @@ def run_job(job: Job) -> TrainingResult:
     set_seed(job.run.seed)
     model = job.task.build_model(job)
     choose_rate(job.run, model)
-    optimizer_settings(job.adapter, model)  # a dry run refuses them too
     folder = Path(job.run.output_dir or "runs")
     if main_process:
         print(report.describe(job, model), flush=True)
@@ -148,7 +147,6 @@ def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterT
         callbacks=[*initialization(job, model), *job.task.callbacks(job, model)],
         compute_metrics=job.task.score,
         preprocess_logits_for_metrics=job.task.reduce_logits,
-        optimizer_settings=optimizer_settings(job.adapter, model),
         facts=facts,
     )
     trainer.test_dataset = encoded.get("test")

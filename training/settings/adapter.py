@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
@@ -19,7 +19,6 @@ OPTIONS = {
     "deep_lora_dropout": "adapter_dropout",
     "depth": "depth",
     "freeze_subspaces": "freeze_subspaces",
-    "max_update_norm": "max_update_norm",
 }
 # Where the command does something else than the field says.
 HELPS = {
@@ -27,18 +26,8 @@ HELPS = {
     "exclude_modules": "Names of layers that are left alone.",
     "modules_to_save": "Layers that are trained and saved whole; new heads are found and added.",
 }
-# Option -> keyword of `deep_lora.create_optimizer`; where an option is unset, the keyword's default holds.
-KNOBS = {"gamma": "gamma", "max_relative_step": "max_relative_step", "other_learning_rate": "other_lr"}
 # Where the command chooses something else than the field's default.
 _DEFAULTS: dict[str, Any] = {"target_modules": ["all-linear"]}
-
-
-class Knob(NamedTuple):
-    """An option that was passed, and the keyword of `deep_lora.create_optimizer` that it sets."""
-
-    option: str
-    keyword: str
-    value: Any
 
 
 def _config_options() -> list[tuple[str, Any, Any]]:
@@ -77,17 +66,6 @@ class AdapterArguments(_Fields):
     lora_alpha: int | None = option(
         None, "The scale of --adapter lora is lora_alpha / rank; the rank if unset. deep_lora has no alpha."
     )
-    gamma: float | None = option(
-        None, "Learning rate of the outer factors of deep_lora relative to the inner ones; 1 if unset."
-    )
-    max_relative_step: float | None = option(
-        None,
-        "Limit for each step of a factor of deep_lora, relative to the norm of the factor, such as 0.015. The adapter "
-        "then trains at any learning rate. Needs --max_update_norm, and --other_learning_rate for a new head.",
-    )
-    other_learning_rate: float | None = option(
-        None, "Learning rate of everything but deep_lora, such as a new head; --learning_rate if unset."
-    )
     init_batches: int = option(
         4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
     )
@@ -107,12 +85,6 @@ class AdapterArguments(_Fields):
             raise UsageError(f"--rank got {self.rank}; it must be at least 1")
         if self.init_batches < 0:
             raise UsageError(f"--init_batches got {self.init_batches}; it must not be negative")
-        for name in KNOBS:
-            if (share := getattr(self, name)) is not None and not share > 0:
-                hint = "; --freeze_subspaces keeps the outer factors fixed" if name == "gamma" else ""
-                raise UsageError(f"--{name} got {share}; it must be positive, or left out{hint}")
-        if self.freeze_subspaces and self.gamma is not None:
-            raise UsageError("--gamma is a rate of what --freeze_subspaces keeps fixed; leave one of them out")
         if self.adapter == "deep_lora" and not self.adapter_config:
             self.check_halves("--rank", self.rank)
 
@@ -124,11 +96,6 @@ class AdapterArguments(_Fields):
         """Return the names of those in `OPTIONS` that do not have their defaults."""
         usual = type(self)()
         return {called for called in OPTIONS.values() if getattr(self, called) != getattr(usual, called)}
-
-    def knobs(self) -> list[Knob]:
-        """Return what was passed for the optimizer."""
-        found = [Knob(called, keyword, getattr(self, called)) for called, keyword in KNOBS.items()]
-        return [knob for knob in found if knob.value is not None]
 
     def check_halves(self, name: str, rank: int) -> None:
         """Check that a rank of deep_lora can be halved where the subspaces come from both sides of the gradient.

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
 
-from deep_lora import create_optimizer
 from evaluation_hooks import has_repeats, random_states_kept, valid_rows
 from training.errors import RunError, refused
 from training.names import CHECKPOINT, PARTIAL, STATE
@@ -34,20 +33,13 @@ class AdapterTrainer(Trainer):
     never saved, and a loss that is not finite ends the run at the next log, checkpoint or evaluation.
 
     Args:
-        optimizer_settings: keywords of `deep_lora.create_optimizer`; without any, Trainer makes the optimizer.
         facts: what the manifest of each checkpoint says about the run.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        optimizer_settings: dict[str, float] | None = None,
-        facts: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, facts: dict[str, Any] | None = None, **kwargs: Any) -> None:
         with refused("the Trainer cannot be set up", ValueError, ImportError, RuntimeError):
             super().__init__(*args, **kwargs)
-        self.optimizer_settings, self.facts = optimizer_settings or {}, facts or {}
+        self.facts = facts or {}
         self._folder: Path | None = None
         accepts: bool = getattr(self, "model_accepts_loss_kwargs", False)
         self.model_accepts_loss_kwargs: bool = accepts and self._model_divides_by_items()
@@ -94,12 +86,7 @@ class AdapterTrainer(Trainer):
 
     @refused("the optimizer cannot be set up (--optim, --optim_args, --learning_rate, --weight_decay)", *_REFUSALS)
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Create Trainer's optimizer, or one with rates and limits for the factors of Deep LoRA."""
-        existing: Any = getattr(self, "optimizer", None)
-        if existing is None and self.optimizer_settings:
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            asked: dict[str, Any] = {"weight_decay": self.args.weight_decay, **self.optimizer_settings, **settings}
-            self.optimizer = create_optimizer(self.model, kind, **asked)
+        """Create Trainer's optimizer."""
         return super().create_optimizer(*args, **kwargs)
 
     @refused("the schedule cannot be set up (--lr_scheduler_type, --lr_scheduler_kwargs)", *_REFUSALS)
