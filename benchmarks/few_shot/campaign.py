@@ -6,10 +6,10 @@
     python -m benchmarks.run few_shot_simlex_64          # the result file, from the kept runs
 
 A method with several rates is swept: the rate with the best mean validation score over the sweep's seeds is chosen. If
-it is the smallest or the largest, one more is tried beyond it. `then` names changes of the configuration, or of the
-limit of the steps, that are tried at that rate. Then every method runs on the same seeds, and is tested once, after the
-last step. Settings of one task share their runs. A process that is killed loses its current run. A method that the
-result file already has, with the same settings, is not run again: results are only added.
+it is the smallest or the largest, one more is tried beyond it. `then` names changes of the configuration that are tried
+at that rate. Then every method runs on the same seeds, and is tested once, after the last step. Settings of one task
+share their runs. A process that is killed loses its current run. A method that the result file already has, with the
+same settings, is not run again: results are only added.
 """
 
 from __future__ import annotations

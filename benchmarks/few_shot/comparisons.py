@@ -11,19 +11,7 @@ BASELINE, UNTUNED = "LoRA, tuned", "Deep LoRA"
 BOTH, OLD, UNTUNED_BASELINE = "Deep LoRA, both sides", "Deep LoRA, start 1e-3", "LoRA, not tuned"
 DEEPER, OTHER_RATES = "Deep LoRA, depth 5", ("LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
 ONE_RATE = (UNTUNED_BASELINE, *OTHER_RATES)
-BOUNDED, BOUNDED_DEEPER, BOUNDED_LORA = "Deep LoRA, bounded", "Deep LoRA, bounded, depth 5", "LoRA, bounded"
-LIMITED, LIMITED_LORA = "Deep LoRA, bounded, steps limited", "LoRA, bounded, steps limited"
-LIMITED_DEEPER, LIMITED_TUNED = f"{LIMITED}, depth 5", f"{LIMITED}, tuned"
-LIMITED_HIGHER = f"{LIMITED} to 0.02, depth 5"
-OURS = (
-    UNTUNED,
-    DEEPER,
-    BOUNDED,
-    LIMITED,
-    BOUNDED_DEEPER,
-    LIMITED_DEEPER,
-    LIMITED_HIGHER,
-)  # with one rate for all settings
+OURS = (UNTUNED, DEEPER)  # with one rate for all settings
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 FAMILIES = {"ranks": "r=", "rates": "rate "}  # kinds of settings that compare values of one option, and its name there
 FALLING = "_linear"  # how the settings end in which all rates fall to 0

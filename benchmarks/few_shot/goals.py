@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.few_shot.comparisons import (
-    BOUNDED_LORA,
-    LIMITED_DEEPER,
-    LIMITED_LORA,
     OURS,
     UNTUNED,
     family_means,
@@ -97,7 +94,7 @@ def rate_insensitivity() -> list[list[str]]:
     for name in of_kind("rates"):
         found = family_means(name)
         lora = width(found["LoRA"])
-        for family in [family for family in (*OURS, BOUNDED_LORA, LIMITED_LORA) if family in found]:
+        for family in [family for family in OURS if family in found]:
             goal = f"{family}, {title(name)}: range within a point of the best three times as wide as LoRA's"
             measured = f"{good_range(found[family])}; LoRA {good_range(found['LoRA'])}"
             rows.append(
@@ -118,17 +115,16 @@ def width(scores: dict[float, dict[str, float]]) -> float:
 
 def exported() -> list[list[str]]:
     """Check exports at every tolerance that was measured, over the settings."""
-    found: defaultdict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
-    for method in (UNTUNED, LIMITED_DEEPER):
-        for row in [methods_of(name)[method] for name in in_points() if method in methods_of(name)]:
-            for export in row["exported"]:
-                found[method, export["tolerance"]].append(export | {"of": row["chosen"]["config"]["r"]})
+    found: defaultdict[float, list[dict[str, Any]]] = defaultdict(list)
+    for row in [methods_of(name)[UNTUNED] for name in in_points()]:
+        for export in row["exported"]:
+            found[export["tolerance"]].append(export | {"of": row["chosen"]["config"]["r"]})
     rows = []
-    for (method, tolerance), exports in sorted(found.items()):
+    for tolerance, exports in sorted(found.items()):
         kept = [export["median_rank"] for export in exports]
         changes = [100 * export["test_minus_full"]["mean"] for export in exports]
         reached = [e["median_rank"] <= KEPT_SHARE * e["of"] and no_worse(e["test_minus_full"]) for e in exports]
-        goal = f"{method}: the export with tolerance {tolerance:g} keeps at most half of the rank without loss"
+        goal = f"{UNTUNED}: the export with tolerance {tolerance:g} keeps at most half of the rank without loss"
         measured = f"in {sum(reached)} of {len(exports)} settings; median rank {min(kept):g} to {max(kept):g} of "
         measured += f"{exports[0]['of']}, change {min(changes):+.2f} to {max(changes):+.2f} points"
         rows.append([goal, measured, answer(all(reached))])

@@ -13,7 +13,6 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from benchmarks.few_shot.bounded import bound_lora_, limit_lora_steps, limit_steps_by_rank
 from benchmarks.few_shot.starts import STARTS
 from benchmarks.few_shot.tasks.base import Adaptable, Task
 from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
@@ -29,9 +28,6 @@ class Method:
         batches: number of first batches whose gradient initializes the adapter (Deep LoRA's subspaces, LoRA-GA).
         sides: of the gradient that Deep LoRA's subspaces come from.
         gamma: rate of Deep LoRA's U and V relative to that of the cores.
-        max_update_norm: bounds LoRA's updates (Deep LoRA's are bounded by its configuration); 0 for no bound.
-        max_relative_step: limits the optimizer's steps, LoRA's as `limit_lora_steps` does; 0 for no limit.
-        limit_by_rank: limits the steps of Deep LoRA's cores as `limit_steps_by_rank` does.
         adam_eps: of AdamW; None takes what the documentation advises, 1e-6 for Deep LoRA and PyTorch's 1e-8 otherwise.
         start: another initialization than the library's, one of `starts.STARTS`.
         restart: after so many steps the update is merged, and the next batches' gradient initializes a new adapter.
@@ -47,23 +43,14 @@ class Method:
     embeddings: bool = field(default=False, metadata={"unnamed": True})
     sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
     gamma: float = field(default=1.0, metadata={"unnamed": True})
-    max_update_norm: float = field(default=0.0, metadata={"unnamed": True})
-    max_relative_step: float = field(default=0.0, metadata={"unnamed": True})
-    limit_by_rank: bool = field(default=False, metadata={"unnamed": True})
 
     def changed(self, change: dict[str, Any]) -> Method:
-        """Change the configuration, or the limit of the steps.
+        """Change the configuration.
 
-        >>> Method("deep_lora", {"r": 8}).changed({"depth": 5, "max_relative_step": 0.1}).described()
-        {'r': 8, 'depth': 5, 'max_relative_step': 0.1}
+        >>> Method("deep_lora", {"r": 8}).changed({"depth": 5}).config
+        {'r': 8, 'depth': 5}
         """
-        limit = change.get("max_relative_step", self.max_relative_step)
-        fields_of_config = {name: value for name, value in change.items() if name != "max_relative_step"}
-        return replace(self, config=self.config | fields_of_config, max_relative_step=limit)
-
-    def described(self) -> dict[str, Any]:
-        """Describe what a sweep may change: the configuration, and the limit of the steps if there is one."""
-        return self.config | ({"max_relative_step": self.max_relative_step} if self.max_relative_step else {})
+        return replace(self, config=self.config | change)
 
     def key(self) -> str:
         """Name a kept run; fields that were added later appear only when they are used."""
@@ -98,27 +85,17 @@ def _with_lora(method: Method, encoder: nn.Module, adapted_layers: str, gradient
     config = LoraConfig(target_modules=adapted_layers, **method.config, **more)
     if gradient_start:
         preprocess_loraga(encoder, config, gradients)
-    model = get_peft_model(encoder, config)
-    if method.max_update_norm:
-        bound_lora_(model, method.max_update_norm)
-    return model
+    return get_peft_model(encoder, config)
 
 
 def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float) -> Optimizer:
     """Make AdamW without weight decay; the head has a rate of its own, whatever `rate` is."""
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":
-        limit = None if method.limit_by_rank else method.max_relative_step or None
-        optimizer = create_optimizer(
-            model.encoder, AdamW, lr=rate, gamma=method.gamma, max_relative_step=limit, weight_decay=0.0, **eps
-        )
-        if method.limit_by_rank:
-            limit_steps_by_rank(optimizer, model.encoder, method.max_relative_step)
+        optimizer = create_optimizer(model.encoder, AdamW, lr=rate, gamma=method.gamma, weight_decay=0.0, **eps)
     else:
         trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)
-        if method.max_relative_step:
-            limit_lora_steps(optimizer, model.encoder, method.max_relative_step, method.max_update_norm)
     if isinstance(model.head, nn.Linear):
         optimizer.add_param_group({"params": list(model.head.parameters()), "lr": head_rate, "eps": 1e-8})
     return optimizer

@@ -125,11 +125,11 @@ def exports(method: Method, model: Adaptable) -> bool:
 def effective_ranks(method: Method, model: Adaptable) -> list[int]:
     """Count the singular values above a hundredth of the largest of every module's update; 0 if that is at most 1e-3.
 
-    Empty for a method without a low-rank update, one that changes the pretrained weight first, and a bounded LoRA.
+    Empty for a method without a low-rank update, and one that changes the pretrained weight first.
     """
     if exports(method, model):
         config, state = to_lora(model.encoder)
-    elif method.adapter == "lora" and "init_lora_weights" not in method.config and not method.max_update_norm:
+    elif method.adapter == "lora" and "init_lora_weights" not in method.config:
         config, state = model.encoder.peft_config["default"], get_peft_model_state_dict(model.encoder)
     else:
         return []

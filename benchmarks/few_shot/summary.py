@@ -46,7 +46,7 @@ def measured_row(campaign: Comparison, name: str) -> Row:
     chosen, runs = campaign.chosen(name), [campaign.kept(run) for run in campaign.compared(name)]
     tests = [run["test"] for run in runs]
     return {
-        "chosen": {"rate": chosen.rate, "config": chosen.method.described()},
+        "chosen": {"rate": chosen.rate, "config": chosen.method.config},
         "sweep": sweep(campaign, name),
         "test": {**rounded(mean_with_interval(tests)), "values": tests},
         "curve": curves(runs),
@@ -65,7 +65,7 @@ def sweep(campaign: Comparison, name: str) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "rate": candidate.rate, "config": candidate.method.described(),
+            "rate": candidate.rate, "config": candidate.method.config,
             "validation": [campaign.kept(run)["validation"] for run in campaign.sweep_of(*candidate)],
         }
         for candidate in campaign.candidates(name)

@@ -10,14 +10,8 @@ from typing import Any
 from benchmarks.few_shot.comparisons import (
     BASELINE,
     BOTH,
-    BOUNDED,
-    BOUNDED_DEEPER,
-    BOUNDED_LORA,
     DEEPER,
     FALLING,
-    LIMITED,
-    LIMITED_DEEPER,
-    LIMITED_LORA,
     OLD,
     RANK,
     TRACKING,
@@ -39,15 +33,7 @@ from training.results.figures import figure
 
 COLORS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
 COLORS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", BOTH: "tab:cyan", "rsLoRA": "tab:green"}
-COLORS |= {DEEPER: "tab:red", BOUNDED: "tab:brown", BOUNDED_DEEPER: "tab:purple", BOUNDED_LORA: "tab:gray"}
-COLORS |= {
-    LIMITED: "black",
-    LIMITED_LORA: "goldenrod",
-    LIMITED_DEEPER: "tab:pink",
-    "LoRA, 1e-3": "tab:orange",
-    "LoRA, 3e-3": "tab:olive",
-    "Deep LoRA, tuned": "tab:blue",
-}
+COLORS |= {DEEPER: "tab:red", "LoRA, 1e-3": "tab:orange", "LoRA, 3e-3": "tab:olive", "Deep LoRA, tuned": "tab:blue"}
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rare_words": "Rare Words, Spearman x 100", "men": "MEN, Spearman x 100",
     "rotten_tomatoes": "Rotten Tomatoes, accuracy in %", "stsb": "STS-B, Pearson x 100",
@@ -82,7 +68,7 @@ def draw_samples(path: Path, ending: str) -> None:
 def _draw_sizes(axes: Any, sizes: dict[int, str], label: str) -> None:
     """Draw one task: a point for each number of samples and method."""
     used = {method for name in sizes.values() for method in methods_of(name)}
-    for shift, method in enumerate(m for m in (*FOLLOWED, LIMITED_DEEPER, UNTUNED_BASELINE) if m in used):
+    for shift, method in enumerate(m for m in (*FOLLOWED, UNTUNED_BASELINE) if m in used):
         have = [size for size in sizes if method in methods_of(sizes[size])]
         scores = [methods_of(sizes[size])[method]["test"] for size in have]
         with_intervals(axes, [size * 1.06**shift for size in have], scores, method)
@@ -110,7 +96,7 @@ def draw_differences(path: Path) -> None:
     """Draw differences to tuned LoRA with their intervals, setting by setting."""
     names = in_points()
     with figure(path, size=(7.5, 0.9 + 0.5 * len(names)), dpi=DPI) as (axes,):
-        for shift, method in enumerate((UNTUNED, DEEPER, LIMITED, LIMITED_DEEPER, UNTUNED_BASELINE)):
+        for shift, method in enumerate((UNTUNED, DEEPER, UNTUNED_BASELINE)):
             have = [row for row, name in enumerate(names) if method in methods_of(name)]
             gaps = [methods_of(names[row])[method]["difference"] for row in have]
             means = [100 * gap["mean"] for gap in gaps]

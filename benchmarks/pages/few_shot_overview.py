@@ -9,15 +9,7 @@ from typing import Any
 from benchmarks.few_shot.comparisons import (
     BASELINE,
     BOTH,
-    BOUNDED,
-    BOUNDED_DEEPER,
-    BOUNDED_LORA,
     DEEPER,
-    LIMITED,
-    LIMITED_DEEPER,
-    LIMITED_HIGHER,
-    LIMITED_LORA,
-    LIMITED_TUNED,
     OLD,
     ONE_RATE,
     OURS,
@@ -34,27 +26,24 @@ from benchmarks.few_shot.comparisons import (
 from benchmarks.markdown import interval, markdown
 from benchmarks.paired import mean_with_interval
 
-BESIDE = (UNTUNED, DEEPER, BOTH, OLD, LIMITED, LIMITED_DEEPER, *ONE_RATE)
-BESIDE_BOUNDED = (
-    BOUNDED, LIMITED, BOUNDED_DEEPER, LIMITED_DEEPER, LIMITED_HIGHER, LIMITED_TUNED, BOUNDED_LORA, LIMITED_LORA,
-)  # fmt: skip
+BESIDE = (UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE)
 
 
-def overview(falling: bool, beside: tuple[str, ...] = BESIDE) -> str:
+def overview(falling: bool) -> str:
     """Write one row for each setting: tuned LoRA's score, and the paired differences of the others to it."""
     rows = []
     for name in in_points(falling):
         methods = methods_of(name)
-        cells = [_difference(methods.get(method)) for method in beside]
+        cells = [_difference(methods.get(method)) for method in BESIDE]
         rows.append([title(name), interval(methods[BASELINE]["test"], 100, 1), *cells])
     everything, with_rates = with_enough_seeds(falling), averaged(falling)
     groups = [(f"mean of the {len(everything)} with {SEEDS} seeds", everything)]
     if with_rates != everything:
         groups.append((f"mean of the {len(with_rates)} of them with LoRA at three rates", with_rates))
     for label, names in groups:
-        rows.append([label, "", *(ahead(names, method, BASELINE) for method in beside)])
+        rows.append([label, "", *(ahead(names, method, BASELINE) for method in BESIDE)])
     used = [any(cells) for cells in zip(*rows, strict=True)]  # a method that no setting has needs no column
-    table = [["setting", BASELINE, *beside], *rows]
+    table = [["setting", BASELINE, *BESIDE], *rows]
     header, *body = [[cell for cell, use in zip(row, used, strict=True) if use] for row in table]
     return markdown(header, body)
 
@@ -70,24 +59,9 @@ def one_rate() -> str:
             *(ahead(names, method, BASELINE) for names in groups.values()),
             ahead(groups[everything], method, rival),
         ]
-        for method in (*OURS, BOUNDED_LORA, LIMITED_LORA, *ONE_RATE)
+        for method in (*OURS, *ONE_RATE)
     ]
     return markdown(["method, one rate", *header], rows)
-
-
-def pairs() -> str:
-    """Write means over the same settings, of one method against its counterpart."""
-    groups = _groups()
-    pairs = [(LIMITED_TUNED, BASELINE), (LIMITED_TUNED, LIMITED), (LIMITED, UNTUNED), (LIMITED, LIMITED_LORA)]
-    pairs += [
-        (LIMITED_DEEPER, DEEPER),
-        (LIMITED_HIGHER, LIMITED_DEEPER),
-        (BOUNDED, UNTUNED),
-        (BOUNDED, BOUNDED_LORA),
-        (BOUNDED_DEEPER, DEEPER),
-    ]
-    rows = [[method, other, *(ahead(names, method, other) for names in groups.values())] for method, other in pairs]
-    return markdown(["method", "points ahead of", *groups], rows)
 
 
 def _groups() -> dict[str, list[str]]:
@@ -122,7 +96,5 @@ def ahead(names: list[str], method: str, other: str) -> str:
 OVERVIEWS: dict[str, Callable[[], str]] = {
     "overview": lambda: overview(falling=False),
     "overview falling": lambda: overview(falling=True),
-    "overview bounded": lambda: overview(falling=True, beside=BESIDE_BOUNDED),
     "one rate": one_rate,
-    "pairs": pairs,
 }

@@ -9,8 +9,6 @@ from typing import Any
 from benchmarks.few_shot.comparisons import (
     BASELINE,
     BOTH,
-    BOUNDED,
-    BOUNDED_DEEPER,
     OLD,
     RANK,
     TRACKING,
@@ -70,8 +68,7 @@ def sweeps() -> str:
 
 def label(name: str, method: str, candidate: dict[str, Any]) -> str:
     """Name the rate, and what differs from the configuration that the sweep began with."""
-    asked = settings_of(name)["methods"][method]
-    begun = asked["config"] | {"max_relative_step": asked.get("max_relative_step")}
+    begun = settings_of(name)["methods"][method]["config"]
     changed = [f"{field} {value}" for field, value in candidate["config"].items() if begun.get(field) != value]
     return ", ".join([f"{candidate['rate']:g}", *changed])
 
@@ -99,7 +96,7 @@ def export_table() -> str:
     """Write how many of 8 ranks `to_lora(tolerance=...)` keeps, and how the test score changes."""
     rows = []
     for name in comparisons():
-        for method in (UNTUNED, BOUNDED, BOUNDED_DEEPER, BOTH, OLD):
+        for method in (UNTUNED, BOTH, OLD):
             for export in methods_of(name).get(method, {"exported": []})["exported"]:
                 change = interval(export["test_minus_full"], 100, 2, "+")
                 kept = [f"{export['median_rank']:g}", f"{export['max_rank']:g}"]

@@ -9,8 +9,6 @@ from benchmarks.few_shot.comparisons import (
     BASELINE,
     DEEPER,
     FALLING,
-    LIMITED,
-    LIMITED_DEEPER,
     LOSSES,
     SEEDS,
     UNTUNED,
@@ -28,11 +26,7 @@ from benchmarks.markdown import markdown
 from benchmarks.pages.few_shot_overview import ahead, best_one_rate
 from benchmarks.result_files import result
 
-METHODS = {
-    UNTUNED: "default, rate 3e-3",
-    DEEPER: "`depth=5`, rate 3e-3",
-    LIMITED_DEEPER: "`depth=5`, steps limited, rate 0.1",
-}
+METHODS = {UNTUNED: "default, rate 3e-3", DEEPER: "`depth=5`, rate 3e-3"}
 KINDS: dict[str, tuple[str, ...]] = {
     "similarity of words (SimLex-999, Rare Words)": ("simlex", "rare_words"),
     "relatedness of words (WordSim-353, MEN)": ("wordsim", "men"),
@@ -192,23 +186,13 @@ def completion_row() -> tuple[str, str]:
     )
 
 
-def bounded_row() -> tuple[str, str]:
-    measured = result("training_step_384_bounded")
-    cells = []
-    for method, what in (("deep_lora_bounded", "bounded"), ("deep_lora_limited", "with limited steps too")):
-        ratio = measured["methods"][method]["ratio_to_deep_lora"]
-        cells.append(f"{what} {_time_ratio(ratio)}")
-    repeats = measured["settings"]["repeats"]
-    return f"the same step against Deep LoRA's, MiniLM shape, median and quartiles of {repeats}", "; ".join(cells)
-
-
 def rates_rows() -> list[tuple[str, str]]:
     """Write one row for each setting with falling rates that compares rates."""
     rows = []
     for name in [name for name in of_kind("rates") if name.endswith(FALLING)]:
         found, seeds = family_means(name), max(row["seeds_compared"] for row in methods_of(name).values())
         cells = []
-        for family in ("LoRA", UNTUNED, LIMITED, LIMITED_DEEPER):
+        for family in ("LoRA", UNTUNED):
             best = 100 * max(score["mean"] for score in found[family].values())
             cells.append(f"{family} {good_range(found[family])} (best {best:.1f})")
         rows.append((f"rates within a point of the best, {title(name)}, {seeds} seeds", "; ".join(cells)))
@@ -217,7 +201,7 @@ def rates_rows() -> list[tuple[str, str]]:
 
 def table() -> str:
     rows = [
-        *step_rows(), bounded_row(), initialization_row(), *rates_rows(), main_job_row(),
+        *step_rows(), initialization_row(), *rates_rows(), main_job_row(),
         *rank_rows(), sketch_row(), export_row(), completion_row(),
     ]  # fmt: skip
     return markdown(["what", "measured"], [list(row) for row in rows])

@@ -11,7 +11,7 @@ from peft import LoraConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deep_lora import DeepLoraConfig, create_optimizer
+from deep_lora import DeepLoraConfig
 
 
 class _GradientMark(torch.autograd.Function):
@@ -59,10 +59,6 @@ def deep_lora_frozen(model: nn.Module, targets: str, rank: int) -> nn.Module:
     return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, freeze_subspaces=True))
 
 
-def deep_lora_bounded(model: nn.Module, targets: str, rank: int) -> nn.Module:
-    return get_peft_model(model, DeepLoraConfig(r=rank, target_modules=targets, max_update_norm=0.4))
-
-
 METHODS: dict[str, Callable[[nn.Module, str, int], nn.Module]] = {
     "frozen": frozen,
     "lora": lora,
@@ -70,15 +66,11 @@ METHODS: dict[str, Callable[[nn.Module, str, int], nn.Module]] = {
     "vera": vera,
     "deep_lora": deep_lora,
     "deep_lora_frozen": deep_lora_frozen,
-    "deep_lora_bounded": deep_lora_bounded,
-    "deep_lora_limited": deep_lora_bounded,  # and an optimizer of its own
 }
 
 
-def optimizer_of(model: nn.Module, method: str) -> Optimizer | None:
-    """Make AdamW over what is trained, with limited steps for "deep_lora_limited"; None for a frozen model."""
-    if method == "deep_lora_limited":
-        return create_optimizer(model, lr=1e-4, max_relative_step=1e-6)  # so low that every step is cut
+def optimizer_of(model: nn.Module) -> Optimizer | None:
+    """Make AdamW over what is trained; None for a frozen model."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(parameters, lr=1e-4) if parameters else None
 

@@ -69,22 +69,6 @@ def test_the_first_block_trains_a_classifier_that_the_block_on_loading_loads(tmp
     assert torch.equal(names["model"].cpu()(input_ids=batch).logits, trained(input_ids=batch).logits)
 
 
-def test_the_block_with_limited_steps_goes_on_from_the_first_one(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    first, second = re.findall(r"```python\n(.*?)```", README, re.S)[:2]
-    data = [{"input_ids": row, "labels": row[0] % 2} for row in ids(8)]
-    imports = first[: first.index("# here a classifier")]
-    names = {"model": bert_classifier(), "data": data}
-    exec(f"{imports}\n{second}", names)
-    model, trainer = names["model"], names["trainer"]
-    before = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
-    trainer.train()
-    assert model.peft_config["default"].depth == 5
-    assert all((value - before[name]).any() for name, value in model.named_parameters() if name in before)
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)  # Trainer's own falling schedule
-    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {0.1, 1e-3}
-
-
 def _block(text: str) -> str:
     return next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if text in block)
 

@@ -32,8 +32,6 @@ METHODS = {
     "PiSSA": Method("lora", {"r": 2, "init_lora_weights": "pissa_niter_4"}),
     "LoRA-GA": Method("lora", {"r": 2, "init_lora_weights": "lora_ga"}, batches=1),
     "the paper's LoRA": Method("lora", {"r": 2}, start="normal"),
-    "LoRA, bounded": Method("lora", {"r": 2}, max_update_norm=0.5),
-    "LoRA, steps limited": Method("lora", {"r": 2}, max_update_norm=0.5, max_relative_step=0.1),
     "Deep LoRA": Method("deep_lora", {"r": 2}, batches=1),
     **{f"Deep LoRA, {start}": Method("deep_lora", {"r": 2}, 1, start=start) for start in ("aligned", "left", "right")},
     "full": Method("full"),
