@@ -78,14 +78,6 @@ class DeepLoraConfig(PeftConfig):
         default=True,
         metadata={"help": "Subtract the start of a 'compressed' update, so that a fresh adapter is an exact identity."},
     )
-    max_update_norm: float | None = field(
-        default=None,
-        metadata={
-            "help": "b: bound on the norm of every update, in units of the root-mean-square singular value of its base "
-            "weight, s = ||W||_F / sqrt(min(out, in)): dW / sqrt(1 + (||dW||_F / (b s))^2) is used in place of dW. At "
-            "0.4 a learning rate that is too high does not diverge; unbounded if unset."
-        },
-    )
     deep_lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter, in [0, 1)."})
     fan_in_fan_out: bool = field(
         default=False, metadata={"help": "True if the base weights are stored (in, out), as GPT-2's Conv1D does."}
@@ -156,7 +148,7 @@ class DeepLoraConfig(PeftConfig):
         """Load a saved configuration, as every `PeftConfig` does; a local adapter file beside it is checked first.
 
         Raises:
-            ValueError: if the adapter file is corrupt, truncated or inconsistent (see `deep_lora.files`).
+            ValueError: if the adapter file is corrupt, inconsistent or bounded (see `deep_lora.files`).
         """
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
         check_adapter_folder(Path(pretrained_model_name_or_path, subfolder or ""))
@@ -185,8 +177,6 @@ class DeepLoraConfig(PeftConfig):
             if isinstance(self.core_scale, str):
                 raise ValueError(f"`core_scale` must be a positive number or 'auto', got {self.core_scale!r}")
             _check_number("core_scale", self.core_scale, low=0.0, low_open=True)
-        if self.max_update_norm is not None:
-            _check_number("max_update_norm", self.max_update_norm, low=0.0, low_open=True)
         if not isinstance(self.freeze_subspaces, bool):
             raise ValueError(f"`freeze_subspaces` must be True or False, got {self.freeze_subspaces!r}")
         if self.variant != "compressed" and self.freeze_subspaces:

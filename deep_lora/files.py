@@ -7,12 +7,14 @@ import math
 import os
 import struct
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
 FACTOR_NAMES = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
+BOUND_NAME = "deep_lora_bound"  # of a tensor of earlier versions: the largest norm that an update could have
 MAX_HEADER_BYTES = 1 << 24
 MAX_NAME_LENGTH = 1024
 _ITEM_BYTES = {
@@ -27,7 +29,7 @@ class AdapterFileError(ValueError):
 
 
 def check_adapter_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise if `folder` holds an adapter file that is corrupt, truncated or inconsistent; only its header is read.
+    """Raise if `folder` holds an adapter file that is corrupt, inconsistent or bounded; only its header is read.
 
     PEFT puts an adapter into the model before it reads the weights, so a file that fails later leaves a changed model
     behind. A folder without the file passes (PEFT says where it looked).
@@ -45,8 +47,26 @@ def check_adapter_folder(folder: str | os.PathLike[str]) -> None:
             f"{path} is not a safetensors file that can be used ({error}). If it is truncated or corrupt, copy or "
             "download it again; the model was not changed"
         ) from error
+    check_unbounded(str(path), shapes)
     for module, found in factors_by_module(shapes).items():
         _check_module(path, module, found)
+
+
+def check_unbounded(source: str, names: Iterable[str]) -> None:
+    """Raise if tensors of these names belong to an adapter whose updates an earlier version has bounded.
+
+    Raises:
+        AdapterFileError: the message names the source of the tensors, and says what to do.
+
+    >>> check_unbounded("a file", ["layer.0.deep_lora_U", "layer.0.deep_lora_core", "layer.0.deep_lora_V"])
+    """
+    bounded = [name for name in names if BOUND_NAME in name.split(".")]
+    if bounded:
+        raise AdapterFileError(
+            f"{source} holds {bounded[0][:200]!r}, a bound on an update (`max_update_norm`), which this version of "
+            "deep_lora cannot compute; export the adapter with `save_as_lora` of the version that saved it, or train "
+            "it again"
+        )
 
 
 def read_shapes(path: Path) -> Shapes:

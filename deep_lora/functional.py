@@ -91,43 +91,6 @@ def cores_at(core: Float[Tensor, "n *batch r r"], start: Float[Tensor, ""] | flo
     return torch.allclose(core, start * eye, rtol=tolerance, atol=0.0)
 
 
-def bound_factor(
-    U: Float[Tensor, "*batch out r"],
-    folded: Float[Tensor, "*batch r r"],
-    V: Float[Tensor, "*batch in r"],
-    bound: Float[Tensor, "*batch 1 1"],
-) -> Float[Tensor, "*batch 1 1"]:
-    """Return `1 / sqrt(1 + ||dW||_F^2 / b^2)` for `dW = U folded V^T`: the update times this has a norm below b.
-
-    A small update stays as it is, a large one keeps its direction. `||dW||_F^2 = <U^T U folded, folded V^T V>`, so
-    nothing larger than r x r is formed. Computed in float32 at least; an infinite bound gives 1.
-
-    Source: ours (docs/few_shot.md).
-
-    >>> U, folded, V = torch.ones(4, 1), torch.full((1, 1), 3.0), torch.ones(9, 1)  # of norm 18
-    >>> round(18 * bound_factor(U, folded, V, torch.full((1, 1), 18.0)).item() ** 2, 4)
-    9.0
-    """
-    with full_precision(U):
-        U, folded, V = (tensor if tensor.dtype == torch.float64 else tensor.float() for tensor in (U, folded, V))
-        squared = ((U.mT @ U @ folded) * (folded @ (V.mT @ V))).sum((-2, -1), keepdim=True).clamp(min=0)
-        return (1 + squared / bound.to(squared) ** 2).rsqrt()
-
-
-def rms_singular_value(weight: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch 1 1"]:
-    """Return the root-mean-square singular value of W, `||W||_F / sqrt(min(rows, columns))`; infinite if W is zero.
-
-    8-bit and half-precision weights are measured in float32.
-
-    >>> rms_singular_value(torch.eye(3)[:2] * 5)
-    tensor([[5.]])
-    """
-    weight = weight.float() if weight.dtype.itemsize == 1 else weight
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True, dtype=dtype)
-    return torch.where(norm > 0, norm / min(weight.shape[-2:]) ** 0.5, torch.inf)
-
-
 def delta_weight(
     U: Float[Tensor, "*batch out r"], folded: Float[Tensor, "*batch r r"], V: Float[Tensor, "*batch in r"]
 ) -> Float[Tensor, "*batch out in"]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deep_lora.files import FACTOR_NAMES, AdapterFileError, read_shapes
+from deep_lora.files import FACTOR_NAMES, AdapterFileError, check_unbounded, read_shapes
 from dmf.files import complete_file
 
 PREFIX = "base_model.model."  # PEFT puts it before the name of every tensor
@@ -43,7 +43,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
 
     Raises:
         AdapterFileError: not a folder, or a file is missing, too large, a link that leads out of the folder, a pickle,
-            or not what it says it is. The text names the file and what is wrong.
+            or not what it says it is, or the updates were bounded by an earlier version. The text says what is wrong.
     """
     if not folder.is_dir():
         raise AdapterFileError(f"{folder} is not a folder; {_NEEDED}")
@@ -53,7 +53,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
             f"{folder / WEIGHTS_NAME} is a pickle, which can run code when it is read; save it as safetensors"
         )
     path = _inside(folder, SAFETENSORS_WEIGHTS_NAME)
-    read_shapes(path)
+    check_unbounded(str(path), read_shapes(path))
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}

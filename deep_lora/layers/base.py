@@ -13,12 +13,11 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import resolve_quantization_backend
-from peft.utils.integrations import gather_params_ctx
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
-from deep_lora.files import FACTOR_NAMES
-from deep_lora.functional import add_to_weight, auto_core_scale, rms_singular_value
+from deep_lora.files import BOUND_NAME, FACTOR_NAMES, check_unbounded
+from deep_lora.functional import add_to_weight, auto_core_scale
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.start import draw_start_
 from deep_lora.layers.update import Update
@@ -32,16 +31,15 @@ class DeepLoraLayer(BaseTunerLayer):
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
     `deep_lora_start` is what the diagonals of the cores held at the start; a buffer, so that it is rounded, moved and
-    saved just as they are; so is `deep_lora_bound`, the largest norm that the update can have, if the config bounds it.
-    The rest of `other_param_names` follows from the config and is not saved.
+    saved just as they are. The rest of `other_param_names` follows from the config and is not saved.
     """
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
         "r", "depth", "variant", "init_scale", "core_scale", "scaling", "tied_to",
-        "deep_lora_dropout", "deep_lora_start", "deep_lora_bound",
+        "deep_lora_dropout", "deep_lora_start",
     )  # fmt: skip
-    saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_bound")
+    saved_names = (*adapter_layer_names, "deep_lora_start")
     supports_dropout: ClassVar[bool] = True
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
@@ -73,7 +71,6 @@ class DeepLoraLayer(BaseTunerLayer):
         self.init_scale: dict[str, float] = {}
         self.core_scale: dict[str, float] = {}
         self.deep_lora_start = BufferDict({}, persistent=True)
-        self.deep_lora_bound = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
         self.tied_to: dict[str, DeepLoraLayer] = {}  # of a tied head: the embedding whose parameters it shares
         self._disable_adapters = False
@@ -82,6 +79,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.kwargs = kwargs
         self.in_features, self.out_features = self._features()
         self.register_state_dict_post_hook(_save_rounded_start)
+        self.register_load_state_dict_pre_hook(_refuse_bounded)
 
     def _features(self) -> tuple[int, int]:
         """Return (in, out); ZeRO-3 and quantized layers keep their true shape elsewhere, PEFT knows where."""
@@ -119,7 +117,6 @@ class DeepLoraLayer(BaseTunerLayer):
             self._create_parameters(adapter_name, r, config.num_cores(depth))
             self.reset_parameters(adapter_name, config)
             self._set_start(adapter_name, config)
-            self._set_bound(adapter_name, config)
             self._move_adapter_to_device_of_base_layer(adapter_name)
         if config.freeze_subspaces:  # survives switching adapters
             self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: SUBSPACES}
@@ -151,28 +148,6 @@ class DeepLoraLayer(BaseTunerLayer):
         elif adapter_name in self.deep_lora_start:
             del self.deep_lora_start[adapter_name]
 
-    @torch.no_grad()
-    def _set_bound(self, adapter_name: str, config: DeepLoraConfig) -> None:
-        """Bound the update by a multiple of the base weight's root-mean-square singular value, if the config says so.
-
-        An adapter that is about to be loaded brings its own bound.
-        """
-        if config.max_update_norm is None:
-            if adapter_name in self.deep_lora_bound:
-                del self.deep_lora_bound[adapter_name]
-            return
-        core = self.deep_lora_core[adapter_name]
-        if config.inference_mode:
-            bound = torch.full((*core.shape[1:-2], 1, 1), torch.inf)
-        else:
-            with gather_params_ctx(list(self.get_base_layer().parameters(recurse=False))):
-                bound = config.max_update_norm * rms_singular_value(gathered(self.base_matrix()))
-        self.deep_lora_bound[adapter_name] = bound if bound.is_meta else bound.to(core.device)
-
-    def base_matrix(self) -> Tensor:
-        """Return the base weight as a matrix, (out, in) or (in, out); of stacked experts one for each."""
-        return self.get_base_weight().flatten(1)
-
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT calls this after loading onto the meta device, which parts shared tensors.
         if adapter_name in self.tied_to:
@@ -186,9 +161,8 @@ class DeepLoraLayer(BaseTunerLayer):
         self.deep_lora_U[adapter_name] = source.deep_lora_V[adapter_name]
         self.deep_lora_core[adapter_name] = source.deep_lora_core[adapter_name]
         self.deep_lora_V[adapter_name] = source.deep_lora_U[adapter_name]
-        for name in ("deep_lora_start", "deep_lora_bound"):
-            if adapter_name in getattr(source, name):
-                getattr(self, name)[adapter_name] = getattr(source, name)[adapter_name].clone()
+        if adapter_name in source.deep_lora_start:
+            self.deep_lora_start[adapter_name] = source.deep_lora_start[adapter_name].clone()
 
     # ---- the update --------------------------------------------------------------------------------------------------
 
@@ -205,7 +179,6 @@ class DeepLoraLayer(BaseTunerLayer):
             self.core_scale[adapter_name],
             self.scaling[adapter_name],
             start,
-            self.deep_lora_bound[adapter_name] if adapter_name in self.deep_lora_bound else None,
             adapter_name in self.tied_to,
         )
 
@@ -292,3 +265,10 @@ def _save_rounded_start(layer: DeepLoraLayer, state: dict[str, Tensor], prefix: 
         key = f"{prefix}deep_lora_start.{adapter_name}"
         if key in state:
             state[key] = start.to(layer.deep_lora_core[adapter_name].dtype).to(start.dtype)
+
+
+def _refuse_bounded(layer: DeepLoraLayer, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Refuse the bound of an earlier version, which `strict=False` would drop; a hook of `load_state_dict`."""
+    name = f"{prefix}{BOUND_NAME}"
+    names = [name, *(f"{name}.{adapter_name}" for adapter_name in layer.deep_lora_core)]
+    check_unbounded("the adapter", [name for name in names if name in state])

@@ -78,9 +78,6 @@ class ParamWrapper(AdaptedModule):
         self.deep_lora_core[adapter_name] = nn.Parameter(torch.empty(num_cores, *experts, r, r))
         self.deep_lora_V[adapter_name] = nn.Parameter(torch.empty(*experts, self.in_features, r))
 
-    def base_matrix(self) -> Tensor:
-        return self.get_base_weight()
-
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         parameter = self.get_param()
         dtype = parameter.dtype if parameter.is_floating_point() and parameter.dtype.itemsize > 1 else None

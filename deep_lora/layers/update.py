@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deep_lora.functional import Factors, bound_factor, cores_at, delta_weight, fold_cores
+from deep_lora.functional import Factors, cores_at, delta_weight, fold_cores
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Update:
         core_scale: kappa, by which every stored core is multiplied.
         scaling: of the whole update; 1 is the trained one.
         start: what the diagonals of the cores held at the start, in their dtype; subtracted. None subtracts nothing.
-        bound: the largest norm that the update can have. None bounds nothing.
         transposed: the chain of cores acts in the other direction, as in a tied head.
 
     >>> eye = torch.eye(2)
@@ -38,14 +37,11 @@ class Update:
     core_scale: float
     scaling: float = 1.0
     start: Float[Tensor, ""] | None = None
-    bound: Float[Tensor, "*batch 1 1"] | None = None
     transposed: bool = False
 
     def folded(self) -> Float[Tensor, "*batch r r"]:
-        """Return the r x r middle (see `deep_lora.functional.fold_cores`), bound and scaling included."""
+        """Return the r x r middle (see `deep_lora.functional.fold_cores`), scaling included."""
         folded = fold_cores(self.core, self.core_scale, self.start, transposed=self.transposed)
-        if self.bound is not None:
-            folded = (folded * bound_factor(self.U, folded, self.V, self.bound)).to(folded.dtype)
         return folded if self.scaling == 1.0 else folded * self.scaling
 
     def factors(self) -> Factors:

@@ -1,1 +1,1 @@
-"""Parameter groups and steps for any optimizer."""
+"""Parameter groups for any optimizer."""

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
-from deep_lora.optimizer.steps import CORES_GROUP, SUBSPACES_GROUP, RelativeStepLimit
 
+CORES_GROUP, SUBSPACES_GROUP = "deep_lora_core", "deep_lora_subspaces"  # names of the groups of Deep LoRA's own tensors
 # The paper's. With n cores kappa c_l that start at kappa c_l = eps I, the gradient of a stored core c_l starts at
 # kappa^n (eps / kappa)^(n-1) = kappa eps^(n-1) times that of dW: with n = 3 and r = 8, 1e-5 at the small start
 # eps = 1e-3 (where PyTorch's 1e-8 gives other first steps), and 0.06 at the default start eps = 0.3.
@@ -24,19 +24,17 @@ def parameter_groups(
     lr: float,
     gamma: float = 1.0,
     weight_decay: float = 0.0,
-    other_lr: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Make optimizer groups: cores at `lr`, U and V at `gamma * lr`, everything else trainable at `other_lr`.
+    """Make optimizer groups: U and V at `gamma * lr`, everything else trainable at `lr`.
 
     Parameters are found by visiting the layers, never by name; shared ones appear once, frozen ones not at all.
 
     Args:
         model: a PEFT model, or any module that holds Deep LoRA layers.
-        lr: rate of the cores, positive.
+        lr: rate of the cores and of what is trained beside the adapter, such as a new head; positive.
         gamma: rate of U and V relative to `lr`, positive; the paper's is 0.01. `DeepLoraConfig.freeze_subspaces` keeps
             them fixed.
         weight_decay: for matrices; vectors (biases, norms) get none.
-        other_lr: rate of what is trained beside the adapter, such as a new head; None takes `lr`.
 
     Raises:
         ValueError: if a number is out of range, or the model has no trainable Deep LoRA parameter.
@@ -49,7 +47,7 @@ def parameter_groups(
     >>> [(group["name"], group["lr"]) for group in parameter_groups(model, lr=1e-2, gamma=0.1)]
     [('deep_lora_core', 0.01), ('deep_lora_subspaces', 0.001)]
     """
-    _check_numbers(lr, gamma, weight_decay, other_lr)
+    _check_numbers(lr, gamma, weight_decay)
     cores: dict[nn.Parameter, None] = {}  # an ordered set
     subspaces: dict[nn.Parameter, float] = {}
     for layer in adapted_layers(model).values():
@@ -64,9 +62,8 @@ def parameter_groups(
     for ratio in sorted(set(subspaces.values()), reverse=True):
         members = [parameter for parameter, own in subspaces.items() if own == ratio]
         groups.append(_group(SUBSPACES_GROUP, members, ratio * lr, weight_decay))
-    beside = lr if other_lr is None else other_lr
-    groups.append(_group("other", [p for p in others if p.ndim > 1], beside, weight_decay))
-    groups.append(_group("other_no_decay", [p for p in others if p.ndim <= 1], beside, 0.0))
+    groups.append(_group("other", [p for p in others if p.ndim > 1], lr, weight_decay))
+    groups.append(_group("other_no_decay", [p for p in others if p.ndim <= 1], lr, 0.0))
     return [group for group in groups if group["params"]]
 
 
@@ -77,8 +74,6 @@ def create_optimizer(
     lr: float,
     gamma: float = 1.0,
     weight_decay: float = 0.0,
-    other_lr: float | None = None,
-    max_relative_step: float | None = None,
     **kwargs: Any,
 ) -> Optimizer:
     """Make an optimizer over `parameter_groups`, for `Trainer(optimizers=(optimizer, None))`.
@@ -87,11 +82,6 @@ def create_optimizer(
         optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included, that takes parameters of every shape (the cores
             have three axes, which torch's Muon refuses). If it takes one number as `eps` and none is given, it gets
             1e-6, the paper's setting, which matters at a small start.
-        max_relative_step: no step of U, V or a core is longer than this share of its norm (0.015, say), times what a
-            scheduler has left of the rate: then no rate is too high for the adapter, whose updates should be bounded
-            (`DeepLoraConfig.max_update_norm`); what is trained beside it needs an `other_lr`. None limits nothing. See
-            `RelativeStepLimit`.
-        other_lr: see `parameter_groups`.
         kwargs: handed to `optimizer_cls`.
 
     Raises:
@@ -100,18 +90,13 @@ def create_optimizer(
     eps = inspect.signature(optimizer_cls).parameters.get("eps")
     if eps is not None and isinstance(eps.default, float):  # Adafactor's is a pair of other numbers
         kwargs.setdefault("eps", ADAM_EPS)
-    groups = parameter_groups(model, lr, gamma, weight_decay, other_lr)
-    optimizer = optimizer_cls(groups, lr=lr, **kwargs)  # type: ignore[call-arg]
-    if max_relative_step is not None:
-        RelativeStepLimit(optimizer, max_relative_step)
-    return optimizer
+    groups = parameter_groups(model, lr, gamma, weight_decay)
+    return optimizer_cls(groups, lr=lr, **kwargs)  # type: ignore[call-arg]
 
 
-def _check_numbers(lr: float, gamma: float, weight_decay: float, other_lr: float | None) -> None:
+def _check_numbers(lr: float, gamma: float, weight_decay: float) -> None:
     if not lr > 0:
         raise ValueError(f"`lr` must be positive, got {lr}")
-    if other_lr is not None and not other_lr > 0:
-        raise ValueError(f"`other_lr` must be positive, or None for that of the adapter, got {other_lr}")
     if not gamma > 0:
         raise ValueError(
             f"`gamma` must be positive, got {gamma}; set `DeepLoraConfig(freeze_subspaces=True)` to keep U and V fixed"

@@ -71,7 +71,7 @@ class WeightedAdapters:
         self._check_combination(adapters, kind, svd_rank, density, majority_sign_method)
         first = self.peft_config[adapters[0]]
         self.peft_config[adapter_name] = replace(
-            first, r=rank, target_modules=targets, variant="compressed", rank_pattern={}, max_update_norm=None
+            first, r=rank, target_modules=targets, variant="compressed", rank_pattern={}
         )
         try:
             self.inject_adapter(self.model, adapter_name)
@@ -128,7 +128,7 @@ def _combine_factors(layer: DeepLoraLayer, present: Sequence[tuple[str, float]])
 
 @torch.no_grad()
 def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> None:
-    """Set the adapter of that name, whose norm must not be bounded, to the given update, truncated to its rank.
+    """Set the adapter of that name to the given update, truncated to its rank.
 
     With `dW = L S R^T`: U = L, V = R and every core `((S + start) ** (1/n)) / kappa` on its diagonal.
 

@@ -125,7 +125,6 @@ def test_if_peft_ships_the_name_itself_ours_steps_aside_with_a_warning(tmp_path)
 
 CHANGED = {
     "r": 6, "depth": 4, "variant": "compressed", "init_scale": 0.5, "core_scale": 2.0, "subtract_start": False,
-    "max_update_norm": 0.5,
     "deep_lora_dropout": 0.1, "fan_in_fan_out": True, "bias": "deep_lora_only", "modules_to_save": ["head"],
     "init_weights": False, "layers_to_transform": [0, 2], "layers_pattern": "layers", "rank_pattern": {"a": 2},
     "depth_pattern": {"b": 5}, "trainable_token_indices": {"embed": [1, 2]}, "target_parameters": ["moe.w"],

@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from peft import PeftConfig, PeftModel
+import torch
+from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from deep_lora import AdapterFileError, convert_folder, inspect_adapter
 from tests.models import Mixed, adapt
 
 
@@ -79,3 +81,45 @@ def test_metadata_that_is_not_text_is_refused_before_the_model_changes(tmp_path:
     with pytest.raises(ValueError, match="the metadata in the header of .* must map names to texts"):
         PeftModel.from_pretrained(base, str(tmp_path))
     assert type(base[0]) is nn.Linear
+
+
+def _bounded(file) -> None:
+    tensors = load_file(file)
+    bounds = {key.replace("_U", "_bound"): torch.ones(1, 1) for key in tensors if key.endswith("deep_lora_U")}
+    save_file(tensors | bounds, file)
+    config = file.with_name("adapter_config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_update_norm": 0.4}))
+
+
+BOUNDED = (
+    r"holds '.*square\.deep_lora_bound.*', a bound on an update \(`max_update_norm`\), which this version of deep_lora "
+    "cannot compute; export the adapter with `save_as_lora` of the version that saved it, or train it again"
+)
+
+
+@pytest.mark.filterwarnings("ignore:Unexpected keyword arguments:UserWarning")
+def test_an_adapter_of_an_earlier_version_that_bounded_its_updates_is_refused(tmp_path) -> None:
+    base = Mixed()
+    adapt(copy.deepcopy(base), r=2, target_modules=["square"]).save_pretrained(str(tmp_path))
+    _bounded(tmp_path / "adapter_model.safetensors")
+    for load in (
+        lambda: PeftModel.from_pretrained(base, str(tmp_path)),
+        lambda: convert_folder(tmp_path, None, assume_linear=True),
+        lambda: inspect_adapter(tmp_path, assume_linear=True),
+    ):
+        with pytest.raises(AdapterFileError, match=BOUNDED):
+            load()
+    assert type(base.square) is nn.Linear
+
+
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_the_tensors_of_such_an_adapter_are_refused_too(low_cpu_mem_usage: bool, tmp_path) -> None:
+    model = adapt(Mixed(), r=2, target_modules=["square"])
+    model.save_pretrained(str(tmp_path))
+    _bounded(tmp_path / "adapter_model.safetensors")
+    state = load_file(tmp_path / "adapter_model.safetensors")  # as from the Hub, whose files nobody has checked
+    with pytest.raises(AdapterFileError, match=f"the adapter {BOUNDED}"):
+        set_peft_model_state_dict(model, state, low_cpu_mem_usage=low_cpu_mem_usage)
+    named = {f"{name}.default" if "deep_lora" in name else name: tensor for name, tensor in state.items()}
+    with pytest.raises(AdapterFileError, match=f"the adapter {BOUNDED}"):
+        model.load_state_dict(named, strict=False)

@@ -32,7 +32,7 @@ def _logits(model: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("frozen", FROZEN)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("settings", [{}, {"init_scale": 1e-3}, {"max_update_norm": 0.4}, {"depth": 5}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"init_scale": 1e-3}, {"depth": 5}], ids=str)
 def test_a_fresh_adapter_remains_an_identity(settings: dict, dtype: torch.dtype, frozen: bool, tmp_path) -> None:
     base = bert_classifier().eval()
     expected = _logits(base)

@@ -85,13 +85,11 @@ def test_weight_decay_is_for_matrices_only() -> None:
         assert group["weight_decay"] in (0.0, 0.1)
 
 
-def test_what_is_beside_the_adapter_has_a_rate_of_its_own() -> None:
+def test_what_is_beside_the_adapter_has_the_rate_of_the_cores() -> None:
     model = adapt(Mixed(), r=2, target_modules=["square"], modules_to_save=["head"], bias="all")
-    rates = {g["name"]: g["lr"] for g in parameter_groups(model, lr=1.0, gamma=0.5, other_lr=1e-3)}
-    assert rates == {"deep_lora_core": 1.0, "deep_lora_subspaces": 0.5, "other": 1e-3, "other_no_decay": 1e-3}
-    assert {g["name"]: g["lr"] for g in create_optimizer(model, lr=1.0, gamma=0.5, other_lr=1e-3).param_groups} == rates
-    with pytest.raises(ValueError, match="`other_lr` must be positive, or None for that of the adapter, got 0"):
-        parameter_groups(model, lr=1.0, other_lr=0.0)
+    rates = {g["name"]: g["lr"] for g in parameter_groups(model, lr=1.0, gamma=0.5)}
+    assert rates == {"deep_lora_core": 1.0, "deep_lora_subspaces": 0.5, "other": 1.0, "other_no_decay": 1.0}
+    assert {g["name"]: g["lr"] for g in create_optimizer(model, lr=1.0, gamma=0.5).param_groups} == rates
 
 
 def test_the_variants_with_one_rate_ignore_gamma() -> None:
