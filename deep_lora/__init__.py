@@ -12,6 +12,7 @@ from deep_lora.files import AdapterFileError
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.optimizer.groups import create_optimizer, parameter_groups
+from deep_lora.preparation import DeepLoraCallback, prepare
 from deep_lora.registration import register
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.initialize import InitializationReport, initialize_subspaces_
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdapterFileError",
     "AdapterReport",
+    "DeepLoraCallback",
     "DeepLoraConfig",
     "DeepLoraLayer",
     "DeepLoraModel",
@@ -39,6 +41,7 @@ __all__ = [
     "inspect_adapter",
     "kept_ranks",
     "parameter_groups",
+    "prepare",
     "rescale_adapter_scale",
     "save_as_lora",
     "to_lora",

@@ -115,12 +115,15 @@ class PathRule:
         power: of the guard; 0 is no guard.
         cap: no factor (U, V and each core apart; A of LoRA) moves further in a step than this share of its norm.
         memory: weight of the past in the running mean of the slope.
+        reference: the slope that the guard compares with: the largest of the "first" three steps, or the largest mean
+            of "all" so far.
     """
 
     path: float
     power: float = 0.0
     cap: float = 0.15
     memory: float = 0.8
+    reference: str = "first"
 
 
 class SlopeGuard:
@@ -131,8 +134,8 @@ class SlopeGuard:
     [1.0, 1.0, 1.0, 0.25, 0.0625]
     """
 
-    def __init__(self, power: float, memory: float) -> None:
-        self.power, self.memory = power, memory
+    def __init__(self, power: float, memory: float, reference: str = "first") -> None:
+        self.power, self.memory, self.reference = power, memory, reference
         self.slope = self.first = 0.0
         self.steps = 0
 
@@ -140,6 +143,8 @@ class SlopeGuard:
         self.slope = slope if self.steps == 0 else self.memory * self.slope + (1 - self.memory) * slope
         if self.steps < FIRST_STEPS:
             self.first = max(self.first, slope)
+        elif self.reference == "all":
+            self.first = max(self.first, self.slope)
         self.steps += 1
         return min(1.0, self.slope / max(self.first, TINY)) ** self.power
 
@@ -156,7 +161,11 @@ class RuledSteps:
 
     def __init__(self, optimizer: Optimizer, model: nn.Module, rule: PathRule, schedule_sum: float) -> None:
         self.rule, self.schedule_sum, self.stacks = rule, schedule_sum, stacks_of(model)
-        self.guard, self.slopes, self.guards = SlopeGuard(rule.power, rule.memory), list[float](), list[float]()
+        self.guard, self.slopes, self.guards = (
+            SlopeGuard(rule.power, rule.memory, rule.reference),
+            list[float](),
+            list[float](),
+        )
         optimizer.register_step_pre_hook(self._remember)
         optimizer.register_step_post_hook(self._set_length)
 

@@ -21,7 +21,7 @@ import torch
 from benchmarks.few_shot.campaign import quiet
 from benchmarks.few_shot.methods import Method, optimizer_of
 from benchmarks.few_shot.one_run import four_digits, measured, schedule_of, start_from
-from benchmarks.few_shot.tasks import task_of
+from benchmarks.few_shot.tasks import Task, task_of
 from benchmarks.kept_runs import RunFolder
 from benchmarks.result_files import SETTINGS, read_json
 from benchmarks.studies.step_rule.rule import PathRule, RuledSteps
@@ -44,13 +44,14 @@ def trials_of(settings: dict[str, Any]) -> Iterator[Trial]:
         for setting, asked in settings["settings"].items():
             if seed < asked["seeds"]:
                 names = asked.get("variants", settings["variants"])
+                names = [name for name in names if seed == 0 or name not in settings.get("one_seed", [])]
                 yield from (Trial(setting, name, settings["first_seed"] + seed) for name in names)
 
 
 def trial(settings: dict[str, Any], chosen: Trial) -> dict[str, Any]:
     """Train once; return the validation score, the mean loss of the first and the last tenth, and the guard."""
     variant = settings["variants"][chosen.variant]
-    task = task_of(read_json(SETTINGS / f"{chosen.setting}.json"))
+    task = _task(settings, chosen.setting)
     method = Method(variant["adapter"], variant["config"], variant["batches"])
     parts = task.split(chosen.seed)
     batches = task.batches(parts.pop("train"), chosen.seed)
@@ -84,29 +85,48 @@ def trial(settings: dict[str, Any], chosen: Trial) -> dict[str, Any]:
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
     """Do the trials that are not kept yet; return all of them."""
     work(settings, until=float("inf"))
-    folder = RunFolder(KEPT, settings)
-    return {"trials": [folder.kept("|".join(map(str, chosen))) for chosen in trials_of(settings)]}
+    return {"trials": [_kept(settings, chosen)[0] for chosen in trials_of(settings)]}
 
 
 def work(settings: dict[str, Any], until: float) -> int:
     """Do trials that are not kept and that no other process is doing; return how many are left to do."""
     quiet()
-    folder, left = RunFolder(KEPT, settings), 0
+    left = 0
     for chosen in trials_of(settings):
-        key = "|".join(map(str, chosen))
-        with folder.claim(key) as mine:
-            if folder.kept(key) is None and mine and time.time() < until:
-                folder.keep(key, trial(settings, chosen))
-                print(folder.kept(key), flush=True)
+        kept, folder, key = _kept(settings, chosen)
+        if kept is None and time.time() < until:
+            with folder.claim(key) as mine:
+                if mine and folder.kept(key) is None:
+                    folder.keep(key, trial(settings, chosen))
+                    print(folder.kept(key), flush=True)
         left += folder.kept(key) is None
     return left
+
+
+def _kept(settings: dict[str, Any], chosen: Trial) -> tuple[dict[str, Any] | None, RunFolder, str]:
+    """Find a trial by all that decides it, so that settings that are added leave what is kept."""
+    asked = settings["settings"][chosen.setting]
+    folder = RunFolder(KEPT, {"task": asked.get("task", {}), "variant": settings["variants"][chosen.variant]})
+    key = "|".join(map(str, chosen))
+    return folder.kept(key), folder, key
+
+
+def _task(settings: dict[str, Any], setting: str) -> Task:
+    """Make the task of a few-shot setting, changed where the search asks for it (`base`, `task`)."""
+    asked = settings["settings"][setting]
+    few_shot = read_json(SETTINGS / f"{asked.get('base', setting)}.json")
+    return task_of(few_shot | {"task": few_shot["task"] | asked.get("task", {})})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial after so many minutes")
-    until = time.time() + 60 * parser.parse_args().minutes
+    parser.add_argument("--only", nargs="+", help="names of the few-shot settings to try")
+    arguments = parser.parse_args()
+    until = time.time() + 60 * arguments.minutes
     settings = read_json(SETTINGS / "step_search.json")
+    if arguments.only:
+        settings["settings"] = {name: settings["settings"][name] for name in arguments.only}
     torch.set_num_threads(settings["threads"])
     print(f"{work(settings, until)} trials are left")
 

@@ -1,0 +1,107 @@
+"""How long a step of factors is on the weight, and how long it should be: pure functions of small tensors."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# What the rule chooses; docs/few_shot.md has the search.
+PATH = 0.12  # of a whole run, in units of the norm of the weight that is adapted
+POWER = 2.0  # of the guard
+MEMORY = 0.8  # weight of the past in the running mean of the slope
+FIRST_STEPS = 3  # whose largest slope the guard compares with
+CAP = 0.15  # no factor moves further in a step than this share of its norm
+TINY = 1e-30
+ITERATIONS = 2
+
+
+def middles(
+    core: Float[Tensor, "modules n r r"],
+    step: Float[Tensor, "modules n r r"],
+    core_scale: Float[Tensor, " modules"],
+    start: Float[Tensor, " modules"],
+    *,
+    linear: bool = False,
+) -> tuple[Float[Tensor, "modules r r"], Float[Tensor, "modules r r"]]:
+    """Return the middle N of an update, and by how much a step of the cores changes it; nothing large cancels.
+
+    `N = kappa^n (c_n ... c_1 - start^n I)`; without cores (n = 0, a LoRA) it is `kappa I`.
+
+    Args:
+        linear: the change to first order.
+
+    >>> core = torch.full((1, 2, 1, 1), 3.0)
+    >>> N, change = middles(core, core / 3, torch.ones(1), torch.ones(1))  # 3 * 3 - 1, and 4 * 4 - 3 * 3
+    >>> N.item(), change.item()
+    (8.0, 7.0)
+    """
+    eye = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device)
+    count, kappa = core.shape[1], core_scale[:, None, None]
+    if count == 0:
+        return kappa * eye, torch.zeros_like(kappa * eye)
+    product, change = kappa * core[:, 0], kappa * step[:, 0]
+    for index in range(1, count):  # (c + d)(m + e) - c m = (c + d) e + d m
+        factor = core[:, index] if linear else core[:, index] + step[:, index]
+        change = kappa * (factor @ change + step[:, index] @ product)
+        product = kappa * (core[:, index] @ product)
+    return product - ((core_scale * start) ** count)[:, None, None] * eye, change
+
+
+def product_norm(
+    left: Float[Tensor, "modules 2r 2r"],
+    right: Float[Tensor, "modules 2r 2r"],
+    change: Float[Tensor, "modules r r"],
+    cross: Float[Tensor, "modules r r"],
+    square: Float[Tensor, "modules r r"],
+) -> Float[Tensor, " modules"]:
+    """Return `|[X, dX] L [Y, dY]^T|_F` with `L = [[change, cross], [cross, square]]`, from Gram matrices alone.
+
+    A step of the factors moves `X N Y^T` by just this, with `change = N' - N`, `cross = N'` and `square = N'`, where N'
+    is the middle after the step; to first order, with `cross = N` and `square = 0`.
+
+    Args:
+        left, right: Gram matrices G of `[X, dX]` and `[Y, dY]`; the squared norm is `<G_X L G_Y, L>`.
+
+    >>> X, Y, one = torch.ones(1, 3, 1), torch.ones(1, 4, 1), torch.ones(1, 1, 1)
+    >>> left, right = (torch.cat([F, F], -1).mT @ torch.cat([F, F], -1) for F in (X, Y))
+    >>> product_norm(left, right, 0 * one, one, one)  # both factors doubled: three times sqrt(12)
+    tensor([10.3923])
+    """
+    L = torch.cat([torch.cat([change, cross], -1), torch.cat([cross, square], -1)], -2)
+    return ((left @ L @ right) * L).sum((-2, -1)).clamp(min=0).sqrt()
+
+
+def listened(state: Float[Tensor, " 3"], slope: Float[Tensor, ""], heard: Float[Tensor, ""]) -> Float[Tensor, " 3"]:
+    """Return the guard's state after a step: running mean of the slope, its reference, and steps so far.
+
+    The slope is by how much a step lowers the loss, to first order, for each share of its norm that it moves a weight.
+    The reference is the largest of the first three.
+
+    Args:
+        heard: 0 where the step had no length, which says nothing; the state then stays.
+
+    >>> state = torch.zeros(3)
+    >>> for slope in (4.0, 2.0, 0.0):
+    ...     state = listened(state, torch.tensor(slope), torch.tensor(1.0))
+    >>> state
+    tensor([2.8800, 4.0000, 3.0000])
+    """
+    mean, reference, steps = state.unbind()
+    mean = torch.where(steps == 0, slope, MEMORY * mean + (1 - MEMORY) * slope)
+    reference = torch.where(steps < FIRST_STEPS, torch.maximum(reference, slope), reference)
+    return torch.where(heard > 0, torch.stack([mean, reference, steps + 1]), state)
+
+
+def guard(state: Float[Tensor, " 3"]) -> Float[Tensor, ""]:
+    """Return the share of a step's length that is left where the slope has flattened: `min(1, mean / reference)^2`.
+
+    It goes to zero where the training data have been learned by heart, and stays where there is something to learn.
+
+    Source: ours (docs/few_shot.md).
+
+    >>> guard(torch.tensor([1.0, 2.0, 10.0])), guard(torch.tensor([3.0, 2.0, 10.0])), guard(torch.zeros(3))
+    (tensor(0.2500), tensor(1.), tensor(1.))
+    """
+    mean, reference, _ = state.unbind()
+    return torch.where(reference > 0, mean / reference.clamp(min=TINY), 1.0).clamp(0.0, 1.0) ** POWER

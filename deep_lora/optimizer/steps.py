@@ -1,0 +1,227 @@
+"""`StepRule`: the optimizer steps of an adapter get the lengths that a path for the whole run asks for."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from deep_lora.optimizer.factored import Factored, factored_weights
+from deep_lora.optimizer.families import Lengths, Stacks, families
+from deep_lora.optimizer.lengths import PATH, TINY, guard, listened
+from deep_lora.optimizer.schedules import RATE, schedule_sum, share_left
+
+# Entries of the adapter's optimizer group, so that they are saved and loaded with the optimizer.
+STATE, STEPS, GONE, SUM, TOTAL = (f"step_rule_{name}" for name in ("state", "steps", "gone", "sum", "total"))
+FEW_STEPS = 10
+NO_ADAPTER = (
+    "the model has no trained adapter of Deep LoRA or LoRA; make one with `get_peft_model(model, DeepLoraConfig(...))` "
+    "and check that it is active and not in inference mode"
+)
+
+
+class StepRule:
+    """Hooks of an optimizer: every step of an adapter has the length, on the weight, that the rule asks for.
+
+    However an optimizer moves the factors of an update dW, the direction stays and the length becomes
+
+        |dW_{t+1} - dW_t|_F = b |W|_F  f_t / (f_1 + ... + f_T)  g_t
+
+    with b the path that a weight may go in the whole run, W the weight that is adapted, f_t what the scheduler leaves
+    of the rate, T the number of steps, and g_t = 1. For language models g_t <= 1 is a guard
+    (`deep_lora.optimizer.lengths.guard`): steps become short where the loss does not fall any more, for what is learned
+    by heart costs the likelihood of new texts, where it costs classes and similarities nothing.
+
+    So the learning rate of the adapter has no influence, `|dW|_F <= b |W|_F` always, and runs of any number of steps,
+    ranks and depths go equally far. No factor moves further in one step than 0.15 of its own norm. Parameters beside
+    the adapter keep the optimizer's own steps. Extra memory: a copy of the adapter, and with a guard of its gradient.
+
+    Works with any optimizer that keeps no second copy of the weights and whose steps run its hooks, for Deep LoRA and
+    for PEFT's LoRA, under DDP and FSDP 2; optimizers under DeepSpeed ZeRO or FSDP 1 see flattened pieces and are
+    refused.
+
+    Source: ours (docs/few_shot.md); trust ratios (You et al., LAMB, 2020) measure parameters, this measures products.
+
+    Args:
+        optimizer: trains the adapter; saved and loaded as ever, the rule's state is in its `state_dict`.
+        model: holds the adapter.
+        num_steps: T, optimizer steps of the whole run.
+        path: b.
+        max_grad_norm: gradients of all parameters are clipped to this norm after the guard has seen them; None clips
+            nothing. Gradients that were clipped before let the guard hear less.
+        scheduler: of the rate, for f_1 + ... + f_T. If None, the sum is taken as that of a rate that falls to zero,
+            linearly or as a cosine, where the optimizer has a scheduler, and of a constant rate where it has none.
+        guarded: whether there is a guard; None asks the model whether it predicts tokens.
+        resume: go on with the state that the optimizer has loaded; otherwise the run starts anew.
+
+    Raises:
+        ValueError: for bad numbers, a model without a trained adapter, an optimizer that does not hold it.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        num_steps: int,
+        *,
+        path: float = PATH,
+        max_grad_norm: float | None = None,
+        scheduler: Any = None,
+        guarded: bool | None = None,
+        resume: bool = False,
+    ) -> None:
+        _check_numbers(num_steps, path)
+        _check_single_copy(optimizer)
+        weights = factored_weights(model)
+        self.optimizer, self.num_steps, self.path, self.max_grad_norm = optimizer, num_steps, path, max_grad_norm
+        self.guarded = predicts_tokens(model) if guarded is None else guarded
+        self._index = _group_index(optimizer, weights)
+        self._families = families(weights)
+        self._before: list[tuple[Stacks, Stacks]] = []
+        group = self.group
+        if not resume or STATE not in group:
+            rate = float(group["lr"] or 0.0)
+            group.update({STATE: torch.zeros(3), STEPS: 0, GONE: 0.0, SUM: 0.0, TOTAL: num_steps, RATE: rate})
+        if scheduler is not None and not (group[SUM] and group[TOTAL] == num_steps):
+            group[SUM] = group[GONE] + schedule_sum(scheduler, max(0, num_steps - group[STEPS]), self._index)
+            group[TOTAL] = num_steps
+        self._handles = [
+            optimizer.register_step_pre_hook(self._remember), optimizer.register_step_post_hook(self._set_lengths)
+        ]  # fmt: skip
+        if num_steps < FEW_STEPS:
+            warnings.warn(
+                f"the run makes {num_steps} optimizer steps, which may be too few to learn from; use more epochs or "
+                "smaller batches",
+                stacklevel=3,
+            )
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """The optimizer's group that holds the adapter, and the rule's state."""
+        return self.optimizer.param_groups[self._index]
+
+    @property
+    def guard(self) -> float:
+        """The share of a step's length that the guard leaves by now."""
+        return float(guard(self.group[STATE]))
+
+    def remove(self) -> None:
+        """Take the hooks off the optimizer, whose steps are its own again."""
+        for handle in self._handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._before = [(family.values(), family.gradients() if self.guarded else []) for family in self._families]
+        if self.group[STEPS] == 0:
+            self._warn_without_gradient()
+        if self.max_grad_norm:
+            everything = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            torch.nn.utils.clip_grad_norm_(everything, self.max_grad_norm)
+
+    @torch.no_grad()
+    def _set_lengths(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before, self._before = self._before, []
+        steps = [
+            [new - old for new, old in zip(family.values(), values, strict=True)]
+            for family, (values, _) in zip(self._families, before, strict=True)
+        ]
+        lengths = [
+            Lengths(family, values, step)
+            for family, (values, _), step in zip(self._families, before, steps, strict=True)
+        ]
+        left = self._listen(before, steps, lengths) if self.guarded else None
+        share = self._next_share()
+        for family, (values, _), step, length in zip(self._families, before, steps, lengths, strict=True):
+            wanted = share * family.norms if left is None else share * left.to(family.device) * family.norms
+            family.write_(values, length.share(wanted), step)
+
+    def _listen(
+        self, before: list[tuple[Stacks, Stacks]], steps: list[Stacks], lengths: list[Lengths]
+    ) -> Float[Tensor, ""]:
+        """Measure the slope of this step, let the guard hear it, and return what it leaves."""
+        slopes, heard = [], []
+        device = self._families[0].device
+        for family, (_, gradients), step, length in zip(self._families, before, steps, lengths, strict=True):
+            gain = -family.dot(gradients, step) * family.norms
+            slopes.append((gain / length.per_share.clamp(min=TINY)).clamp(min=0).sum().to(device))
+            heard.append((length.per_share > 0).sum().to(device))
+        count = torch.stack(heard).sum()
+        slope = torch.stack(slopes).sum() / count.clamp(min=1)
+        group = self.group
+        group[STATE] = listened(group[STATE].to(slope), slope, count)
+        return guard(group[STATE])
+
+    def _next_share(self) -> float:
+        """Count a step; return its part of the path."""
+        group = self.group
+        left = share_left(group)
+        if not group[SUM]:
+            group[SUM] = (self.num_steps + 1) / 2 if "initial_lr" in group else float(self.num_steps)
+        group[STEPS] += 1
+        group[GONE] += left
+        if group[STEPS] == self.num_steps + 1:
+            warnings.warn(
+                f"the optimizer makes more steps than the {self.num_steps} that the step rule was told; say the true "
+                "number, or the adapter goes further than it should",
+                stacklevel=6,
+            )
+        return self.path * left / group[SUM]
+
+    def _warn_without_gradient(self) -> None:
+        parameters = [p for family in self._families for weight in family.weights for p in weight.parameters()]
+        idle = sum(p.grad is None for p in parameters)
+        if idle:
+            warnings.warn(
+                f"no gradient reached {idle} of {len(parameters)} tensors of the adapter in the first step: the model "
+                "does not call their layers, or the loss does not depend on them; leave such layers out of "
+                "`target_modules`",
+                stacklevel=6,
+            )
+
+
+def predicts_tokens(model: nn.Module) -> bool:
+    """Tell whether a model of transformers predicts tokens: causal, masked and sequence-to-sequence language models.
+
+    >>> predicts_tokens(nn.Linear(2, 2))
+    False
+    """
+    found = getattr(model, "get_output_embeddings", None)
+    return callable(found) and found() is not None
+
+
+def _check_numbers(num_steps: int, path: float) -> None:
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(
+            f"`num_steps` must be the number of optimizer steps of the whole run, at least 1, got {num_steps!r}"
+        )
+    if not 0 < path < float("inf"):
+        raise ValueError(f"`path` must be positive, a share of the weights' norms such as {PATH}, got {path!r}")
+
+
+def _check_single_copy(optimizer: Optimizer) -> None:
+    if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
+        raise ValueError(
+            f"{type(optimizer).__name__} holds a second copy of the weights, whose steps cannot be set; take an "
+            "optimizer that is not schedule-free, such as AdamW"
+        )
+
+
+def _group_index(optimizer: Optimizer, weights: list[Factored]) -> int:
+    """Return the number of the group with the adapter's first parameter; all of them have to be in the optimizer."""
+    if not weights:
+        raise ValueError(NO_ADAPTER)
+    groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    parameters = [p for weight in weights for p in weight.parameters()]
+    missing = sum(id(p) not in groups for p in parameters)
+    if missing:
+        raise ValueError(
+            f"{missing} of {len(parameters)} tensors of the adapter are not in the optimizer, as under DeepSpeed and "
+            "FSDP 1, whose optimizers hold flattened pieces of them; use DDP or FSDP 2, make the optimizer after the "
+            "adapter, or train without the step rule"
+        )
+    return groups[id(parameters[0])]

@@ -1,0 +1,159 @@
+"""One line before training: `prepare(trainer)`, and the callback that it adds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from deep_lora.layers.finding import adapted_layers
+from deep_lora.optimizer.factored import adapter_parameters
+from deep_lora.optimizer.groups import OTHER_RATE
+from deep_lora.optimizer.lengths import PATH
+from deep_lora.optimizer.steps import NO_ADAPTER, StepRule
+from deep_lora.subspaces.callback import SubspaceInitializationCallback
+from deep_lora.subspaces.compressed_layers import trained_modules
+
+BATCHES = 4
+
+
+class DeepLoraCallback(TrainerCallback):
+    """Trains the adapter of a Trainer's model by the step rule, from subspaces of the first batches' gradient.
+
+    `Trainer(callbacks=[DeepLoraCallback()])` is enough where the model computes the loss; elsewhere (TRL,
+    sentence-transformers, a loss of your own) say `deep_lora.prepare(trainer)`. The learning rate then has no influence
+    on the adapter, only its schedule has. It is the rate of what is trained beside it, such as a new head: 1e-3 if the
+    arguments leave it at their default. What the rule does, and which optimizers it takes:
+    `deep_lora.optimizer.steps.StepRule`.
+
+    Works for PEFT's LoRA too, whose subspaces stay as they are.
+
+    Args:
+        path: how far a weight may go in the whole run, as a share of its own norm.
+        num_batches: batches, on each process, whose gradient the subspaces come from; 0 keeps random ones.
+        trainer: whose `compute_loss` is the loss; None for the model's.
+
+    Attributes:
+        rule: the `StepRule`, from the start of the training on.
+
+    >>> DeepLoraCallback().rule is None
+    True
+    """
+
+    def __init__(self, *, path: float = PATH, num_batches: int = BATCHES, trainer: Trainer | None = None) -> None:
+        self.path, self.num_batches, self.trainer = path, num_batches, trainer
+        self.rule: StepRule | None = None
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Give what is trained beside the adapter a rate, if nobody has chosen one."""
+        if model is not None and args.learning_rate == _default_rate(args) and _others(model):
+            args.learning_rate = OTHER_RATE
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Set the subspaces, and the rule on the Trainer's optimizer."""
+        if model is None or optimizer is None:
+            raise ValueError("the callback needs the model and the optimizer of a Trainer; use `prepare(trainer)`")
+        fresh = self._initialize(args, state, control, model, **kwargs)
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        resume = state.global_step > 0
+        self.rule = StepRule(inner, model, state.max_steps, path=self.path, scheduler=lr_scheduler, resume=resume)
+        if self.rule.guarded and args.max_grad_norm:  # the rule clips, after its guard has listened
+            self.rule.max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
+        if state.is_world_process_zero:
+            print(self._described(args, state, model, fresh))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave optimizer and arguments as they were."""
+        if self.rule is not None:
+            self.rule.remove()
+            args.max_grad_norm = self.rule.max_grad_norm or args.max_grad_norm
+
+    def _initialize(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> list[str]:
+        """Set the subspaces of the adapters that have some and are as they were drawn; return these adapters' names."""
+        found = _fresh_adapters(model) if self.num_batches and state.global_step == 0 else []
+        for name in found:
+            start = SubspaceInitializationCallback(self.num_batches, name, args.seed, trainer=self.trainer)
+            start.on_train_begin(args, state, control, model=model, **kwargs)
+        return found
+
+    def _described(self, args: TrainingArguments, state: TrainerState, model: nn.Module, fresh: list[str]) -> str:
+        subspaces = f"subspaces from the gradient of {self.num_batches} batches" if fresh else "subspaces as they are"
+        beside = f", what is trained beside it at {args.learning_rate:g}" if _others(model) else ""
+        return (
+            f"Deep LoRA: a path of {self.path:g} of the weights' norms in {state.max_steps} steps, {subspaces}{beside}"
+        )
+
+
+def prepare(trainer: Trainer, *, path: float = PATH, num_batches: int = BATCHES) -> DeepLoraCallback:
+    """Make a Trainer, of whatever kind, train its model's adapter with nothing to tune; call it before `train()`.
+
+    Adds one `DeepLoraCallback` that knows the trainer's own loss, and prints a line with what it chose when the
+    training begins. Works with transformers, TRL and sentence-transformers, for Deep LoRA and for PEFT's LoRA.
+
+    Args:
+        trainer: its model has an adapter.
+        path, num_batches: see `DeepLoraCallback`.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: the model has no trained adapter, or the trainer has such a callback already.
+
+    >>> prepare(trainer)  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
+    """
+    if any(isinstance(known, DeepLoraCallback) for known in trainer.callback_handler.callbacks):
+        raise ValueError("the trainer is prepared already; call `prepare` once, or pass a `DeepLoraCallback`, not both")
+    if not adapter_parameters(trainer.model):
+        raise ValueError(NO_ADAPTER)
+    callback = DeepLoraCallback(path=path, num_batches=num_batches, trainer=trainer)
+    callback.on_init_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    trainer.add_callback(callback)
+    return callback
+
+
+def _fresh_adapters(model: nn.Module) -> list[str]:
+    """Return the compressed adapters that are trained and have not left their start."""
+    layers = adapted_layers(model).values()
+    trained = {
+        name
+        for layer in layers
+        for name, U in layer.deep_lora_U.items()
+        if U.requires_grad or layer.deep_lora_core[name].requires_grad
+        if layer.variant[name] == "compressed"
+    }
+    return sorted(name for name in trained if not trained_modules(model, name))
+
+
+def _others(model: nn.Module) -> bool:
+    """Tell whether anything is trained beside the adapter."""
+    ours = set(map(id, adapter_parameters(model)))
+    return any(parameter.requires_grad and id(parameter) not in ours for parameter in model.parameters())
+
+
+def _default_rate(args: TrainingArguments) -> Any:
+    """Return the learning rate that arguments of this class have if nobody sets one."""
+    return next(field.default for field in dataclasses.fields(args) if field.name == "learning_rate")
