@@ -12,6 +12,7 @@ from deep_lora.files import AdapterFileError
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.optimizer.groups import create_optimizer, parameter_groups
+from deep_lora.optimizer.steps import StepRule
 from deep_lora.preparation import DeepLoraCallback, prepare
 from deep_lora.registration import register
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
@@ -32,6 +33,7 @@ __all__ = [
     "DeepLoraModel",
     "InitializationReport",
     "ModuleReport",
+    "StepRule",
     "SubspaceInitializationCallback",
     "adapted_layers",
     "cast_adapter_",

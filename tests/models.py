@@ -130,6 +130,12 @@ def layers_of(model: nn.Module) -> list[DeepLoraLayer]:
     return found
 
 
+def bases_of(layer: DeepLoraLayer, adapter_name: str = "default") -> tuple[Tensor, Tensor]:
+    """U and V of the update, which are stored smaller by `outer_scale`."""
+    scale = layer.outer_scale[adapter_name]
+    return scale * layer.deep_lora_U[adapter_name].detach(), scale * layer.deep_lora_V[adapter_name].detach()
+
+
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every adapter tensor by its name in the model; there must be some."""
     found = {name: p for name, p in model.named_parameters() if "deep_lora_" in name}

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
-from deep_lora import SubspaceInitializationCallback
+from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, refused
 from training.job import Job
 from training.models.adapters import has_subspaces
@@ -21,7 +21,7 @@ from training.results import report
 from training.results.exporting import save_adapter
 from training.results.hub import push
 from training.settings.common import RunArguments
-from training.trainer.optimizer import choose_rate, sharding_frameworks
+from training.trainer.optimizer import choose_rate, path_of, sharding_frameworks
 from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
@@ -60,7 +60,8 @@ def run_job(job: Job) -> TrainingResult:
     _refuse_empty_epoch(job)
     set_seed(job.run.seed)
     model = job.task.build_model(job)
-    choose_rate(job.run, model)
+    choose_rate(job.run)
+    path_of(job.adapter, model)  # a dry run refuses what cannot work too
     folder = Path(job.run.output_dir or "runs")
     if main_process:
         print(report.describe(job, model), flush=True)
@@ -166,14 +167,12 @@ def evaluate(job: Job, trainer: AdapterTrainer) -> dict[str, dict[str, float]]:
 
 
 def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
-    """Return the callback that sets the subspaces of Deep LoRA, where there are some to set."""
+    """Return the callback that sets the subspaces and the step rule of an adapter, where it has some."""
+    if path := path_of(job.adapter, model):
+        return [DeepLoraCallback(path=path, num_batches=job.adapter.init_batches)]
     if not job.adapter.init_batches or not has_subspaces(model):
         return []
-    return [
-        SubspaceInitializationCallback(
-            num_batches=job.adapter.init_batches, seed=job.run.seed, sides=job.adapter.init_sides
-        )
-    ]
+    return [SubspaceInitializationCallback(num_batches=job.adapter.init_batches, seed=job.run.seed)]
 
 
 def _push(job: Job, folder: Path) -> None:

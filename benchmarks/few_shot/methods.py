@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from benchmarks.few_shot.starts import STARTS
 from benchmarks.few_shot.tasks.base import Adaptable, Task
-from deep_lora import DeepLoraConfig, create_optimizer, initialize_subspaces_
+from deep_lora import DeepLoraConfig, StepRule, create_optimizer, initialize_subspaces_
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Method:
         start: another initialization than the library's, one of `starts.STARTS`.
         restart: after so many steps the update is merged, and the next batches' gradient initializes a new adapter.
         embeddings: also adapts the word embedding.
+        path: trains by the step rule, whose path it is; 0 for none.
     """
 
     adapter: str
@@ -43,6 +44,7 @@ class Method:
     embeddings: bool = field(default=False, metadata={"unnamed": True})
     sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
     gamma: float = field(default=1.0, metadata={"unnamed": True})
+    path: float = field(default=0.0, metadata={"unnamed": True})
 
     def changed(self, change: dict[str, Any]) -> Method:
         """Change the configuration.
@@ -88,7 +90,7 @@ def _with_lora(method: Method, encoder: nn.Module, adapted_layers: str, gradient
     return get_peft_model(encoder, config)
 
 
-def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float) -> Optimizer:
+def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float, num_steps: int) -> Optimizer:
     """Make AdamW without weight decay; the head has a rate of its own, whatever `rate` is."""
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":
@@ -98,4 +100,6 @@ def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float
         optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)
     if isinstance(model.head, nn.Linear):
         optimizer.add_param_group({"params": list(model.head.parameters()), "lr": head_rate, "eps": 1e-8})
+    if method.path:
+        StepRule(optimizer, model.encoder, num_steps, path=method.path)
     return optimizer

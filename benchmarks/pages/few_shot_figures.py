@@ -14,6 +14,7 @@ from benchmarks.few_shot.comparisons import (
     FALLING,
     OLD,
     RANK,
+    RULED,
     TRACKING,
     UNTUNED,
     UNTUNED_BASELINE,
@@ -34,13 +35,14 @@ from training.results.figures import figure
 COLORS = {"LoRA": "tab:orange", BASELINE: "tab:orange", UNTUNED: "tab:blue", UNTUNED_BASELINE: "tab:olive"}
 COLORS |= {"LoRA, tuned for 100 steps": "tab:orange", OLD: "tab:purple", BOTH: "tab:cyan", "rsLoRA": "tab:green"}
 COLORS |= {DEEPER: "tab:red", "LoRA, 1e-3": "tab:orange", "LoRA, 3e-3": "tab:olive", "Deep LoRA, tuned": "tab:blue"}
+COLORS |= {RULED: "black"}
 TASKS = {
     "simlex": "SimLex-999, Spearman x 100", "rare_words": "Rare Words, Spearman x 100", "men": "MEN, Spearman x 100",
     "rotten_tomatoes": "Rotten Tomatoes, accuracy in %", "stsb": "STS-B, Pearson x 100",
 }  # fmt: skip
 DPI = 100
 AXES, SHOWN = {"ranks": "rank", "rates": "rate at the start"}, 18  # points below the best that are in the picture
-FOLLOWED = (BASELINE, UNTUNED, DEEPER, BOTH, OLD)
+FOLLOWED = (BASELINE, RULED, UNTUNED, DEEPER, BOTH, OLD)
 
 
 def with_intervals(axes: Any, places: list[float], scores: list[dict[str, float]], label: str) -> None:
@@ -96,7 +98,7 @@ def draw_differences(path: Path) -> None:
     """Draw differences to tuned LoRA with their intervals, setting by setting."""
     names = in_points()
     with figure(path, size=(7.5, 0.9 + 0.5 * len(names)), dpi=DPI) as (axes,):
-        for shift, method in enumerate((UNTUNED, DEEPER, UNTUNED_BASELINE)):
+        for shift, method in enumerate((RULED, UNTUNED, DEEPER, UNTUNED_BASELINE)):
             have = [row for row, name in enumerate(names) if method in methods_of(name)]
             gaps = [methods_of(names[row])[method]["difference"] for row in have]
             means = [100 * gap["mean"] for gap in gaps]

@@ -13,6 +13,8 @@ from benchmarks.few_shot.comparisons import (
     OLD,
     ONE_RATE,
     OURS,
+    RULED,
+    RULED_BASELINE,
     SEEDS,
     UNTUNED,
     averaged,
@@ -26,7 +28,7 @@ from benchmarks.few_shot.comparisons import (
 from benchmarks.markdown import interval, markdown
 from benchmarks.paired import mean_with_interval
 
-BESIDE = (UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE)
+BESIDE = (RULED, UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE, RULED_BASELINE)
 
 
 def overview(falling: bool) -> str:

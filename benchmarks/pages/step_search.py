@@ -9,10 +9,11 @@ from benchmarks.markdown import markdown
 from benchmarks.result_files import SETTINGS, read_json, result
 
 NAMES = {
-    "simlex": "SimLex-999, 64",
-    "wordsim": "WordSim-353, 64, noisy",
-    "rotten_tomatoes": "reviews, 256",
-    "e2e": "E2E, 16 (nats)",
+    "simlex": "SimLex-999",
+    "wordsim": "WordSim-353",
+    "rotten_tomatoes": "reviews",
+    "stsb": "STS-B",
+    "e2e": "E2E (nats)",
 }
 PERCENT = 100
 
@@ -40,8 +41,7 @@ def _cell(setting: str, trials: list[dict]) -> str:
 
 def _name(setting: str) -> str:
     task = read_json(SETTINGS / f"{setting}.json")["task"]
-    noisy = ", noisy" if task.get("noise") and task["name"] == "rotten_tomatoes" else ""
-    return NAMES[task["name"]] + noisy
+    return f"{NAMES[task['name']]}, {task['samples']}" + (", noisy" if task.get("noise") else "")
 
 
 TABLES: Mapping[str, Callable[[], str]] = {"step search": step_search}

@@ -73,6 +73,7 @@ def _tie(model: PeftModel, kinds_are_known: bool) -> None:
             if isinstance(embedding.get_base_layer(), nn.Embedding):
                 head.tied_to["default"] = embedding
                 head.core_scale["default"] = embedding.core_scale["default"]
+                head.outer_scale["default"] = embedding.outer_scale["default"]
                 tied.add(name.removeprefix(PREFIX))
     model.peft_config["default"].ensure_weight_tying = bool(tied)
     model.peft_config["default"].target_modules_to_tie = tied

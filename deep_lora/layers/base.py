@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.files import BOUND_NAME, FACTOR_NAMES, check_unbounded
-from deep_lora.functional import add_to_weight, auto_core_scale
+from deep_lora.functional import LARGEST_RATE_SCALE, STORED_SCALE, add_to_weight, auto_core_scale
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.start import draw_start_
 from deep_lora.layers.update import Update
@@ -36,7 +36,7 @@ class DeepLoraLayer(BaseTunerLayer):
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
-        "r", "depth", "variant", "init_scale", "core_scale", "scaling", "tied_to",
+        "r", "depth", "variant", "init_scale", "core_scale", "outer_scale", "scaling", "tied_to",
         "deep_lora_dropout", "deep_lora_start",
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start")
@@ -70,6 +70,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.variant: dict[str, str] = {}
         self.init_scale: dict[str, float] = {}
         self.core_scale: dict[str, float] = {}
+        self.outer_scale: dict[str, float] = {}
         self.deep_lora_start = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
         self.tied_to: dict[str, DeepLoraLayer] = {}  # of a tied head: the embedding whose parameters it shares
@@ -109,6 +110,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.r[adapter_name], self.depth[adapter_name] = r, depth
         self.variant[adapter_name], self.init_scale[adapter_name] = config.variant, config.init_scale
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
+        self.outer_scale[adapter_name] = _stored_scale(config)
         dropout = config.deep_lora_dropout
         self.deep_lora_dropout[adapter_name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         if tied_layer is not None:
@@ -126,7 +128,9 @@ class DeepLoraLayer(BaseTunerLayer):
     def _core_scale(self, config: DeepLoraConfig, r: int, num_cores: int) -> float:
         if config.core_scale != "auto":
             return float(config.core_scale)
-        return self._auto_core_scale(r, config.init_scale, num_cores) if config.variant == "compressed" else 1.0
+        if config.variant != "compressed":
+            return 1.0
+        return _stored_scale(config) * self._auto_core_scale(r, config.init_scale, num_cores)
 
     def _auto_core_scale(self, r: int, init_scale: float, num_cores: int) -> float:
         return auto_core_scale(r, init_scale)
@@ -139,7 +143,7 @@ class DeepLoraLayer(BaseTunerLayer):
     def reset_parameters(self, adapter_name: str, config: DeepLoraConfig) -> None:
         """Draw the start of that adapter (see `deep_lora.layers.start.draw_start_`)."""
         U, core, V = (getattr(self, name)[adapter_name] for name in self.adapter_layer_names)
-        draw_start_(U, core, V, config, self.core_scale[adapter_name])
+        draw_start_(U, core, V, config, self.core_scale[adapter_name], self.outer_scale[adapter_name])
 
     def _set_start(self, adapter_name: str, config: DeepLoraConfig) -> None:
         if config.subtract_start and config.variant == "compressed":
@@ -177,6 +181,7 @@ class DeepLoraLayer(BaseTunerLayer):
             core,
             gathered(self.deep_lora_V[adapter_name]),
             self.core_scale[adapter_name],
+            self.outer_scale[adapter_name],
             self.scaling[adapter_name],
             start,
             adapter_name in self.tied_to,
@@ -257,6 +262,15 @@ class DeepLoraLayer(BaseTunerLayer):
         if weight.dtype.itemsize > 1:
             return weight.add_(update, alpha=sign)
         return add_to_weight(weight, sign * update)
+
+
+def _stored_scale(config: DeepLoraConfig) -> float:
+    """Return by how much the stored factors are smaller than those of the update.
+
+    Not at all, where kappa was chosen, or where the start is so small that kappa leaves its plateau.
+    """
+    large = config.variant == "compressed" and 0.5 / config.init_scale**2 < LARGEST_RATE_SCALE
+    return STORED_SCALE if large and config.core_scale == "auto" else 1.0
 
 
 def _save_rounded_start(layer: DeepLoraLayer, state: dict[str, Tensor], prefix: str, metadata: object) -> None:

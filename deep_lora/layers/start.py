@@ -10,12 +10,14 @@ from dmf.functional import identity_chain, orthogonal
 
 
 @torch.no_grad()
-def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core_scale: float) -> None:
+def draw_start_(
+    U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core_scale: float, outer_scale: float = 1.0
+) -> None:
     """Fill U (..., out, r), core (n, ..., r, r) and V (..., in, r) with the start of the variant, in place.
 
     | variant | U, V | cores |
     |---|---|---|
-    | compressed | random orthonormal | `eps I / kappa` |
+    | compressed | random orthonormal, over `outer_scale` | `eps I / kappa` |
     | narrow, wide | `eps` times random orthogonal | `eps / kappa` times random orthogonal |
 
     With `init_weights=False` the update is random and of LoRA's order of magnitude, not an identity. With
@@ -27,7 +29,7 @@ def draw_start_(U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core
     if any(tensor.is_meta for tensor in (U, core, V)):
         return
     compressed = config.variant == "compressed"
-    outer = 1.0 if compressed or not config.init_weights else config.init_scale
+    outer = 1 / outer_scale if compressed or not config.init_weights else config.init_scale
     drawn = not (config.inference_mode and config.init_weights)
     for basis in (U, V):
         basis.copy_(_stacked_orthogonal(basis) if drawn else torch.eye(*basis.shape[-2:], device=basis.device))

@@ -20,6 +20,7 @@ class Update:
     Attributes:
         U, core, V: factors; `core` is (n, r, r), of stacked experts (n, experts, r, r).
         core_scale: kappa, by which every stored core is multiplied.
+        outer_scale: by which the stored U and V are multiplied.
         scaling: of the whole update; 1 is the trained one.
         start: what the diagonals of the cores held at the start, in their dtype; subtracted. None subtracts nothing.
         transposed: the chain of cores acts in the other direction, as in a tied head.
@@ -35,6 +36,7 @@ class Update:
     core: Float[Tensor, "n *batch r r"]
     V: Float[Tensor, "*batch in r"]
     core_scale: float
+    outer_scale: float = 1.0
     scaling: float = 1.0
     start: Float[Tensor, ""] | None = None
     transposed: bool = False
@@ -42,7 +44,8 @@ class Update:
     def folded(self) -> Float[Tensor, "*batch r r"]:
         """Return the r x r middle (see `deep_lora.functional.fold_cores`), scaling included."""
         folded = fold_cores(self.core, self.core_scale, self.start, transposed=self.transposed)
-        return folded if self.scaling == 1.0 else folded * self.scaling
+        scale = self.outer_scale**2 * self.scaling
+        return folded if scale == 1.0 else folded * scale
 
     def factors(self) -> Factors:
         """Return `(U, folded, V)`, all in the dtype of U (a trainer may have cast the cores alone)."""

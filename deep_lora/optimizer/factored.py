@@ -48,7 +48,7 @@ class Factored:
 
     Attributes:
         left, right, cores: X (out, r), Y (in, r), and the cores that N is made of; a LoRA has none.
-        core_scale: of every core; without cores, of N itself.
+        scale, core_scale: of N, and of every core in it.
         start: what the diagonals of the cores held at first, if that is subtracted; else 0.
         norm: of the weight that is adapted, `|W|_F`.
         capped: whether steps of X and of Y are capped. One factor of a LoRA starts at zero, where a share of it says
@@ -58,6 +58,7 @@ class Factored:
     left: Factor
     right: Factor
     cores: Factor | None
+    scale: float
     core_scale: float
     start: float
     norm: float
@@ -103,9 +104,8 @@ def _of_deep_lora(layer: DeepLoraLayer) -> Iterator[Factored]:
         start = float(layer.deep_lora_start[name]) if name in layer.deep_lora_start else 0.0
         for index, norm in enumerate(norms):
             of = [partial(_at, index=index), partial(_at, index=index, axis=1)] if experts else [_whole, _whole]
-            yield Factored(
-                Factor(U, of[0]), Factor(V, of[0]), Factor(core, of[1]), layer.core_scale[name], start, norm, BOTH
-            )
+            factors = Factor(U, of[0]), Factor(V, of[0]), Factor(core, of[1])
+            yield Factored(*factors, layer.outer_scale[name] ** 2, layer.core_scale[name], start, norm, BOTH)
 
 
 def _of_lora(layer: Any) -> Iterator[Factored]:
@@ -121,13 +121,11 @@ def _of_lora(layer: Any) -> Iterator[Factored]:
             weight = gathered(held.detach())
         scaling = layer.scaling[name]
         if scaling == 0:
-            raise ValueError(
-                f"adapter {name!r} has a scaling of 0, so no step of it moves the weight; set `lora_alpha`"
-            )
+            raise ValueError(f"adapter {name!r} has a scaling of 0, so no step moves the weight; set `lora_alpha`")
         for index, norm in enumerate(_norms(weight, experts)):
             right = partial(_expert_rows, index=index, experts=layer.num_experts) if experts else _rows
             left = partial(_expert_columns, index=index, experts=layer.num_experts) if experts else _columns
-            yield Factored(Factor(B, left), Factor(A, right), None, scaling, 0.0, norm, (embedding, not embedding))
+            yield Factored(Factor(B, left), Factor(A, right), None, scaling, 1.0, 0.0, norm, (embedding, not embedding))
 
 
 def _norms(weight: Tensor, experts: bool) -> list[float]:

@@ -36,9 +36,9 @@ class Family:
         # Where each update's X and Y lie among the stacked factors, and which update each of those belongs to.
         places = torch.tensor(order).argsort().to(self.device)
         self.left, self.right = places.split(len(weights))
-        self.owner = torch.tensor(order).remainder(len(weights)).to(self.device)
-        numbers = torch.tensor([(weight.core_scale, weight.start, weight.norm) for weight in weights])
-        self.core_scale, self.start, self.norms = numbers.to(self.device).unbind(1)
+        self.owner = torch.tensor([index % len(weights) for index in order]).to(self.device)
+        numbers = torch.tensor([(weight.scale, weight.core_scale, weight.start, weight.norm) for weight in weights])
+        self.scale, self.core_scale, self.start, self.norms = numbers.to(self.device).unbind(1)
         self.capped = torch.tensor([weight.capped for weight in weights], device=self.device)
 
     def values(self) -> Stacks:
@@ -93,16 +93,20 @@ class Lengths:
         both = [torch.cat([value, step], -1) for value, step in zip(values[:-1], steps[:-1], strict=True)]
         grams = torch.cat([pair.mT @ pair for pair in both])
         self.left, self.right = grams[family.left], grams[family.right]
-        N, change = middles(self.core, self.step, family.core_scale, family.start, linear=True)
+        N, change = self._middles(self.step, linear=True)
         self.middle, self.per_share = N, product_norm(self.left, self.right, change, N, torch.zeros_like(N))
 
     def of(self, shares: Float[Tensor, " weights"]) -> Float[Tensor, " weights"]:
         """Return the length of that share of the step, exactly."""
         share = shares[:, None, None]
         step = share[..., None] * self.step
-        _, change = middles(self.core, step, self.family.core_scale, self.family.start)
+        _, change = self._middles(step)
         after = self.middle + change
         return product_norm(self.left, self.right, change, share * after, share * share * after)
+
+    def _middles(self, step: Tensor, *, linear: bool = False) -> tuple[Tensor, Tensor]:
+        family = self.family
+        return middles(self.core, step, family.scale, family.core_scale, family.start, linear=linear)
 
     def share(self, wanted: Float[Tensor, " weights"]) -> Float[Tensor, " weights"]:
         """Return which share of the step has the length that is wanted, or what the cap leaves of it."""

@@ -19,6 +19,7 @@ ITERATIONS = 2
 def middles(
     core: Float[Tensor, "modules n r r"],
     step: Float[Tensor, "modules n r r"],
+    scale: Float[Tensor, " modules"],
     core_scale: Float[Tensor, " modules"],
     start: Float[Tensor, " modules"],
     *,
@@ -26,26 +27,29 @@ def middles(
 ) -> tuple[Float[Tensor, "modules r r"], Float[Tensor, "modules r r"]]:
     """Return the middle N of an update, and by how much a step of the cores changes it; nothing large cancels.
 
-    `N = kappa^n (c_n ... c_1 - start^n I)`; without cores (n = 0, a LoRA) it is `kappa I`.
+    `N = scale kappa^n (c_n ... c_1 - start^n I)`; without cores (n = 0, a LoRA) it is `scale I`.
 
     Args:
+        core_scale: kappa.
         linear: the change to first order.
 
     >>> core = torch.full((1, 2, 1, 1), 3.0)
-    >>> N, change = middles(core, core / 3, torch.ones(1), torch.ones(1))  # 3 * 3 - 1, and 4 * 4 - 3 * 3
+    >>> one = torch.ones(1)
+    >>> N, change = middles(core, core / 3, one, one, one)  # 3 * 3 - 1, and 4 * 4 - 3 * 3
     >>> N.item(), change.item()
     (8.0, 7.0)
     """
     eye = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device)
-    count, kappa = core.shape[1], core_scale[:, None, None]
+    count, kappa, factor_of_all = core.shape[1], core_scale[:, None, None], scale[:, None, None]
     if count == 0:
-        return kappa * eye, torch.zeros_like(kappa * eye)
+        return factor_of_all * eye, torch.zeros_like(factor_of_all * eye)
     product, change = kappa * core[:, 0], kappa * step[:, 0]
     for index in range(1, count):  # (c + d)(m + e) - c m = (c + d) e + d m
         factor = core[:, index] if linear else core[:, index] + step[:, index]
         change = kappa * (factor @ change + step[:, index] @ product)
         product = kappa * (core[:, index] @ product)
-    return product - ((core_scale * start) ** count)[:, None, None] * eye, change
+    first = ((core_scale * start) ** count)[:, None, None]
+    return factor_of_all * (product - first * eye), factor_of_all * change
 
 
 def product_norm(

@@ -184,5 +184,6 @@ def _check_gradients(sketches: dict[str, GradientSketch], calls: dict[str, int])
 def _write_subspaces(layer: DeepLoraLayer, adapter_name: str, sketch: GradientSketch, seed: int, side: Side) -> None:
     start = OrthogonalMap(layer.out_features, layer.in_features, seed)
     U, V = side.subspaces(sketch.leading(side.vectors(layer.r[adapter_name])), start)
-    write_(layer.deep_lora_U[adapter_name], U)
-    write_(layer.deep_lora_V[adapter_name], V)
+    stored = 1 / layer.outer_scale[adapter_name]
+    write_(layer.deep_lora_U[adapter_name], stored * U)
+    write_(layer.deep_lora_V[adapter_name], stored * V)

@@ -130,7 +130,8 @@ def _combine_factors(layer: DeepLoraLayer, present: Sequence[tuple[str, float]])
 def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> None:
     """Set the adapter of that name to the given update, truncated to its rank.
 
-    With `dW = L S R^T`: U = L, V = R and every core `((S + start) ** (1/n)) / kappa` on its diagonal.
+    With `dW = L S R^T`: U = L and V = R, over `outer_scale`, and every core `((S + start) ** (1/n)) / kappa` on its
+    diagonal.
 
     Raises:
         ValueError: if the adapter holds stacked experts, or has no cores to hold the singular values.
@@ -146,8 +147,9 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     values[:rank] = svd.values[:rank].cpu()
     U.zero_()
     V.zero_()
-    U[:, :rank] = svd.left[:, :rank].to(U)
-    V[:, :rank] = svd.right[:, :rank].to(V)
+    stored = 1 / layer.outer_scale[adapter_name]
+    U[:, :rank] = stored * svd.left[:, :rank].to(U)
+    V[:, :rank] = stored * svd.right[:, :rank].to(V)
     update = layer.update(adapter_name)
     kappa, start, values = update.core_scale, update.start, values / update.scaling
     if start is not None:

@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from deep_lora import DeepLoraLayer, rescale_adapter_scale, to_lora
-from tests.models import (
+from tests.models import (  # fmt: skip
     LAYER_CASES,
     PIXELS,
     VECTORS,
@@ -16,10 +16,11 @@ from tests.models import (
     Nest,
     Pixels,
     adapt,
+    bases_of,
     disturb_,
     ids,
     layers_of,
-)  # fmt: skip
+)
 from tests.reference.update import dense_expert_updates, dense_update
 
 EPS = torch.finfo(torch.float64).eps
@@ -57,7 +58,7 @@ def _stored_eps(layer: DeepLoraLayer, name: str = "default") -> float:
 
 def _reference_delta(layer: DeepLoraLayer, name: str, eps: float) -> Tensor:
     """dW of a layer in the layout of its base weight, from the raw tensors."""
-    U, core, V = layer.deep_lora_U[name], layer.deep_lora_core[name], layer.deep_lora_V[name]
+    (U, V), core = bases_of(layer, name), layer.deep_lora_core[name]
     function = dense_update if U.ndim == 2 else dense_expert_updates
     delta = function(U, core, V, kappa=layer.core_scale[name], eps=eps)
     shape = layer.get_base_weight().shape
@@ -120,7 +121,7 @@ def test_the_dense_update_is_the_definition_with_and_without_its_start(eps, subt
     stored = {layer: _stored_eps(layer) for layer in layers_of(model)}
     disturb_(model)
     for layer in layers_of(model):
-        U, core, V = layer.deep_lora_U["default"], layer.deep_lora_core["default"], layer.deep_lora_V["default"]
+        (U, V), core = bases_of(layer), layer.deep_lora_core["default"]
         wanted = dense_update(U, core, V, kappa=layer.core_scale["default"], eps=stored[layer], subtract=subtract)
         error = (layer.get_delta_weight("default") - wanted).abs().max()
         assert error <= 100 * EPS * max(1.0, wanted.abs().max())  # products of 4 x 4 matrices of order one

@@ -140,7 +140,7 @@ def test_an_unknown_adapter_is_an_error_that_names_those_there() -> None:
         cast_adapter_(nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize(("rank", "start", "lost", "taken"), [(8, 0.43, 0.9e-3, 1.1e-3), (64, 3.5, 7.5e-3, 8.5e-3)])
+@pytest.mark.parametrize(("rank", "start", "lost", "taken"), [(8, 0.108, 2.2e-4, 2.8e-4), (64, 0.86, 1.9e-3, 2.1e-3)])
 def test_the_steps_that_half_precision_loses(rank: int, start: float, lost: float, taken: float) -> None:
     """The figures of docs/faq.md."""
     core = layers_of(adapt(nn.Sequential(nn.Linear(70, 70)), r=rank, target_modules=["0"]))[0].deep_lora_core["default"]

@@ -45,9 +45,7 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
     )
     try:
         if arguments.adapter_config:
-            config = _from_file(Path(arguments.adapter_config), peft_task, whole)
-            _check_halves(config, arguments)
-            return config
+            return _from_file(Path(arguments.adapter_config), peft_task, whole)
         fields = arguments.config_fields() | {
             "target_modules": _targets(arguments.target_modules),
             "exclude_modules": excluded,
@@ -164,12 +162,6 @@ def _from_file(path: Path, peft_task: str | None, whole: list[str] | None) -> Pe
     if whole and "modules_to_save" in getattr(config_class, "__dataclass_fields__", {}):
         fields["modules_to_save"] = _outermost([*(fields.get("modules_to_save") or []), *whole])
     return config_class(**fields)
-
-
-def _check_halves(config: PeftConfig, arguments: AdapterArguments) -> None:
-    if isinstance(config, DeepLoraConfig) and config.variant == "compressed":
-        for rank in (config.r, *config.rank_pattern.values()):
-            arguments.check_halves(f"a rank in {arguments.adapter_config}", rank)
 
 
 def _targets(names: list[str]) -> list[str] | str:

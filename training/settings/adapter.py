@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from deep_lora import DeepLoraConfig
+from deep_lora import DeepLoraCallback, DeepLoraConfig
 from training.errors import UsageError
 from training.settings.parsing import option
 
@@ -28,6 +28,7 @@ HELPS = {
 }
 # Where the command chooses something else than the field's default.
 _DEFAULTS: dict[str, Any] = {"target_modules": ["all-linear"]}
+PATH = DeepLoraCallback().path
 
 
 def _config_options() -> list[tuple[str, Any, Any]]:
@@ -69,10 +70,10 @@ class AdapterArguments(_Fields):
     init_batches: int = option(
         4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
     )
-    init_sides: Literal["both", "right"] = option(
-        "right",
-        "Singular vectors of the gradient that span the subspaces of deep_lora: right (the default), or both (half of "
-        "them left and half right, as in the paper).",
+    path_length: float | None = option(
+        None,
+        "How far the step rule lets a weight go in the whole run, as a share of its norm. The rule sets the steps of "
+        f"the adapter, whatever the learning rate. If unset: {PATH} for deep_lora, no rule for lora; 0 is no rule.",
     )
 
     def __post_init__(self) -> None:
@@ -85,8 +86,11 @@ class AdapterArguments(_Fields):
             raise UsageError(f"--rank got {self.rank}; it must be at least 1")
         if self.init_batches < 0:
             raise UsageError(f"--init_batches got {self.init_batches}; it must not be negative")
-        if self.adapter == "deep_lora" and not self.adapter_config:
-            self.check_halves("--rank", self.rank)
+        if self.path_length is not None and not 0 <= self.path_length < float("inf"):
+            raise UsageError(
+                f"--path_length got {self.path_length}; it must be a share of the weights' norms such as {PATH}, or 0 "
+                "to train by the learning rate"
+            )
 
     def config_fields(self) -> dict[str, Any]:
         """Return the values of `OPTIONS` by their names in `DeepLoraConfig`."""
@@ -96,15 +100,3 @@ class AdapterArguments(_Fields):
         """Return the names of those in `OPTIONS` that do not have their defaults."""
         usual = type(self)()
         return {called for called in OPTIONS.values() if getattr(self, called) != getattr(usual, called)}
-
-    def check_halves(self, name: str, rank: int) -> None:
-        """Check that a rank of deep_lora can be halved where the subspaces come from both sides of the gradient.
-
-        Raises:
-            UsageError: the rank is odd; `name` says where it came from.
-        """
-        if self.init_batches and self.init_sides == "both" and rank % 2:
-            raise UsageError(
-                f"{name} got {rank}; with --init_sides both deep_lora needs an even rank, half of it for each side of "
-                "the gradient: pass an even rank, --init_sides right or --init_batches 0"
-            )

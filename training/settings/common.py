@@ -57,7 +57,9 @@ class RunArguments(TrainingArguments):
 
     output_dir: str | None = option("runs/finetune", "Folder for everything that is written.")
     learning_rate: float = option(
-        None, "Learning rate. If unset: 1e-3, or 3e-3 for deep_lora with a decaying schedule."
+        None,
+        "Learning rate; 1e-3 if unset. With deep_lora it is that of what is trained beside the adapter, such as a new "
+        "head; see --path_length.",
     )
     per_device_train_batch_size: int = option(16, "Training samples in a step on each process.")
     per_device_eval_batch_size: int = option(32, "Samples in a forward pass of evaluation on each process.")

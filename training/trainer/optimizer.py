@@ -1,25 +1,46 @@
-"""The learning rate of a run, and what shards its weights."""
+"""The learning rate of a run, the step rule, and what shards the weights."""
 
 from __future__ import annotations
 
 import os
 
+from peft import LoraConfig
 from torch import nn
-from transformers import SchedulerType
 
-from training.models.adapters import is_deep_lora
+from training.errors import UsageError
+from training.models.adapters import adapted_parts, config_of, is_deep_lora
+from training.settings.adapter import PATH, AdapterArguments
 from training.settings.common import RunArguments
 
 _SHARDING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
-RATE, FALLING_RATE = 1e-3, 3e-3  # docs/few_shot.md: the best rates of Deep LoRA with either kind of schedule
-STEADY = ("constant", "constant_with_warmup", "reduce_lr_on_plateau", "greedy")  # do not decay by themselves
+RATE = 1e-3  # LoRA's usual one, and that of a new head
 
 
-def choose_rate(run: RunArguments, model: nn.Module) -> None:
+def path_of(adapter: AdapterArguments, model: nn.Module) -> float:
+    """Return how far the step rule lets the weights go; 0 where the adapter is trained without it.
+
+    Raises:
+        UsageError: the rule was asked for and cannot work with the adapter, or with how the weights are sharded.
+    """
+    ours = is_deep_lora(model)
+    path = (PATH if ours else 0.0) if adapter.path_length is None else adapter.path_length
+    if not path:
+        return 0.0
+    if not ours and not any(isinstance(config_of(part), LoraConfig) for part in adapted_parts(model).values()):
+        raise UsageError("--path_length goes with deep_lora and lora; leave it out for another method")
+    sharded = sharding_frameworks()
+    if sharded and not (sharded == ["FSDP"] and os.environ.get("FSDP_VERSION") == "2"):
+        raise UsageError(
+            f"the step rule measures whole factors, but an optimizer under {sharded[0]} sees flattened pieces; use DDP "
+            "or FSDP 2 (ddp.yaml, fsdp2.yaml), or pass --path_length 0 and a --learning_rate"
+        )
+    return path
+
+
+def choose_rate(run: RunArguments) -> None:
     """Set the learning rate of a run where none is given."""
     if run.learning_rate is None:
-        falls = SchedulerType(run.lr_scheduler_type).value not in STEADY
-        run.learning_rate = FALLING_RATE if falls and is_deep_lora(model) else RATE
+        run.learning_rate = RATE
 
 
 def sharding_frameworks() -> list[str]:

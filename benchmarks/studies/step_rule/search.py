@@ -57,7 +57,7 @@ def trial(settings: dict[str, Any], chosen: Trial) -> dict[str, Any]:
     batches = task.batches(parts.pop("train"), chosen.seed)
     model = task.model(chosen.seed)
     start_from(task, method, model, batches, chosen.seed)
-    optimizer = optimizer_of(method, model, variant["rate"], task.settings.head_rate)
+    optimizer = optimizer_of(method, model, variant["rate"], task.settings.head_rate, len(batches))
     schedule = schedule_of(task, optimizer)
     rule = variant.get("rule")
     shares = [schedule.lr_lambdas[0](step) for step in range(len(batches))]

@@ -11,6 +11,7 @@ from torch import nn
 
 from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_, to_lora
 from deep_lora.subspaces.callback import _first_batches
+from tests.models import bases_of
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -156,5 +157,5 @@ def test_an_adapter_made_for_inference_draws_nothing_and_is_an_identity_with_ort
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(model(x), wanted)
     (layer,) = (module for module in model.modules() if isinstance(module, DeepLoraLayer))
-    for basis in (layer.deep_lora_U["default"], layer.deep_lora_V["default"]):
+    for basis in bases_of(layer):
         assert torch.equal(basis.mT @ basis, torch.eye(2))

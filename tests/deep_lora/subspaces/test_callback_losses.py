@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora import SubspaceInitializationCallback, initialize_subspaces_, to_lora
-from tests.models import adapt, adapter_tensors, bert_classifier, ids, layers_of
+from tests.models import adapt, bases_of, bert_classifier, ids, layers_of
 
 EXAMPLES, BATCH = 8, 2
 
@@ -53,7 +53,7 @@ def _trainer(kind: type[Trainer], folder: Path, **settings: Any) -> Trainer:
 
 
 def _bases(model: nn.Module) -> list[Tensor]:
-    return [tensor.detach().clone() for name, tensor in adapter_tensors(model).items() if "core" not in name]
+    return [basis for layer in layers_of(model) for basis in bases_of(layer)]
 
 
 @pytest.mark.parametrize("bf16", [False, True])

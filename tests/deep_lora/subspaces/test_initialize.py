@@ -14,7 +14,7 @@ from deep_lora.layers.gradient import GradientOperator
 from deep_lora.subspaces.sketch import ITERATIONS, OVERSAMPLING, GradientSketch, kept_width
 from dmf.linalg import principal_angles
 from tests.measure import LargestTensor
-from tests.models import adapt, layers_of
+from tests.models import adapt, bases_of, layers_of
 from tests.reference.first_gradient import product_of_bases, weight_gradient
 
 RANK, SEED = 4, 11
@@ -29,7 +29,7 @@ def loss(output):
 
 def written(layer, adapter_name="default"):
     """`U V^T`, which determines both subspaces and how they are paired."""
-    U, V = layer.deep_lora_U[adapter_name].detach(), layer.deep_lora_V[adapter_name].detach()
+    U, V = bases_of(layer, adapter_name)
     return U.double() @ V.double().mT
 
 
@@ -51,8 +51,8 @@ def check(base, inputs, sides, layout=lambda g: g, rank=RANK):
 def test_linear_gets_the_closed_form_of_its_dense_gradient(into, out, sides, rank):
     base = nn.Sequential(nn.Linear(into, out), nn.Tanh(), nn.Linear(out, 3))
     layer = check(base, torch.randn(5, 3, into), sides, rank=rank)
-    orthonormal = layer.deep_lora_V if sides == "right" or out <= into else layer.deep_lora_U
-    basis = orthonormal["default"].detach()
+    U, V = bases_of(layer)
+    basis = V if sides == "right" or out <= into else U
     assert torch.allclose(basis.mT @ basis, torch.eye(rank), atol=1e-5)
 
 

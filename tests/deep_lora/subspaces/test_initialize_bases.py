@@ -8,7 +8,7 @@ from torch import nn
 
 from deep_lora import initialize_subspaces_
 from deep_lora.subspaces.restoring import dropout_off
-from tests.models import adapt, bert_classifier, disturb_, ids, layers_of, llama
+from tests.models import adapt, bases_of, bert_classifier, disturb_, ids, layers_of, llama
 from tests.reference.first_gradient import product_of_bases, weight_gradient
 
 BOTH_CONSTRUCTIONS = pytest.mark.parametrize("sides", ["both", "right"])
@@ -19,7 +19,7 @@ def loss(output):
 
 
 def written(layer):
-    U, V = layer.deep_lora_U["default"].detach(), layer.deep_lora_V["default"].detach()
+    U, V = bases_of(layer)
     return U.double() @ V.double().mT
 
 
@@ -94,7 +94,7 @@ def test_half_precision_bases_are_found_under_autocast_too():
     report = initialize_subspaces_(model, closure, exact_bytes=0)
     assert len(report.initialized) == 4 and report.kept_random == []
     for layer in layers_of(model):
-        V = layer.deep_lora_V["default"].detach()
+        _, V = bases_of(layer)
         assert V.dtype == torch.float32 and torch.allclose(V.mT @ V, torch.eye(4), atol=1e-5)
 
 

@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from deep_lora import initialize_subspaces_
-from tests.models import adapt, layers_of
+from tests.models import adapt, bases_of, layers_of
 from tests.processes import results_of_two
 
 
@@ -44,7 +44,7 @@ def initialized(model, inputs, *, calls=1, exact_bytes=0, sides="right"):
 
     initialize_subspaces_(model, closure, seed=3, exact_bytes=exact_bytes, sides=sides)
     layers = layers_of(model)
-    return [(layer.deep_lora_U["default"].detach().clone(), layer.deep_lora_V["default"].detach()) for layer in layers]
+    return [bases_of(layer) for layer in layers]
 
 
 def spread_at_start(change):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import OPTConfig, OPTForCausalLM
 
 from deep_lora import DeepLoraConfig, initialize_subspaces_
-from tests.models import Mixed, adapt, adapter_tensors, bert_classifier, ids, layers_of, llama
+from tests.models import Mixed, adapt, adapter_tensors, bases_of, bert_classifier, ids, layers_of, llama
 from tests.reference.first_gradient import product_of_bases, weight_gradient
 
 TARGETS = ["embedding", "square", "tall", "wide"]
@@ -120,7 +120,8 @@ def test_the_gradient_is_taken_without_dropout(sides):
     model.base_model.model[0].register_forward_hook(lambda m, args, out: seen.append(m.training))
     initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), sides=sides)
     (layer,) = layers_of(model)
-    product = layer.deep_lora_U["default"].double() @ layer.deep_lora_V["default"].double().mT
+    U, V = bases_of(layer)
+    product = U.double() @ V.double().mT
     assert (product - expected).norm().item() <= tolerance
     assert seen == [False] and model.base_model.model[0].training
 
@@ -190,7 +191,8 @@ def test_a_module_that_is_used_twice_gets_the_sum_of_both_gradients(sides):
     model = adapt(base, target_modules=["shared"], r=4)
     initialize_subspaces_(model, lambda: loss(model(inputs)).backward(), seed=0, sides=sides)
     (layer,) = layers_of(model)
-    product = layer.deep_lora_U["default"].double() @ layer.deep_lora_V["default"].double().mT
+    U, V = bases_of(layer)
+    product = U.double() @ V.double().mT
     assert (product - expected).norm().item() <= tolerance
 
 

@@ -29,8 +29,8 @@ def csv(tmp_path, **columns):
         (["--glue", "boolq"], "--glue got 'boolq'; the tasks are cola"),
         (["--adapter", "dora"], "--adapter got 'dora'; choose deep_lora or lora"),
         (
-            ["--rank", "3", "--init_sides", "both"],
-            "--rank got 3; .*: pass an even rank, --init_sides right or --init_batches 0",
+            ["--path_length", "-1"],
+            "--path_length got -1.0; it must be a share of the weights' norms such as 0.12, or 0",
         ),
         (["--rank", "0"], "--rank got 0; it must be at least 1"),
         (["--init_batches", "-1"], "--init_batches got -1"),
@@ -197,17 +197,6 @@ def test_adapter_files_must_describe_a_method(bert, reviews, finetune, tmp_path)
     path.write_text("peft_type: MAGIC\n")
     status, printed = finetune(bert, reviews, "--adapter_config", path)
     assert status == 2 and "must name a `peft_type`, one of" in printed and "DEEP_LORA" in printed
-
-
-@pytest.mark.parametrize("ranks", [{"r": 3}, {"r": 2, "rank_pattern": {"query": 5}}], ids=str)
-def test_an_odd_rank_in_an_adapter_file_cannot_be_halved(ranks, bert, reviews, finetune, tmp_path) -> None:
-    path = tmp_path / "adapter.json"
-    path.write_text(json.dumps({"peft_type": "DEEP_LORA", "target_modules": ["query"], **ranks}))
-    status, printed = finetune(bert, reviews, "--adapter_config", path, "--init_sides", "both")
-    assert status == 2 and re.search(r"a rank in .*adapter.json got [35]; .*--init_sides right or --init_b", printed)
-    assert not (tmp_path / "run").exists()
-    for words in (["--init_sides", "both", "--init_batches", "0"], []):
-        assert finetune(bert, reviews, "--adapter_config", path, "--dry_run", *words)[0] == 0
 
 
 def test_config_files_must_map_known_names(bert, reviews, finetune, tmp_path) -> None:

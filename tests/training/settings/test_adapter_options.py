@@ -10,8 +10,8 @@ import pytest
 @pytest.mark.parametrize(
     ("words", "rate"),
     [
-        ([], 3e-3),
-        (["--lr_scheduler_type", "constant"], 1e-3),
+        ([], 1e-3),
+        (["--path_length", "0"], 1e-3),
         (["--adapter", "lora"], 1e-3),
         (["--learning_rate", "0.02"], 0.02),
     ],
