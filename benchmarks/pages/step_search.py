@@ -19,9 +19,10 @@ PERCENT = 100
 
 
 def step_search() -> str:
-    """Write a row for each variant: its mean validation score and the loss of its last tenth, for each setting."""
+    """Write a row for each variant: validation score and loss of the last tenth on the seed that all variants share."""
     found = result("step_search")
-    settings, trials = found["settings"]["settings"], found["trials"]
+    settings = found["settings"]["settings"]
+    trials = [one for one in found["trials"] if one["seed"] == found["settings"]["first_seed"]]
     rows = []
     for variant in found["settings"]["variants"]:
         cells = [
