@@ -49,8 +49,8 @@ class MatrixCompletion(BaseEstimator):
         column_scales: whether each column is standardized by itself: "auto" for tables whose columns are in different
             units; or True, False.
         bias_decay: ridge penalty of b and c, a number of observations.
-        weight_decay: penalty of l and r relative to the noise level; about 1 for noisy data. Exact data need 0, and
-            more epochs: at 1 they are shrunk as if they were noise.
+        weight_decay: penalty of l and r relative to the noise level; about 1 for noisy data. Exact data need 0, with
+            init_scale=0.1 and more epochs: at 1 they are shrunk as if they were noise.
         implicit_feedback: also learn from *which* entries are observed (SVD++ for rows and columns): for ratings.
         feedback_decay: its penalty, in the same unit as weight_decay.
         learning_rate, max_epochs: of Adam, with cosine decay to 0.
