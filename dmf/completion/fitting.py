@@ -55,7 +55,8 @@ def fit_model(entries: ObservedEntries, parameters: Parameters, previous: Traine
         if path and progress.epoch % parameters["checkpoint_every"] == 0:
             write_checkpoint(path, digest, seed, model, optimizer, progress)
 
-    standardized = Split(*(None if part is None else model.standardize(part) for part in split))
+    validation = None if split.validation is None else model.standardize(split.validation)
+    standardized = Split(model.standardize(split.training), validation)
     train(model, standardized, settings, optimizer, progress, keep)
     if path:
         Path(path).unlink(missing_ok=True)

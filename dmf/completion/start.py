@@ -21,7 +21,7 @@ from dmf.subspaces import largest_rank
 
 OF_ROWS = ("factorization.left", "row_bias", "column_feedback")
 OF_COLUMNS = ("factorization.right", "column_bias", "row_feedback")
-FAR_WORSE = 1.5  # an unrelated fit has twice the squared error of none
+WORSE = 1.01  # in squared error; that of a fit of something else is above, and that of a fit of the same data below
 SMALL = 1e-3  # start of the factors of a row that an earlier fit did not have; zero would be a saddle point
 
 
@@ -84,8 +84,8 @@ def continued_model(fresh: CompletionModel, data: Compact, previous: Trained) ->
     """Take over what an earlier fit learned in standardized values; mean, scale and units are those of the new data.
 
     So it does not matter in which unit either is. Rows and columns that the earlier fit did not have start with small
-    factors and with their ridge biases. An earlier fit that predicts the new data far worse than the new start does,
-    since it is of something else, is no start.
+    factors and with their ridge biases. An earlier fit that predicts the new data worse than the new start does, since
+    it is of something else, is no start.
 
     Args:
         fresh: started from the new data; it is not changed.
@@ -103,7 +103,7 @@ def continued_model(fresh: CompletionModel, data: Compact, previous: Trained) ->
     new["factorization.core"] = old["factorization.core"]
     continued = copy.deepcopy(fresh)
     continued.load_state_dict(new)
-    return fresh if _loss(continued, data.entries) > FAR_WORSE * _loss(fresh, data.entries) else continued
+    return fresh if _loss(continued, data.entries) > WORSE * _loss(fresh, data.entries) else continued
 
 
 def _loss(model: CompletionModel, entries: ObservedEntries) -> float:
