@@ -8,6 +8,9 @@ from torch import Tensor
 
 from dmf.sparse import SparsityPattern
 
+LARGE_SIDE = 10**7  # rows or columns that any matrix may have; a larger one must have the entries for it
+ENTRIES_FACTOR = 100
+
 
 class ObservedEntries:
     """Observed entries `(rows[k], cols[k]) -> values[k]` of a matrix of a given shape.
@@ -22,7 +25,7 @@ class ObservedEntries:
 
     Raises:
         ValueError: for unequal lengths, no entries, indices out of range, the same entry twice, values that are not
-            finite or not float32/float64, or an empty shape.
+            finite or not float32/float64, or a shape that is empty or far larger than the entries can fill.
 
     >>> entries = ObservedEntries(torch.tensor([1, 0]), torch.tensor([0, 2]), torch.tensor([5.0, 7.0]), (2, 3))
     >>> entries.values, entries.order, len(entries)
@@ -38,6 +41,7 @@ class ObservedEntries:
     ) -> None:
         _check_shape(shape)
         _check_triplets(rows, cols, values)
+        _check_size(shape, len(rows))
         check_indices(rows, cols, shape)
         keys, order = torch.sort(rows.long() * shape[1] + cols)
         _check_distinct(keys, shape)
@@ -100,6 +104,12 @@ class ObservedEntries:
         """Column of each entry, in the sorted order."""
         return self.pattern.columns.long()
 
+    def with_values(self, values: Float[Tensor, " nnz"]) -> ObservedEntries:
+        """Return the same entries with other values, in the sorted order."""
+        changed = object.__new__(ObservedEntries)
+        changed.order, changed.pattern, changed.values = self.order, self.pattern, values
+        return changed
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ObservedEntries:
         """Move the entries to another device or dtype."""
         moved = object.__new__(ObservedEntries)
@@ -125,6 +135,17 @@ def check_indices(rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> None:
 def _check_shape(shape: tuple[int, int]) -> None:
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"shape must be (n_out, n_in), both at least 1, got {tuple(shape)}")
+
+
+def _check_size(shape: tuple[int, int], count: int) -> None:
+    """Refuse shapes that come of names such as 76561198000000000: whatever has a number for each row would be huge."""
+    limit = max(LARGE_SIDE, ENTRIES_FACTOR * count)
+    if max(shape) > limit or shape[0] * shape[1] >= 2**63:
+        raise ValueError(
+            f"a matrix of {shape[0]} x {shape[1]} with {count} observed entries is nearly all empty, and each row and "
+            "column takes memory; number the rows and columns from 0 without gaps, for instance with "
+            "`numpy.unique(ids, return_inverse=True)` or `pandas.factorize`"
+        )
 
 
 def _check_triplets(rows: Tensor, cols: Tensor, values: Tensor) -> None:

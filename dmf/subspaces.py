@@ -206,6 +206,16 @@ def subspaces_from_entries(entries: ObservedEntries, rank: int, seed: int) -> Su
     return compressed_subspaces(svd.left[:, : rank // 2], svd.right[:, : rank // 2], start, start.transpose)
 
 
+def largest_rank(shape: tuple[int, int]) -> int:
+    """Return the largest even rank of a compressed factorization of this shape whose subspaces come from data.
+
+    >>> largest_rank((5, 4)), largest_rank((200, 8)), largest_rank((1, 1))
+    (4, 16, 0)
+    """
+    small, large = sorted(shape)
+    return min(large - large % 2, 2 * small)
+
+
 def _leading(gradient: Tensor, half: int) -> FactorSVD:
     if min(gradient.shape) <= EXACT_SIDE:
         return leading_subspaces(gradient, half)
@@ -222,11 +232,9 @@ def _check_rank(rank: int, shape: tuple[int, int]) -> None:
             f"rank must be even and positive (half of it comes from each side of the gradient), got {rank}; use "
             f"{max(2, rank + 1)}"
         )
-    small, large = sorted(shape)
-    if rank > large or rank // 2 > small:
+    if rank > largest_rank(shape):
         raise ValueError(
-            f"rank {rank} is too large for a matrix of {shape[0]} x {shape[1]}: it may be at most "
-            f"{min(large - large % 2, 2 * small)}"
+            f"rank {rank} is too large for a matrix of {shape[0]} x {shape[1]}: it may be at most {largest_rank(shape)}"
         )
 
 

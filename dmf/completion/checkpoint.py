@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dmf.completion.files import read_file, write_file
-from dmf.completion.model import CompletionModel
+from dmf.completion.model import CompletionModel, Trained
 from dmf.completion.training import Progress
 from dmf.observed import ObservedEntries
 
@@ -22,7 +22,7 @@ KIND = "dmf.MatrixCompletion checkpoint"
 NOT_DECISIVE = ("checkpoint", "checkpoint_every", "verbose", "device")
 
 
-def fingerprint(settings: Mapping[str, Any], entries: ObservedEntries, start: CompletionModel | None) -> str:
+def fingerprint(settings: Mapping[str, Any], entries: ObservedEntries, start: Trained | None) -> str:
     """Digest settings, data and, for a warm start, the initial parameters; it is equal for the same training.
 
     Of a generator as `random_state` only its type counts; the seed drawn from it is in the checkpoint.
@@ -32,7 +32,8 @@ def fingerprint(settings: Mapping[str, Any], entries: ObservedEntries, start: Co
         decisive["random_state"] = type(settings["random_state"]).__name__
     digest = hashlib.sha256(json.dumps([decisive, entries.shape], sort_keys=True).encode())
     tensors = [entries.pattern.row_pointers, entries.pattern.columns, entries.values]
-    for tensor in [*tensors, *(start.state_dict().values() if start else ())]:
+    tensors += [start.rows, start.cols, *start.model.state_dict().values()] if start else []
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 

@@ -37,7 +37,46 @@ def index_vector(index: ArrayLike, name: str) -> Int[Tensor, "*n"]:
             f"{name} must be integers that count from 0, got {array.dtype}; convert names or labels with "
             "`sklearn.preprocessing.OrdinalEncoder` or `pandas.factorize`, and convert whole floats with `.astype(int)`"
         )
+    if array.size and array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} go up to {array.max()}, which no index reaches; number them with `pandas.factorize`")
     return torch.from_numpy(array.astype(np.int64))
+
+
+def pairs_of(X: Any) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None:
+    """Return rows and columns if X is a table of them, with two columns of integers; None if it is anything else.
+
+    Raises:
+        ValueError: if it has two columns of names, or of floats that are all whole: then they are ids, too.
+
+    >>> pairs_of([[0, 5], [3, 1]])
+    (tensor([0, 3]), tensor([5, 1]))
+    """
+    if issparse(X):
+        return None
+    array = np.asarray(X)
+    if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0:
+        return None
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
+        return None
+    return index_vector(array[:, 0], "the rows in X"), index_vector(array[:, 1], "the columns in X")
+
+
+class Compact(NamedTuple):
+    """The entries of a matrix without its empty rows and columns, and the numbers of those that are left, sorted."""
+
+    entries: ObservedEntries
+    rows: Int[Tensor, " out"]
+    cols: Int[Tensor, " in"]
+
+
+def compact(entries: ObservedEntries) -> Compact:
+    """Leave out rows and columns without entries: they hold no information.
+
+    >>> compact(entries_from_triplets([0, 7], [2, 4], [5, 6], None)).cols
+    tensor([2, 4])
+    """
+    (rows, row), (cols, col) = (index.unique(return_inverse=True) for index in (entries.rows, entries.cols))
+    return Compact(ObservedEntries(row, col, entries.values, (len(rows), len(cols))), rows, cols)
 
 
 def entries_from_triplets(

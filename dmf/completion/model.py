@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dmf.completion.biases import has_columns, has_mean, has_rows
+from dmf.completion.units import ColumnUnits, one_unit
 from dmf.compressed import CompressedDMF
 from dmf.observed import ObservedEntries
 from dmf.sparse import SparsityPattern, sparse_product
@@ -56,7 +57,8 @@ class CompletionModel(nn.Module):
         factorization: left, core and right.
         row_bias, column_bias: b and c at the start.
         biases: which of them are trained, as in `MatrixCompletion`.
-        mean, scale: the data are `mean + scale * standardized`.
+        mean, scale: the data are `mean + scale * standardized`, in the units of the columns.
+        units: those units, if each column has its own.
         feedback: whether Y (in, r) and Z (out, r) exist; they start at zero.
 
     Source: the factorization is the compressed one of Yaras et al., ICML 2024; the feedback is that of SVD++ (Koren,
@@ -65,6 +67,8 @@ class CompletionModel(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    column_offset: Tensor
+    column_unit: Tensor
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class CompletionModel(nn.Module):
         mean: float,
         scale: float,
         feedback: bool,
+        units: ColumnUnits | None = None,
     ) -> None:
         super().__init__()
         self.factorization = factorization
@@ -83,12 +88,21 @@ class CompletionModel(nn.Module):
         self.column_bias = nn.Parameter(column_bias.to(factorization.left), requires_grad=has_columns(biases))
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        units = one_unit(factorization.n_in) if units is None else units
+        self.register_buffer("column_offset", torch.from_numpy(units.offset))
+        self.register_buffer("column_unit", torch.from_numpy(units.unit))
         self.has_biases = (has_mean(biases), has_rows(biases), has_columns(biases))
         self.row_feedback: nn.Parameter | None = None
         self.column_feedback: nn.Parameter | None = None
         if feedback:
             self.row_feedback = nn.Parameter(torch.zeros_like(factorization.right))
             self.column_feedback = nn.Parameter(torch.zeros_like(factorization.left))
+
+    def standardize(self, entries: ObservedEntries) -> ObservedEntries:
+        """Convert observed values, in float64 on the CPU, to this model's units, dtype and device."""
+        units = ColumnUnits(self.column_offset.cpu().numpy(), self.column_unit.cpu().numpy())
+        values = (units.without(entries).values - self.mean.cpu()) / self.scale.cpu()
+        return entries.with_values(values).to(device=self.row_bias.device, dtype=self.row_bias.dtype)
 
     def explicit_factors(self) -> Factors:
         """Return the factors without the feedback."""
@@ -118,6 +132,24 @@ class CompletionModel(nn.Module):
         if self.row_feedback is not None and self.column_feedback is not None:
             total = total + feedback_decay * _squares(self.row_feedback, self.column_feedback)
         return 0.5 * total
+
+
+class Trained(NamedTuple):
+    """A model of those rows and columns of a matrix that have observations, and their numbers in the matrix, sorted."""
+
+    model: CompletionModel
+    rows: Int[Tensor, " out"]
+    cols: Int[Tensor, " in"]
+
+
+def factorization_of(
+    left: Float[Tensor, "out r"], core: Float[Tensor, "depth r r"], right: Float[Tensor, "in r"]
+) -> CompressedDMF:
+    """Make the factorization with these factors; r may be more than the matrix needs."""
+    options: dict[str, Any] = {"depth": len(core), "dtype": left.dtype, "generator": torch.Generator()}
+    factorization = CompressedDMF(len(left), len(right), 1, **options)
+    factorization.left, factorization.core, factorization.right = map(nn.Parameter, (left, core, right))
+    return factorization
 
 
 def _squares(first: Tensor, second: Tensor) -> Float[Tensor, ""]:

@@ -11,20 +11,21 @@ from numpy import ndarray
 from torch import Tensor
 
 from dmf.completion.data import counts
-from dmf.completion.model import CompletionModel, Seen
+from dmf.completion.model import Seen, Trained
 from dmf.observed import ObservedEntries, check_indices
 from dmf.sparse import entry_products
 
 
 @dataclass(frozen=True)
 class CompletedMatrix:
-    """`mean + row_bias[i] + column_bias[j] + <left[i], right[j]>`, all in float64."""
+    """`mean + column_scale[j] row_bias[i] + column_bias[j] + <left[i], right[j]>`, all in float64."""
 
     mean: float
     row_bias: Float[ndarray, " out"]
     column_bias: Float[ndarray, " in"]
     left: Float[ndarray, "out r"]
     right: Float[ndarray, "in r"]
+    column_scale: Float[ndarray, " in"]
 
     def entries(self, rows: Int[Tensor, "*n"], cols: Int[Tensor, "*n"]) -> Float[ndarray, "*n"]:
         """Return the entries (rows, cols), whose shapes are broadcast.
@@ -32,7 +33,8 @@ class CompletedMatrix:
         Raises:
             ValueError: if the shapes do not broadcast, or an index is out of range.
 
-        >>> matrix = CompletedMatrix(1.0, np.zeros(2), np.array([0.0, 5.0]), np.ones((2, 1)), np.ones((2, 1)))
+        >>> ones = np.ones((2, 1))
+        >>> matrix = CompletedMatrix(1.0, np.zeros(2), np.array([0.0, 5.0]), ones, ones, np.ones(2))
         >>> matrix.entries(torch.tensor(0), torch.tensor([0, 1])).tolist()
         [2.0, 7.0]
         """
@@ -46,31 +48,75 @@ class CompletedMatrix:
         check_indices(rows, cols, (len(self.row_bias), len(self.column_bias)))
         left, right = torch.from_numpy(self.left), torch.from_numpy(self.right)
         products = entry_products(left, right, rows.reshape(-1), cols.reshape(-1)).reshape(rows.shape).numpy()
-        return self.mean + self.row_bias[rows.numpy()] + self.column_bias[cols.numpy()] + products
+        row, col = rows.numpy(), cols.numpy()
+        return self.mean + self.column_scale[col] * self.row_bias[row] + self.column_bias[col] + products
 
     def dense(self) -> Float[ndarray, "out in"]:
         """Return the whole matrix."""
-        return self.mean + self.row_bias[:, None] + self.column_bias + self.left @ self.right.T
+        return self.mean + self.row_bias[:, None] * self.column_scale + self.column_bias + self.left @ self.right.T
+
+    def known_part(self, rows: Int[Tensor, " n"], cols: Int[Tensor, " n"]) -> Float[ndarray, " n"]:
+        """Return entries of a larger matrix, of which nothing is known in the rows and columns that are new.
+
+        >>> ones = np.ones((2, 1))
+        >>> matrix = CompletedMatrix(1.0, np.zeros(2), np.array([0.0, 5.0]), ones, ones, np.ones(2))
+        >>> matrix.known_part(torch.tensor([0, 9]), torch.tensor([1, 1])).tolist()
+        [7.0, 6.0]
+        """
+        n_out, n_in = len(self.row_bias), len(self.column_bias)
+        empty = CompletedMatrix(
+            self.mean,
+            np.append(self.row_bias, 0.0),
+            np.append(self.column_bias, 0.0),
+            np.pad(self.left, ((0, 1), (0, 0))),
+            np.pad(self.right, ((0, 1), (0, 0))),
+            np.append(self.column_scale, unknown_scale(self.column_scale)),
+        )
+        return empty.entries(rows.clamp(max=n_out), cols.clamp(max=n_in))
 
 
-def completed_matrix(model: CompletionModel, training: ObservedEntries) -> CompletedMatrix:
+def unknown_scale(column_scale: Float[ndarray, " in"]) -> float:
+    """Return the scale of a column without entries: 1 if all have one unit, and 0 where its unit is not known.
+
+    >>> unknown_scale(np.ones(3)), unknown_scale(np.array([1.0, 20.0]))
+    (1.0, 0.0)
+    """
+    return float((column_scale == 1.0).all())
+
+
+def completed_matrix(trained: Trained, training: ObservedEntries, shape: tuple[int, int]) -> CompletedMatrix:
     """Compute what a trained model predicts; rows and columns without training entries get zero factors and biases.
 
     Args:
-        model: on the CPU.
+        trained: on the CPU.
         training: the entries that the model was trained on; implicit feedback reads where they are.
+        shape: of the matrix.
     """
+    model = trained.model
     in_row, in_column = (count > 0 for count in counts(training))
-    scale = model.scale.item()
+    scale, offset, unit = model.scale.item(), model.column_offset.numpy(), model.column_unit.numpy()
+    one_unit = bool((unit == 1.0).all()) and not offset.any()
+    mean = model.mean.item() if one_unit or not model.has_biases[0] else training.values.mean().item()
     with torch.no_grad():
         seen = Seen.of(training.to(dtype=model.row_bias.dtype))
         augmented = model.predicting_factors(model.explicit_factors(), seen)
         left, right = (factor[:, :-2].double().numpy() for factor in augmented)
         row_bias, column_bias = (bias.double().numpy() for bias in (model.row_bias, model.column_bias))
+    column_bias = scale * column_bias if one_unit else offset + unit * (model.mean.item() + scale * column_bias) - mean
+
+    def whole(part: ndarray, known: ndarray, numbers: Tensor, size: int, otherwise: float = 0.0) -> ndarray:
+        spread = np.zeros((size, *part.shape[1:]))  # memory that is not touched costs nothing
+        if otherwise:
+            spread += otherwise
+        spread[numbers.numpy()[known]] = part[known]
+        return spread
+
+    rows, columns = (in_row, trained.rows, shape[0]), (in_column, trained.cols, shape[1])
     return CompletedMatrix(
-        mean=model.mean.item(),
-        row_bias=np.where(in_row, scale * row_bias, 0.0),
-        column_bias=np.where(in_column, scale * column_bias, 0.0),
-        left=np.where(in_row[:, None], scale * left, 0.0),
-        right=np.where(in_column[:, None], right, 0.0),
+        mean=mean,
+        row_bias=whole(scale * row_bias, *rows),
+        column_bias=whole(column_bias, *columns),
+        left=whole(scale * left, *rows),
+        right=whole(unit[:, None] * right, *columns),
+        column_scale=whole(unit, *columns, otherwise=float(one_unit)),
     )

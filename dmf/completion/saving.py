@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from dmf.completion.files import read_file, write_file
-from dmf.completion.model import CompletionModel
-from dmf.compressed import CompressedDMF
+from dmf.completion.model import CompletionModel, factorization_of
 
 KIND = "dmf.MatrixCompletion"
 COLUMN_NAMES = "feature_names_in_"  # an array of text, which no tensor holds
@@ -81,12 +80,11 @@ def _plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(state: dict[str, Tensor], biases: bool | str) -> CompletionModel:
-    left, core = state["factorization.left"], state["factorization.core"]
-    n_out, n_in = len(left), len(state["factorization.right"])
+    left, core, right = (state[f"factorization.{name}"] for name in ("left", "core", "right"))
     model = CompletionModel(
-        CompressedDMF(n_out, n_in, core.shape[-1], depth=len(core), dtype=left.dtype, generator=torch.Generator()),
-        torch.zeros(n_out),
-        torch.zeros(n_in),
+        factorization_of(left, core, right),
+        torch.zeros(len(left)),
+        torch.zeros(len(right)),
         biases=biases,
         mean=0.0,
         scale=1.0,

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from dmf.completion.biases import BIASES
+from dmf.completion.units import can_have_units
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, bool) or (isinstance(value, str) and value in BIASES),
         f"True, False or one of {', '.join(map(repr, BIASES))}",
     ),
+    "column_scales": (
+        lambda value: isinstance(value, bool) or (isinstance(value, str) and value == "auto"),
+        "'auto', True or False",
+    ),
     "bias_decay": (_number(0), "0 or a positive number of observations"),
     "feedback_decay": (_number(0), "0 or a positive number"),
     "weight_decay": (_number(0), "0 or a positive number"),
@@ -108,6 +113,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name in RULES and not RULES[name][0](value):
             raise ValueError(f"{name} must be {RULES[name][1]}, got {value!r}")
+    if settings.get("column_scales") is True and not can_have_units(settings["biases"]):
+        raise ValueError(
+            f"column_scales=True with biases={settings['biases']!r} would subtract one mean from columns in different "
+            "units; use biases='both' or 'columns', biases=False for no mean at all, or column_scales=False"
+        )
     if settings.get("implicit_feedback") and settings.get("batch_size") is not None:
         raise ValueError(
             f"implicit_feedback=True needs all entries in one step, got batch_size={settings['batch_size']}: each "

@@ -74,3 +74,18 @@ def test_indices_of_any_integer_type_are_taken():
         index = torch.tensor([199, 0], dtype=dtype)  # 199 * 200 does not fit 16 bits
         entries = ObservedEntries(index, index, values, (200, 200))
         assert entries.rows.tolist() == entries.cols.tolist() == [0, 199]
+
+
+def test_a_shape_that_the_entries_cannot_fill_is_refused_before_memory_is_taken():
+    index, value = torch.tensor([0]), torch.tensor([1.0])
+    for shape in ((10**17, 3), (3, 10**17), (2**40, 2**40)):
+        with pytest.raises(ValueError, match=rf"a matrix of {shape[0]} x {shape[1]} with 1 observed entries is nearly"):
+            ObservedEntries(index, index, value, shape)
+    assert ObservedEntries(index, index, value, (10**6, 10**6)).shape == (10**6, 10**6)
+
+
+def test_other_values_at_the_same_entries_keep_order_and_pattern():
+    entries = ObservedEntries(torch.tensor([1, 0]), torch.tensor([0, 2]), torch.tensor([5.0, 7.0]), (2, 3))
+    changed = entries.with_values(torch.tensor([1.0, 2.0]))
+    assert changed.values.tolist() == [1.0, 2.0] and changed.pattern is entries.pattern
+    assert torch.equal(changed.order, entries.order) and entries.values.tolist() == [7.0, 5.0]

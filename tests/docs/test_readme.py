@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import re
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftConfig
@@ -17,6 +18,7 @@ import deep_lora
 from benchmarks.pages.__main__ import PAGES as MADE_PAGES
 from benchmarks.pages.__main__ import with_tables
 from deep_lora import DeepLoraConfig
+from dmf import MatrixCompletion
 from tests.models import adapt, bert_classifier, ids, layers_of
 from tests.paths import ROOT
 
@@ -90,6 +92,19 @@ def test_the_block_on_completing_matrices_runs() -> None:
     exec(_block("MatrixCompletion"), names)
     errors = names["model"].predict([3, 3], [0, 7]) - ratings[[3, 3], [0, 7]].numpy()
     assert (abs(errors) < ratings.std().item()).all()
+
+
+def test_the_settings_for_an_exact_matrix_recover_it_and_the_defaults_do_not() -> None:
+    random = np.random.default_rng(0)
+    truth = random.standard_normal((60, 3)) @ random.standard_normal((3, 40))
+    unseen = random.random(truth.shape) < 0.5
+    words = re.findall(r"`(\w+)=(\S+)`", re.search(r"for an exact matrix of low rank set (.*?)\.\n", README, re.S)[1])
+    exact = {name: ast.literal_eval(value) for name, value in words}
+    errors = []
+    for settings in ({}, exact):
+        model = MatrixCompletion(rank=20, random_state=0, **settings).fit(np.where(unseen, np.nan, truth))
+        errors.append(np.linalg.norm((model.complete() - truth)[unseen]) / np.linalg.norm(truth[unseen]))
+    assert len(exact) == 4 and errors[0] > 0.5 and errors[1] < 0.05
 
 
 def test_the_block_on_features_on_the_sphere_runs(tmp_path) -> None:

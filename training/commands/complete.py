@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ DESCRIPTION = """Complete a matrix from some of its entries by a compressed deep
 
 Rows and columns may have any names, compared as they are written: 001 is not 1, but 1.0 is 1 if all are numbers.
 Written to --output_dir: model.safetensors (dmf.MatrixCompletion.load), names.json, results.json with the error on
-held-out entries, training.png and, with --predict, predictions.csv."""
+held-out entries, training.png and, with --predict, predictions.csv. A name of --predict that the data do not have is
+predicted as the mean with the bias of the other side, and told."""
 PAIRS = ("row_column", "column_column")
 
 
@@ -41,7 +43,7 @@ class CompleteArguments:
     value_column: str = option("value", "Column with the value.")
     predict: str | None = option(None, "A file with the rows and columns of entries to predict.")
     test_fraction: float = option(0.1, "Part of the entries that is held out to measure the error; 0 holds out none.")
-    rank: int = option(20, "Rank of the factorization, even.")
+    rank: int = option(20, "Rank of the factorization, even; less if the matrix allows no more.")
     depth: int = option(3, "Number of factors between the outer ones.")
     learning_rate: float = option(1e-2, "Learning rate of Adam.")
     weight_decay: float = option(1.0, "Penalty relative to the noise level; about 1 for noisy data, 0 for exact data.")
@@ -69,7 +71,7 @@ def main(words: Sequence[str]) -> int:
     rows, columns, values, names = read_entries(arguments)
     count, shape = len(values), (len(names["rows"]), len(names["columns"]))
     part = f"{count / shape[0] / shape[1]:.2%}"
-    print(f"{count:,} of {shape[0]:,} x {shape[1]:,} entries ({part}), rank {arguments.rank}")
+    print(f"{count:,} of {shape[0]:,} x {shape[1]:,} entries ({part}), rank up to {arguments.rank}")
     if arguments.dry_run:
         return 0
     test = hold_out(count, arguments)
@@ -80,9 +82,11 @@ def main(words: Sequence[str]) -> int:
     model.save(folder / MODEL)
     write_json(folder / MATRIX_NAMES, names)
     metrics = errors(model, rows[test], columns[test], values[test], values[~test]) if test.any() else {}
+    facts: dict[str, Any] = {"entries": count, "held_out": int(test.sum()), "shape": shape}
     if wanted is not None:
         write_predictions(folder / PREDICTIONS, model, wanted, arguments.value_column)
-    write_results(folder, arguments, model, metrics, entries=count, held_out=int(test.sum()), shape=shape)
+        facts |= {"predicted": len(wanted.table), "unknown_names": wanted.unknown}
+    write_results(folder, arguments, model, metrics, **facts)
     print("\n".join(f"{name:>14}  {value:.4g}" for name, value in metrics.items()) + f"\n{'written to':>14}  {folder}")
     return 0
 
@@ -182,37 +186,40 @@ def errors(
 
 
 class Wanted(NamedTuple):
-    """The rows of `--predict`, and the numbers of the rows and columns that they name."""
+    """The rows of `--predict`, the numbers of the rows and columns that they name, and the names that are unknown."""
 
     table: pd.DataFrame
-    indices: list[np.ndarray]
+    pairs: np.ndarray
+    unknown: dict[str, list[str]]
 
 
 def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Wanted:
-    """Read the entries of `--predict`, checked before anything is fitted.
+    """Read the entries of `--predict`; unknown names get the number after the last one, and are told.
 
     Raises:
-        UsageError: a row or column was not among the data.
+        UsageError: as `read_columns`.
     """
     table = read_columns(str(arguments.predict), arguments, with_values=False)
-    indices = []
-    for option_name, known in zip(PAIRS, names.values(), strict=True):
+    numbers, unknown = [], {}
+    for (side, known), option_name in zip(names.items(), PAIRS, strict=True):
         column = getattr(arguments, option_name)
         found = find_names(known, table[column])
-        if (found < 0).any():
-            unknown = sorted(set(table[column][found < 0].astype(str)))[:5]
-            raise UsageError(
-                f"{arguments.predict} names {unknown} in {column!r}, which the data do not have; write names as there "
-                "(7 is not 007; 1.0 is 1 if all are numbers)"
+        unknown[side] = sorted(set(table[column][found < 0].astype(str)))
+        if unknown[side]:
+            print(
+                f"{arguments.predict} names {unknown[side][:5]} in {column!r}, which the data do not have, in "
+                f"{(found < 0).sum()} of {len(table)} entries: they are predicted from the other side alone; if this "
+                "is not meant, write names as in the data (7 is not 007; 1.0 is 1 if all are numbers)",
+                file=sys.stderr,
             )
-        indices.append(found)
-    return Wanted(table, indices)
+        numbers.append(np.where(found < 0, len(known), found))
+    return Wanted(table, np.stack(numbers, axis=1), unknown)
 
 
 def write_predictions(path: Path, model: MatrixCompletion, wanted: Wanted, value_column: str) -> None:
     """Write the wanted entries with a column for their values."""
     with complete_file(path) as partial:
-        wanted.table.assign(**{value_column: model.predict(*wanted.indices)}).to_csv(partial, index=False)
+        wanted.table.assign(**{value_column: model.predict(wanted.pairs)}).to_csv(partial, index=False)
 
 
 def write_results(

@@ -101,6 +101,7 @@ BAD_SETTINGS = {
     "init_scale": [0, -1, np.inf, NAN],
     "gamma": [-0.1, NAN],
     "biases": ["all", None, 1.0],
+    "column_scales": ["yes", None, 1.0],
     "bias_decay": [-1, "1"],
     "feedback_decay": [-1],
     "weight_decay": [-1, NAN],
@@ -127,15 +128,53 @@ def test_settings_out_of_range_are_refused_before_the_data_are_touched(name, val
         model(**{name: value}).fit("no data at all")
 
 
-def test_a_rank_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="rank 22 is too large for a matrix of 30 x 5: it may be at most 10"):
-        model(rank=22).fit(ratings()[:, :5])
+@pytest.mark.parametrize(("shape", "rank"), [((30, 5), 10), ((5, 4), 4), ((1, 6), 2), ((1, 1), 2), ((40, 30), 20)])
+def test_a_rank_beyond_the_matrix_is_the_largest_possible(shape, rank):
+    whole = np.random.default_rng(0).standard_normal(shape)
+    fitted = MatrixCompletion(random_state=0).fit(whole)
+    assert fitted.left_.shape == (shape[0], rank) and fitted.right_.shape == (shape[1], rank)
+    if rank >= min(shape):  # then it is enough for any matrix
+        settings = {"biases": False, "weight_decay": 0, "max_epochs": 500, "dtype": "float64", "random_state": 0}
+        assert np.abs(MatrixCompletion(**settings).fit(whole).complete() - whole).max() <= 0.05
 
 
 def test_implicit_feedback_in_mini_batches_is_refused():
     text = "needs all entries in one step, got batch_size=10: each row's factor sums over all its entries"
     with pytest.raises(ValueError, match=text):
         model(implicit_feedback=True, batch_size=10).fit(ratings())
+
+
+@pytest.mark.parametrize("biases", ["rows", "global"])
+def test_scales_of_columns_with_one_mean_for_all_are_refused(biases):
+    text = f"column_scales=True with biases='{biases}' would subtract one mean from columns in different units; use"
+    with pytest.raises(ValueError, match=text):
+        model(column_scales=True, biases=biases).fit(ratings())
+
+
+@pytest.mark.parametrize("ids", [76_561_198_000_000_000, 4 * 10**9])
+@pytest.mark.parametrize("options", [{}, {"shape": (10**17, 10**17)}])
+def test_ids_that_are_no_numbers_of_rows_are_refused(ids, options):
+    text = r"observed entries is nearly all empty, and each row and column takes memory; number .*numpy\.unique"
+    with pytest.raises(ValueError, match=text):
+        model().fit(ROWS + ids, COLS + 10**9, VALUES, **options)
+    with pytest.raises(ValueError, match="rows go up to 18446744073709551615, which no index reaches; number them"):
+        model().fit(np.array([0, 2**64 - 1], np.uint64), [0, 1], [1.0, 2.0])
+
+
+BAD_PAIRS = {
+    "names": (np.array([["a", "b"], ["c", "d"]]), "the rows in X must be integers .*pandas.factorize"),
+    "whole floats": (np.array([[0.0, 1.0], [2.0, 3.0]]), r"the rows in X must be integers .*got float64; .*astype"),
+    "the same pair twice": (np.array([[0, 1], [0, 1]]), r"more than once, the first is \(0, 1\)"),
+    "too few values": (np.array([[0, 1], [0, 2], [1, 1]]), "vectors of equal length"),
+    "a negative row": (np.array([[-1, 1], [0, 2]]), "rows range from -1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PAIRS)
+def test_two_columns_of_ids_that_cannot_be_used_are_refused_and_not_taken_for_the_matrix(name):
+    pairs, message = BAD_PAIRS[name]
+    with pytest.raises(ValueError, match=message):
+        model().fit(pairs, [4.0, 5.0])
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.999])
@@ -167,6 +206,8 @@ def test_predictions_outside_of_the_matrix_are_refused():
         ValueError, match=r"rows of shape \(2,\) and cols of shape \(3,\) do not broadcast; pass one row"
     ):
         fitted.predict([0, 1], [0, 1, 2])
+    with pytest.raises(ValueError, match=r"takes rows and cols, or two columns of integers, got X of shape \(30, 20\)"):
+        fitted.predict(ratings())
     with pytest.raises(ValueError, match="cols range from 0 to 25"):
         fitted.score([0, 1], [0, 25], [1.0, 2.0])
 

@@ -10,7 +10,7 @@ pytest.importorskip("sklearn")
 import pandas
 import sklearn
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
 from dmf import MatrixCompletion
@@ -26,7 +26,6 @@ NOT_APPLICABLE = dict.fromkeys(
         "check_estimator_sparse_matrix",
         "check_estimators_dtypes",
         "check_estimators_pickle",
-        "check_estimators_unfitted",
         "check_f_contiguous_array_estimator",
         "check_fit2d_predict1d",
         "check_fit_idempotent",
@@ -120,8 +119,46 @@ def test_a_refit_that_is_refused_leaves_what_is_known_of_the_data_and_one_to_tri
     frame = pandas.DataFrame(ratings()).add_prefix("film ")
     model = MatrixCompletion(rank=4, max_epochs=3, random_state=0).fit(frame)
     before = model.score(frame)
-    with pytest.raises(ValueError, match="rank 4 is too large"):
-        model.fit(frame.iloc[:3, :3])
+    with pytest.raises(ValueError, match="leaves nothing to validate on"):
+        model.set_params(validation_fraction=1e-9).fit(frame.iloc[:3, :3])
+    model.set_params(validation_fraction=0.0)
     assert model.n_features_in_ == 20 and len(model.feature_names_in_) == 20 and model.score(frame) == before
     model.fit(*triplets(ratings(columns=12)[:, :12]))
     assert model.n_features_in_ == 12 and not hasattr(model, "feature_names_in_")
+
+
+@pytest.mark.parametrize(
+    "table", [np.asarray, pandas.DataFrame, lambda pairs: [tuple(pair) for pair in pairs.tolist()]]
+)
+def test_pairs_of_ids_with_their_values_are_the_same_as_triplets(table):
+    rows, cols, values = triplets(ratings())
+    pairs = table(np.c_[rows, cols])
+    model = MatrixCompletion(rank=4, max_epochs=5, random_state=0)
+    expected = clone(model).fit(rows, cols, values)
+    assert model.fit(pairs, values) is model and np.array_equal(model.complete(), expected.complete())
+    assert np.array_equal(model.predict(pairs), expected.predict(rows, cols)) and model.n_features_in_ == 2
+    assert model.score(pairs, values) == expected.score(rows, cols, values)
+    assert model.fit(pairs, values, shape=(50, 20)).complete().shape == (50, 20)
+
+
+def test_a_table_of_two_columns_without_values_is_the_matrix_and_so_is_one_beside_labels():
+    table = np.random.default_rng(0).standard_normal((30, 2))
+    for y in (None, np.arange(30)):
+        assert MatrixCompletion(max_epochs=2, random_state=0).fit(table, y).complete().shape == (30, 2)
+    assert MatrixCompletion(max_epochs=2, random_state=0).fit(np.arange(8).reshape(4, 2)).complete().shape == (4, 2)
+
+
+@pytest.mark.parametrize("scoring", [None, "neg_root_mean_squared_error"])
+def test_cross_validation_over_pairs_scores_entries_of_rows_that_a_fold_lacks_by_what_is_known(scoring):
+    rows, cols, values = triplets(ratings(noise=0.1))
+    pairs = np.r_[np.c_[rows, cols], [[70, 3], [4, 55]]]  # a row and a column with a single entry each
+    values = np.r_[values, [3.0, 4.0]]
+    model = MatrixCompletion(rank=4, weight_decay=0.3, random_state=0)
+    scores = cross_val_score(
+        model, pairs, values, cv=KFold(5, shuffle=True, random_state=0), scoring=scoring, error_score="raise"
+    )
+    assert scores.min() > -values.std()
+    model.fit(pairs[:-2], values[:-2])
+    known = model.mean_ + np.array([model.column_bias_[3], model.row_bias_[4]])
+    assert np.allclose(model.predict(pairs[-2:]), known, rtol=1e-14)
+    assert len(cross_val_predict(model, pairs, values, cv=3)) == len(values)

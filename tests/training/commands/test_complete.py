@@ -83,11 +83,32 @@ def test_what_cannot_be_completed_is_refused(words, message, ratings, tmp_path, 
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_unknown_names_and_empty_places_are_named(ratings, tmp_path, capsys) -> None:
+def test_unknown_names_are_predicted_by_what_is_known_and_told(ratings, tmp_path, capsys) -> None:
     wanted = tmp_path / "wanted.csv"
-    wanted.write_text("row,column\nnobody,film 02\n")
-    assert complete(ratings, tmp_path / "out", "--predict", wanted) == 2 and not (tmp_path / "out").exists()
-    assert "names ['nobody'] in 'row', which the data do not have" in capsys.readouterr().err
+    wanted.write_text("row,column\nuser 03,film 02\nnobody,film 02\nuser 03,no film\nnobody,no film\n")
+    assert complete(ratings, tmp_path / "out", "--predict", wanted, "--max_epochs", "5") == 0
+    told = capsys.readouterr().err
+    assert "names ['nobody'] in 'row', which the data do not have, in 2 of 4 entries: they are predicted from" in told
+    assert "names ['no film'] in 'column', which the data do not have, in 2 of 4 entries" in told
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert found["row"].tolist() == ["user 03", "nobody", "user 03", "nobody"]
+    model = MatrixCompletion.load(tmp_path / "out" / "model.safetensors")
+    row, column = model.row_bias_[3], model.column_bias_[2]
+    known = [model.predict(3, 2), model.mean_ + column, model.mean_ + row, model.mean_]
+    assert found["value"].to_numpy() == pytest.approx(known) and row and column
+    results = tiny.results(tmp_path / "out")
+    assert results["unknown_names"] == {"rows": ["nobody"], "columns": ["no film"]} and results["predicted"] == 4
+    assert model.complete().shape == (20, 15), "they are no rows of the model"
+
+
+def test_a_small_matrix_is_completed_with_the_default_rank(tmp_path) -> None:
+    data = save(tmp_path / "data.csv", with_ids("a", "b", "c"))
+    words = ["--data", data, "--output_dir", tmp_path / "out", "--test_fraction", "0", "--max_epochs", "2"]
+    assert main(["complete", *map(str, words)]) == 0
+    assert MatrixCompletion.load(tmp_path / "out" / "model.safetensors").left_.shape == (3, 4)
+
+
+def test_empty_places_are_named(ratings, tmp_path, capsys) -> None:
     ratings.write_text("row,column,value\na,b,1\na,b,2\n")
     assert complete(ratings, tmp_path / "out") == 2
     printed = capsys.readouterr().err
@@ -151,9 +172,13 @@ def test_ids_that_are_numbers_are_found_by_value_and_written_as_they_were(suffix
 def test_names_that_are_written_otherwise_are_not_taken_for_another(held, wanted, tmp_path, capsys) -> None:
     data = save(tmp_path / "data.csv", with_ids(*held))
     table = save(tmp_path / "wanted.parquet", pd.DataFrame({"row": [wanted], "column": ["c1"]}))
-    assert complete(data, tmp_path / "out", "--predict", table) == 2 and not (tmp_path / "out").exists()
+    assert complete(data, tmp_path / "out", "--predict", table, "--max_epochs", "2") == 0
     printed = capsys.readouterr().err
-    assert f"names ['{wanted}'] in 'row', which the data do not have; write names as there" in printed
+    assert f"names ['{wanted}'] in 'row', which the data do not have, in 1 of 1 entries" in printed
+    assert "if this is not meant, write names as in the data (7 is not 007; 1.0 is 1 if all are numbers)" in printed
+    model = MatrixCompletion.load(tmp_path / "out" / "model.safetensors")
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")["value"]
+    assert found.to_numpy() == pytest.approx([model.mean_ + model.column_bias_[1]])
 
 
 def test_one_number_written_in_two_ways_is_one_name(tmp_path, capsys) -> None:
