@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from peft import LoraConfig, TaskType
 from peft.config import PeftConfig
 
 from deep_lora.files import check_adapter_folder
+from deep_lora.lora_fields import WithoutLoraFields, fields_from_lora
 from deep_lora.registration import claim_peft_type
+from deep_lora.targets import ALL_LINEAR, check_lists, check_targets
 
 PEFT_TYPE = claim_peft_type("deep_lora")
 PAPER_INIT_SCALE, SUBTRACTED_INIT_SCALE = 1e-3, 0.3
@@ -20,7 +23,7 @@ FORMAT_VERSION = 1  # of the saved parameters; raised when their meaning changes
 
 
 @dataclass
-class DeepLoraConfig(PeftConfig):
+class DeepLoraConfig(WithoutLoraFields, PeftConfig):
     """Configuration of Deep LoRA: `dW = U W_L ... W_1 V^T`, a compressed deep factorization. There is no alpha.
 
     Each adapted weight (out x in) holds `deep_lora_U` (out, r), `deep_lora_core` (n, r, r) and `deep_lora_V` (in, r):
@@ -29,8 +32,40 @@ class DeepLoraConfig(PeftConfig):
     Source: Yaras et al., ICML 2024, Deep LoRA; `DeepLoraConfig.paper()` has the paper's own settings. docs/few_shot.md
     says what led to other defaults.
 
+    Args:
+        task_type: PEFT's word for the task, such as 'SEQ_CLS', by which it chooses the class of its model. A head is
+            trained and saved without it too.
+        r: Rank of the update; even, if the subspaces come from both sides of the gradient.
+        target_modules: Names of the modules to adapt, a regex, or 'all-linear': every linear layer but the output
+            embeddings and what is saved whole. None is 'all-linear' too; [] adapts `target_parameters` alone.
+        exclude_modules: Names or a regex of modules that are not adapted even if targeted.
+        variant: 'compressed': cores eps*I between orthonormal U, V; 'narrow': all depth factors eps*orthogonal, width
+            r; 'wide': the same with width max(out, in), research only.
+        depth: Number of factors of the update (L in the paper).
+        init_scale: eps: scale of every factor at the start. 'auto' is 0.3 where the start is subtracted, and the
+            paper's 1e-3 elsewhere; the number takes its place in the configuration.
+        core_scale: kappa: stored cores are multiplied by it. 'auto' is min(80, 1 / (2 init_scale^2)) / r on linear
+            layers (see `deep_lora.functional.auto_core_scale`) and 1 for 'narrow' and 'wide'; 1.0 is the paper's.
+        freeze_subspaces: Train the cores alone; U and V keep their first values and are saved all the same.
+        subtract_start: Subtract the start of a 'compressed' update, so that a fresh adapter is an exact identity.
+        deep_lora_dropout: Dropout on the input of the adapter, in [0, 1).
+        fan_in_fan_out: True if the base weights are stored (in, out), as GPT-2's Conv1D does.
+        bias: Biases to train: 'none', 'all' or 'deep_lora_only'.
+        modules_to_save: Modules that are trained and saved whole. The head of a transformers model for classification
+            or question answering is added; [], without a `task_type`, leaves it frozen.
+        init_weights: False starts from a random, non-zero update (for tests).
+        layers_to_transform: Indices of the layers to adapt; target_modules is no regex then.
+        layers_pattern: Name of the layer list if it is not a usual one; needs layers_to_transform.
+        rank_pattern: Rank by module name or regex.
+        depth_pattern: Depth by module name or regex.
+        trainable_token_indices: Rows of the embedding to train, or a dict of module name to rows.
+        target_parameters: Names of nn.Parameters to adapt directly, such as MoE experts.
+        ensure_weight_tying: Share the adapter of tied weights (input embedding and output head).
+        deep_lora_version: Format of the saved adapter; written for later versions.
+
     Raises:
         ValueError: for a value outside of its range; the message names the field, what came and what is needed.
+        TypeError: for a field that only `LoraConfig` has, with what to do about it, or a string in place of a list.
 
     >>> config = DeepLoraConfig(r=8, target_modules=["q_proj", "v_proj"])
     >>> config.depth, config.init_scale
@@ -42,8 +77,11 @@ class DeepLoraConfig(PeftConfig):
         metadata={"help": "Rank of the update; even, if the subspaces come from both sides of the gradient."},
     )
     target_modules: list[str] | str | None = field(
-        default=None,
-        metadata={"help": "Names of the modules to adapt, a regex, or 'all-linear'; unset: the architecture's."},
+        default=ALL_LINEAR,
+        metadata={
+            "help": "Names of the modules to adapt, a regex, or 'all-linear': every linear layer but the output "
+            "embeddings and what is saved whole. None is 'all-linear' too; [] adapts `target_parameters` alone."
+        },
     )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names or a regex of modules that are not adapted even if targeted."}
@@ -84,13 +122,17 @@ class DeepLoraConfig(PeftConfig):
     )
     bias: str = field(default="none", metadata={"help": "Biases to train: 'none', 'all' or 'deep_lora_only'."})
     modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules that are trained and saved whole, such as a classifier head."}
+        default=None,
+        metadata={
+            "help": "Modules that are trained and saved whole. The head of a transformers model for classification or "
+            "question answering is added; [], without a `task_type`, leaves it frozen."
+        },
     )
     init_weights: bool = field(
         default=True, metadata={"help": "False starts from a random, non-zero update (for tests)."}
     )
     layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the layers to adapt; needs target_modules as a list."}
+        default=None, metadata={"help": "Indices of the layers to adapt; target_modules is no regex then."}
     )
     layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "Name of the layer list if it is not a usual one; needs layers_to_transform."}
@@ -106,6 +148,13 @@ class DeepLoraConfig(PeftConfig):
     ensure_weight_tying: bool = field(
         default=False, metadata={"help": "Share the adapter of tied weights (input embedding and output head)."}
     )
+    task_type: str | TaskType | None = field(
+        default=None,
+        metadata={
+            "help": "PEFT's word for the task, such as 'SEQ_CLS', by which it chooses the class of its model. A head "
+            "is trained and saved without it too."
+        },
+    )
     deep_lora_version: int = field(
         default=FORMAT_VERSION, metadata={"help": "Format of the saved adapter; written for later versions."}
     )
@@ -114,10 +163,11 @@ class DeepLoraConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PEFT_TYPE
         self.rank_pattern, self.depth_pattern = self.rank_pattern or {}, self.depth_pattern or {}
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)  # type: ignore[assignment]
-        if isinstance(self.exclude_modules, list):
-            self.exclude_modules = set(self.exclude_modules)  # type: ignore[assignment]
+        if self.target_modules is None:
+            self.target_modules = ALL_LINEAR
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(names := getattr(self, name), list):
+                setattr(self, name, set(names))
         self._check_shape()
         self._check_rates()
         self._check_targets()
@@ -140,6 +190,25 @@ class DeepLoraConfig(PeftConfig):
             "subtract_start": False,
         }  # fmt: skip
         return cls(**(own | settings))
+
+    @classmethod
+    def from_lora(cls, lora_config: LoraConfig) -> DeepLoraConfig:
+        """Make the configuration of a Deep LoRA adapter in the place of a LoRA adapter.
+
+        Fields of the same name are kept, `lora_dropout` and `bias` are renamed. Alpha has no counterpart:
+        `lora_alpha`, `alpha_pattern` and `use_rslora` are dropped. Targets that LoRA leaves to the architecture
+        (`target_modules=None`) are all linear layers.
+
+        Raises:
+            TypeError: if it is no `LoraConfig`, or the config of another method.
+            ValueError: if a field that Deep LoRA lacks is set, such as `use_dora`; the message names it.
+
+        >>> lora = LoraConfig(r=4, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj"])
+        >>> config = DeepLoraConfig.from_lora(lora)
+        >>> config.r, config.deep_lora_dropout, sorted(config.target_modules)
+        (4, 0.1, ['q_proj', 'v_proj'])
+        """
+        return cls(**fields_from_lora(lora_config, set(cls.__dataclass_fields__)))
 
     @classmethod
     def from_pretrained(
@@ -188,12 +257,8 @@ class DeepLoraConfig(PeftConfig):
             raise ValueError(f"`bias` must be 'none', 'all' or 'deep_lora_only', got {self.bias!r}")
 
     def _check_targets(self) -> None:
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
-        if isinstance(self.target_modules, str) and self.layers_pattern is not None:
-            raise ValueError("`layers_pattern` cannot be used when `target_modules` is a str.")
-        if self.layers_pattern is not None and self.layers_to_transform is None:
-            raise ValueError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
+        check_lists(modules_to_save=self.modules_to_save, target_parameters=self.target_parameters)
+        check_targets(self.target_modules or (), self.layers_to_transform, self.layers_pattern)
         if self.deep_lora_version > FORMAT_VERSION:
             raise ValueError(
                 f"the adapter was saved in format {self.deep_lora_version}, this version of deep_lora reads formats up "

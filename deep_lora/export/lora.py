@@ -20,10 +20,10 @@ from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.lora_fields import LORA_BIASES
 from deep_lora.sharded import gathered
 from dmf.linalg import FactorSVD, factor_svd
 
-LORA_BIASES = {"none": "none", "all": "all", "deep_lora_only": "lora_only"}  # of DeepLoraConfig and of LoraConfig
 COPIED_FIELDS = (
     "task_type", "base_model_name_or_path", "revision", "inference_mode", "target_modules", "exclude_modules",
     "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern", "trainable_token_indices",

@@ -8,7 +8,7 @@ from typing import Any
 
 from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTuner, find_parameter_name_by_module
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
+from peft.utils import get_quantization_kwargs
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.other import get_pattern_key, match_target_against_key
 from torch import nn
@@ -18,12 +18,11 @@ from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.targets import is_all_linear
+from deep_lora.tuner.heads import add_head_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
+from deep_lora.tuner.targets import check_is_called, is_target, linear_targets, warn_of_unmatched_depths
 from deep_lora.tuner.weighted import WeightedAdapters
-
-# Fused kernels of these architectures read the weights of these modules directly and would ignore an adapter.
-_MAMBA_LIKE = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
-_READ_AS_RAW_WEIGHTS = {"out_proj", "conv1d"}
 
 
 class DeepLoraModel(WeightedAdapters, BaseTuner):
@@ -31,10 +30,8 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     prefix = "deep_lora_"
     tuner_layer_cls = DeepLoraLayer
-    target_module_mapping = dict(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
 
-    # These four depend on the config alone, and LoRA's are exactly what is needed here.
-    _prepare_adapter_config = LoraModel._prepare_adapter_config
+    # These three depend on the config alone, and LoRA's are exactly what is needed here.
     _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
     _add_targets_to_tie = LoraModel._add_targets_to_tie
     _check_add_weighted_adapter = LoraModel._check_add_weighted_adapter
@@ -73,17 +70,19 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
             return bool(match_target_against_key(targets, name))
         return any(name == target or name.endswith(f".{target}") for target in targets)
 
-    def _check_target_module_compatiblity(
-        self, peft_config: DeepLoraConfig, model: nn.Module, target_name: str
-    ) -> None:
-        super()._check_target_module_compatiblity(peft_config, model, target_name)
-        model_type = getattr(getattr(model, "config", None), "model_type", None)
-        if model_type in _MAMBA_LIKE and target_name in _READ_AS_RAW_WEIGHTS:
-            raise ValueError(
-                f"[PEFT:{peft_config.peft_type}] Module '{target_name}' is incompatible with Mamba-based models "
-                f"(model_type='{model_type}'). Incompatible modules: {sorted(_READ_AS_RAW_WEIGHTS)}. "
-                "Please remove it from `target_modules` to avoid compatibility issues."
-            )
+    def _prepare_adapter_config(self, peft_config: DeepLoraConfig, model_config: dict[str, Any]) -> DeepLoraConfig:
+        add_head_(peft_config, self.model)
+        if is_all_linear(peft_config.target_modules):
+            peft_config.target_modules = linear_targets(peft_config, self.model)  # type: ignore[assignment]  # as PEFT
+        return peft_config
+
+    _check_target_module_exists = staticmethod(is_target)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put the adapter into the model, as PEFT does."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        names = [*self.targeted_module_names, *self.targeted_parameter_names]
+        warn_of_unmatched_depths(self.peft_config[adapter_name], names)
 
     def _create_and_replace(
         self,
@@ -98,6 +97,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     ) -> None:
         if current_key is None:
             raise ValueError("Current Key shouldn't be `None`")
+        check_is_called(self.model, parent, current_key)
         settings: dict[str, Any] = {
             "r": _pattern_value(peft_config.rank_pattern, current_key, peft_config.r),
             "depth": _pattern_value(peft_config.depth_pattern, current_key, peft_config.depth),

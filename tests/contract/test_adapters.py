@@ -140,7 +140,6 @@ def test_modules_are_chosen_by_list_regex_exclusion_and_layer_index() -> None:
     assert chosen(target_modules=["q_proj"], layers_to_transform=[0], layers_pattern="layers") == queries - {
         "layers.1.self_attn.q_proj"
     }
-    assert chosen() == queries | {name.replace("q_proj", "v_proj") for name in queries}  # the architecture's defaults
 
 
 def test_all_linear_adapts_every_linear_layer_but_the_head_also_the_second_time() -> None:

@@ -169,7 +169,7 @@ def test_an_adapter_of_a_newer_format_is_refused_and_says_to_upgrade(tmp_path) -
 
 
 def test_lists_become_sets_and_the_default_config_can_be_made() -> None:
-    assert DeepLoraConfig().target_modules is None
+    assert DeepLoraConfig().target_modules == "all-linear"
     assert DeepLoraConfig(target_modules=["a", "b"]).target_modules == {"a", "b"}
     assert DeepLoraConfig(exclude_modules=["a"]).exclude_modules == {"a"}
 

@@ -29,7 +29,10 @@ CONFIGS = [
     ),
     ({"deep_lora_dropout": 1.0}, r"`deep_lora_dropout` must be a number in \[0, 1\), got 1.0"),
     ({"bias": "lora_only"}, "`bias` must be 'none', 'all' or 'deep_lora_only', got 'lora_only'"),
-    ({"target_modules": "q", "layers_to_transform": 1}, "`layers_to_transform` cannot be used when"),
+    (
+        {"target_modules": "q", "layers_to_transform": 1},
+        "`layers_to_transform` cannot be used .* Got 'q'; pass a list",
+    ),
     ({"target_modules": "q", "layers_pattern": "h"}, "`layers_pattern` cannot be used when `target_modules` is a str"),
     ({"layers_pattern": "h"}, "When `layers_pattern` is specified, `layers_to_transform` must also be specified"),
     ({"deep_lora_version": 99}, "format 99, this version of deep_lora reads .*pip install -U deep-lora"),

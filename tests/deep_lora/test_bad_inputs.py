@@ -157,7 +157,6 @@ BAD = [
     ("lstm", lambda: adapt(_one(nn.LSTM(4, 4)), target_modules=["0"]), ValueError, "LSTM.* only the following modules"),
     ("conv3d", lambda: adapt(_one(nn.Conv3d(2, 2, 1)), target_modules=["0"]), ValueError, "s not supported. Currently"),
     ("mamba", _mamba, ValueError, "'out_proj' is incompatible with Mamba-based models .*Please remove it from"),
-    ("no target", lambda: adapt(Mixed(), r=2), ValueError, "Please specify `target_modules`"),
     ("absent target", lambda: adapt(Mixed(), r=2, target_modules=["query"]), ValueError, "query.*not found"),
     ("groups", lambda: adapt(Pixels(), r=3, target_modules=["grouped"]), ValueError, "groups=2 and rank 3. Currently"),
     ("no key", _tokenless, ValueError, "Current Key shouldn't be `None`"),

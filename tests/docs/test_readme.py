@@ -138,6 +138,12 @@ def test_an_option_of_lora_that_the_migration_page_does_not_name_is_refused() ->
             DeepLoraConfig(**{option: None})
 
 
+def test_the_block_that_translates_a_config_of_lora_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "migration.md").read_text(encoding="utf8"), re.S)
+    (block,) = [block for block in blocks if "from_lora" in block]
+    exec(block, {"DeepLoraConfig": DeepLoraConfig})
+
+
 def test_the_migration_page_names_options_that_exist() -> None:
     rows = (ROOT / "docs" / "migration.md").read_text(encoding="utf8").split("What becomes of each option")[1]
     rows = [row.split("|")[1:4] for row in rows.split("##")[0].splitlines() if row.startswith("| `")][1:]

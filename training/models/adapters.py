@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
-from training.models.loading import Base, linear_layers_inside
+from training.models.loading import Base
 from training.settings.adapter import AdapterArguments
 
 PEFT_HEADS = ("classifier", "score")
@@ -34,21 +33,13 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
     Raises:
         UsageError: a value does not fit, or the file of another method does not describe one.
     """
-    whole = _outermost([*(arguments.modules_to_save or []), *base.new_modules]) or None
-    if peft_task in ("SEQ_CLS", "TOKEN_CLS"):  # PEFT adds these heads by itself
-        whole, heads = [name for name in whole or [] if name not in PEFT_HEADS] or None, list(PEFT_HEADS)
-    else:
-        heads = []
-    excluded = (
-        sorted({*(arguments.exclude_modules or []), *linear_layers_inside(base.model, [*(whole or []), *heads])})
-        or None
-    )
+    heads = PEFT_HEADS if peft_task == "TOKEN_CLS" else ()  # PEFT itself names them too late for LoRA to spare them
+    whole = _outermost([*(arguments.modules_to_save or []), *base.new_modules, *heads]) or None
     try:
         if arguments.adapter_config:
             return _from_file(Path(arguments.adapter_config), peft_task, whole)
         fields = arguments.config_fields() | {
             "target_modules": _targets(arguments.target_modules),
-            "exclude_modules": excluded,
             "modules_to_save": whole,
             "task_type": peft_task,
         }
@@ -81,9 +72,7 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
         UsageError: the adapter does not fit the model, for instance because no layer has a name that was asked for.
     """
     try:
-        with warnings.catch_warnings():  # heads are excluded in any case, also where nothing targets them
-            warnings.filterwarnings("ignore", message="You have passed exclude_modules")
-            return peft.get_peft_model(model, config)
+        return peft.get_peft_model(model, config)
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         raise UsageError(

@@ -143,12 +143,3 @@ def _new_modules(model: nn.Module, report: dict[str, Any]) -> list[str]:
         first = owner.partition(".")[0]
         found.add(owner if first == prefix else first)
     return sorted(found)
-
-
-def linear_layers_inside(model: nn.Module, names: list[str]) -> list[str]:
-    """Return the linear layers that are, or lie inside, the modules of these names."""
-    return [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(path == name or path.startswith(name + ".") for name in names)
-    ]

@@ -26,8 +26,6 @@ HELPS = {
     "exclude_modules": "Names of layers that are left alone.",
     "modules_to_save": "Layers that are trained and saved whole; new heads are found and added.",
 }
-# Where the command chooses something else than the field's default.
-_DEFAULTS: dict[str, Any] = {"target_modules": ["all-linear"]}
 PATH = DeepLoraCallback().path
 
 
@@ -36,11 +34,14 @@ def _config_options() -> list[tuple[str, Any, Any]]:
     kinds, found = get_type_hints(DeepLoraConfig), {entry.name: entry for entry in dataclasses.fields(DeepLoraConfig)}
     options = []
     for name, called in OPTIONS.items():
-        default, metadata = _DEFAULTS.get(name, found[name].default), dict(found[name].metadata)
+        kind, default, metadata = kinds[name], found[name].default, dict(found[name].metadata)
         metadata["help"] = HELPS.get(called, metadata["help"])
-        chosen: Any = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
-        # A command line has one type for an option; a single word in a list can be a regular expression.
-        kind = list[str] | None if list[str] in get_args(kinds[name]) else kinds[name]
+        chosen: Any = {"default": default}
+        if list[str] in get_args(kind):
+            # A command line has one type for an option; a single word in a list can be a regular expression.
+            kind = list[str] | None
+            if isinstance(default, str):
+                chosen = {"default_factory": [default].copy}
         options.append((called, kind, field(**chosen, metadata=metadata)))
     return options
 

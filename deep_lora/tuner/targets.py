@@ -1,0 +1,111 @@
+"""Which modules are adapted, where PEFT's own answer would fail, or adapt what has no effect."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
+from torch import nn
+
+from deep_lora.config import DeepLoraConfig
+from deep_lora.targets import ALL_LINEAR
+from deep_lora.tuner.heads import saved_whole
+
+# Fused kernels of these architectures read the weights of these modules directly and would ignore an adapter.
+_MAMBA_LIKE = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+_READ_AS_RAW_WEIGHTS = {"out_proj", "conv1d"}
+
+
+def is_target(config: DeepLoraConfig, name: str) -> Any:
+    """Tell, as PEFT does, whether a module is adapted; what is saved whole is not, also by the end of its name alone.
+
+    With `modules_to_save=["classifier"]` PEFT trains DistilBERT's `pre_classifier` whole too, but does not see that it
+    may not be adapted then.
+    """
+    if whole := saved_whole(config.modules_to_save, name):
+        config = copy.copy(config)
+        config.modules_to_save = [re.escape(whole)]
+    return BaseTuner._check_target_module_exists(config, name)
+
+
+def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
+    """Return the names of the layers that "all-linear" means in this model.
+
+    These are PEFT's, all linear layers but output embeddings, without those that are saved whole, excluded, in a layer
+    that `layers_to_transform` leaves out, whose weights are read without a call, or whose parameters are adapted.
+
+    Raises:
+        ValueError: there is none, and no `target_parameters` either.
+    """
+    config, everything = copy.copy(config), copy.copy(config)
+    everything.target_modules = ALL_LINEAR
+    found = set()
+    for name in _maybe_include_all_linear_layers(everything, model).target_modules:
+        parent, _, last = name.rpartition(".")
+        config.target_modules = [last]  # the last name alone, for which PEFT looks at the index of the layer
+        in_layer = bool(parent) or config.layers_to_transform in (None, [])
+        if in_layer and is_target(config, name) and not is_raw_weight(model, model.get_submodule(parent), last):
+            found.add(name)
+    found -= _owners(model, config.target_parameters or ())
+    if not found and not config.target_parameters:
+        raise ValueError(
+            f"`target_modules='all-linear'` finds no linear layer to adapt in a {type(model).__name__}; name the "
+            "modules to adapt, or fewer in `exclude_modules`, `modules_to_save` and `layers_to_transform`"
+        )
+    return found
+
+
+def _owners(model: nn.Module, parameters: Iterable[str]) -> set[str]:
+    """Return the names of the modules that hold these parameters, which PEFT matches by the ends of their names."""
+    ends = tuple(f".{name}" for name in parameters)
+    return {name.rpartition(".")[0] for name, _ in model.named_parameters() if f".{name}".endswith(ends)}
+
+
+def check_is_called(model: nn.Module, parent: nn.Module, name: str) -> None:
+    """Check that a module is called where it stands, and not read as a weight, so that an adapter has an effect.
+
+    Raises:
+        ValueError: it is a part of torch's attention, or of one of Mamba's kernels.
+
+    Warns:
+        UserWarning: torch's encoder layers call it in training alone.
+    """
+    last = name.rpartition(".")[2]
+    if isinstance(parent, nn.MultiheadAttention):
+        raise ValueError(
+            f"module {name} is read by torch.nn.MultiheadAttention as a weight and never called, so an adapter would "
+            "have no effect; name it in `exclude_modules`"
+        )
+    if is_raw_weight(model, parent, last):
+        raise ValueError(
+            f"Module '{last}' is incompatible with Mamba-based models ({type(model).__name__}), whose kernels read the "
+            f"weights of {sorted(_READ_AS_RAW_WEIGHTS)}. Please remove it from `target_modules`."
+        )
+    if isinstance(parent, nn.TransformerEncoderLayer) and parent.self_attn.batch_first:
+        warnings.warn(
+            "in evaluation torch.nn.TransformerEncoderLayer reads weights without calling its linear layers, so the "
+            "adapter would have no effect there: call `torch.backends.mha.set_fastpath_enabled(False)`, or merge it",
+            stacklevel=2,
+        )
+
+
+def is_raw_weight(model: nn.Module, parent: nn.Module, last: str) -> bool:
+    """Tell whether the weight of a module in `parent`, called `last`, is read without calling the module."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    return isinstance(parent, nn.MultiheadAttention) or (model_type in _MAMBA_LIKE and last in _READ_AS_RAW_WEIGHTS)
+
+
+def warn_of_unmatched_depths(config: DeepLoraConfig, names: Iterable[str]) -> None:
+    """Warn of a key of `depth_pattern` that matches none of the adapted names; PEFT does so for `rank_pattern`."""
+    names = list(names)
+    unmatched = [key for key in config.depth_pattern if not any(re.match(rf"(.*\.)?({key})$", name) for name in names)]
+    if unmatched:
+        warnings.warn(
+            f"The following depth_pattern keys did not match any targeted module and were ignored: {unmatched}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
