@@ -95,7 +95,13 @@ def under_fsdp(rank: int, folder: str) -> dict[str, Any]:
     return {"trainer": run, "resumed": resumed, "loop": looped(Accelerator(cpu=True), ROWS // 2)}
 
 
-@pytest.fixture(scope="module", params=[under_ddp, under_fsdp])
+def under_fsdp_in_shards(rank: int, folder: str) -> dict[str, Any]:
+    """As by default in accelerate, whose checkpoints then hold each process's part."""
+    FSDP["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
+    return under_fsdp(rank, folder)
+
+
+@pytest.fixture(scope="module", params=[under_ddp, under_fsdp, under_fsdp_in_shards])
 def ranks(request: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return results_of_two(request.param, tmp_path_factory.mktemp("prepared"))
 
