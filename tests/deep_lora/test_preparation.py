@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 import deep_lora
 from deep_lora import DeepLoraCallback, DeepLoraConfig, adapted_layers
@@ -120,6 +120,18 @@ def test_a_run_that_is_resumed_ends_bit_for_bit_as_one_that_was_not(make: Any, t
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     for name, expected in adapter_tensors(whole.model).items():
         assert torch.equal(expected, adapter_tensors(again.model)[name]), name
+
+
+def test_a_checkpoint_without_the_rule_is_named_and_resumed_with_a_path_of_its_own(tmp_path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 5, "optim": "sgd"}
+    trainer_of(classifier(), tmp_path, **settings).train()
+    again = trainer_of(classifier(), tmp_path, **settings)
+    callback = deep_lora.prepare(again)
+    with pytest.warns(UserWarning, match="has loaded no state of the step rule, so the adapter's path starts anew"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert callback.rule is not None and callback.rule.group["step_rule_steps"] == STEPS - 5
+    state = TrainerState.load_from_json(str(tmp_path / "checkpoint-12" / "trainer_state.json"))
+    assert state.stateful_callbacks["DeepLoraCallback"]["attributes"]["saved_rule"] == callback.rule.saved()
 
 
 def test_a_language_models_gradients_are_clipped_after_the_guard_has_heard_them(tmp_path) -> None:

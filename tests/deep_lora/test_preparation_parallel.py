@@ -66,7 +66,7 @@ def trained(folder: str | Path, batch: int, resume: str | None = None) -> dict[s
     return {"adapter": whole(trainer.model), "guard": rule.rule.guard, "steps": rule.rule.group["step_rule_steps"]}
 
 
-def looped(accelerator: Accelerator, batch: int, accumulated: int = 1) -> dict[str, Any]:
+def looped(accelerator: Accelerator, batch: int) -> dict[str, Any]:
     """A loop whose optimizer is made before accelerate has sharded the model."""
     net = model()
     optimizer = create_optimizer(net, num_steps=STEPS, max_grad_norm=1.0)
@@ -130,3 +130,8 @@ def test_a_loop_of_accelerate_on_two_processes_trains_as_one_does(ranks: list[An
     alone = looped(Accelerator(cpu=True), ROWS)
     for found in ranks:
         assert_same(found["loop"], alone, 1e-3)
+
+
+def test_accumulated_gradients_make_the_steps_of_whole_batches() -> None:
+    whole_batches = looped(Accelerator(cpu=True), ROWS)
+    assert_same(looped(Accelerator(cpu=True, gradient_accumulation_steps=4), ROWS // 4), whole_batches, 1e-3)
