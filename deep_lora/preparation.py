@@ -49,7 +49,7 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
         self.rule: StepRule | None = None
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the rule: under FSDP, the optimizer's state does not reach every process."""
+        """Return what a checkpoint keeps of the rule; under FSDP the optimizer's state does not reach all processes."""
         attributes = {} if self.rule is None else {SAVED: self.rule.saved()}
         return {"args": {"path": self.path, "num_batches": self.num_batches}, "attributes": attributes}
 

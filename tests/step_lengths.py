@@ -42,7 +42,7 @@ class Guards(TrainerCallback):
 
 
 def train_and_check_lengths(trainer: Trainer, callback: DeepLoraCallback) -> list[float]:
-    """Train, with a rate that falls linearly; return what the guard left once every step has proved as long as asked."""
+    """Train, with a rate that falls linearly; see that every step has its length, and return what the guard left."""
     lengths, guards = StepLengths(trainer.model), Guards(callback)
     for observer in (lengths, guards):
         trainer.add_callback(observer)
