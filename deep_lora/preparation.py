@@ -13,7 +13,7 @@ from deep_lora.layers.finding import adapted_layers
 from deep_lora.optimizer.factored import adapter_parameters
 from deep_lora.optimizer.groups import OTHER_RATE
 from deep_lora.optimizer.lengths import PATH
-from deep_lora.optimizer.steps import NO_ADAPTER, StepRule
+from deep_lora.optimizer.steps import StepRule, no_adapter
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.compressed_layers import trained_modules
 
@@ -136,7 +136,7 @@ def prepare(trainer: Trainer, *, path: float = PATH, num_batches: int = BATCHES)
     if any(isinstance(known, DeepLoraCallback) for known in trainer.callback_handler.callbacks):
         raise ValueError("the trainer is prepared already; call `prepare` once, or pass a `DeepLoraCallback`, not both")
     if not adapter_parameters(trainer.model):
-        raise ValueError(NO_ADAPTER)
+        raise ValueError(no_adapter())
     callback = DeepLoraCallback(path=path, num_batches=num_batches, trainer=trainer)
     callback.on_init_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
     trainer.add_callback(callback)

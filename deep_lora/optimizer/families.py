@@ -36,7 +36,7 @@ class Family:
         # Where each update's X and Y lie among the stacked factors, and which update each of those belongs to.
         places = torch.tensor(order).argsort().to(self.device)
         self.left, self.right = places.split(len(weights))
-        self.owner = torch.tensor(order).remainder(len(weights)).to(self.device)
+        self.owner = (torch.tensor(order) % len(weights)).to(self.device)
         numbers = torch.tensor([(weight.core_scale, weight.start, weight.norm) for weight in weights])
         self.core_scale, self.start, self.norms = numbers.to(self.device).unbind(1)
         self.capped = torch.tensor([weight.capped for weight in weights], device=self.device)

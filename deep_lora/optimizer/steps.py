@@ -20,10 +20,6 @@ from deep_lora.optimizer.schedules import RATE, schedule_sum, share_left
 # Entries of the adapter's optimizer group, so that they are saved and loaded with the optimizer.
 STATE, STEPS, GONE, SUM, TOTAL = (f"step_rule_{name}" for name in ("state", "steps", "gone", "sum", "total"))
 FEW_STEPS = 10
-NO_ADAPTER = (
-    "the model has no trained adapter of Deep LoRA or LoRA; make one with `get_peft_model(model, DeepLoraConfig(...))` "
-    "and check that it is active and not in inference mode"
-)
 
 
 class StepRule:
@@ -217,6 +213,18 @@ def predicts_tokens(model: nn.Module) -> bool:
     return callable(found) and found() is not None
 
 
+def no_adapter() -> str:
+    """Return what to say of a model without a trained adapter.
+
+    >>> no_adapter().split(";")[0]
+    'the model has no trained adapter of Deep LoRA or LoRA'
+    """
+    return (
+        "the model has no trained adapter of Deep LoRA or LoRA; make one with `get_peft_model(model, "
+        "DeepLoraConfig(...))` and check that it is active and not in inference mode"
+    )
+
+
 def _check_numbers(num_steps: int, path: float) -> None:
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(
@@ -241,7 +249,7 @@ def _held(optimizer: Optimizer) -> list[int]:
 def _group_index(optimizer: Optimizer, weights: list[Factored]) -> int:
     """Return the number of the group with the adapter's first parameter; all of them have to be in the optimizer."""
     if not weights:
-        raise ValueError(NO_ADAPTER)
+        raise ValueError(no_adapter())
     groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
     parameters = [p for weight in weights for p in weight.parameters()]
     missing = sum(id(p) not in groups for p in parameters)
