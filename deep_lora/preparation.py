@@ -7,19 +7,21 @@ from typing import Any
 
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.optimizer.factored import adapter_parameters
 from deep_lora.optimizer.groups import OTHER_RATE
 from deep_lora.optimizer.lengths import PATH
-from deep_lora.optimizer.steps import NO_ADAPTER, StepRule
+from deep_lora.optimizer.steps import StepRule, no_adapter
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.compressed_layers import trained_modules
 
 BATCHES = 4
+SAVED = "saved_rule"
 
 
-class DeepLoraCallback(TrainerCallback):
+class DeepLoraCallback(TrainerCallback, ExportableState):
     """Trains the adapter of a Trainer's model by the step rule, from subspaces of the first batches' gradient.
 
     `Trainer(callbacks=[DeepLoraCallback()])` is enough where the model computes the loss; elsewhere (TRL,
@@ -45,6 +47,11 @@ class DeepLoraCallback(TrainerCallback):
     def __init__(self, *, path: float = PATH, num_batches: int = BATCHES, trainer: Trainer | None = None) -> None:
         self.path, self.num_batches, self.trainer = path, num_batches, trainer
         self.rule: StepRule | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the rule; under FSDP the optimizer's state does not reach all processes."""
+        attributes = {} if self.rule is None else {SAVED: self.rule.saved()}
+        return {"args": {"path": self.path, "num_batches": self.num_batches}, "attributes": attributes}
 
     def on_init_end(
         self,
@@ -73,7 +80,8 @@ class DeepLoraCallback(TrainerCallback):
             raise ValueError("the callback needs the model and the optimizer of a Trainer; use `prepare(trainer)`")
         fresh = self._initialize(args, state, control, model, **kwargs)
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-        resume = state.global_step > 0
+        kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
+        resume = state.global_step > 0 and kept.get(SAVED, True)
         self.rule = StepRule(inner, model, state.max_steps, path=self.path, scheduler=lr_scheduler, resume=resume)
         if self.rule.guarded and args.max_grad_norm:  # the rule clips, after its guard has listened
             self.rule.max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
@@ -128,7 +136,7 @@ def prepare(trainer: Trainer, *, path: float = PATH, num_batches: int = BATCHES)
     if any(isinstance(known, DeepLoraCallback) for known in trainer.callback_handler.callbacks):
         raise ValueError("the trainer is prepared already; call `prepare` once, or pass a `DeepLoraCallback`, not both")
     if not adapter_parameters(trainer.model):
-        raise ValueError(NO_ADAPTER)
+        raise ValueError(no_adapter())
     callback = DeepLoraCallback(path=path, num_batches=num_batches, trainer=trainer)
     callback.on_init_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
     trainer.add_callback(callback)

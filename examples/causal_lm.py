@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.hf_argparser import HfArg, HfArgumentParser
 from transformers.training_args import TrainingArguments
 
-from deep_lora import DeepLoraConfig, SubspaceInitializationCallback, save_as_lora
+from deep_lora import DeepLoraConfig, prepare, save_as_lora
 
 TOLERANCE = 1e-3  # both sides compute in float32, but with W + dW in another order
 PARTS_OF_SPEECH = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
@@ -48,7 +48,7 @@ class CausalArguments:
 def parse_arguments(words: list[str] | None = None) -> tuple[CausalArguments, TrainingArguments]:
     parser = HfArgumentParser((CausalArguments, TrainingArguments))
     parser.set_defaults(
-        output_dir="runs/causal_lm", max_steps=30, learning_rate=1e-3, per_device_train_batch_size=4, logging_steps=5,
+        output_dir="runs/causal_lm", max_steps=30, per_device_train_batch_size=4, logging_steps=5,
         save_strategy="no", report_to="none", seed=0, use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
@@ -125,8 +125,8 @@ def main() -> int:
     trainer = Trainer(
         model, training, train_dataset=[encode(pair, tokenizer) for pair in train],
         eval_dataset=[encode(pair, tokenizer) for pair in heldout], data_collator=DataCollatorForSeq2Seq(tokenizer),
-        callbacks=[SubspaceInitializationCallback(num_batches=4, seed=training.seed)],
     )  # fmt: skip
+    prepare(trainer)
     before, _, after = trainer.evaluate()["eval_loss"], trainer.train(), trainer.evaluate()["eval_loss"]
     if not trainer.is_world_process_zero():
         return 0

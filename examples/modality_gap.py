@@ -31,7 +31,7 @@ from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
 import modality
-from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
+from deep_lora import DeepLoraConfig, prepare
 from modality.metrics import mean_shift
 
 Pair = dict[str, Tensor]
@@ -62,7 +62,6 @@ def parse_arguments(words: list[str] | None = None) -> tuple[GapArguments, Train
     parser.set_defaults(
         output_dir="runs/modality_gap", max_steps=400, learning_rate=3e-3, per_device_train_batch_size=128,
         lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=0.0, seed=0, dataloader_drop_last=True,
-        adam_epsilon=1e-6,  # the gradients of a Deep LoRA adapter start small
         remove_unused_columns=False, save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     args, training = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
@@ -104,11 +103,11 @@ def train(name: str, pairs: list[Pair], args: GapArguments, training: TrainingAr
         nn.Identity(), get_peft_model(text_tower, adapter), x_width=len(pairs[0]["x"]),
         y_width=text_tower.config.hidden_size, temperature=modality.Temperature(*method["temperature"]),
     )  # fmt: skip
-    callbacks: list[Any] = [SubspaceInitializationCallback(num_batches=2)]
-    if "schedule" in method:
-        callbacks.append(modality.TemperatureScheduleCallback(method["schedule"]))
+    callbacks = [modality.TemperatureScheduleCallback(method["schedule"])] if "schedule" in method else []
     collator = modality.ModalitySwapCollator(collate, *method["swap"]) if "swap" in method else collate
-    Trainer(model, training, train_dataset=pairs, data_collator=collator, callbacks=callbacks).train()
+    trainer = Trainer(model, training, train_dataset=pairs, data_collator=collator, callbacks=callbacks)
+    prepare(trainer)
+    trainer.train()
     return model.eval()
 
 

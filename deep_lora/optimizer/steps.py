@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,10 +20,6 @@ from deep_lora.optimizer.schedules import RATE, schedule_sum, share_left
 # Entries of the adapter's optimizer group, so that they are saved and loaded with the optimizer.
 STATE, STEPS, GONE, SUM, TOTAL = (f"step_rule_{name}" for name in ("state", "steps", "gone", "sum", "total"))
 FEW_STEPS = 10
-NO_ADAPTER = (
-    "the model has no trained adapter of Deep LoRA or LoRA; make one with `get_peft_model(model, DeepLoraConfig(...))` "
-    "and check that it is active and not in inference mode"
-)
 
 
 class StepRule:
@@ -56,7 +54,8 @@ class StepRule:
         scheduler: of the rate, for f_1 + ... + f_T. If None, the sum is taken as that of a rate that falls to zero,
             linearly or as a cosine, where the optimizer has a scheduler, and of a constant rate where it has none.
         guarded: whether there is a guard; None asks the model whether it predicts tokens.
-        resume: go on with the state that the optimizer has loaded; otherwise the run starts anew.
+        resume: go on with the state that the optimizer has loaded, or with this one, of `saved()`; otherwise the run
+            starts anew.
 
     Raises:
         ValueError: for bad numbers, a model without a trained adapter, an optimizer that does not hold it.
@@ -72,17 +71,24 @@ class StepRule:
         max_grad_norm: float | None = None,
         scheduler: Any = None,
         guarded: bool | None = None,
-        resume: bool = False,
+        resume: bool | Mapping[str, Any] = False,
     ) -> None:
         _check_numbers(num_steps, path)
         _check_single_copy(optimizer)
-        weights = factored_weights(model)
         self.optimizer, self.num_steps, self.path, self.max_grad_norm = optimizer, num_steps, path, max_grad_norm
         self.guarded = predicts_tokens(model) if guarded is None else guarded
-        self._index = _group_index(optimizer, weights)
-        self._families = families(weights)
+        self._model = model
         self._before: list[tuple[Stacks, Stacks]] = []
+        self._find_parameters()
         group = self.group
+        if isinstance(resume, Mapping):
+            group.update(dict(resume) | {STATE: torch.tensor(resume[STATE])})
+        if resume and STATE not in group:
+            warnings.warn(
+                "the optimizer has loaded no state of the step rule, so the adapter's path starts anew; resume from a "
+                "checkpoint that was written under the rule, or begin a new run",
+                stacklevel=3,
+            )
         if not resume or STATE not in group:
             rate = float(group["lr"] or 0.0)
             group.update({STATE: torch.zeros(3), STEPS: 0, GONE: 0.0, SUM: 0.0, TOTAL: num_steps, RATE: rate})
@@ -109,13 +115,26 @@ class StepRule:
         """The share of a step's length that the guard leaves by now."""
         return float(guard(self.group[STATE]))
 
+    def saved(self) -> dict[str, Any]:
+        """Return the rule's state as plain numbers, for where an optimizer's own does not reach every process."""
+        group = self.group
+        return {name: group[name] for name in (STEPS, GONE, SUM, TOTAL, RATE)} | {STATE: group[STATE].tolist()}
+
     def remove(self) -> None:
         """Take the hooks off the optimizer, whose steps are its own again."""
         for handle in self._handles:
             handle.remove()
 
+    def _find_parameters(self) -> None:
+        weights = factored_weights(self._model)
+        self._index = _group_index(self.optimizer, weights)
+        self._families = families(weights)
+        self._held = _held(self.optimizer)
+
     @torch.no_grad()
     def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _held(optimizer) != self._held:  # accelerate puts others in their place under FSDP 2
+            self._find_parameters()
         self._before = [(family.values(), family.gradients() if self.guarded else []) for family in self._families]
         if self.group[STEPS] == 0:
             self._warn_without_gradient()
@@ -190,8 +209,20 @@ def predicts_tokens(model: nn.Module) -> bool:
     >>> predicts_tokens(nn.Linear(2, 2))
     False
     """
-    found = getattr(model, "get_output_embeddings", None)
+    found = getattr(extract_model_from_parallel(model), "get_output_embeddings", None)
     return callable(found) and found() is not None
+
+
+def no_adapter() -> str:
+    """Return what to say of a model without a trained adapter.
+
+    >>> no_adapter().split(";")[0]
+    'the model has no trained adapter of Deep LoRA or LoRA'
+    """
+    return (
+        "the model has no trained adapter of Deep LoRA or LoRA; make one with `get_peft_model(model, "
+        "DeepLoraConfig(...))` and check that it is active and not in inference mode"
+    )
 
 
 def _check_numbers(num_steps: int, path: float) -> None:
@@ -211,10 +242,14 @@ def _check_single_copy(optimizer: Optimizer) -> None:
         )
 
 
+def _held(optimizer: Optimizer) -> list[int]:
+    return [id(p) for group in optimizer.param_groups for p in group["params"]]
+
+
 def _group_index(optimizer: Optimizer, weights: list[Factored]) -> int:
     """Return the number of the group with the adapter's first parameter; all of them have to be in the optimizer."""
     if not weights:
-        raise ValueError(NO_ADAPTER)
+        raise ValueError(no_adapter())
     groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
     parameters = [p for weight in weights for p in weight.parameters()]
     missing = sum(id(p) not in groups for p in parameters)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,12 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, Trainer
 
 import deep_lora
-from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
-from tests.models import layers_of, word_tokenizer
+from deep_lora import DeepLoraCallback, DeepLoraConfig, SubspaceInitializationCallback
+from tests.models import word_tokenizer
+from tests.step_lengths import train_and_check_lengths
 
 WORDS = "a cat sat on the mat while one dog ran far away from two small birds".split()
 SENTENCES = ["a cat sat", "two small birds", "the dog ran away"]
@@ -44,36 +47,37 @@ def _encoder(base: str) -> SentenceTransformer:
 
 
 def _trained(
-    base: str, folder: Path, config: PeftConfig
-) -> tuple[SentenceTransformer, list[float], SubspaceInitializationCallback]:
+    base: str, folder: Path, config: PeftConfig, check: Callable[[Trainer, DeepLoraCallback], Any] | None = None
+) -> tuple[SentenceTransformer, list[float]]:
     model = _encoder(base)
     model[0].model = get_peft_model(model[0].model, config)
     pairs = [(" ".join(WORDS[i : i + 3]), " ".join(WORDS[i + 1 : i + 5])) for i in range(12)]
     trainer = SentenceTransformerTrainer(
         model,
         SentenceTransformerTrainingArguments(
-            str(folder), max_steps=12, learning_rate=1e-2, per_device_train_batch_size=4, save_strategy="no",
+            str(folder), max_steps=12, per_device_train_batch_size=4, save_strategy="no",
             logging_steps=1, report_to=[], use_cpu=True, disable_tqdm=True,
         ),
         train_dataset=Dataset.from_list([{"anchor": one, "positive": other} for one, other in pairs]),
         loss=MultipleNegativesRankingLoss(model),
     )  # fmt: skip
-    callback = SubspaceInitializationCallback(num_batches=2, trainer=trainer)
-    if isinstance(config, DeepLoraConfig):
-        trainer.add_callback(callback)
-    trainer.train()
-    return model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], callback
+    callback = deep_lora.prepare(trainer, **({} if check is None else {"path": 0.01}))
+    if check is None:
+        trainer.train()
+    else:
+        check(trainer, callback)
+    return model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def _embeddings(model: SentenceTransformer) -> Tensor:
     return model.encode(SENTENCES, convert_to_tensor=True, show_progress_bar=False).cpu()
 
 
-def test_it_trains_from_the_base_with_subspaces_of_its_own_loss_and_is_saved(base: str, tmp_path: Path) -> None:
-    model, losses, callback = _trained(base, tmp_path, DeepLoraConfig(**TARGETS))
-    _, lora_losses, _ = _trained(base, tmp_path, LoraConfig(**TARGETS))
+def test_it_trains_from_the_base_with_subspaces_of_its_own_loss_and_is_saved(base: str, tmp_path: Path, capsys) -> None:
+    model, losses = _trained(base, tmp_path, DeepLoraConfig(**TARGETS))
+    assert "12 steps, subspaces from the gradient of 4 batches" in capsys.readouterr().out
+    _, lora_losses = _trained(base, tmp_path, LoraConfig(**TARGETS))
     assert losses[0] == pytest.approx(lora_losses[0], abs=1e-4)
-    assert callback.report is not None and len(callback.report.initialized) == len(layers_of(model[0].model)) == 4
     assert sum(losses[-3:]) < sum(losses[:3])
     expected = _embeddings(model)
     assert not torch.allclose(expected, _embeddings(_encoder(base)), atol=1e-2)
@@ -82,8 +86,14 @@ def test_it_trains_from_the_base_with_subspaces_of_its_own_loss_and_is_saved(bas
     assert torch.allclose(_embeddings(loaded), expected, atol=1e-5)
 
 
+def test_every_step_has_its_length_and_there_is_no_guard(base: str, tmp_path: Path) -> None:
+    guards: list[float] = []
+    _trained(base, tmp_path, DeepLoraConfig(**TARGETS), lambda *given: guards.extend(train_and_check_lengths(*given)))
+    assert guards == [1.0] * 12
+
+
 def test_it_leaves_as_lora_in_a_folder_of_its_own_or_over_the_saved_one(base: str, tmp_path: Path) -> None:
-    model, _, _ = _trained(base, tmp_path, DeepLoraConfig(**TARGETS))
+    model, _ = _trained(base, tmp_path, DeepLoraConfig(**TARGETS))
     expected = _embeddings(model)
     model.save_pretrained(str(tmp_path / "saved"))
     for folder in ("lora", "saved"):

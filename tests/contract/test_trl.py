@@ -25,10 +25,10 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, Re
 import deep_lora
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
 from tests.models import layers_of, word_tokenizer
+from tests.step_lengths import train_and_check_lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 WORDS = "what is the capital of france paris blue name a color say hello there count to three one two".split()
-RATE = 3e-3
 MODULES = 14  # seven linear layers in each of two blocks
 
 
@@ -54,9 +54,13 @@ def _data(*columns: str) -> Dataset:
     return Dataset.from_list([{name: text(5 * row + at) for at, name in enumerate(columns)} for row in range(16)])
 
 
+def _rewards(completions: list[str], **others: Any) -> list[float]:
+    return [float(len(set(completion.split()))) for completion in completions]
+
+
 def _settings(folder: Path, **settings: Any) -> dict[str, Any]:
     return {
-        "output_dir": str(folder), "max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": RATE,
+        "output_dir": str(folder), "max_steps": 4, "per_device_train_batch_size": 4,
         "logging_steps": 1, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no",
         "disable_tqdm": True,
     } | settings  # fmt: skip
@@ -71,11 +75,10 @@ def _logged(trainer: Trainer, name: str) -> list[float]:
 
 
 def _supervised(base: str, folder: Path, config: PeftConfig, **settings: Any) -> SFTTrainer:
-    callbacks = [SubspaceInitializationCallback(2)] if isinstance(config, DeepLoraConfig) else []
-    trainer = SFTTrainer(
-        base, args=SFTConfig(**_settings(folder, **settings)), train_dataset=_data("prompt", "completion"),
-        peft_config=config, callbacks=callbacks,
-    )  # fmt: skip
+    data = _data("prompt", "completion")
+    arguments = SFTConfig(**_settings(folder, **settings))
+    trainer = SFTTrainer(base, args=arguments, train_dataset=data, peft_config=config)
+    deep_lora.prepare(trainer)
     trainer.train()
     return trainer
 
@@ -86,7 +89,7 @@ def _logits(model: nn.Module) -> Tensor:
 
 
 def test_supervised_training_starts_at_the_base_model_learns_and_leaves_as_lora(base: str, tmp_path: Path) -> None:
-    trainer = _supervised(base, tmp_path, _config(), max_steps=40, learning_rate=2e-2, lr_scheduler_type="constant")
+    trainer = _supervised(base, tmp_path, _config(), max_steps=40)
     losses = _logged(trainer, "loss")
     lora = _supervised(base, tmp_path, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert losses[0] == pytest.approx(_logged(lora, "loss")[0], abs=1e-4)
@@ -118,10 +121,6 @@ def test_preferences_start_at_the_reference_and_the_subspaces_come_from_their_lo
     assert margins[0] == pytest.approx(0.0, abs=1e-6) and margins[1] > 0
 
 
-def _rewards(completions: list[str], **others: Any) -> list[float]:
-    return [float(len(set(completion.split()))) for completion in completions]
-
-
 @pytest.mark.parametrize("kind", ["reward", "online"])
 def test_reward_models_and_online_training_take_subspaces_from_their_own_loss(
     kind: str, base: str, tmp_path: Path
@@ -140,9 +139,35 @@ def test_reward_models_and_online_training_take_subspaces_from_their_own_loss(
     assert any(layer.get_delta_weight("default").any() for layer in layers_of(trainer.model))
 
 
+def _trainer(kind: str, base: str, folder: Path, **settings: Any) -> Trainer:
+    settings = _settings(folder, **settings)
+    if kind == "supervised":
+        data = _data("prompt", "completion")
+        return SFTTrainer(base, args=SFTConfig(**settings), train_dataset=data, peft_config=_config())
+    if kind == "preferences":
+        data = _data("prompt", "chosen", "rejected")
+        return DPOTrainer(base, args=DPOConfig(**settings), train_dataset=data, peft_config=_config())
+    if kind == "rewards":
+        data = _data("prompt", "chosen", "rejected")
+        config = _config("SEQ_CLS")
+        return RewardTrainer(base, args=RewardConfig(**settings), train_dataset=data, peft_config=config)
+    arguments = GRPOConfig(**settings, num_generations=4, max_completion_length=6, beta=0.1)
+    return GRPOTrainer(base, _rewards, args=arguments, train_dataset=_data("prompt"), peft_config=_config())
+
+
+@pytest.mark.parametrize("kind", ["supervised", "preferences", "rewards", "online"])
+def test_prepare_gives_every_step_of_every_trainer_its_length(kind: str, base: str, tmp_path: Path, capsys) -> None:
+    trainer = _trainer(kind, base, tmp_path, max_steps=10)
+    callback = deep_lora.prepare(trainer, path=0.02)  # short, so that no factor is capped
+    train_and_check_lengths(trainer, callback)
+    assert callback.rule is not None and callback.rule.guarded == (kind != "rewards")
+    assert (trainer.args.learning_rate == 1e-3) == (kind == "rewards")  # of the new head
+    assert "10 steps, subspaces from the gradient of 4 batches" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("remedy", [None, "merge", "copy"])
 def test_preferences_on_a_trained_adapter_need_a_remedy(remedy: str | None, base: str, tmp_path: Path) -> None:
-    _supervised(base, tmp_path, _config(), learning_rate=0.03).save_model(str(tmp_path / "adapter"))
+    _supervised(base, tmp_path, _config()).save_model(str(tmp_path / "adapter"))
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", is_trainable=True)
     if remedy == "merge":
         trainer = _preferences(model.merge_and_unload(), tmp_path, peft_config=_config())

@@ -9,11 +9,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 import deep_lora
 from deep_lora import DeepLoraCallback, DeepLoraConfig, adapted_layers
 from tests.models import adapter_tensors, bert_classifier, ids, llama
+from tests.step_lengths import train_and_check_lengths
 
 STEPS = 12
 
@@ -49,36 +50,13 @@ def trainer_of(model: nn.Module, folder: Any, classes: bool = True, callbacks: A
     return Trainer(model, arguments, train_dataset=Rows(classes), callbacks=list(callbacks))
 
 
-class Lengths(TrainerCallback):
-    """How far the updates of all layers move in every step, as shares of the weights' norms."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.layers, self.found = list(adapted_layers(model).values()), list[list[float]]()
-
-    def _updates(self) -> list[Tensor]:
-        return [layer.get_delta_weight("default").detach().clone() for layer in self.layers]
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.before = self._updates()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        moved = [(new - old).norm() for new, old in zip(self._updates(), self.before, strict=True)]
-        weights = [layer.get_base_layer().weight.norm() for layer in self.layers]
-        self.found.append([(m / w).item() for m, w in zip(moved, weights, strict=True)])
-
-
 @pytest.mark.parametrize("how", ["prepare", "callback"])
 def test_one_line_gives_every_step_its_length_and_prints_what_it_chose(how: str, tmp_path, capsys) -> None:
-    model = classifier()
-    lengths = Lengths(model)
-    trainer = trainer_of(model, tmp_path, callbacks=[DeepLoraCallback(path=0.01)] if how == "callback" else [])
+    callback = DeepLoraCallback(path=0.01)
+    trainer = trainer_of(classifier(), tmp_path, callbacks=[callback] if how == "callback" else [])
     if how == "prepare":
-        deep_lora.prepare(trainer, path=0.01)
-    trainer.add_callback(lengths)
-    trainer.train()
-    whole = sum(1 - t / STEPS for t in range(STEPS))
-    for t, found in enumerate(lengths.found):
-        assert found == pytest.approx([0.01 * (1 - t / STEPS) / whole] * len(found), rel=0.01), t
+        callback = deep_lora.prepare(trainer, path=0.01)
+    assert train_and_check_lengths(trainer, callback) == [1.0] * STEPS
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Deep LoRA: ")]
     assert said == [
         "Deep LoRA: a path of 0.01 of the weights' norms in 12 steps, subspaces from the gradient of 4 batches, what "
@@ -120,6 +98,18 @@ def test_a_run_that_is_resumed_ends_bit_for_bit_as_one_that_was_not(make: Any, t
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     for name, expected in adapter_tensors(whole.model).items():
         assert torch.equal(expected, adapter_tensors(again.model)[name]), name
+
+
+def test_a_checkpoint_without_the_rule_is_named_and_resumed_with_a_path_of_its_own(tmp_path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 5, "optim": "sgd"}
+    trainer_of(classifier(), tmp_path, **settings).train()
+    again = trainer_of(classifier(), tmp_path, **settings)
+    callback = deep_lora.prepare(again)
+    with pytest.warns(UserWarning, match="has loaded no state of the step rule, so the adapter's path starts anew"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert callback.rule is not None and callback.rule.group["step_rule_steps"] == STEPS - 5
+    state = TrainerState.load_from_json(str(tmp_path / "checkpoint-12" / "trainer_state.json"))
+    assert state.stateful_callbacks["DeepLoraCallback"]["attributes"]["saved_rule"] == callback.rule.saved()
 
 
 def test_a_language_models_gradients_are_clipped_after_the_guard_has_heard_them(tmp_path) -> None:

@@ -178,3 +178,13 @@ def test_any_module_that_holds_adapted_layers_will_do() -> None:
     assert {g["name"] for g in parameter_groups(outer, lr=1e-2)} == {
         "deep_lora_core", "deep_lora_subspaces", "other", "other_no_decay",
     }  # fmt: skip
+
+
+def test_arguments_that_do_not_go_together_are_named() -> None:
+    model = adapt(bert_classifier(), r=2, target_modules=["query"])
+    with pytest.raises(ValueError, match="the number of optimizer steps is missing; say `num_steps=`"):
+        create_optimizer(model)
+    with pytest.raises(ValueError, match="`path` and `max_grad_norm` belong to the step rule, which needs `num_steps`"):
+        create_optimizer(model, lr=1e-3, max_grad_norm=1.0)
+    with pytest.raises(ValueError, match="`gamma` is a rate, and with `num_steps` no rate has an influence"):
+        create_optimizer(model, num_steps=20, gamma=0.1)
