@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deep_lora.config import DeepLoraConfig
 from deep_lora.files import BOUND_NAME, FACTOR_NAMES, check_unbounded
 from deep_lora.functional import add_to_weight, auto_core_scale
+from deep_lora.layers.containers import Factors, check_adapter_name
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.start import draw_start_
 from deep_lora.layers.update import Update
@@ -61,9 +62,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.quantization_backend = resolve_quantization_backend(
             self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
         )
-        self.deep_lora_U = nn.ParameterDict({})
-        self.deep_lora_core = nn.ParameterDict({})
-        self.deep_lora_V = nn.ParameterDict({})
+        self.deep_lora_U, self.deep_lora_core, self.deep_lora_V = Factors(), Factors(), Factors()
         self.deep_lora_dropout = nn.ModuleDict({})
         self.r: dict[str, int] = {}
         self.depth: dict[str, int] = {}
@@ -94,6 +93,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self, adapter_name: str, r: int, depth: int, config: DeepLoraConfig, tied_layer: DeepLoraLayer | None = None
     ) -> None:
         """Add (or replace) the adapter of that name; a tied output head shares the parameters of `tied_layer`."""
+        check_adapter_name(adapter_name)
         if r <= 0:
             raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
         if config.deep_lora_dropout > 0 and not self.supports_dropout:
