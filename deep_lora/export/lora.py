@@ -20,6 +20,7 @@ from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.layers.offload import whole_state
 from deep_lora.lora_fields import LORA_BIASES
 from deep_lora.sharded import gathered
 from dmf.linalg import FactorSVD, factor_svd
@@ -114,7 +115,7 @@ def _export(
     rank = max([1, *ranks.values()])
     state_dict = {
         uncompiled(key): gathered(tensor)
-        for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
+        for key, tensor in get_peft_model_state_dict(model, whole_state(model), adapter_name).items()
         if not any(f".{own}" in f".{key}" for own in DeepLoraLayer.saved_names)
     }
     for name, (layer, svd) in decompositions.items():

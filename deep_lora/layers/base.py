@@ -16,10 +16,13 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
-from deep_lora.files import BOUND_NAME, FACTOR_NAMES, check_unbounded
-from deep_lora.functional import LARGEST_RATE_SCALE, STORED_SCALE, add_to_weight, auto_core_scale
+from deep_lora.files import FACTOR_NAMES
+from deep_lora.functional import add_to_weight, auto_core_scale
+from deep_lora.layers.containers import Factors, check_adapter_name
 from deep_lora.layers.gradient import GradientOperator
-from deep_lora.layers.start import draw_start_
+from deep_lora.layers.offload import device_of_base, fetched, offloading_hook, settle_, weight_in_place
+from deep_lora.layers.saved import check_state, complete_state_
+from deep_lora.layers.start import draw_start_, stored_scale
 from deep_lora.layers.update import Update
 from deep_lora.sharded import gathered, spread_like
 
@@ -61,9 +64,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.quantization_backend = resolve_quantization_backend(
             self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
         )
-        self.deep_lora_U = nn.ParameterDict({})
-        self.deep_lora_core = nn.ParameterDict({})
-        self.deep_lora_V = nn.ParameterDict({})
+        self.deep_lora_U, self.deep_lora_core, self.deep_lora_V = Factors(), Factors(), Factors()
         self.deep_lora_dropout = nn.ModuleDict({})
         self.r: dict[str, int] = {}
         self.depth: dict[str, int] = {}
@@ -79,8 +80,8 @@ class DeepLoraLayer(BaseTunerLayer):
         self.cast_input_dtype_enabled = True
         self.kwargs = kwargs
         self.in_features, self.out_features = self._features()
-        self.register_state_dict_post_hook(_save_rounded_start)
-        self.register_load_state_dict_pre_hook(_refuse_bounded)
+        self.register_state_dict_post_hook(complete_state_)
+        self.register_load_state_dict_pre_hook(check_state)
 
     def _features(self) -> tuple[int, int]:
         """Return (in, out); ZeRO-3 and quantized layers keep their true shape elsewhere, PEFT knows where."""
@@ -95,6 +96,8 @@ class DeepLoraLayer(BaseTunerLayer):
         self, adapter_name: str, r: int, depth: int, config: DeepLoraConfig, tied_layer: DeepLoraLayer | None = None
     ) -> None:
         """Add (or replace) the adapter of that name; a tied output head shares the parameters of `tied_layer`."""
+        check_adapter_name(adapter_name)
+        self._settle()
         if r <= 0:
             raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
         if config.deep_lora_dropout > 0 and not self.supports_dropout:
@@ -110,7 +113,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.r[adapter_name], self.depth[adapter_name] = r, depth
         self.variant[adapter_name], self.init_scale[adapter_name] = config.variant, config.init_scale
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
-        self.outer_scale[adapter_name] = _stored_scale(config)
+        self.outer_scale[adapter_name] = stored_scale(config)
         dropout = config.deep_lora_dropout
         self.deep_lora_dropout[adapter_name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         if tied_layer is not None:
@@ -130,7 +133,7 @@ class DeepLoraLayer(BaseTunerLayer):
             return float(config.core_scale)
         if config.variant != "compressed":
             return 1.0
-        return _stored_scale(config) * self._auto_core_scale(r, config.init_scale, num_cores)
+        return stored_scale(config) * self._auto_core_scale(r, config.init_scale, num_cores)
 
     def _auto_core_scale(self, r: int, init_scale: float, num_cores: int) -> float:
         return auto_core_scale(r, init_scale)
@@ -157,7 +160,26 @@ class DeepLoraLayer(BaseTunerLayer):
         if adapter_name in self.tied_to:
             self._share_parameters(adapter_name)
         elif adapter_name in self.deep_lora_core and not self.deep_lora_core[adapter_name].is_meta:
-            super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+            base = self.get_base_layer()
+            held = self.deep_lora_core[adapter_name].device
+            known = device_of_base(base, getattr(base, "weight", getattr(base, "qweight", None)))
+            super()._move_adapter_to_device_of_base_layer(adapter_name, device or known or held)
+
+    def _settle(self) -> None:
+        """Take the adapters out of accelerate's offload, before there are more or fewer of them."""
+        containers = [getattr(self, name) for name in self.saved_names]
+        if not any(map(offloading_hook, containers)):
+            return
+        for container in containers:
+            settle_(container)
+        for adapter_name, source in self.tied_to.items():
+            if adapter_name in source.deep_lora_core:
+                self._share_parameters(adapter_name)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove the adapter of that name."""
+        self._settle()
+        super().delete_adapter(adapter_name)
 
     def _share_parameters(self, adapter_name: str) -> None:
         """Share the very parameters of the layer that this one is tied to, U and V exchanged."""
@@ -172,14 +194,15 @@ class DeepLoraLayer(BaseTunerLayer):
 
     def update(self, adapter_name: str) -> Update:
         """Gather what that adapter adds to the weight; every process has to call this where the weights are sharded."""
-        core = gathered(self.deep_lora_core[adapter_name])
+        core = gathered(fetched(self.deep_lora_core, adapter_name))
         # The start is rounded as the cores were: some trainers cast parameters alone, and a fresh adapter is to remain
         # an identity.
-        start = self.deep_lora_start[adapter_name].to(core.dtype) if adapter_name in self.deep_lora_start else None
+        has_start = adapter_name in self.deep_lora_start
+        start = fetched(self.deep_lora_start, adapter_name).to(core.dtype) if has_start else None
         return Update(
-            gathered(self.deep_lora_U[adapter_name]),
+            gathered(fetched(self.deep_lora_U, adapter_name)),
             core,
-            gathered(self.deep_lora_V[adapter_name]),
+            gathered(fetched(self.deep_lora_V, adapter_name)),
             self.core_scale[adapter_name],
             self.outer_scale[adapter_name],
             self.scaling[adapter_name],
@@ -226,18 +249,22 @@ class DeepLoraLayer(BaseTunerLayer):
         Args:
             safe_merge: work on a copy and refuse a result that is not finite, leaving the weight untouched.
             adapter_names: adapters to merge; None merges the active ones.
+
+        Raises:
+            ValueError: the base weight has no value, or the result is not finite and `safe_merge` is asked.
         """
         for adapter_name in check_adapters_to_merge(self, adapter_names):
             if adapter_name not in self._get_available_adapters():
                 continue
             if not self._merged_elsewhere(adapter_name):
-                weight = self.get_base_weight()
-                weight = self._with_update(weight.clone() if safe_merge else weight, adapter_name)
-                if safe_merge and not torch.isfinite(weight).all():
-                    raise ValueError(
-                        f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken"
-                    )
-                self.set_base_weight(weight)
+                with weight_in_place(self) as copied:
+                    weight = self.get_base_weight()
+                    weight = self._with_update(weight.clone() if safe_merge or copied else weight, adapter_name)
+                    if safe_merge and not torch.isfinite(weight).all():
+                        raise ValueError(
+                            f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken"
+                        )
+                    self.set_base_weight(weight)
             self.merged_adapters.append(adapter_name)
 
     @torch.no_grad()
@@ -249,7 +276,10 @@ class DeepLoraLayer(BaseTunerLayer):
         while self.merged_adapters:
             adapter_name = self.merged_adapters.pop()
             if not self._merged_elsewhere(adapter_name):
-                self.set_base_weight(self._with_update(self.get_base_weight(), adapter_name, sign=-1))
+                with weight_in_place(self) as copied:
+                    weight = self.get_base_weight()
+                    weight = self._with_update(weight.clone() if copied else weight, adapter_name, sign=-1)
+                    self.set_base_weight(weight)
 
     def _merged_elsewhere(self, adapter_name: str) -> bool:
         """Tell whether the layer that this one is tied to merges that adapter into the same weight."""
@@ -262,27 +292,3 @@ class DeepLoraLayer(BaseTunerLayer):
         if weight.dtype.itemsize > 1:
             return weight.add_(update, alpha=sign)
         return add_to_weight(weight, sign * update)
-
-
-def _stored_scale(config: DeepLoraConfig) -> float:
-    """Return by how much the stored factors are smaller than those of the update.
-
-    Not at all, where kappa was chosen, or where the start is so small that kappa leaves its plateau.
-    """
-    large = config.variant == "compressed" and 0.5 / config.init_scale**2 < LARGEST_RATE_SCALE
-    return STORED_SCALE if large and config.core_scale == "auto" else 1.0
-
-
-def _save_rounded_start(layer: DeepLoraLayer, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
-    """Save the start with the rounding of the cores, for whoever loads both in float32; a hook of `state_dict`."""
-    for adapter_name, start in layer.deep_lora_start.items():
-        key = f"{prefix}deep_lora_start.{adapter_name}"
-        if key in state:
-            state[key] = start.to(layer.deep_lora_core[adapter_name].dtype).to(start.dtype)
-
-
-def _refuse_bounded(layer: DeepLoraLayer, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Refuse the bound of an earlier version, which `strict=False` would drop; a hook of `load_state_dict`."""
-    name = f"{prefix}{BOUND_NAME}"
-    names = [name, *(f"{name}.{adapter_name}" for adapter_name in layer.deep_lora_core)]
-    check_unbounded("the adapter", [name for name in names if name in state])

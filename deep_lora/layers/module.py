@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.offload import is_empty
 
 
 class AdaptedModule(nn.Module, DeepLoraLayer):
@@ -65,6 +66,7 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
         adapters = [name for name in self.active_adapters if name in self.deep_lora_U]
+        self._check_values(adapters, x)
         return self._adapted_forward(x, adapters, *args, **kwargs)
 
     def _adapted_forward(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
@@ -74,6 +76,21 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
         for adapter_name in adapters:
             result = self._add_update(result, x, adapter_name)
         return result.to(dtype)
+
+    def _check_values(self, adapters: list[str], like: Tensor) -> None:
+        """Raise if an adapter is on the meta device, and what it would be applied to is not."""
+        containers = [getattr(self, name) for name in self.saved_names]
+        empty = [
+            adapter_name
+            for adapter_name in adapters
+            for container in containers
+            if adapter_name in container and is_empty(container, adapter_name)
+        ]
+        if empty and like.device.type != "meta":
+            raise ValueError(
+                f"the adapter {empty[0]!r} is on the meta device, so it has no values, but its input has; load the "
+                "adapter, or call `to_empty` and load its state, before the model is called"
+            )
 
     def _check_adapter_names(self, adapter_names: list[str], samples: int) -> None:
         if samples != len(adapter_names):
@@ -88,6 +105,7 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
 
     def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
         """Run inference with one adapter name for each sample; "__base__" stands for no adapter."""
+        self._check_values(adapter_names, x)
         result = self.base_layer(x, *args, **kwargs)
         rows, parts = [], []
         for adapter_name in sorted(set(adapter_names) & self.deep_lora_U.keys()):

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from deep_lora.config import DeepLoraConfig
 from deep_lora.functional import add_to_weight, full_precision
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.offload import brought_in, device_of_base
 
 
 class _AddedUpdate(nn.Module):
@@ -80,11 +81,12 @@ class ParamWrapper(AdaptedModule):
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         parameter = self.get_param()
+        device = device or device_of_base(self.get_base_layer(), parameter)
         dtype = parameter.dtype if parameter.is_floating_point() and parameter.dtype.itemsize > 1 else None
         for name in self.saved_names:
             tensors = getattr(self, name)
             if adapter_name in tensors and not tensors[adapter_name].is_meta:
-                tensors[adapter_name] = tensors[adapter_name].to(device or parameter.device, dtype=dtype)
+                tensors[adapter_name] = tensors[adapter_name].to(device, dtype=dtype)
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta.mT if self._stored_transposed else delta
@@ -104,7 +106,7 @@ class ParamWrapper(AdaptedModule):
             self.unmerge()
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
-        with self._parameter_with_update():
+        with brought_in(self.get_base_layer()), self._parameter_with_update():
             return self.base_layer(x, *args, **kwargs)
 
     @contextmanager
@@ -113,6 +115,7 @@ class ParamWrapper(AdaptedModule):
         if not adapters:
             yield
             return
+        self._check_values(adapters, self.get_param())
         base, name = self.get_base_layer(), self.parameter_name
         with full_precision(self.get_param()):
             update = torch.stack([self.get_delta_weight(adapter) for adapter in adapters]).sum(0)

@@ -130,6 +130,8 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         # PEFT makes new, trainable parameters of those that it casts, which unfreezes subspaces and parts tied tensors.
+        for layer in adapted_layers(self.model).values():
+            layer._settle()  # PEFT has just dispatched the model again, if parts of it are offloaded
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
         for layer in adapted_layers(self.model).values():
             if adapter_name in layer.tied_to:
