@@ -18,6 +18,7 @@ from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.tuner.experts import name_experts_, rank_patterns_accepted
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.weighted import WeightedAdapters
 
@@ -38,6 +39,11 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
     _add_targets_to_tie = LoraModel._add_targets_to_tie
     _check_add_weighted_adapter = LoraModel._check_add_weighted_adapter
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        added = name_experts_(self.peft_config[adapter_name], model)
+        with rank_patterns_accepted(added):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _check_new_adapter_config(self, config: DeepLoraConfig) -> None:
         super()._check_new_adapter_config(config)
