@@ -35,6 +35,7 @@ class ParamWrapper(AdaptedModule):
     Several parameters of one module are adapted by nesting wrappers. PEFT recognizes the class by its name.
     """
 
+    parameter_name: str
     supports_dropout: ClassVar[bool] = False  # the input of the parameter is not known here
     nests: ClassVar[bool] = True
 
