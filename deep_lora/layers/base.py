@@ -43,6 +43,8 @@ class DeepLoraLayer(BaseTunerLayer):
     supports_dropout: ClassVar[bool] = True
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
     parameter_name: str | None = None  # of a bare parameter that is adapted instead of a module
+    weight_is_read: bool = False  # by the module that holds this one, see `deep_lora.layers.reading`
+    read_in_mixed_batch: bool | None = None  # within a batch of several adapters: whether the weight was read
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
@@ -187,6 +189,35 @@ class DeepLoraLayer(BaseTunerLayer):
     def at_start(self, adapter_name: str) -> bool:
         """Tell whether the cores of a compressed adapter are as they were drawn."""
         return self.update(adapter_name).at_start(self.init_scale[adapter_name])
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight; with the active updates if `weight_is_read`, by a model that may never call the layer.
+
+        In a batch with an adapter for each sample it is the base's, and `read_in_mixed_batch` says that it was read.
+        """
+        if self.weight_is_read and self.disable_adapters and self.merged:
+            self.unmerge()
+        weight = super().weight
+        adapters = [] if self.disable_adapters or self.merged else self.active_adapters
+        adapters = [name for name in adapters if name in self.deep_lora_U]
+        if not self.weight_is_read or not adapters or not self._holds_weight(weight):
+            return weight
+        if self.read_in_mixed_batch is not None:
+            self.read_in_mixed_batch = True
+            return weight
+        for adapter_name in adapters:
+            update = self.get_delta_weight(adapter_name).to(weight.device)
+            weight = add_to_weight(weight, spread_like(update, weight))
+        return weight
+
+    def _holds_weight(self, weight: Any) -> bool:
+        """Tell whether it is the matrix of the layer: not packed by a quantizer, nor kept elsewhere."""
+        present = isinstance(weight, Tensor) and weight.is_floating_point() and not weight.is_meta
+        return present and self.quantization_backend is None and weight.numel() == self._numel()
+
+    def _numel(self) -> int:
+        return self.in_features * self.out_features
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return the dense update in the layout of the base weight."""

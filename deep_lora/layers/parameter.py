@@ -73,6 +73,9 @@ class ParamWrapper(AdaptedModule):
         out_features, in_features = shape[-2:][::-1] if self._stored_transposed else shape[-2:]
         return in_features, out_features
 
+    def _numel(self) -> int:
+        return super()._numel() * (self.num_experts or 1)
+
     def _create_parameters(self, adapter_name: str, r: int, num_cores: int) -> None:
         experts = () if self.num_experts is None else (self.num_experts,)
         self.deep_lora_U[adapter_name] = nn.Parameter(torch.empty(*experts, self.out_features, r))

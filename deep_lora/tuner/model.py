@@ -18,7 +18,9 @@ from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.reading import weight_is_read
 from deep_lora.tuner.experts import name_experts_, rank_patterns_accepted
+from deep_lora.tuner.first_backward import unwatch, watch
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.weighted import WeightedAdapters
 
@@ -44,6 +46,11 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         added = name_experts_(self.peft_config[adapter_name], model)
         with rank_patterns_accepted(added):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+        watch(model)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        unwatch(self.model)
+        return super()._unload_and_optionally_merge(*args, **kwargs)
 
     def _check_new_adapter_config(self, config: DeepLoraConfig) -> None:
         super()._check_new_adapter_config(config)
@@ -117,6 +124,9 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         new_module = self._create_new_module(
             adapter_name, target, parameter_name=parameter_name, **settings, **get_quantization_kwargs(self.model)
         )
+        if parameter_name in (None, "weight"):
+            module_name = current_key if parameter_name is None else current_key.rpartition(".")[0]
+            new_module.weight_is_read = weight_is_read(self.model, module_name)
         if adapter_name not in self.active_adapters:
             new_module.requires_grad_(False)
         self._replace_module(parent, target_name, new_module, target)
