@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
-from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.files import BOUND_NAME, FACTOR_NAMES, check_unbounded
 from deep_lora.functional import add_to_weight, auto_core_scale
 from deep_lora.layers.gradient import GradientOperator
+from deep_lora.layers.quantized import check_mergeable, quantization_backend
+from deep_lora.layers.reading import ReadWeight
 from deep_lora.layers.start import draw_start_
 from deep_lora.layers.update import Update
 from deep_lora.sharded import gathered, spread_like
@@ -26,7 +27,7 @@ from deep_lora.sharded import gathered, spread_like
 SUBSPACES = ("deep_lora_U", "deep_lora_V")
 
 
-class DeepLoraLayer(BaseTunerLayer):
+class DeepLoraLayer(ReadWeight, BaseTunerLayer):
     """State and behavior shared by all adapted layers; mixed into an `nn.Module`.
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
@@ -43,8 +44,6 @@ class DeepLoraLayer(BaseTunerLayer):
     supports_dropout: ClassVar[bool] = True
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
     parameter_name: str | None = None  # of a bare parameter that is adapted instead of a module
-    weight_is_read: bool = False  # by the module that holds this one, see `deep_lora.layers.reading`
-    read_in_mixed_batch: bool | None = None  # within a batch of several adapters: whether the weight was read
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
@@ -61,9 +60,7 @@ class DeepLoraLayer(BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
-        self.quantization_backend = resolve_quantization_backend(
-            self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
-        )
+        self.quantization_backend = quantization_backend(self.get_base_layer(), kwargs.get("get_apply_tensor_subclass"))
         self.deep_lora_U = nn.ParameterDict({})
         self.deep_lora_core = nn.ParameterDict({})
         self.deep_lora_V = nn.ParameterDict({})
@@ -190,35 +187,6 @@ class DeepLoraLayer(BaseTunerLayer):
         """Tell whether the cores of a compressed adapter are as they were drawn."""
         return self.update(adapter_name).at_start(self.init_scale[adapter_name])
 
-    @property
-    def weight(self) -> Tensor:
-        """The base's weight; with the active updates if `weight_is_read`, by a model that may never call the layer.
-
-        In a batch with an adapter for each sample it is the base's, and `read_in_mixed_batch` says that it was read.
-        """
-        if self.weight_is_read and self.disable_adapters and self.merged:
-            self.unmerge()
-        weight = super().weight
-        adapters = [] if self.disable_adapters or self.merged else self.active_adapters
-        adapters = [name for name in adapters if name in self.deep_lora_U]
-        if not self.weight_is_read or not adapters or not self._holds_weight(weight):
-            return weight
-        if self.read_in_mixed_batch is not None:
-            self.read_in_mixed_batch = True
-            return weight
-        for adapter_name in adapters:
-            update = self.get_delta_weight(adapter_name).to(weight.device)
-            weight = add_to_weight(weight, spread_like(update, weight))
-        return weight
-
-    def _holds_weight(self, weight: Any) -> bool:
-        """Tell whether it is the matrix of the layer: not packed by a quantizer, nor kept elsewhere."""
-        present = isinstance(weight, Tensor) and weight.is_floating_point() and not weight.is_meta
-        return present and self.quantization_backend is None and weight.numel() == self._numel()
-
-    def _numel(self) -> int:
-        return self.in_features * self.out_features
-
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return the dense update in the layout of the base weight."""
         return self._base_layout(self.update(adapter_name).dense())
@@ -253,7 +221,11 @@ class DeepLoraLayer(BaseTunerLayer):
         Args:
             safe_merge: work on a copy and refuse a result that is not finite, leaving the weight untouched.
             adapter_names: adapters to merge; None merges the active ones.
+
+        Raises:
+            ValueError: if the weight is quantized in a way that cannot be written, or the result is not finite.
         """
+        check_mergeable(self.quantization_backend)
         for adapter_name in check_adapters_to_merge(self, adapter_names):
             if adapter_name not in self._get_available_adapters():
                 continue

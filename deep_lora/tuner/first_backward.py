@@ -74,7 +74,7 @@ class _Listener:
     def _begin(self, gradient: Tensor) -> None:
         if not self.begun:
             self.begun = True
-            engine: Any = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+            engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(self._end)
 
     def _reach(self, name: str) -> Any:

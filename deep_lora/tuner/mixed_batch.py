@@ -80,6 +80,6 @@ def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: 
 def _check_called(tuner: nn.Module, only_read: list[str]) -> None:
     if only_read:
         raise ValueError(
-            f"{type(tuner.model).__name__} reads the weight of {only_read[0]} without calling the module, so its samples "
-            "cannot have different adapters; call the model once for each adapter, after `set_adapter`"
+            f"{type(tuner.model).__name__} reads the weight of {only_read[0]} without calling the module, so its "
+            "samples cannot have different adapters; call the model once for each adapter, after `set_adapter`"
         )

@@ -18,6 +18,7 @@ from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.quantized import check_mergeable
 from deep_lora.layers.reading import weight_is_read
 from deep_lora.tuner.experts import name_experts_, rank_patterns_accepted
 from deep_lora.tuner.first_backward import unwatch, watch
@@ -165,12 +166,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         for layer in adapted_layers(self.model).values():
-            backend = layer.quantization_backend
-            if backend is not None and not backend.supports_merge:
-                raise ValueError(
-                    f"Cannot merge adapters into a model quantized with {backend.backend_name}: its weights cannot be "
-                    "rewritten. Keep the adapter separate, or export it with `deep_lora.save_as_lora`."
-                )
+            check_mergeable(layer.quantization_backend)
 
 
 def _pattern_value(pattern: dict[str, int], key: str, default: int) -> int:
