@@ -78,6 +78,38 @@ class Pixels(nn.Module):
         return self.head(self.grouped(torch.relu(self.first(x))).mean((2, 3)))
 
 
+class Waves(nn.Module):
+    """Two one-dimensional convolutions with padding and stride; (batch, 4, 10) -> (batch, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(4, 5, 3, padding=1), nn.Conv1d(5, 6, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x))).mean(2)
+
+
+class Voxels(nn.Module):
+    """Two three-dimensional convolutions with padding and stride; (batch, 4, 5, 5, 5) -> (batch, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv3d(4, 5, 3, padding=1), nn.Conv3d(5, 6, (1, 2, 3), stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x))).mean((2, 3, 4))
+
+
+class SamePadding(nn.Conv2d):
+    """Pads by itself, at the end only, so that the output has the size of the input over the stride."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = zip(self.kernel_size, x.shape[-2:], self.stride, strict=True)
+        pads = [(kernel - 1) - (size - 1) % step for kernel, size, step in sizes]
+        x = nn.functional.pad(x, (0, max(0, pads[1]), 0, max(0, pads[0])))
+        return nn.functional.conv2d(x, self.weight, self.bias, self.stride)
+
+
 def llama(**settings: Any) -> LlamaForCausalLM:
     """A two-layer Llama with random weights."""
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -171,6 +203,8 @@ def train(model: nn.Module, batches: list[tuple[Tensor, Tensor]], steps: int = 3
 
 
 PIXELS = torch.linspace(-1, 1, 648).reshape(2, 4, 9, 9)
+SIGNALS = torch.linspace(-1, 1, 80).reshape(2, 4, 10).sin()
+VOLUMES = torch.linspace(-1, 1, 1000).reshape(2, 4, 5, 5, 5).sin()
 VECTORS = torch.linspace(-1, 1, 32).reshape(4, 8)
 LINEAR = ["square", "tall", "wide"]
 # For each kind of base layer a model, an input, and what of it is adapted. A new kind belongs here.
@@ -179,6 +213,13 @@ LAYER_CASES: dict[str, tuple[Any, Tensor, dict[str, Any]]] = {
     "embedding": (Mixed, ids(), {"target_modules": ["embedding"]}),
     "gpt2": (gpt2, ids(), {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
     "conv2d": (lambda: Pixels(groups=1, dilation=1), PIXELS, {"target_modules": ["first", "grouped"]}),
+    "conv1d": (Waves, SIGNALS, {"target_modules": ["first", "second"]}),
+    "conv3d": (Voxels, VOLUMES, {"target_modules": ["first", "second"]}),
+    "conv2d with its own padding": (
+        lambda: nn.Sequential(SamePadding(4, 6, 3, stride=2)),
+        PIXELS,
+        {"target_modules": ["0"]},
+    ),
     "matrix": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.matrix"]}),
     "experts": (Nest, VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),
     "experts transposed": (lambda: Nest(True), VECTORS, {"target_modules": [], "target_parameters": ["moe.experts"]}),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deep_lora.export.base_kinds import UNKNOWN_BASE, load_meta_base
 from deep_lora.export.folders import AdapterFiles, read_adapter, write_adapter
-from deep_lora.export.lora import COPIED_FIELDS, LORA_BIASES, kept_ranks, to_lora, with_tied_targets
+from deep_lora.export.lora import COPIED_FIELDS, LORA_BIASES, held_targets, kept_ranks, to_lora, with_tied_targets
 from deep_lora.export.skeletons import deep_lora_skeleton, foreign_tensors
 from deep_lora.files import AdapterFileError
 
@@ -104,7 +104,7 @@ def _convert(
         ranks = kept_ranks(skeleton, tolerance=tolerance)
         fields = config.to_dict() | {name: files.config[name] for name in copied}
         tied = getattr(skeleton.peft_config["default"], "target_modules_to_tie", None)
-        fields["target_modules"] = with_tied_targets(fields["target_modules"], tied)
+        fields["target_modules"] = with_tied_targets(held_targets(fields["target_modules"], ranks), tied)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise AdapterFileError(f"the adapter cannot be converted: {error}") from error
     fields |= {"bias": bias, "inference_mode": True, "auto_mapping": _auto_mapping(files.config)}

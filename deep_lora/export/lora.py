@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
-from deep_lora.export.folders import write_adapter
+from deep_lora.export.folders import PREFIX, write_adapter
 from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
@@ -125,6 +126,10 @@ def _export(
         state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in layer.lora_tensors(B, A).items()}
     configs: Any = model.peft_config
     config = _lora_config(configs[adapter_name], rank)
+    own = {name: layer.parameter_name for name, (layer, _) in decompositions.items()}
+    config.target_modules = held_targets(config.target_modules, [name for name in own if not own[name]])
+    parameters = held_targets(config.target_parameters, [f"{name}.{own[name]}" for name in own if own[name]])
+    config.target_parameters = None if parameters is None else sorted(parameters)
     if config.task_type is None and isinstance(model, PeftModel):  # else AutoPeftModel would not know the base's class
         base = type(model.get_base_model())
         config.auto_mapping = {"base_model_class": base.__name__, "parent_library": base.__module__}
@@ -199,6 +204,20 @@ def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
     if isinstance(targets, str):
         return f"(?:{targets}|{'|'.join(f'^{re.escape(name)}$' for name in sorted(tied))})"
     return {*(targets or ()), *tied}
+
+
+def held_targets(targets: Any, names: Iterable[str]) -> Any:
+    """Name what is adapted and nothing else: of a name that nothing has, LoRA might find something.
+
+    >>> sorted(held_targets(["q_proj", "gate_proj"], ["0.q_proj", "0.w"])), held_targets(".*q_proj", [])
+    (['0.w', 'q_proj'], '.*q_proj')
+    """
+    if targets is None or isinstance(targets, str):
+        return targets
+    dotted = {f".{name.removeprefix(PREFIX).replace('.base_layer', '')}" for name in names}
+    found = {target: {name for name in dotted if name.endswith(f".{target}")} for target in targets}
+    left = dotted.difference(*found.values())
+    return {target for target, own in found.items() if own} | {name[1:] for name in left}
 
 
 def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:

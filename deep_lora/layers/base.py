@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
-from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
@@ -21,6 +20,8 @@ from deep_lora.functional import add_to_weight, auto_core_scale
 from deep_lora.layers.containers import Factors, check_adapter_name
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.offload import device_of_base, fetched, offloading_hook, settle_, weight_in_place
+from deep_lora.layers.quantized import check_mergeable, quantization_backend
+from deep_lora.layers.reading import ReadWeight
 from deep_lora.layers.saved import check_state, complete_state_
 from deep_lora.layers.start import draw_start_, stored_scale
 from deep_lora.layers.update import Update
@@ -29,7 +30,7 @@ from deep_lora.sharded import gathered, spread_like
 SUBSPACES = ("deep_lora_U", "deep_lora_V")
 
 
-class DeepLoraLayer(BaseTunerLayer):
+class DeepLoraLayer(ReadWeight, BaseTunerLayer):
     """State and behavior shared by all adapted layers; mixed into an `nn.Module`.
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
@@ -45,6 +46,7 @@ class DeepLoraLayer(BaseTunerLayer):
     saved_names = (*adapter_layer_names, "deep_lora_start")
     supports_dropout: ClassVar[bool] = True
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
+    parameter_name: str | None = None  # of a bare parameter that is adapted instead of a module
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
@@ -61,9 +63,7 @@ class DeepLoraLayer(BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
-        self.quantization_backend = resolve_quantization_backend(
-            self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
-        )
+        self.quantization_backend = quantization_backend(self.get_base_layer(), kwargs.get("get_apply_tensor_subclass"))
         self.deep_lora_U, self.deep_lora_core, self.deep_lora_V = Factors(), Factors(), Factors()
         self.deep_lora_dropout = nn.ModuleDict({})
         self.r: dict[str, int] = {}
@@ -251,8 +251,10 @@ class DeepLoraLayer(BaseTunerLayer):
             adapter_names: adapters to merge; None merges the active ones.
 
         Raises:
-            ValueError: the base weight has no value, or the result is not finite and `safe_merge` is asked.
+            ValueError: the base weight has no value or is quantized in a way that cannot be written, or the result is
+                not finite and `safe_merge` is asked.
         """
+        check_mergeable(self.quantization_backend)
         for adapter_name in check_adapters_to_merge(self, adapter_names):
             if adapter_name not in self._get_available_adapters():
                 continue

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
@@ -151,6 +152,8 @@ def in_plain_eager_mode(*tensors: Tensor) -> bool:
     double precision alone, which is easiest left to it.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    if forward_ad._current_level >= 0:  # inside `dual_level`
         return False
     if not all(is_plain(tensor) and tensor.is_floating_point() for tensor in tensors):
         return False

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft.utils import resolve_quantization_backend
-
 from deep_lora.config import DeepLoraConfig
-from deep_lora.layers.conv import Conv2d
+from deep_lora.layers.conv import Conv1d, Conv2d, Conv3d
 from deep_lora.layers.embedding import Embedding
 from deep_lora.layers.linear import Linear
 from deep_lora.layers.module import AdaptedModule
 from deep_lora.layers.parameter import ParamWrapper
+from deep_lora.layers.quantized import quantization_backend
 
-KINDS: tuple[type[AdaptedModule], ...] = (Linear, Embedding, Conv2d)
+KINDS: tuple[type[AdaptedModule], ...] = (Linear, Embedding, Conv1d, Conv2d, Conv3d)
 
 
 def wrapped_layer(
@@ -33,7 +32,7 @@ def wrapped_layer(
     if parameter_name is not None:
         return ParamWrapper(target, adapter_name, parameter_name=parameter_name, config=config, **kwargs)
     base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
-    backend = resolve_quantization_backend(base, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass"))
+    backend = quantization_backend(base, kwargs.get("get_apply_tensor_subclass"))
     quantized_kind = None if backend is None else backend.layer_type
     for kind in KINDS:
         if kind.accepts(base, quantized_kind):

@@ -84,7 +84,7 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
         for name, tensor in held:
             key = f"{path}.{name}" if path else name
             if key in state and tensor.device.type == "meta":
-                state[key] = hook.weights_map[name]
+                state[key] = hook.weights_map[name]  # type: ignore[union-attr]  # of a hook, or nothing is held
     return state
 
 
@@ -138,7 +138,7 @@ def brought_in(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def weight_in_place(layer: Any) -> Iterator[bool]:
-    """Hold the base weight of an adapted layer in place, so that it can be changed, and keep the change after the block.
+    """Hold the base weight of an adapted layer in place, so that it can be changed, and keep the change.
 
     Yields whether the weight is offloaded. It must not be changed in place then: what accelerate keeps of a tied weight
     may share its memory.

@@ -36,6 +36,7 @@ class ParamWrapper(AdaptedModule):
     Several parameters of one module are adapted by nesting wrappers. PEFT recognizes the class by its name.
     """
 
+    parameter_name: str
     supports_dropout: ClassVar[bool] = False  # the input of the parameter is not known here
     nests: ClassVar[bool] = True
 
@@ -72,6 +73,9 @@ class ParamWrapper(AdaptedModule):
         self._stored_transposed = len(shape) == 3 and getattr(self.get_base_layer(), "is_transposed", False)
         out_features, in_features = shape[-2:][::-1] if self._stored_transposed else shape[-2:]
         return in_features, out_features
+
+    def _numel(self) -> int:
+        return super()._numel() * (self.num_experts or 1)
 
     def _create_parameters(self, adapter_name: str, r: int, num_cores: int) -> None:
         experts = () if self.num_experts is None else (self.num_experts,)

@@ -16,8 +16,9 @@ from deep_lora.layers.finding import adapter_names as adapter_names_of
 BASE_MODEL = "__base__"
 
 
-def _inject(module: nn.Module, args: tuple, kwargs: dict[str, Any], adapter_names: Sequence[str]) -> tuple:
+def _inject(module: Any, args: tuple, kwargs: dict[str, Any], adapter_names: Sequence[str], called: set[int]) -> tuple:
     kwargs["adapter_names"] = adapter_names
+    called.add(id(module))
     return args, kwargs
 
 
@@ -43,7 +44,8 @@ def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: 
     Beam search repeats each sample `num_beams` times, everywhere but in the encoder of an encoder-decoder model.
 
     Raises:
-        ValueError: in training mode, or for a name that no layer knows.
+        ValueError: in training mode, for a name that no layer knows, or where a model reads a layer's weight, which has
+            no samples, and does not call the layer.
         TypeError: if beams are searched and the names are not a list.
     """
     _check_names(tuner, adapter_names)
@@ -55,15 +57,29 @@ def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: 
         repeated = [name for name in adapter_names for _ in range(beams)]
     encoder = _encoder(tuner.model)
     in_encoder = set() if encoder is None else {id(module) for module in encoder.modules()}
-    handles = []
+    handles, called = [], set[int]()
     try:
         saved_whole = [module for module in tuner.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         layers: list[Any] = list(adapted_layers(tuner).values())
+        for layer in layers:
+            layer.read_in_mixed_batch = False
         for module in [*layers, *saved_whole]:
             names = adapter_names if id(module) in in_encoder else repeated
-            hook = partial(_inject, adapter_names=names)
+            hook = partial(_inject, adapter_names=names, called=called)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
+        read = [name for name, layer in adapted_layers(tuner).items() if layer.read_in_mixed_batch]
+        _check_called(tuner, [name for name in read if id(tuner.get_submodule(name)) not in called])
     finally:
         for handle in handles:
             handle.remove()
+        for layer in adapted_layers(tuner).values():
+            layer.read_in_mixed_batch = None
+
+
+def _check_called(tuner: nn.Module, only_read: list[str]) -> None:
+    if only_read:
+        raise ValueError(
+            f"{type(tuner.model).__name__} reads the weight of {only_read[0]} without calling the module, so its "
+            "samples cannot have different adapters; call the model once for each adapter, after `set_adapter`"
+        )

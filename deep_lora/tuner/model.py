@@ -18,7 +18,11 @@ from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.quantized import check_mergeable
+from deep_lora.layers.reading import weight_is_read
 from deep_lora.targets import is_all_linear
+from deep_lora.tuner.experts import name_experts_, rank_patterns_accepted
+from deep_lora.tuner.first_backward import unwatch, watch
 from deep_lora.tuner.heads import add_head_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.targets import check_is_called, is_target, linear_targets, warn_of_unmatched_depths
@@ -35,6 +39,19 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
     _add_targets_to_tie = LoraModel._add_targets_to_tie
     _check_add_weighted_adapter = LoraModel._check_add_weighted_adapter
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put the adapter into the model, as PEFT does; experts are named as LoRA names them."""
+        added = name_experts_(self.peft_config[adapter_name], model)
+        with rank_patterns_accepted(added):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        names = [*self.targeted_module_names, *self.targeted_parameter_names]
+        warn_of_unmatched_depths(self.peft_config[adapter_name], names)
+        watch(model)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        unwatch(self.model)
+        return super()._unload_and_optionally_merge(*args, **kwargs)
 
     def _check_new_adapter_config(self, config: DeepLoraConfig) -> None:
         super()._check_new_adapter_config(config)
@@ -78,12 +95,6 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     _check_target_module_exists = staticmethod(is_target)
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Put the adapter into the model, as PEFT does."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
-        names = [*self.targeted_module_names, *self.targeted_parameter_names]
-        warn_of_unmatched_depths(self.peft_config[adapter_name], names)
-
     def _create_and_replace(
         self,
         peft_config: DeepLoraConfig,
@@ -111,6 +122,9 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         new_module = self._create_new_module(
             adapter_name, target, parameter_name=parameter_name, **settings, **get_quantization_kwargs(self.model)
         )
+        if parameter_name in (None, "weight"):
+            module_name = current_key if parameter_name is None else current_key.rpartition(".")[0]
+            new_module.weight_is_read = weight_is_read(self.model, module_name)
         if adapter_name not in self.active_adapters:
             new_module.requires_grad_(False)
         self._replace_module(parent, target_name, new_module, target)
@@ -151,12 +165,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         for layer in adapted_layers(self.model).values():
-            backend = layer.quantization_backend
-            if backend is not None and not backend.supports_merge:
-                raise ValueError(
-                    f"Cannot merge adapters into a model quantized with {backend.backend_name}: its weights cannot be "
-                    "rewritten. Keep the adapter separate, or export it with `deep_lora.save_as_lora`."
-                )
+            check_mergeable(layer.quantization_backend)
 
 
 def _pattern_value(pattern: dict[str, int], key: str, default: int) -> int:
