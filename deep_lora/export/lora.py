@@ -163,7 +163,7 @@ def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
 @torch.no_grad()
 def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
     U, folded, V = layer.update(adapter_name).factors()
-    tied = adapter_name in layer.tied_to  # the arithmetic of the embedding it is tied to, so that both agree exactly
+    tied = layer.exchanges(adapter_name)  # the arithmetic of the embedding it is tied to, so that both agree exactly
     left, right = two_factors((V, folded.mT, U) if tied else (U, folded, V))
     if not torch.isfinite(left).all() or not torch.isfinite(right).all():
         nan = torch.full((1,), float("nan"))

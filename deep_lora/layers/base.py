@@ -28,6 +28,10 @@ from deep_lora.layers.update import Update
 from deep_lora.sharded import gathered, spread_like
 
 SUBSPACES = ("deep_lora_U", "deep_lora_V")
+ROUNDED = (
+    "merging into quantized weights rounds the update to what they can hold, so that outputs change; call "
+    "`merge_and_unload(dequantize=True)` to merge without that loss, or keep the adapter apart"
+)
 
 
 class DeepLoraLayer(ReadWeight, BaseTunerLayer):
@@ -45,6 +49,7 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start")
     supports_dropout: ClassVar[bool] = True
+    looks_up: ClassVar[bool] = False  # whether the input picks rows of V, as in an embedding
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
     parameter_name: str | None = None  # of a bare parameter that is adapted instead of a module
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
@@ -74,7 +79,7 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
         self.outer_scale: dict[str, float] = {}
         self.deep_lora_start = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
-        self.tied_to: dict[str, DeepLoraLayer] = {}  # of a tied head: the embedding whose parameters it shares
+        self.tied_to: dict[str, DeepLoraLayer] = {}  # of a tied layer: the embedding whose parameters it shares
         self._disable_adapters = False
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
@@ -95,7 +100,7 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
     def update_layer(
         self, adapter_name: str, r: int, depth: int, config: DeepLoraConfig, tied_layer: DeepLoraLayer | None = None
     ) -> None:
-        """Add (or replace) the adapter of that name; a tied output head shares the parameters of `tied_layer`."""
+        """Add (or replace) the adapter of that name; a tied layer shares the parameters of `tied_layer`."""
         check_adapter_name(adapter_name)
         self._settle()
         if r <= 0:
@@ -107,6 +112,7 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
             )
         r = max(self.in_features, self.out_features) if config.variant == "wide" else r
         scale = self._core_scale(config, r, config.num_cores(depth))
+        self.tied_to.pop(adapter_name, None)
         if tied_layer is not None:  # the very same cores, so patterns and rules for this module's own name do not count
             r, depth, scale = (getattr(tied_layer, name)[adapter_name] for name in ("r", "depth", "core_scale"))
             self.tied_to[adapter_name] = tied_layer
@@ -123,9 +129,11 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
             self.reset_parameters(adapter_name, config)
             self._set_start(adapter_name, config)
             self._move_adapter_to_device_of_base_layer(adapter_name)
+        frozen = {name: names for name, names in self.frozen_peft_weight_names.items() if name != adapter_name}
         if config.freeze_subspaces:  # survives switching adapters
-            self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: SUBSPACES}
-            self._freeze_non_trainable_peft_weights(adapter_name)
+            frozen[adapter_name] = SUBSPACES
+        self.frozen_peft_weight_names = frozen
+        self._freeze_non_trainable_peft_weights(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _core_scale(self, config: DeepLoraConfig, r: int, num_cores: int) -> float:
@@ -182,13 +190,18 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
         super().delete_adapter(adapter_name)
 
     def _share_parameters(self, adapter_name: str) -> None:
-        """Share the very parameters of the layer that this one is tied to, U and V exchanged."""
+        """Share the very parameters of the layer that this one is tied to; a head has its U and V exchanged."""
         source = self.tied_to[adapter_name]
-        self.deep_lora_U[adapter_name] = source.deep_lora_V[adapter_name]
+        names = ("deep_lora_V", "deep_lora_U") if self.exchanges(adapter_name) else SUBSPACES
+        self.deep_lora_U[adapter_name] = getattr(source, names[0])[adapter_name]
         self.deep_lora_core[adapter_name] = source.deep_lora_core[adapter_name]
-        self.deep_lora_V[adapter_name] = source.deep_lora_U[adapter_name]
+        self.deep_lora_V[adapter_name] = getattr(source, names[1])[adapter_name]
         if adapter_name in source.deep_lora_start:
             self.deep_lora_start[adapter_name] = source.deep_lora_start[adapter_name].clone()
+
+    def exchanges(self, adapter_name: str) -> bool:
+        """Tell whether that adapter is tied to one that acts in the other direction, as a head's to an embedding's."""
+        return adapter_name in self.tied_to and self.looks_up != self.tied_to[adapter_name].looks_up
 
     # ---- the update --------------------------------------------------------------------------------------------------
 
@@ -207,7 +220,7 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
             self.outer_scale[adapter_name],
             self.scaling[adapter_name],
             start,
-            adapter_name in self.tied_to,
+            self.exchanges(adapter_name),
         )
 
     @torch.no_grad()
@@ -255,6 +268,8 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
                 not finite and `safe_merge` is asked.
         """
         check_mergeable(self.quantization_backend)
+        if self.quantization_backend is not None:
+            warnings.warn(ROUNDED, stacklevel=2)
         for adapter_name in check_adapters_to_merge(self, adapter_names):
             if adapter_name not in self._get_available_adapters():
                 continue
@@ -287,6 +302,18 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
         """Tell whether the layer that this one is tied to merges that adapter into the same weight."""
         source = self.tied_to.get(adapter_name)
         return source is not None and source.get_base_layer().weight is self.get_base_layer().weight
+
+    def dequantize_(self) -> None:
+        """Put a linear layer in the place of a quantized base layer, with the weight that this one stands for."""
+        base = self.get_base_layer()
+        if self.quantization_backend is None or base is not self.base_layer:
+            return
+        weight = self.get_base_weight()
+        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta").train(base.training)
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        bias = getattr(base, "bias", None)
+        plain.bias = None if bias is None else nn.Parameter(bias.data.to(weight.dtype), bias.requires_grad)
+        self.base_layer, self.quantization_backend = plain, None
 
     def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
         """Return `weight + sign dW`, in place where the dtype of the weight can add."""

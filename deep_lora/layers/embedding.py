@@ -20,6 +20,7 @@ class Embedding(AdaptedModule):
     `deep_lora_dropout` acts on the row `V[t]`.
     """
 
+    looks_up: ClassVar[bool] = True
     shows_gradient: ClassVar[bool] = True
     supported: ClassVar[str] = "`torch.nn.Embedding`"
 

@@ -29,7 +29,7 @@ def watched_layers(
 ) -> Watched:
     """Return the layers to probe, each with the name of its sketch.
 
-    A tied head (True) adds its transposed gradient to the sketch of the layer whose parameters it shares.
+    A tied layer adds its gradient to the sketch of the layer whose parameters it shares, a head (True) its transpose.
     """
     watched = [(name, layers[name], False) for name in sketches]
     owner = {id(layers[name].deep_lora_core[adapter_name]): name for name in sketches}
@@ -37,7 +37,7 @@ def watched_layers(
         if adapter_name in layer.tied_to:
             name = owner.get(id(layer.deep_lora_core[adapter_name]))
             if name is not None:
-                watched.append((name, layer, True))
+                watched.append((name, layer, layer.exchanges(adapter_name)))
     return watched
 
 

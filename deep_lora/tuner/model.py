@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -67,25 +68,43 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                 )
 
     def _check_tied_modules(self, model: nn.Module, peft_config: DeepLoraConfig) -> None:
-        """Ask the model which embedding is its own (GPT-2's is `wte`); PEFT only knows two names."""
+        """Ask the model which embedding is its own (GPT-2's is `wte`) and what is tied to it; PEFT knows two names."""
         saved = {name.split(".")[-1] for name in peft_config.modules_to_save or []}
+        peft_config.target_modules_to_tie = None
         if peft_config.ensure_weight_tying and not saved & set(EMBEDDING_LAYER_NAMES):
             tied = self._get_module_names_tied_with_embedding()
-            if tied and self._targets_the_embedding(peft_config):
+            if tied and self._targets_any(peft_config, [self._embedding_name(), *tied]):
                 self._add_targets_to_tie(peft_config, tied)
                 return
         super()._check_tied_modules(model, peft_config)
+
+    @staticmethod
+    def _check_tied_module_exists(peft_config: DeepLoraConfig, key: str) -> bool:
+        """Tell whether the module of that full name is tied; a part of a name could be another module's."""
+        return key in (getattr(peft_config, "target_modules_to_tie", None) or [])
+
+    def _tied_source(self) -> DeepLoraLayer:
+        embedding = self.model.get_input_embeddings()
+        if not isinstance(embedding, DeepLoraLayer):
+            raise ValueError(
+                f"`ensure_weight_tying` shares the adapter of the input embedding, {self._embedding_name()!r}, which "
+                "has none; do not exclude it, or leave `ensure_weight_tying` out"
+            )
+        return embedding
+
+    def _embedding_name(self) -> str:
+        return find_parameter_name_by_module(self.model, self.model.get_input_embeddings())
 
     def _get_module_names_tied_with_embedding(self) -> list[str]:
         """Return those of the base model, also where an earlier adapter has wrapped them."""
         return [name.removesuffix(".base_layer") for name in super()._get_module_names_tied_with_embedding()]
 
-    def _targets_the_embedding(self, config: DeepLoraConfig) -> bool:
-        name = find_parameter_name_by_module(self.model, self.model.get_input_embeddings())
+    @staticmethod
+    def _targets_any(config: DeepLoraConfig, names: list[str]) -> bool:
         targets = config.target_modules or []
         if isinstance(targets, str):
-            return bool(match_target_against_key(targets, name))
-        return any(name == target or name.endswith(f".{target}") for target in targets)
+            return any(match_target_against_key(targets, name) for name in names)
+        return any(name == target or name.endswith(f".{target}") for name in names for target in targets)
 
     def _prepare_adapter_config(self, peft_config: DeepLoraConfig, model_config: dict[str, Any]) -> DeepLoraConfig:
         add_head_(peft_config, self.model)
@@ -108,14 +127,14 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     ) -> None:
         if current_key is None:
             raise ValueError("Current Key shouldn't be `None`")
-        check_is_called(self.model, parent, current_key)
+        check_is_called(self.model, current_key)
         settings: dict[str, Any] = {
             "r": _pattern_value(peft_config.rank_pattern, current_key, peft_config.r),
             "depth": _pattern_value(peft_config.depth_pattern, current_key, peft_config.depth),
             "config": peft_config,
         }
-        if target_name in (getattr(peft_config, "target_modules_to_tie", None) or []):
-            settings["tied_layer"] = self.model.get_input_embeddings()
+        if self._check_tied_module_exists(peft_config, current_key):
+            settings["tied_layer"] = self._tied_source()
         if isinstance(target, DeepLoraLayer) and not (target.nests and adapter_name in target.deep_lora_U):
             target.update_layer(adapter_name, **settings)
             return
@@ -153,6 +172,19 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
             if adapter_name in layer.deep_lora_U:
                 layer._freeze_non_trainable_peft_weights(adapter_name)
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put the adapter into the model, and warn of depths for modules that it does not adapt."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        pattern = self.peft_config[adapter_name].depth_pattern
+        names = [*self.targeted_module_names, *self.targeted_parameter_names]
+        unused = sorted(key for key in pattern if not any(get_pattern_key([key], name) == key for name in names))
+        if unused:
+            warnings.warn(
+                f"these keys of `depth_pattern` fit no adapted module and have no effect: {', '.join(unused)}; correct "
+                "them, or leave them out",
+                stacklevel=2,
+            )
+
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         adapter_names = kwargs.pop("adapter_names", None)
@@ -161,6 +193,28 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
             return
         with adapter_names_injected(self, adapter_names, kwargs.get("num_beams")):
             yield
+
+    def merge_and_unload(
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+        *,
+        dequantize: bool = False,
+    ) -> nn.Module:
+        """Merge the adapters into the base model, and return it.
+
+        Args:
+            progressbar: show one.
+            safe_merge: refuse a weight that is not finite.
+            adapter_names: the adapters to merge; None merges the active ones.
+            dequantize: turn adapted layers with quantized weights into linear layers in floating point first, so that
+                merging does not round the update to what the quantized weights can hold; they need more memory then.
+        """
+        if dequantize:
+            for layer in adapted_layers(self.model).values():
+                layer.dequantize_()
+        return super().merge_and_unload(progressbar, safe_merge, adapter_names)
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()

@@ -48,7 +48,7 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
         parent, _, last = name.rpartition(".")
         config.target_modules = [last]  # the last name alone, for which PEFT looks at the index of the layer
         in_layer = bool(parent) or config.layers_to_transform in (None, [])
-        if in_layer and is_target(config, name) and not is_raw_weight(model, model.get_submodule(parent), last):
+        if in_layer and is_target(config, name) and not is_raw_weight(model, last):
             found.add(name)
     found -= _owners(model, config.target_parameters or ())
     if not found and not config.target_parameters:
@@ -65,38 +65,24 @@ def _owners(model: nn.Module, parameters: Iterable[str]) -> set[str]:
     return {name.rpartition(".")[0] for name, _ in model.named_parameters() if f".{name}".endswith(ends)}
 
 
-def check_is_called(model: nn.Module, parent: nn.Module, name: str) -> None:
+def check_is_called(model: nn.Module, name: str) -> None:
     """Check that a module is called where it stands, and not read as a weight, so that an adapter has an effect.
 
     Raises:
-        ValueError: it is a part of torch's attention, or of one of Mamba's kernels.
-
-    Warns:
-        UserWarning: torch's encoder layers call it in training alone.
+        ValueError: one of Mamba's kernels reads it.
     """
     last = name.rpartition(".")[2]
-    if isinstance(parent, nn.MultiheadAttention):
-        raise ValueError(
-            f"module {name} is read by torch.nn.MultiheadAttention as a weight and never called, so an adapter would "
-            "have no effect; name it in `exclude_modules`"
-        )
-    if is_raw_weight(model, parent, last):
+    if is_raw_weight(model, last):
         raise ValueError(
             f"Module '{last}' is incompatible with Mamba-based models ({type(model).__name__}), whose kernels read the "
             f"weights of {sorted(_READ_AS_RAW_WEIGHTS)}. Please remove it from `target_modules`."
         )
-    if isinstance(parent, nn.TransformerEncoderLayer) and parent.self_attn.batch_first:
-        warnings.warn(
-            "in evaluation torch.nn.TransformerEncoderLayer reads weights without calling its linear layers, so the "
-            "adapter would have no effect there: call `torch.backends.mha.set_fastpath_enabled(False)`, or merge it",
-            stacklevel=2,
-        )
 
 
-def is_raw_weight(model: nn.Module, parent: nn.Module, last: str) -> bool:
-    """Tell whether the weight of a module in `parent`, called `last`, is read without calling the module."""
+def is_raw_weight(model: nn.Module, last: str) -> bool:
+    """Tell whether the weight of modules called `last` is read by a kernel, without calling the module."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    return isinstance(parent, nn.MultiheadAttention) or (model_type in _MAMBA_LIKE and last in _READ_AS_RAW_WEIGHTS)
+    return model_type in _MAMBA_LIKE and last in _READ_AS_RAW_WEIGHTS
 
 
 def warn_of_unmatched_depths(config: DeepLoraConfig, names: Iterable[str]) -> None:

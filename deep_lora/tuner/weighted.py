@@ -31,6 +31,7 @@ class WeightedAdapters:
     inject_adapter: Callable[..., None]
     set_requires_grad: Callable[..., None]
     delete_adapter: Callable[[str], None]
+    _cast_adapter_dtype: Callable[[str], None]
     _check_add_weighted_adapter: Callable[..., tuple[str, int, Any]]
 
     @torch.no_grad()
@@ -48,7 +49,7 @@ class WeightedAdapters:
 
         Args:
             adapters, weights: the adapters to combine, one weight each (negative ones subtract).
-            adapter_name: name of the new adapter; nothing happens if it exists.
+            adapter_name: name of the new adapter, in float32 or better; nothing happens if it exists.
             combination_type: "svd" (best approximation of rank `svd_rank`, by default the largest rank given),
                 "linear" (the same at the common rank), "cat" (exact, ranks add up), or "ties", "dare_linear",
                 "dare_ties", "magnitude_prune", each also with the suffix "_svd", as in PEFT's LoRA.
@@ -75,6 +76,7 @@ class WeightedAdapters:
         )
         try:
             self.inject_adapter(self.model, adapter_name)
+            self._cast_adapter_dtype(adapter_name)  # half precision would round the start and the sum alike
             combine = _combination(method, density, majority_sign_method)
             for layer in adapted_layers(self.model, adapter_name).values():
                 present = [(name, w) for name, w in zip(adapters, weights, strict=True) if name in layer.deep_lora_U]
