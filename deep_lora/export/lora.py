@@ -125,7 +125,7 @@ def _export(
         state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in layer.lora_tensors(B, A).items()}
     configs: Any = model.peft_config
     config = _lora_config(configs[adapter_name], rank)
-    own = {name: layer.parameter_name for name, (layer, _) in decompositions.items()}
+    own = {name: layer.bare_parameter for name, (layer, _) in decompositions.items()}
     config.target_modules = held_targets(config.target_modules, [name for name in own if not own[name]])
     parameters = held_targets(config.target_parameters, [f"{name}.{own[name]}" for name in own if own[name]])
     config.target_parameters = None if parameters is None else sorted(parameters)

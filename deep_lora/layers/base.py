@@ -43,7 +43,7 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
     saved_names = (*adapter_layer_names, "deep_lora_start")
     supports_dropout: ClassVar[bool] = True
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
-    parameter_name: str | None = None  # of a bare parameter that is adapted instead of a module
+    bare_parameter: str | None = None  # name of a bare parameter that is adapted instead of a module
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently

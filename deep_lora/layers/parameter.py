@@ -35,7 +35,6 @@ class ParamWrapper(AdaptedModule):
     Several parameters of one module are adapted by nesting wrappers. PEFT recognizes the class by its name.
     """
 
-    parameter_name: str
     supports_dropout: ClassVar[bool] = False  # the input of the parameter is not known here
     nests: ClassVar[bool] = True
 
@@ -47,7 +46,7 @@ class ParamWrapper(AdaptedModule):
                 "deep_lora.ParamWrapper does not support `fan_in_fan_out=True`; unset it (layers that store experts "
                 "as (in, out) are recognized by their `is_transposed`)"
             )
-        self.parameter_name = parameter_name
+        self.parameter_name = self.bare_parameter = parameter_name
         super().__init__(base_layer, adapter_name, config=config, **kwargs)
 
     def get_param(self) -> Tensor:
