@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,9 @@ def _export(
         state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in layer.lora_tensors(B, A).items()}
     configs: Any = model.peft_config
     config = _lora_config(configs[adapter_name], rank)
-    own = {name: layer.parameter_name for name, (layer, _) in decompositions.items()}
-    config.target_modules = held_targets(config.target_modules, [name for name in own if not own[name]])
+    own = {name: layer.bare_parameter for name, (layer, _) in decompositions.items()}
+    modules = [name for name in own if not own[name] and not any(name.startswith(f"{other}.") for other in own)]
+    config.target_modules = held_targets(config.target_modules, modules)
     parameters = held_targets(config.target_parameters, [f"{name}.{own[name]}" for name in own if own[name]])
     config.target_parameters = None if parameters is None else sorted(parameters)
     if config.task_type is None and isinstance(model, PeftModel):  # else AutoPeftModel would not know the base's class
@@ -147,7 +149,17 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
         if not torch.isfinite(svd.values).all():
             raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
         found[uncompiled(name)] = (layer, svd)
+    _warn_of_read_weights([name for name, (layer, _) in found.items() if layer.weight_is_read])
     return found
+
+
+def _warn_of_read_weights(names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"the model reads the weights of {len(names)} modules without calling them, {names[0]} among them: PEFT's "
+            "LoRA has an effect there only after `merge_and_unload`",
+            stacklevel=5,
+        )
 
 
 def _check_exportable(name: str, layer: DeepLoraLayer) -> None:

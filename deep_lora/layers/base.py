@@ -51,7 +51,7 @@ class DeepLoraLayer(ReadWeight, BaseTunerLayer):
     supports_dropout: ClassVar[bool] = True
     looks_up: ClassVar[bool] = False  # whether the input picks rows of V, as in an embedding
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
-    parameter_name: str | None = None  # of a bare parameter that is adapted instead of a module
+    bare_parameter: str | None = None  # name of a bare parameter that is adapted instead of a module
     nests: ClassVar[bool] = False  # whether a second adapter of one name wraps the layer once more
 
     if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently

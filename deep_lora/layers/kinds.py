@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deep_lora.config import DeepLoraConfig
+from deep_lora.layers.attention import MultiheadAttention
 from deep_lora.layers.conv import Conv1d, Conv2d, Conv3d
 from deep_lora.layers.embedding import Embedding
 from deep_lora.layers.linear import Linear
@@ -12,7 +13,7 @@ from deep_lora.layers.module import AdaptedModule
 from deep_lora.layers.parameter import ParamWrapper
 from deep_lora.layers.quantized import quantization_backend
 
-KINDS: tuple[type[AdaptedModule], ...] = (Linear, Embedding, Conv1d, Conv2d, Conv3d)
+KINDS: tuple[type[AdaptedModule], ...] = (Linear, Embedding, Conv1d, Conv2d, Conv3d, MultiheadAttention)
 
 
 def wrapped_layer(

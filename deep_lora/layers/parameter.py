@@ -36,7 +36,6 @@ class ParamWrapper(AdaptedModule):
     Several parameters of one module are adapted by nesting wrappers. PEFT recognizes the class by its name.
     """
 
-    parameter_name: str
     supports_dropout: ClassVar[bool] = False  # the input of the parameter is not known here
     nests: ClassVar[bool] = True
 
@@ -48,7 +47,7 @@ class ParamWrapper(AdaptedModule):
                 "deep_lora.ParamWrapper does not support `fan_in_fan_out=True`; unset it (layers that store experts "
                 "as (in, out) are recognized by their `is_transposed`)"
             )
-        self.parameter_name = parameter_name
+        self.parameter_name = self.bare_parameter = parameter_name
         super().__init__(base_layer, adapter_name, config=config, **kwargs)
 
     def get_param(self) -> Tensor:
@@ -105,7 +104,7 @@ class ParamWrapper(AdaptedModule):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if kwargs.pop("adapter_names", None) is not None:
-            raise ValueError("deep_lora.ParamWrapper does not support mixed adapter batches yet.")
+            raise ValueError(f"deep_lora.{type(self).__name__} does not support mixed adapter batches yet.")
         if self.disable_adapters and self.merged:
             self.unmerge()
         if self.disable_adapters or self.merged:

@@ -106,14 +106,17 @@ class ReadWeight:
 
         In a batch with an adapter for each sample it is the base's, and `read_in_mixed_batch` says that it was read.
         """
-        if self.weight_is_read and self.disable_adapters and self.merged:
-            self.unmerge()
-        weight = super().weight  # type: ignore[misc]
-        adapters = [] if self.disable_adapters or self.merged else self.active_adapters
-        adapters = [name for name in adapters if name in self.deep_lora_U]
-        if not self.weight_is_read or not adapters or not self._holds_weight(weight):
+        return self._updated(super().weight)  # type: ignore[misc]
+
+    def _updated(self, weight: Tensor) -> Tensor:
+        if not self.weight_is_read or not self._holds_weight(weight):
             return weight
-        if self.read_in_mixed_batch is not None:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        if self.disable_adapters or self.merged:
+            return weight
+        adapters = [name for name in self.active_adapters if name in self.deep_lora_U]
+        if adapters and self.read_in_mixed_batch is not None:
             self.read_in_mixed_batch = True
             return weight
         for adapter_name in adapters:

@@ -143,7 +143,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         )
         if parameter_name in (None, "weight"):
             module_name = current_key if parameter_name is None else current_key.rpartition(".")[0]
-            new_module.weight_is_read = weight_is_read(self.model, module_name)
+            new_module.weight_is_read |= weight_is_read(self.model, module_name)
         if adapter_name not in self.active_adapters:
             new_module.requires_grad_(False)
         self._replace_module(parent, target_name, new_module, target)

@@ -86,7 +86,7 @@ def test_experts_and_router_are_adapted_trained_and_merged(name: str) -> None:
     output = model(IDS, labels=IDS)
     output.loss.backward()
     assert not [key for key, p in adapter_tensors(model).items() if p.grad is None]
-    assert {layer.parameter_name for layer in layers_of(model)} == {None, "gate_up_proj", "down_proj", "weight"}
+    assert {layer.bare_parameter for layer in layers_of(model)} == {None, "gate_up_proj", "down_proj", "weight"}
     assert not torch.allclose(output.logits, plain, atol=1e-3)
     merged = model.merge_and_unload()(IDS).logits
     torch.testing.assert_close(merged, output.logits, atol=1e-5, rtol=1e-4)
@@ -95,7 +95,7 @@ def test_experts_and_router_are_adapted_trained_and_merged(name: str) -> None:
 def test_fused_projections_have_the_sum_of_their_ranks_and_the_users_pattern_counts() -> None:
     config = DeepLoraConfig(r=4, target_modules=USUAL, rank_pattern={"v_proj": 2})
     ranks = {
-        layer.parameter_name or "module": layer.r["default"]
+        layer.bare_parameter or "module": layer.r["default"]
         for layer in layers_of(get_peft_model(mixture("Qwen3Moe"), config))
     }
     assert ranks == {"module": 2, "gate_up_proj": 8, "down_proj": 4}
