@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.first_backward import unwatched
 from deep_lora.sharded import write_
 from deep_lora.subspaces.compressed_layers import layers_to_initialize, trained_modules
 from deep_lora.subspaces.distributed import sum_over_ranks
@@ -138,6 +139,7 @@ def _watch_closure(
     with ExitStack() as stack:
         stack.enter_context(gradients_put_aside(model))
         stack.enter_context(dropout_off(model))
+        stack.enter_context(unwatched(model))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(probes(watched, sketches, calls))
         with torch.enable_grad():

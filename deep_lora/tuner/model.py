@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,13 +16,13 @@ from torch import nn
 from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.layers.first_backward import unwatch, watch
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
 from deep_lora.layers.quantized import check_mergeable
 from deep_lora.layers.reading import weight_is_read
 from deep_lora.targets import is_all_linear
 from deep_lora.tuner.experts import name_experts_, rank_patterns_accepted
-from deep_lora.tuner.first_backward import unwatch, watch
 from deep_lora.tuner.heads import add_head_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.targets import check_is_called, is_target, linear_targets, warn_of_unmatched_depths
@@ -171,19 +170,6 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                 layer._share_parameters(adapter_name)
             if adapter_name in layer.deep_lora_U:
                 layer._freeze_non_trainable_peft_weights(adapter_name)
-
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Put the adapter into the model, and warn of depths for modules that it does not adapt."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
-        pattern = self.peft_config[adapter_name].depth_pattern
-        names = [*self.targeted_module_names, *self.targeted_parameter_names]
-        unused = sorted(key for key in pattern if not any(get_pattern_key([key], name) == key for name in names))
-        if unused:
-            warnings.warn(
-                f"these keys of `depth_pattern` fit no adapted module and have no effect: {', '.join(unused)}; correct "
-                "them, or leave them out",
-                stacklevel=2,
-            )
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

@@ -25,6 +25,7 @@ from dmf.linalg import FactorSVD
 from dmf.subspaces import compressed_subspaces
 from tests.models import Mixed, Nest, Pixels, adapt, ids, layers_of
 
+UP = nn.ConvTranspose2d(2, 2, 1)
 NAN = float("nan")
 
 
@@ -155,7 +156,7 @@ BAD = [
     ("plain model", lambda: initialize_subspaces_(nn.Linear(2, 2), lambda: None), ValueError, "make one with `get"),
     ("meta device", _on_meta, ValueError, "these adapters are on the meta device: .*load or materialize them first"),
     ("lstm", lambda: adapt(_one(nn.LSTM(4, 4)), target_modules=["0"]), ValueError, "LSTM.* only the following modules"),
-    ("transposed convolution", lambda: adapt(_one(nn.ConvTranspose2d(2, 2, 1)), target_modules=["0"]), ValueError, "s not supported. Currently"),
+    ("transposed convolution", lambda: adapt(_one(UP), target_modules=["0"]), ValueError, "s not supported. Currently"),
     ("mamba", _mamba, ValueError, "'out_proj' is incompatible with Mamba-based models .*Please remove it from"),
     ("absent target", lambda: adapt(Mixed(), r=2, target_modules=["query"]), ValueError, "query.*not found"),
     ("groups", lambda: adapt(Pixels(), r=3, target_modules=["grouped"]), ValueError, "groups=2 and rank 3. Currently"),

@@ -14,7 +14,7 @@ from deep_lora import cast_adapter_
 from tests.models import Nest, adapt, adapter_tensors, bert_classifier, disturb_, ids, layers_of
 
 DTYPES = [torch.bfloat16, torch.float16]
-TARGETS = {"target_modules": ["value", "dense", "word_embeddings"], "r": 4}
+TARGETS = {"target_modules": ["value", "dense", "word_embeddings"], "r": 4, "modules_to_save": []}  # a frozen head
 FROZEN = [True, False]  # subspaces that are frozen keep their float32
 
 

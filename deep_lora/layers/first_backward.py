@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,17 @@ def unwatch(model: nn.Module) -> None:
     """Take the hook off the model, if it has not done its work yet."""
     for key in _own_hooks(model):
         del model._forward_hooks[key]
+
+
+@contextmanager
+def unwatched(model: nn.Module) -> Iterator[None]:
+    """Let backward passes of the block count for nothing, in the model and in those inside it."""
+    held = [(module, {key: module._forward_hooks.pop(key) for key in _own_hooks(module)}) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, hooks in held:
+            module._forward_hooks.update(hooks)
 
 
 def _own_hooks(model: nn.Module) -> list[int]:
