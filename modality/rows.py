@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
+
+UNKNOWN_ID = -1
 
 
 def unit_rows(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-    """Divide each row by its norm, in float32 or better; a zero row stays zero.
+    """Divide each row by its norm, in float32 or better; a zero row stays zero and passes no gradient.
 
     >>> unit_rows(torch.tensor([[3.0, 4.0]]))
     tensor([[0.6000, 0.8000]])
     """
-    return F.normalize(at_least_float32(x), dim=-1)
+    working = at_least_float32(x)
+    norms = torch.linalg.vector_norm(working, dim=-1, keepdim=True)
+    return working / torch.where(norms > 0, norms, torch.inf)
 
 
 def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -22,13 +25,22 @@ def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def check_pairs(x: Tensor, y: Tensor) -> None:
-    """Raise unless `x` and `y` are floating-point matrices of the same, non-empty shape."""
+def same_ids(ids: Int[Tensor, " n"], others: Int[Tensor, " m"]) -> Bool[Tensor, "n m"]:
+    """Tell which rows show the same thing, `ids[i] == others[j]`; what -1 shows is unknown, so it is like no other.
+
+    >>> same_ids(torch.tensor([7, -1]), torch.tensor([7, -1])).int().tolist()
+    [[1, 0], [0, 0]]
+    """
+    return (ids[:, None] == others[None, :]) & (ids != UNKNOWN_ID)[:, None]
+
+
+def check_pairs(x: Tensor, y: Tensor, *, may_be_empty: bool = False) -> None:
+    """Raise unless `x` and `y` are floating-point matrices of the same shape, with rows unless they may be empty."""
     for name, rows in (("x", x), ("y", y)):
         if not isinstance(rows, Tensor) or not rows.is_floating_point():
             kind = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
             raise TypeError(f"`{name}` must be a floating-point tensor of features, got {kind}")
-    if x.dim() != 2 or x.shape != y.shape or 0 in x.shape:
+    if x.dim() != 2 or x.shape != y.shape or 0 in (x.shape[1:] if may_be_empty else x.shape):
         raise ValueError(
             f"pairs are the rows of two (n, d) matrices of the same shape, got {tuple(x.shape)} and {tuple(y.shape)}; "
             "pool tokens and project both modalities to one width first"

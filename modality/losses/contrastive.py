@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from modality.losses.gather import Group, gather_rows
+from modality.losses.gather import Group, gather_rows, world_size_of
 from modality.losses.tiles import sum_in_tiles
-from modality.rows import at_least_float32, check_pairs, unit_rows
+from modality.rows import at_least_float32, check_pairs, same_ids, unit_rows
 
 Duplicates = Literal["share", "exclude"]
 RowLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # logits (m, n), own column (m,), positives -> (m,)
@@ -22,6 +23,8 @@ RowLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # logits (m, n), 
 def duplicate_mask(ids: Shaped[Tensor, " n"]) -> Bool[Tensor, "n n"]:
     """Tell which pairs show the same thing, `mask[i, j] = (ids[i] == ids[j])`; pass it as `positives`.
 
+    An id of -1 stands for an unknown one: such a pair is a duplicate of itself alone.
+
     >>> duplicate_mask(torch.tensor([7, 8, 7])).int()
     tensor([[1, 0, 1],
             [0, 1, 0],
@@ -29,7 +32,7 @@ def duplicate_mask(ids: Shaped[Tensor, " n"]) -> Bool[Tensor, "n n"]:
     """
     if ids.dim() != 1 or ids.is_floating_point():
         raise ValueError(f"ids are one integer for each pair, got {ids.dtype} of shape {tuple(ids.shape)}")
-    return ids[:, None] == ids[None, :]
+    return same_ids(ids, ids).fill_diagonal_(True)
 
 
 def contrastive_loss(
@@ -54,13 +57,14 @@ def contrastive_loss(
         x, y: features; row i of one belongs to row i of the other.
         inverse_temperature: 1 / tau; a number, or what a `Temperature` returns.
         positives: True where x_i and y_j also show the same thing; the diagonal always counts.
-        ids: the same as one integer for each pair; needs no n x n matrix, and works over ranks.
+        ids: the same as one integer for each pair, -1 if it is unknown; needs no n x n matrix, and works over ranks.
         duplicates: "share" spreads the target evenly over a row's positives; "exclude" leaves the other positives out
             of the row, so that they neither attract nor repel.
         label_smoothing: share of the target spread over all columns that take part, in [0, 1).
         normalize: normalize the rows first; False for rows that are normalized, or a control without normalization.
         gather: contrast with the rows of all ranks of `group`. The value is then this rank's share, scaled so that the
-            mean over ranks is the loss of the whole batch; the same holds for the gradient that DDP averages.
+            mean over ranks is the loss of the whole batch; the same holds for the gradient that DDP averages. A rank
+            may hold no rows, but not all of them.
         block_size: rows handled at a time: memory O(block_size n) and not O(n^2). Not differentiable twice.
 
     Raises:
@@ -71,8 +75,7 @@ def contrastive_loss(
     >>> round(contrastive_loss(torch.eye(4), torch.eye(4), 10.0).item(), 6)
     0.000136
     """
-    if duplicates not in ("share", "exclude"):
-        raise ValueError(f"`duplicates` must be 'share' or 'exclude', got {duplicates!r}")
+    check_duplicates(duplicates)
     if isinstance(label_smoothing, bool) or not 0 <= label_smoothing < 1:
         raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing!r}")
 
@@ -83,7 +86,7 @@ def contrastive_loss(
             return _excluding(logits, own, same, label_smoothing)
         return _sharing(logits, same, label_smoothing)
 
-    check_pairs(x, y)
+    check_pairs(x, y, may_be_empty=gather and world_size_of(group) > 1)
     with torch.autocast(x.device.type, enabled=False):
         batch = _batch(x, y, inverse_temperature, positives, ids, normalize, gather, group)
         rows = _tiled(row_loss, batch, block_size) + _tiled(row_loss, batch.swapped(), block_size)
@@ -98,6 +101,7 @@ def sigmoid_loss(
     *,
     positives: Bool[Tensor, "n n"] | None = None,
     ids: Int[Tensor, " n"] | None = None,
+    duplicates: Duplicates = "share",
     normalize: bool = True,
     gather: bool = False,
     group: Group = None,
@@ -107,23 +111,28 @@ def sigmoid_loss(
 
         -(1 / n) sum_ij log sigmoid(z_ij (inverse_temperature x_i . y_j + bias))
 
-    `z_ij` is 1 for positives (i = j, and what `positives` or `ids` say), -1 for all others. The other arguments,
-    and the errors, are those of `contrastive_loss`. The source starts with 1 / tau = 10 and a bias of -10.
+    `z_ij` is 1 for positives (i = j, and what `positives` or `ids` say), -1 for all others. With
+    `duplicates="exclude"` positives other than i = j are left out of the sum. The other arguments, and the errors,
+    are those of `contrastive_loss`. The source starts with 1 / tau = 10 and a bias of -10.
 
     Source: Zhai et al., ICCV 2023, the sigmoid loss.
 
     >>> round(sigmoid_loss(torch.eye(2), torch.eye(2), 10.0, -5.0).item(), 4)
     0.0134
     """
+    check_duplicates(duplicates)
 
     def row_loss(logits: Tensor, own: Tensor, same: Tensor | None) -> Tensor:
         pulled, pushed = F.logsigmoid(logits), F.logsigmoid(-logits)
+        column = own[:, None]
+        if same is not None and duplicates == "exclude":
+            others = torch.where(same, 0.0, pushed)
+            return -pulled.gather(1, column)[:, 0] - others.sum(1)
         if same is not None:
             return -torch.where(same, pulled, pushed).sum(1)
-        column = own[:, None]
         return (pushed.gather(1, column) - pulled.gather(1, column))[:, 0] - pushed.sum(1)
 
-    check_pairs(x, y)
+    check_pairs(x, y, may_be_empty=gather and world_size_of(group) > 1)
     with torch.autocast(x.device.type, enabled=False):
         batch = _batch(x, y, inverse_temperature, positives, ids, normalize, gather, group)
         return _tiled(row_loss, batch, block_size, bias) * batch.share
@@ -155,7 +164,7 @@ class _Batch(NamedTuple):
         if self.positives is not None:
             mask = self.positives[rows].clone()
         elif self.ids is not None:
-            mask = self.ids[own, None] == self.ids[None, :]
+            mask = same_ids(self.ids[own], self.ids)
         else:
             return None
         return mask.scatter_(1, own[:, None], True)
@@ -181,6 +190,8 @@ def _batch(
     gathered = gather_rows(torch.cat([x, y], dim=1), group=group)
     keys_x, keys_y = gathered.rows.split(x.shape[1], dim=1)
     all_ids = None if ids is None else gather_rows(ids, group=group).rows
+    if len(gathered.rows) == 0:
+        raise ValueError("there is no pair on any rank; a contrastive loss needs rows on at least one of them")
     share = gathered.world_size / len(gathered.rows)
     return _Batch(x, keys_y, y, keys_x, inverse_temperature, gathered.offset, share, None, all_ids)
 
@@ -212,6 +223,12 @@ def _excluding(logits: Tensor, own: Tensor, same: Tensor, smoothing: float) -> T
     return -(1 - smoothing) * target - smoothing * torch.where(others, 0.0, log_p).sum(1) / (~others).sum(1)
 
 
+def check_duplicates(duplicates: str) -> None:
+    """Raise unless this is a way to treat duplicates."""
+    if duplicates not in get_args(Duplicates):
+        raise ValueError(f"`duplicates` must be 'share' or 'exclude', got {duplicates!r}")
+
+
 def _check_scale(inverse_temperature: float | Tensor) -> None:
     if isinstance(inverse_temperature, Tensor):
         if inverse_temperature.numel() != 1:
@@ -222,6 +239,12 @@ def _check_scale(inverse_temperature: float | Tensor) -> None:
         raise ValueError(
             f"the inverse temperature 1 / tau must be positive and finite, got {inverse_temperature!r}; CLIP's is 14 "
             "at the start and at most 100"
+        )
+    elif inverse_temperature < 1:
+        warnings.warn(
+            f"an inverse temperature of {inverse_temperature} multiplies the cosines, which makes all pairs alike; for "
+            f"a tau of this value pass 1 / tau, {1 / inverse_temperature:.4g}",
+            stacklevel=4,
         )
 
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from modality.losses.contrastive import Duplicates, contrastive_loss, sigmoid_loss
+from modality.losses.contrastive import Duplicates, check_duplicates, contrastive_loss, sigmoid_loss
 from modality.losses.gather import world_size_of
 from modality.output import ContrastiveOutput
 from modality.rows import at_least_float32, unit_rows
@@ -28,11 +28,11 @@ class ContrastiveObjective(nn.Module):
         loss: "contrastive" (symmetric InfoNCE) or "sigmoid" (SigLIP).
         gather: contrast with the rows of all ranks.
         block_size: see `contrastive_loss`.
-        duplicates, label_smoothing: see `contrastive_loss`.
+        duplicates, label_smoothing: see `contrastive_loss`; the sigmoid loss has no label smoothing.
         normalize: normalize the embeddings; False is a control without normalization.
 
     Raises:
-        ValueError: for another loss.
+        ValueError: for another loss, or an option that it does not have.
 
     >>> objective = ContrastiveObjective()
     >>> round(objective(torch.eye(2), torch.eye(2), 1.0).loss.item(), 4)
@@ -52,6 +52,7 @@ class ContrastiveObjective(nn.Module):
         super().__init__()
         if loss not in get_args(Loss):
             raise ValueError(f"`loss` must be 'contrastive' or 'sigmoid', got {loss!r}")
+        check_duplicates(duplicates)
         if loss == "sigmoid" and label_smoothing:
             raise ValueError("the sigmoid loss has no label smoothing; leave `label_smoothing` at 0")
         self.loss, self.gather, self.block_size = loss, gather, block_size
@@ -98,6 +99,8 @@ class ContrastiveObjective(nn.Module):
         if modality_swap is None or not self.training:
             return x, y
         step, self.swap_steps = self.swap_steps, self.swap_steps + 1
+        if len(x) == 0:  # this rank has no rows, others may
+            return x, y
         rank = dist.get_rank() if world_size_of() > 1 else 0
         return apply_swap(x, y, SwapRule.decode(modality_swap), step, rank)
 
@@ -108,7 +111,7 @@ class ContrastiveObjective(nn.Module):
         if self.loss == "sigmoid":
             return sigmoid_loss(
                 x, y, inverse_temperature, bias,
-                ids=ids, normalize=False, gather=gather, block_size=self.block_size,
+                ids=ids, duplicates=self.duplicates, normalize=False, gather=gather, block_size=self.block_size,
             )  # fmt: skip
         return contrastive_loss(
             x, y, inverse_temperature,

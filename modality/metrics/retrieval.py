@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from modality.rows import check_pairs, unit_rows
+from modality.rows import UNKNOWN_ID, check_pairs, same_ids, unit_rows
 
 BLOCK_ROWS = 1024
 
@@ -33,7 +33,8 @@ def recall_at_k(
         x, y: features of any norm. Without ids they are pairs, row by row.
         ks: numbers of candidates.
         x_ids, y_ids: what each row shows. A query is a hit if any row with its id is among the k nearest, so several
-            captions for an image, and duplicates, are right answers, not distractors. For pairs one of them suffices.
+            captions for an image, and duplicates, are right answers, not distractors. For pairs one of them suffices,
+            and an id of -1 stands for an unknown one, like that of no other pair.
         block_size: queries at a time: memory O(block_size * pool).
 
     Returns:
@@ -73,7 +74,7 @@ def margin(
 
     Args:
         x, y: pairs of features, any norm.
-        ids: pairs with the same id are duplicates and are not compared.
+        ids: pairs with the same id are duplicates and are not compared; -1 stands for an unknown one.
         block_size: rows at a time: memory O(block_size n).
 
     Raises:
@@ -91,7 +92,7 @@ def margin(
     smallest = math.inf
     for start in range(0, len(x), block_size):
         rows = slice(start, start + block_size)
-        cosines = (x[rows] @ y.mT).masked_fill_(ids[rows, None] == ids[None, :], -math.inf)
+        cosines = (x[rows] @ y.mT).masked_fill_(same_ids(ids[rows], ids), -math.inf)
         nearest = torch.minimum(own[rows] - cosines.amax(1), (own - cosines).amin())
         smallest = min(smallest, nearest.amin().item())
     return smallest
@@ -107,7 +108,7 @@ def _ranks(queries: Tensor, keys: Tensor, query_ids: Tensor, key_ids: Tensor, bl
     """Count the rows with other ids that come before the best row with the query's id; -1 without such a row."""
     ranks = []
     for rows, ids in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
-        scores, same = rows @ keys.mT, _same(ids, key_ids)
+        scores, same = rows @ keys.mT, same_ids(ids, key_ids)
         best = scores.masked_fill(~same, -math.inf).amax(1)
         before = ((scores >= best[:, None]) & ~same).sum(1)
         ranks.append(torch.where(same.any(1), before, -1))
@@ -122,11 +123,9 @@ def _directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
     return unit_rows(x), unit_rows(y)
 
 
-def _same(ids: Tensor, others: Tensor) -> Bool[Tensor, "n m"]:
-    return ids[:, None] == others[None, :]
-
-
 def _ids(x: Tensor, y: Tensor, x_ids: Tensor | None, y_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    are_pairs = x_ids is None or y_ids is None
+    x_ids, y_ids = (None if ids is None else torch.as_tensor(ids) for ids in (x_ids, y_ids))
     if x_ids is None or y_ids is None:
         check_pairs(x, y)
         given = x_ids if x_ids is not None else y_ids
@@ -138,4 +137,12 @@ def _ids(x: Tensor, y: Tensor, x_ids: Tensor | None, y_ids: Tensor | None) -> tu
     for rows, ids in ((x, x_ids), (y, y_ids)):
         if ids.shape != (len(rows),) or ids.is_floating_point():
             raise ValueError(f"{len(rows)} rows need as many integer ids, got {ids.dtype} of shape {tuple(ids.shape)}")
+    if are_pairs:
+        x_ids = y_ids = _ids_of_pairs(x_ids)
     return x_ids.to(x.device), y_ids.to(x.device)
+
+
+def _ids_of_pairs(ids: Tensor) -> Tensor:
+    """Number the ids of pairs anew, each unknown one with a number of its own: a pair is like itself."""
+    numbers = ids.unique(return_inverse=True)[1]
+    return torch.where(ids == UNKNOWN_ID, len(ids) + torch.arange(len(ids), device=ids.device), numbers)

@@ -123,3 +123,8 @@ def test_tiles_keep_no_square_matrix() -> None:
     with LargestTensor(x, y) as largest:
         contrastive_loss(x, y, INVERSE, ids=torch.arange(512), block_size=32).backward()
     assert largest.numel == 32 * 512
+
+
+def test_a_tau_in_the_place_of_its_inverse_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="an inverse temperature of 0.07 .*pass 1 / tau, 14.29"):
+        contrastive_loss(torch.eye(3), torch.eye(3), 0.07)
