@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 
 from modality import ContrastiveModel, DualEncoder
-from modality.models import tower_features
+from modality.models import output_mask, tower_features
 from training.errors import UsageError
 from training.job import Job
 from training.models.adapters import adapter_config, add_adapter, own_parameters
@@ -138,7 +138,7 @@ def _widths(job: Job, towers: list[nn.Module], pooling: tuple[str, str]) -> list
         training = tower.training
         try:
             output = tower.eval()(**inputs)
-            widths.append(tower_features(output, kind, inputs.get("attention_mask")).shape[1])  # type: ignore[arg-type]
+            widths.append(tower_features(output, kind, output_mask(tower, inputs, output)).shape[1])  # type: ignore[arg-type]
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"a tower does not take the pairs ({type(tower).__name__}): {error}") from error
         finally:
