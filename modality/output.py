@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +54,46 @@ class ContrastiveOutput(ModelOutput):
         return None if self.logits is None else self.logits.mT
 
 
-FIRST_MODALITY = ("x_embeds", "image_embeds", "audio_embeds", "video_embeds")
-SECOND_MODALITY = ("y_embeds", "text_embeds")
+FIRST_MODALITY = (
+    "x_embeds", "image_embeds", "audio_embeds", "video_embeds", "speech_embeds", "image_features", "audio_features",
+    "video_features",
+)  # fmt: skip
+SECOND_MODALITY = ("y_embeds", "text_embeds", "text_features")
 
 
 def paired_embeddings(output: Any) -> tuple[Tensor, Tensor] | None:
     """Find the embeddings of both modalities in the output of a contrastive model; None if there are none.
 
+    They have one of the names above, in an object or a mapping, or are the first two of a tuple whose other members are
+    numbers, as the models of open_clip return.
+
     >>> paired_embeddings(ContrastiveOutput(x_embeds=1, y_embeds=2))
     (1, 2)
     """
-    first = next((found for name in FIRST_MODALITY if (found := getattr(output, name, None)) is not None), None)
-    second = next((found for name in SECOND_MODALITY if (found := getattr(output, name, None)) is not None), None)
+    if isinstance(output, tuple) and not hasattr(output, "_fields"):
+        return _leading_pair(output)
+    first, second = _first_of(output, FIRST_MODALITY), _first_of(output, SECOND_MODALITY)
     return None if first is None or second is None else (first, second)
+
+
+def are_paired(x: Tensor, y: Tensor) -> bool:
+    """Tell whether embeddings are one row for each pair from each modality.
+
+    >>> import torch
+    >>> are_paired(torch.ones(2, 3), torch.ones(2, 3)), are_paired(torch.ones(2, 5, 3), torch.ones(2, 3))
+    (True, False)
+    """
+    return x.dim() == 2 and x.shape == y.shape
+
+
+def _first_of(output: Any, names: tuple[str, ...]) -> Any:
+    found = (output.get(name) if isinstance(output, Mapping) else getattr(output, name, None) for name in names)
+    return next((value for value in found if value is not None), None)
+
+
+def _leading_pair(output: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
+    """Take two matrices that only numbers follow; a tuple of logits and embeddings has more matrices."""
+    if len(output) < 2 or not all(isinstance(value, Tensor) and value.dim() == 2 for value in output[:2]):
+        return None
+    rest = [value for value in output[2:] if isinstance(value, Tensor) and value.numel() != 1]
+    return None if rest else (output[0], output[1])

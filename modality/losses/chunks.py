@@ -32,7 +32,8 @@ def encode_in_chunks(
         contrastive_loss(x, y, 20.0, block_size=256).backward()
 
     Rows must not depend on each other: batch normalization takes each chunk as a batch, and updates its running means
-    twice. Towers with sharded parameters (FSDP, ZeRO-3) cannot be chunked.
+    twice. Towers with sharded parameters (FSDP, ZeRO-3) cannot be chunked. Checkpointing inside `encode` must not be
+    reentrant: that kind passes gradients past the parameters that are asked for here.
 
     Args:
         encode: inputs of some rows -> embeddings of these rows.
@@ -42,7 +43,8 @@ def encode_in_chunks(
         parameters: what `encode` uses; those of `encode` itself if it is a module.
 
     Raises:
-        ValueError: for an invalid size, inputs with different numbers of rows, or a function without `parameters`.
+        ValueError: for an invalid size, inputs with different numbers of rows, or a function without `parameters`; in
+            the backward pass, for reentrant checkpointing.
 
     Source: Gao et al., RepL4NLP 2021 (GradCache).
 
@@ -130,11 +132,31 @@ class _Encode(torch.autograd.Function):
         for start, state, device_states, rows in of_chunks:
             with torch.enable_grad(), _random_state(state, *device_states), torch.autocast(**ctx.autocast):
                 embeddings, leaves = chunks(start)
+            if start == 0:
+                _refuse_reentrant_checkpoints(embeddings)
             found = torch.autograd.grad(embeddings, [*leaves, *parameters], rows, allow_unused=True)
             of_inputs.append(found[:inputs])
             totals = [_added(total, part) for total, part in zip(totals, found[inputs:], strict=True)]
         whole = [_joined(parts) for parts in zip(*of_inputs, strict=True)]
         return None, *whole, *totals
+
+
+def _refuse_reentrant_checkpoints(output: Tensor) -> None:
+    """Raise if a node of the graph runs a backward pass of its own, whose gradients would be lost without a word."""
+    waiting, seen = [output.grad_fn], {output.grad_fn}
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        if "Checkpoint" in node.name():
+            raise ValueError(
+                "chunks found reentrant checkpointing in the encoder, whose parameters would get no gradient; enable "
+                'it with `use_reentrant=False` (Trainer: `gradient_checkpointing_kwargs={"use_reentrant": False}`), or '
+                "leave out `chunk_size`"
+            )
+        further = {inner for inner, _ in node.next_functions} - seen
+        seen |= further
+        waiting.extend(further)
 
 
 def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:

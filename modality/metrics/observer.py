@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -15,7 +16,9 @@ from modality.losses.gather import gather_features, world_size_of
 from modality.metrics.gap import modality_gap
 from modality.metrics.retrieval import check_ks, margin, recall_at_k
 from modality.metrics.statistics import PairStatistics
-from modality.output import paired_embeddings
+from modality.output import are_paired, paired_embeddings
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class PairObserver(Observer):
@@ -77,21 +80,37 @@ class PairObserver(Observer):
 
     def metrics(self) -> dict[str, float]:
         """Compute all metrics of the pairs of all processes, or none for fewer than two pairs. A collective."""
+        with_ids = self._join_others()
         if self.statistics is None:
             return {}
         reduced = self.statistics.reduce()
         if reduced.num_pairs < 2:
             return {}
-        return modality_gap(reduced) | (self._retrieval() if self.pool_size else {})
+        return modality_gap(reduced) | (self._retrieval(with_ids) if self.pool_size else {})
+
+    def _join_others(self) -> bool:
+        """Take part with no pairs if only others saw some, and tell whether all pairs have ids. A collective."""
+        with_ids = all(ids is not None for _, _, ids in self._pool)
+        if world_size_of() == 1:
+            return with_ids
+        width, kind = (self._pool[0][0].shape[1], _DTYPES.index(self._pool[0][0].dtype)) if self._pool else (0, 0)
+        parameter = next(self.model.parameters(), None)
+        shared = torch.tensor([width, kind, not with_ids], device=None if parameter is None else parameter.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        width, kind, without_ids = shared.tolist()
+        if self.statistics is None and width:
+            empty = torch.empty(0, width, dtype=_DTYPES[kind], device=shared.device)
+            self.take(empty, empty, None if without_ids else shared[:0])
+        return not without_ids
 
     def _keep(self, x: Tensor, y: Tensor, ids: Tensor | None) -> None:
         self._pool.append((x.detach().clone(), y.detach().clone(), None if ids is None else ids.clone()))
 
-    def _retrieval(self) -> dict[str, float]:
+    def _retrieval(self, with_ids: bool) -> dict[str, float]:
         x = gather_features(torch.cat([batch[0] for batch in self._pool]))
         y = gather_features(torch.cat([batch[1] for batch in self._pool]))
         ids = None
-        if all(batch[2] is not None for batch in self._pool):
+        if with_ids:
             ids = gather_features(torch.cat([batch[2] for batch in self._pool if batch[2] is not None]))
         return {"margin": margin(x, y, ids=ids)} | recall_at_k(x, y, self.ks, x_ids=ids)
 
@@ -99,7 +118,7 @@ class PairObserver(Observer):
         if module.training or not self.is_watching:
             return
         pair = paired_embeddings(output)
-        if pair is None:
+        if pair is None or not are_paired(*pair):
             self.skipped += 1
             return
         rows = self._valid_rows(len(pair[0]))

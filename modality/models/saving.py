@@ -60,12 +60,14 @@ class SavedModel(nn.Module, ModelHubMixin):
             if hasattr(part, "activation_checkpointing_enable"):
                 part.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
 
-    def gradient_checkpointing_enable(self, *args: Any, **options: Any) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         """Do the same under its older name, which older versions of Trainer call."""
         part: Any
         for part in self.parts().values():
             if hasattr(part, "gradient_checkpointing_enable"):
-                part.gradient_checkpointing_enable(*args, **options)
+                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         described = {

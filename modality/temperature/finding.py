@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from modality.temperature.module import Temperature, check_tau
+from modality.temperature.module import Temperature, check_tau, keep_float32_
 
 _NAME = re.compile(r"(^|_)logit_scale(_|$)")
+_TAU = "temperature"  # divides the cosines as it is (ALIGN)
 _REPARAMETERIZED = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
 
 
@@ -47,7 +48,9 @@ def find_temperature(model: nn.Module, parameter: str | None = None) -> Temperat
     """Find the only temperature of a model, inside any wrapper.
 
     It is the model's `Temperature` module, or else its one-element parameter called `logit_scale` (CLIP, ChineseCLIP,
-    SigLIP, AltCLIP, BLIP, VisionTextDualEncoder), or with `logit_scale` in its name, of which `exp` is 1 / tau.
+    SigLIP, AltCLIP, BLIP, VisionTextDualEncoder), or with `logit_scale` in its name, of which `exp` is 1 / tau, or else
+    a one-element parameter called `temperature`, which is tau (ALIGN). One of half precision moves to float32 when it
+    is set, since a bfloat16 tau may be off by 1 %.
 
     Args:
         model: any module.
@@ -60,7 +63,8 @@ def find_temperature(model: nn.Module, parameter: str | None = None) -> Temperat
     '1'
     """
     modules = {name: module for name, module in model.named_modules() if isinstance(module, Temperature)}
-    plain = {name: p for name, p in model.named_parameters() if p.numel() == 1 and _NAME.search(name.split(".")[-1])}
+    named = {name: p for name, p in model.named_parameters() if is_scale(name.split(".")[-1], p)}
+    plain = {name: p for name, p in named.items() if not is_tau(name)} or named
     handles = [_of_module(name, module) for name, module in modules.items()] if not parameter else []
     if not handles:
         both: dict[str, Any] = {**modules, **plain} if parameter else dict(plain)
@@ -89,7 +93,7 @@ def learned_temperatures(model: nn.Module) -> list[nn.Parameter]:
     return [
         parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (id(parameter) in inside or _scale_name(name) and parameter.numel() == 1)
+        if parameter.requires_grad and (id(parameter) in inside or is_scale(_attribute_of(name), parameter))
     ]
 
 
@@ -101,7 +105,8 @@ def temperature_parameter_groups(
         optimizer = torch.optim.AdamW(temperature_parameter_groups(model, lr=1e-3))
         Trainer(model, arguments, optimizers=(optimizer, None), ...)
 
-    Temperatures are what `Temperature` modules learn, and every `logit_scale`, reparameterized or not.
+    Temperatures are what `Temperature` modules learn, and every `logit_scale`, reparameterized or not. They are put
+    into float32, in place: in half precision the steps of a usual rate are less than half a unit in the last place.
 
     Args:
         model: any module.
@@ -122,7 +127,10 @@ def temperature_parameter_groups(
     for name, value in (("lr", lr), ("factor", factor), ("weight_decay", weight_decay)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise ValueError(f"`{name}` must be a number of at least 0, got {value!r}")
-    temperatures = {id(parameter) for parameter in learned_temperatures(model)}
+    learned = learned_temperatures(model)
+    for parameter in learned:
+        keep_float32_(parameter)
+    temperatures = {id(parameter) for parameter in learned}
     if not temperatures:
         raise ValueError(
             f"{type(model).__name__} learns no temperature that could have its own learning rate: it has neither a "
@@ -138,10 +146,28 @@ def temperature_parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def _scale_name(name: str) -> bool:
-    """Tell whether a parameter is a `logit_scale`, or what its parametrization stores."""
+def is_scale(attribute: str, value: torch.Tensor) -> bool:
+    """Tell whether an attribute is a model's own temperature, by its name and by being one number.
+
+    >>> [is_scale(name, torch.tensor(1.0)) for name in ("logit_scale_a", "temperature", "scale")]
+    [True, True, False]
+    """
+    return value.numel() == 1 and value.dim() <= 1 and bool(_NAME.search(attribute) or is_tau(attribute))
+
+
+def is_tau(name: str) -> bool:
+    """Tell whether a parameter of this name is tau itself, and not the logarithm of 1 / tau.
+
+    >>> is_tau("model.temperature"), is_tau("model.logit_scale")
+    (True, False)
+    """
+    return name.split(".")[-1] == _TAU
+
+
+def _attribute_of(name: str) -> str:
+    """Return the last part of a parameter's name, or what its parametrization stands for."""
     found = _REPARAMETERIZED.search(name)
-    return bool(_NAME.search(found.group(2) if found else name.split(".")[-1]))
+    return found.group(2) if found else name.split(".")[-1]
 
 
 def _of_module(name: str, module: Temperature) -> TemperatureHandle:
@@ -151,7 +177,11 @@ def _of_module(name: str, module: Temperature) -> TemperatureHandle:
 def _of_parameter(name: str, parameter: nn.Parameter) -> TemperatureHandle:
     def set_tau(value: float) -> None:
         check_tau(value)
+        keep_float32_(parameter)
         with torch.no_grad():
-            parameter.fill_(-math.log(value))
+            parameter.fill_(value if is_tau(name) else -math.log(value))
 
-    return TemperatureHandle(name, lambda: math.exp(-parameter.item()), set_tau, [parameter])
+    def tau() -> float:
+        return parameter.item() if is_tau(name) else math.exp(-parameter.item())
+
+    return TemperatureHandle(name, tau, set_tau, [parameter])

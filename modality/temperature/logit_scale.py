@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from modality.temperature.finding import base_model_of, find_temperature
-from modality.temperature.module import temperature_map
+from modality.temperature.finding import base_model_of, find_temperature, is_scale, is_tau
+from modality.temperature.module import keep_float32_, temperature_map
 
 
 def reparameterize_logit_scale_(
@@ -34,7 +34,8 @@ def reparameterize_logit_scale_(
         The model.
 
     Raises:
-        ValueError: for another mode, or if there is no such parameter, or more than one.
+        ValueError: for another mode, for a model that stores tau itself (ALIGN), or if there is no such parameter, or
+            more than one.
 
     Source: Yaras et al., CPAL 2025, temperature reparameterization; s in {2, 10}.
 
@@ -47,9 +48,16 @@ def reparameterize_logit_scale_(
     if mode not in ("softplus", "exp"):
         raise ValueError(f"`mode` must be 'softplus' or 'exp', got {mode!r}; a logit_scale is learned as exp(nu) as is")
     transform = _LogInverse(mode, scale)
-    name = find_temperature(model, parameter).name
+    handle = find_temperature(model, parameter)
+    name = handle.name
     if name not in dict(model.named_parameters()):
         raise ValueError(f"{name!r} is a Temperature; make it with mode={mode!r} instead")
+    if is_tau(name):
+        raise ValueError(
+            f"{name!r} of {type(model).__name__} is tau itself and not a logit_scale; put the model into a "
+            f"`ContrastiveModel` with `temperature=Temperature(mode={mode!r})`"
+        )
+    keep_float32_(handle.parameters[0])
     path, _, attribute = name.rpartition(".")
     holder = model.get_submodule(path)
     plain_class = type(holder)
@@ -93,23 +101,53 @@ def reparameterize_as_(model: nn.Module, wanted: dict[str, dict[str, Any]]) -> N
             reparameterize_logit_scale_(model, **settings, parameter=name)
 
 
-def own_logit_scale(model: Any) -> nn.Parameter | None:
-    """Return the parameter behind a model's `logit_scale`, inside any wrapper: itself, or nu."""
+class OwnScale(NamedTuple):
+    """A temperature that a model brings along: where it is, and how the model reads it."""
+
+    holder: nn.Module
+    attribute: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """What is trained: the attribute itself, or nu if it is reparameterized."""
+        reparameterized: Any = self._reparameterized()
+        found: Any = getattr(self.holder, self.attribute) if reparameterized is None else reparameterized.original
+        return found
+
+    def inverse(self) -> Tensor:
+        """Return 1 / tau."""
+        value = getattr(self.holder, self.attribute)
+        return value.reciprocal() if is_tau(self.attribute) else value.exp()
+
+    @torch.no_grad()
+    def set_tau(self, tau: float) -> None:
+        """Make the model use this temperature."""
+        stored = tau if is_tau(self.attribute) else -math.log(tau)
+        wanted = torch.full_like(getattr(self.holder, self.attribute), stored)
+        reparameterized: Any = self._reparameterized()
+        self.parameter.copy_(wanted if reparameterized is None else reparameterized[0].right_inverse(wanted))
+
+    def _reparameterized(self) -> nn.Module | None:
+        found: Any = getattr(self.holder, "parametrizations", {})
+        return found[self.attribute] if self.attribute in found else None
+
+
+def own_scales(model: Any) -> list[OwnScale]:
+    """List the temperatures that a model brings along, inside any wrapper; those of its parts only if it has none.
+
+    >>> model = nn.Module()
+    >>> model.logit_scale = nn.Parameter(torch.tensor(2.6592))
+    >>> [(scale.attribute, round(scale.inverse().item(), 2)) for scale in own_scales(model)]
+    [('logit_scale', 14.28)]
+    """
     base = base_model_of(model)
-    parametrizations = getattr(base, "parametrizations", {})
-    if "logit_scale" in parametrizations:
-        return parametrizations["logit_scale"].original
-    scale = getattr(base, "logit_scale", None)
-    return scale if isinstance(scale, nn.Parameter) else None
+    return _scales_of(base) or [scale for module in base.modules() for scale in _scales_of(module)]
 
 
-@torch.no_grad()
-def set_logit_scale_(model: Any, value: float) -> None:
-    """Set a model's `logit_scale`, reparameterized or not."""
-    base, own = base_model_of(model), own_logit_scale(model)
-    if own is not None:
-        wanted = torch.full_like(base.logit_scale, value)
-        own.copy_(wanted if own is base.logit_scale else base.parametrizations["logit_scale"][0].right_inverse(wanted))
+def _scales_of(module: nn.Module) -> list[OwnScale]:
+    reparameterized: Any = getattr(module, "parametrizations", {})
+    names = [name for name, _ in module.named_parameters(recurse=False)] + list(reparameterized)
+    return [OwnScale(module, name) for name in names if is_scale(name, getattr(module, name))]
 
 
 class _LogInverse(nn.Module):

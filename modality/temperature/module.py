@@ -60,8 +60,9 @@ class Temperature(nn.Module):
     - "softplus": 1 / tau = log(1 + e^nu) (TR); "exp": 1 / tau = exp(nu / scale) (TR).
 
     The learned modes keep `nu` in a parameter, which is clamped to `maximum_inverse` before each training forward pass,
-    as in CLIP; the others keep tau in a buffer, so it is saved with the model in every mode. Do not decay the
-    parameter; `temperature_parameter_groups` also gives it a smaller learning rate.
+    as in CLIP; the others keep tau in a buffer, so it is saved with the model in every mode. `nu` stays in float32 when
+    the model is cast to half precision, which would swallow its steps. Do not decay the parameter;
+    `temperature_parameter_groups` also gives it a smaller learning rate.
 
     Args:
         initial: tau at the start.
@@ -142,8 +143,30 @@ class Temperature(nn.Module):
             "initial": self.initial, "mode": self.mode, "scale": self.scale, "maximum_inverse": self.maximum_inverse,
         }  # fmt: skip
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Temperature:
+        before = self.nu.detach().clone()
+        super()._apply(fn, recurse)
+        keep_float32_(self.nu, before)
+        return self
+
     def extra_repr(self) -> str:
         return f"tau={self.tau:.4g}, mode={self.mode!r}"
+
+
+def keep_float32_(scalar: Tensor, exact: Tensor | None = None) -> None:
+    """Store a scalar of half precision in float32, in place, with the value that it had before it was cast, if given.
+
+    >>> scale = nn.Parameter(torch.tensor(2.0, dtype=torch.bfloat16))
+    >>> keep_float32_(scale, torch.tensor(2.6592))
+    >>> scale.dtype, round(scale.item(), 4)
+    (torch.float32, 2.6592)
+    """
+    if not scalar.is_floating_point() or scalar.dtype.itemsize >= 4:
+        return
+    gradient, scalar.grad = scalar.grad, None
+    scalar.data = (scalar if exact is None else exact).detach().to(scalar.device, torch.float32)
+    if gradient is not None:
+        scalar.grad = gradient.float()
 
 
 def check_tau(value: float) -> None:

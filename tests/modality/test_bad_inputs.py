@@ -59,6 +59,12 @@ def updated(x, y=X, width=3):
     return statistics
 
 
+def tau_itself():
+    model = nn.Linear(2, 2)
+    model.temperature = nn.Parameter(torch.tensor(0.07))
+    return model
+
+
 def two_temperatures():
     return nn.ModuleList([Temperature(), Temperature()])
 
@@ -149,6 +155,9 @@ BAD = [
     ("strange rule", lambda _: ContrastiveObjective()(X, X, 1.0, modality_swap=INTEGERS), ValueError,
      r"what `ModalitySwapCollator` puts into a batch, integers of shape \(n, 5\), got torch.int64 of shape \(3,\)"),
     ("loss", lambda _: dual(loss="triplet"), ValueError, "`loss` must be 'contrastive' or 'sigmoid', got 'triplet'"),
+    ("sigmoid duplicates", lambda _: dual(loss="sigmoid", duplicates="drop"), ValueError, "or .exclude., got .drop."),
+    ("reparameterize tau", lambda _: reparameterize_logit_scale_(tau_itself(), "exp"), ValueError,
+     "'temperature' of Linear is tau itself and not a logit_scale"),
     ("sigmoid smoothing", lambda _: dual(loss="sigmoid", label_smoothing=0.1), ValueError, "no label smoothing; leave"),
     ("projection", lambda _: dual(projection="deep"), ValueError, "must be 'linear', 'mlp' or 'none', got 'deep'"),
     ("widths", lambda _: dual(projection="none", x_width=4), ValueError,
