@@ -44,7 +44,8 @@ class NeuralCollapseCallback(EvaluationCallback):
         latest: the last metrics, by name.
 
     Raises:
-        TypeError, ValueError: without a Trainer, with nothing to measure, or for a model whose head is not found.
+        TypeError, ValueError: without a Trainer, with nothing to measure, or for a model whose head is not found or has
+            no classes. Labels that turn out to be none are left out with a warning, and training goes on.
     """
 
     subject = "neural collapse"
@@ -64,8 +65,9 @@ class NeuralCollapseCallback(EvaluationCallback):
         super().__init__(trainer, loaders, piggyback=piggyback)
         self._options = dict(options or {})
         self.observer: HeadObserver = HeadObserver(
-            trainer.model, head, within=within, center_samples=center_samples, valid_rows=self.valid_rows
-        )
+            trainer.model, head, within=within, center_samples=center_samples, valid_rows=self.valid_rows,
+            skip_unusable=True,
+        )  # fmt: skip
 
     def measure(self) -> dict[str, float]:
         statistics = self.observer.statistics.reduce()
@@ -84,7 +86,8 @@ class NeuralCollapseCallback(EvaluationCallback):
             ),
             (self.observer.not_finite, "had NaN or inf in the features"),
         )
-        return [f"{count} batches {reason}" for count, reason in counted if count]
+        found = [f"{count} batches {reason}" for count, reason in counted if count]
+        return found + [f"{count} batches were left out: {text}" for text, count in self.observer.unusable.items()]
 
 
 def _weighted_mean(value: float, weight: int, device: torch.device) -> float:

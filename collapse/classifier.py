@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from collapse.scale import scale_for_loss
+from collapse.scale import attainable_loss, scale_for_loss
 from collapse.sphere import unit_rows
 
 __all__ = [
@@ -62,7 +65,8 @@ class NormalizedClassifier(nn.Module):
         num_classes: K, at least 2.
         scale: positive, *multiplies* the cosines (tau in the paper). None takes `scale_for_loss(K)`, about log K + 4.6:
             a loss of 0.01 is then attainable. At a scale of 1 it is not: see `attainable_loss`.
-        learnable_scale: learn `log(scale / initial scale)`, one more parameter that starts at 0.
+        learnable_scale: learn `log(scale / initial scale)`, one more parameter that starts at 0. A head that loads a
+            saved one learns it if and only if the saved one did.
         margin: CosFace margin in [0, 1), subtracted from the own class's cosine in training when labels are passed.
 
     Shape:
@@ -96,6 +100,7 @@ class NormalizedClassifier(nn.Module):
         if scale is None:
             scale = scale_for_loss(num_classes)
         _check_classifier(num_classes, scale, margin)
+        _warn_of_small_scale(num_classes, scale)
         self.in_features, self.out_features = in_features, num_classes
         self.margin, self.initial_scale = float(margin), float(scale)
         self.weight = nn.Parameter(torch.empty(num_classes, in_features, device=device, dtype=dtype))
@@ -135,11 +140,66 @@ class NormalizedClassifier(nn.Module):
             return logits
         return subtract_margin(logits, labels, scale * self.margin)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Learn the scale if and only if the saved head did, so that it is the saved one in either case."""
+        name = f"{prefix}log_temperature_ratio"
+        if name in state_dict and self.log_temperature_ratio is None:
+            start = torch.zeros_like(self.base_temperature)
+            self.log_temperature_ratio = nn.Parameter(start, requires_grad=self.weight.requires_grad)
+        elif f"{prefix}weight" in state_dict and self.log_temperature_ratio is not None:
+            state_dict.setdefault(name, torch.zeros_like(state_dict[f"{prefix}weight"][0, 0]))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def extra_repr(self) -> str:
         scale = "on meta" if self.base_temperature.is_meta else f"{self.scale.item():.4g}"
         learnable = ", learnable_scale=True" if self.log_temperature_ratio is not None else ""
         margin = f", margin={self.margin}" if self.margin else ""
         return f"{self.in_features}, {self.out_features}, scale={scale}{learnable}{margin}"
+
+
+def check_has_classes(model: nn.Module) -> None:
+    """Raise if a model's configuration or forward pass tells that its head has no classes.
+
+    Multi-label models whose `problem_type` is not set cannot be told from others before their labels come; see
+    `check_labels`.
+
+    Raises:
+        ValueError: for regression, multi-label classification and question answering.
+
+    >>> check_has_classes(nn.Linear(2, 2))
+    """
+    config: Any = getattr(model, "config", None)
+    problem, num_labels = getattr(config, "problem_type", None), getattr(config, "num_labels", 2)
+    if "start_positions" in inspect.signature(model.forward).parameters:
+        raise ValueError(
+            f"{type(model).__name__} answers questions: its head scores every token as the start or end of a span, and "
+            "has no classes to put on a sphere; take a model that classifies sequences, tokens or images"
+        )
+    if problem == "regression" or num_labels == 1:
+        raise ValueError(
+            f"a regression model has no classes to put on a sphere, got num_labels={num_labels} and "
+            f"problem_type={problem!r}; set `num_labels` to the number of classes (2 for yes or no)"
+        )
+    if problem == "multi_label_classification":
+        raise ValueError(
+            "cosines cannot say how likely each of several labels is: a normalized head, and neural collapse, need one "
+            "label for each sample, got problem_type='multi_label_classification'"
+        )
+
+
+def check_labels(labels: Any) -> None:
+    """Raise if the labels of a batch are no classes.
+
+    Raises:
+        TypeError: for numbers (regression) and several labels for a sample, which transformers takes to be multi-label.
+
+    >>> check_labels(torch.tensor([0, 2]))
+    """
+    if isinstance(labels, Tensor) and labels.is_floating_point() and labels.dim() < 3:
+        raise TypeError(
+            f"a normalized head needs one integer label for each sample, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}; regression and multi-label targets have no classes"
+        )
 
 
 def _check_classifier(num_classes: int, scale: float, margin: float) -> None:
@@ -154,3 +214,13 @@ def _check_classifier(num_classes: int, scale: float, margin: float) -> None:
         )
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < 1:
         raise ValueError(f"`margin` is subtracted from a cosine and must lie in [0, 1), got {margin!r}")
+
+
+def _warn_of_small_scale(num_classes: int, scale: float) -> None:
+    if scale < 0.5:
+        warnings.warn(
+            f"`scale={scale}` multiplies the cosines, so the loss is above {attainable_loss(num_classes, scale):.3g} "
+            f"where guessing has {math.log(num_classes):.3g}; for a temperature that divides them, as in CLIP, pass "
+            f"its inverse, here {1 / scale:.3g}",
+            stacklevel=3,
+        )

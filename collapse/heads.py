@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from collapse.classifier import NormalizedClassifier
+from collapse.classifier import NormalizedClassifier, check_has_classes, check_labels
 
 LinearHead = nn.Linear | NormalizedClassifier
 CONFIG_KEY = "normalized_classifier"
@@ -18,10 +20,14 @@ _WRAPPING = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
 
 
 class Head(NamedTuple):
-    """The classifier of a model: its name there, and every copy of it (PEFT keeps one for each adapter)."""
+    """The classifier of a model: its name there, and every copy of it (PEFT keeps one for each adapter).
+
+    `modules_to_save` is for PEFT: all that lies outside of the base model, and which its checkpoint therefore lacks.
+    """
 
     name: str
     copies: dict[str, LinearHead]
+    modules_to_save: list[str]
 
 
 def find_head(model: nn.Module, head: str | None = None) -> Head:
@@ -41,6 +47,10 @@ def find_head(model: nn.Module, head: str | None = None) -> Head:
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
     >>> find_head(BertForSequenceClassification(config)).name
     'classifier'
+    >>> from transformers import DistilBertConfig, DistilBertForSequenceClassification
+    >>> config = DistilBertConfig(vocab_size=9, dim=4, hidden_dim=4, n_layers=1, n_heads=1, num_labels=3)
+    >>> find_head(DistilBertForSequenceClassification(config)).modules_to_save
+    ['pre_classifier', 'classifier']
     """
     base = base_model_of(model)
     if head is not None:
@@ -63,7 +73,7 @@ def find_head(model: nn.Module, head: str | None = None) -> Head:
                 f"the classifier {name!r} is itself the target of an adapter; leave it out of `target_modules` and "
                 "list it in `modules_to_save`"
             )
-    return Head(name, copies)
+    return Head(name, copies, _outside_of_base(base, name))
 
 
 def normalize_classifier_(
@@ -77,7 +87,8 @@ def normalize_classifier_(
     Everything before it (pooling, dropout, inner layers of the head) and after it (label mapping, loss) stays. The new
     head keeps the directions of the class vectors and has no bias. Call this before or after `get_peft_model`; if
     after, every adapter's copy in `modules_to_save` is replaced too. PEFT finds heads called `classifier` or `score` by
-    itself; for another name pass `modules_to_save=[find_head(model).name]`.
+    itself, but not the other new layers of a head, such as the dense one of BART and DistilBERT: pass
+    `modules_to_save=find_head(model).modules_to_save`. A first training batch without them brings a warning.
 
     The settings are kept in `model.config`, so a saved model comes back with `load_normalized_classifier(path)`. Under
     PEFT, normalize the base model with the same settings before `PeftModel.from_pretrained`.
@@ -93,8 +104,8 @@ def normalize_classifier_(
         The new head in use (that of the active adapter).
 
     Raises:
-        ValueError: for regression and multi-label models, for a head that is already normalized or quantized, or
-            without a head.
+        ValueError: for regression, multi-label and question-answering models, for a head that is already normalized or
+            quantized, or without a head. From then on the model raises a TypeError for labels that are not integers.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -104,7 +115,7 @@ def normalize_classifier_(
     """
     base = base_model_of(model)
     config = getattr(base, "config", None)
-    _check_task(config)
+    check_has_classes(base)
     found = find_head(model, head)
     for old in found.copies.values():
         _check_replaceable(found.name, old)
@@ -122,6 +133,8 @@ def normalize_classifier_(
         heads.append((path, new))
     if config is not None:
         setattr(config, CONFIG_KEY, settings | {SCALE_KEY: heads[0][1].initial_scale})
+    base.register_forward_pre_hook(_BatchCheck(found.name), with_kwargs=True)
+    base.register_load_state_dict_pre_hook(_hand_learned_scales_to_copies)
     return _in_use(base, heads)
 
 
@@ -129,6 +142,59 @@ def base_model_of(model: nn.Module) -> nn.Module:
     """Return the transformers model inside a PEFT model, or else the model itself."""
     unwrap: Any = getattr(model, "get_base_model", None)
     return model if unwrap is None else unwrap()
+
+
+@dataclass
+class _BatchCheck:
+    """What shows only once a model runs: labels that are no classes, and layers that an adapter leaves out."""
+
+    head: str
+    has_trained: bool = False
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        check_labels(kwargs.get("labels"))
+        if module.training and not self.has_trained:
+            self.has_trained = True
+            warn_of_left_out_layers(module, self.head)
+
+
+def _hand_learned_scales_to_copies(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename the learned scale of a saved adapter as PEFT renames its weight; it skips what a copy has not yet."""
+    for path, module in model.named_modules():
+        saved, wanted = (f"{prefix}{name}.log_temperature_ratio" for name in (_WRAPPING.sub("", path), path))
+        if isinstance(module, NormalizedClassifier) and f"{prefix}{path}.weight" in state and wanted not in state:
+            if saved in state:
+                state[wanted] = state.pop(saved)
+
+
+def warn_of_left_out_layers(model: nn.Module, head: str) -> None:
+    """Warn if an adapter trains and saves a head, but not the layers beside it that are new as well."""
+    if not any(".modules_to_save." in path for path in _linear_layers(model).get(head, {})):
+        return
+    wanted = _outside_of_base(model, head)
+    left_out = [
+        path
+        for name in wanted
+        for path, parameter in model.get_submodule(name).named_parameters(prefix=name)
+        if not parameter.requires_grad and not _WRAPPING.search(path)
+    ]
+    if left_out:
+        warnings.warn(
+            f"the adapter neither trains nor saves {left_out}; if no checkpoint has them, they are random numbers that "
+            f"differ after loading: pass `modules_to_save={wanted}` to PEFT",
+            stacklevel=2,
+        )
+
+
+def _outside_of_base(base: nn.Module, head: str) -> list[str]:
+    """List the outermost modules with parameters beside the base model, or the head if it is inside."""
+    prefix = getattr(base, "base_model_prefix", "")
+    children = {name: module for name, module in base.named_children() if any(True for _ in module.parameters())}
+    if prefix not in children or head.split(".")[0] == prefix:
+        return [head]
+    return [name for name in children if name != prefix]
 
 
 def _linear_layers(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
@@ -161,22 +227,6 @@ def _candidates(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
     if outside:
         return outside
     return dict(list(layers.items())[-1:])
-
-
-def _check_task(config: Any) -> None:
-    if config is None:
-        return
-    problem, num_labels = getattr(config, "problem_type", None), getattr(config, "num_labels", 2)
-    if problem == "regression" or num_labels == 1:
-        raise ValueError(
-            f"a regression model has no classes to put on a sphere, got num_labels={num_labels} and "
-            f"problem_type={problem!r}; set `num_labels` to the number of classes (2 for yes or no)"
-        )
-    if problem == "multi_label_classification":
-        raise ValueError(
-            "cosines cannot say how likely each of several labels is: a normalized head needs one label for each "
-            "sample, got problem_type='multi_label_classification'"
-        )
 
 
 def _check_replaceable(name: str, old: LinearHead) -> None:

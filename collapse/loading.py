@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import transformers
+from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
@@ -33,7 +36,8 @@ def normalized_class(model_class: type[ModelType]) -> type[ModelType]:
 
     def initialize(self: PreTrainedModel, module: Any) -> None:
         if not isinstance(module, NormalizedClassifier):
-            return model_class._init_weights(self, module)
+            with _plain_heads(module):
+                return model_class._init_weights(self, module)
         # Through transformers' functions, which skip what the checkpoint has filled.
         init.copy_(module.weight, module.random_vectors())
         init.constant_(module.base_temperature, module.initial_scale)
@@ -42,6 +46,19 @@ def normalized_class(model_class: type[ModelType]) -> type[ModelType]:
 
     body = {"__init__": build, "_init_weights": initialize, "__module__": model_class.__module__}
     return type(model_class.__name__, (model_class,), body)
+
+
+@contextmanager
+def _plain_heads(module: nn.Module) -> Iterator[None]:
+    """Put linear layers in place of the normalized heads in a module, for classes that fill their weight and bias."""
+    heads = [(path, head) for path, head in module.named_modules() if isinstance(head, NormalizedClassifier)]
+    for path, head in heads:
+        module.set_submodule(path, nn.Linear(head.in_features, head.out_features, device="meta"))
+    try:
+        yield
+    finally:
+        for path, head in heads:
+            module.set_submodule(path, head)
 
 
 def load_normalized_classifier(path: str, **kwargs: Any) -> PreTrainedModel:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from collapse.centers import TILE_ROWS, nearest_center_agreement
-from collapse.classifier import NormalizedClassifier
+from collapse.classifier import NormalizedClassifier, check_has_classes
 from collapse.heads import LinearHead, base_model_of, find_head
 from collapse.sphere import unit_rows
 from collapse.statistics import ClassStatistics, Within
 from evaluation_hooks import Observer
 
+LOSS_TOLERANCE = 1e-3  # which may be in half precision
 RowCount = Callable[[int], int]
 
 
@@ -53,7 +56,9 @@ class HeadObserver(Observer):
 
     Only batches in evaluation mode count, since dropout changes the features in training mode. Features of a
     `NormalizedClassifier` are normalized first, as in the classifier. A head that reads every token of a sequence with
-    one label (decoders) is observed at the last token that is not padding, which transformers uses.
+    one label (decoders) is observed at the last token that is not padding, which transformers uses. Of a language model
+    (`head="lm_head"`) each token's features are paired with the label that its loss pairs them with: the next token,
+    where the model shifts its labels.
 
     Args:
         model: a classification model of transformers, with PEFT or without.
@@ -61,10 +66,15 @@ class HeadObserver(Observer):
         within: see `ClassStatistics`.
         center_samples: rows kept for NC4, spread evenly over the stream; 0 for none.
         valid_rows: how many of a batch's rows count (a distributed loader repeats some to fill its last batch).
+        skip_unusable: skip batches whose labels are no classes of this head, instead of raising.
 
     Attributes:
         statistics: what was collected since `start`.
         unlabeled, not_finite: batches skipped because they had no labels, or had NaN or inf.
+        unusable: how many batches were skipped for what is wrong with their labels, by what it is.
+
+    Raises:
+        ValueError: if the head is not found, or has no classes; see `find_head` and `normalize_classifier_`.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -84,23 +94,27 @@ class HeadObserver(Observer):
         within: Within = "full",
         center_samples: int = 4096,
         valid_rows: RowCount = lambda rows: rows,
+        skip_unusable: bool = False,
     ) -> None:
         if center_samples < 0:
             raise ValueError(f"`center_samples` is a number of rows to keep for NC4, 0 for none, got {center_samples}")
         self.within, self.center_samples, self._valid_rows = within, center_samples, valid_rows
-        self._head_name = head
+        self._head_name, self._skip_unusable = head, skip_unusable
         super().__init__(model)
 
     def point_at(self, model: nn.Module) -> None:
         """Observe this model from now on and release the previous one; attached hooks move along.
 
         Raises:
-            ValueError: if its head is not found; see `find_head`.
+            ValueError: if its head is not found, or has no classes; see `find_head`.
         """
         base = base_model_of(model)
+        if self._head_name is None:
+            check_has_classes(base)
         self._copies = list(find_head(base, self._head_name).copies.values())
         self._last: LinearHead = self._copies[0]
         self._features: Tensor | None = None
+        self._shifts: bool | None = None
         super().point_at(base)
 
     def observes(self, model: nn.Module) -> bool:
@@ -119,6 +133,7 @@ class HeadObserver(Observer):
         )
         self._sample = SystematicSample(self.center_samples)
         self.unlabeled = self.not_finite = 0
+        self.unusable: Counter[str] = Counter()
 
     @property
     def head(self) -> LinearHead:
@@ -152,10 +167,20 @@ class HeadObserver(Observer):
         if labels is None:
             self.unlabeled += 1
             return
+        if self._shifts is None:
+            self._shifts = shifts_labels(module, output, labels)
+        if self._shifts and labels.ndim == 2 and features.ndim == 3:
+            features, labels = features[:, :-1], labels[:, 1:]
         if features.ndim == labels.ndim + 2:
-            features = last_token_rows(features, kwargs.get("input_ids"), _pad_token_id(module))
+            input_ids = kwargs.get("input_ids", args[0] if args else None)
+            features = last_token_rows(features, input_ids, _pad_token_id(module))
         valid = self._valid_rows(len(labels))
-        self._take(features[:valid], labels[:valid])
+        try:
+            self._take(features[:valid], labels[:valid])
+        except (TypeError, ValueError) as error:
+            if not self._skip_unusable:
+                raise
+            self.unusable[str(error)] += 1
 
     def _take(self, features: Tensor, labels: Int[Tensor, "*batch"]) -> None:
         if not features.isfinite().all():
@@ -182,6 +207,45 @@ def last_token_rows(
     return features[torch.arange(len(features), device=features.device), last]
 
 
+def shifts_labels(model: nn.Module, output: Any, labels: Int[Tensor, "batch tokens"]) -> bool:
+    """Tell whether the loss of a model shifts its labels, by its kind and by what it returned for a batch.
+
+    Models that generate text and have no encoder (`GPT2LMHeadModel`, `*ForCausalLM`) shift them, but for some
+    (`BartForCausalLM`, `XLNetLMHeadModel`); so if the loss is that of the labels as they are, they were not shifted.
+    Masked language models, encoder-decoders and token classifiers do not shift.
+
+    Args:
+        model: a transformers model.
+        output: what it returned.
+        labels: that it had.
+
+    >>> shifts_labels(nn.Linear(2, 2), None, torch.zeros(1, 3).long())
+    False
+    """
+    config, can_generate = getattr(model, "config", None), getattr(model, "can_generate", None)
+    if can_generate is None or not can_generate() or getattr(config, "is_encoder_decoder", False):
+        return False
+    logits, loss = getattr(output, "logits", None), getattr(output, "loss", None)
+    if loss is None or logits is None or logits.shape[:-1] != labels.shape or labels.dim() != 2 or labels.shape[1] < 2:
+        return True
+    as_they_are, shifted = _loss(logits, labels), _loss(logits[:, :-1], labels[:, 1:])
+    return not (_close(as_they_are, loss) and not _close(shifted, loss))
+
+
+def _close(expected: Tensor, loss: Tensor) -> bool:
+    return bool((expected - loss).abs() <= LOSS_TOLERANCE * loss.abs())
+
+
+@torch.no_grad()
+def _loss(logits: Float[Tensor, "batch tokens K"], labels: Int[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
+    """Compute the mean cross entropy, a sequence at a time: logits over a vocabulary are large."""
+    labels = labels.to(logits.device)
+    sums = [
+        functional.cross_entropy(row.float(), own, reduction="sum") for row, own in zip(logits, labels, strict=True)
+    ]
+    return torch.stack(sums).sum() / (labels != -100).sum()
+
+
 def _pad_token_id(module: nn.Module) -> int | None:
     config = getattr(module, "config", None)
-    return None if config is None else config.get_text_config().pad_token_id
+    return None if config is None else getattr(config.get_text_config(), "pad_token_id", None)

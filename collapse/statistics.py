@@ -82,15 +82,15 @@ class ClassStatistics:
         """Add a batch, in place.
 
         Args:
-            features: rows of the penultimate layer, any leading dimensions.
-            labels: class indices in [0, K), of the same leading shape.
+            features: rows of the penultimate layer, any leading dimensions; an array of NumPy will do.
+            labels: class indices in [0, K), of the same leading shape; an array or a list will do.
             ignore_index: rows with this label are skipped (padding in token classification).
 
         Raises:
             TypeError: for labels that are not integers (regression has no classes).
             ValueError: for shapes that do not fit, labels out of range, or features that are not finite.
         """
-        rows, classes = self._checked(features, labels, ignore_index)
+        rows, classes = self._checked(torch.as_tensor(features), torch.as_tensor(labels), ignore_index)
         if len(rows) == 0:
             return
         if not torch.stack(torch.aminmax(rows)).isfinite().all():

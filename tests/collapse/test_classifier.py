@@ -108,3 +108,10 @@ def test_the_attainable_loss_is_the_cross_entropy_of_a_simplex_on_itself() -> No
         direct = functional.cross_entropy(scale * cosines, torch.arange(classes)).item()
         assert attainable_loss(classes, scale) == pytest.approx(direct, rel=1e-12, abs=1e-15)
     assert attainable_loss(1000, 1.0) > 5.9 and attainable_loss(10, 1e-9) == pytest.approx(math.log(10))
+
+
+def test_a_temperature_that_divides_is_warned_of_where_the_scale_multiplies() -> None:
+    with pytest.warns(
+        UserWarning, match="multiplies the cosines, so the loss is above 2.25 where.*its inverse, here 20"
+    ):
+        NormalizedClassifier(16, 10, scale=0.05)

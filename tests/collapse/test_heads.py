@@ -19,6 +19,7 @@ from collapse import (
 from collapse.theory import unit_rows
 from deep_lora import DeepLoraConfig
 from tests.collapse.architectures import ARCHITECTURES, LABELS
+from tests.collapse.trainers import train
 
 BERT, ROBERTA = ARCHITECTURES[0], ARCHITECTURES[2]
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.model)
@@ -79,15 +80,6 @@ def adapted(architecture, kind, order, scale=5.0):
     if order == "after":
         normalize_classifier_(model, scale)
     return model
-
-
-def train(model, architecture, steps=3):
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trainable, lr=0.5)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(**architecture.batch()).loss.backward()
-        optimizer.step()
 
 
 @each_architecture

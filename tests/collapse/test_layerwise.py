@@ -66,3 +66,12 @@ def test_mappings_are_passed_as_keywords_and_the_first_output_of_a_tuple_counts(
     x = torch.tensor([[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0], [-3.0, 0.0]])
     batch = ({"x": x, "scale": 2.0}, torch.tensor([0, 0, 1, 1]))
     assert layerwise_collapse(Holder(), [batch], ["pair"], 2) == {"pair": 0.25}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_features_are_measured_as_they_are(dtype) -> None:
+    labels = torch.arange(4_000) % 10
+    rows = (torch.randn(10, 16)[labels] + 0.3 * torch.randn(4_000, 16) + 100).to(dtype)
+    model = nn.Sequential(nn.Identity())
+    found = layerwise_collapse(model, [(rows, labels)], ["0"], 10)["0"]
+    assert found == pytest.approx(layerwise_collapse(model, [(rows.double(), labels)], ["0"], 10)["0"], rel=1e-9)

@@ -122,3 +122,11 @@ def test_reduce_without_a_process_group_is_a_copy() -> None:
     assert_same(copy, statistics, terms=0)
     copy.update(torch.ones(1, 5), torch.tensor([0]))
     assert statistics.num_samples == 60 and copy.num_samples == 61
+
+
+def test_stored_arrays_and_lists_are_added_as_tensors_are() -> None:
+    rows, labels = torch.randn(6, 3), torch.arange(6) % 2
+    found = [ClassStatistics(2, 3) for _ in range(2)]
+    found[0].update(rows, labels)
+    found[1].update(rows.numpy(), labels.tolist())
+    assert torch.equal(found[0].means, found[1].means)

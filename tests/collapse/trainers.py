@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from tests.collapse.architectures import ARCHITECTURES, LABELS
+from tests.collapse.architectures import ARCHITECTURES, LABELS, Architecture
 from tests.models import VOCABULARY
 
 BERT = ARCHITECTURES[0]
@@ -55,3 +55,13 @@ def trainer(folder: Any, model: nn.Module | None = None, *, eval_count: int = 10
 def logged(run: Trainer, name: str) -> list[float]:
     """Every value of a metric in the Trainer's log."""
     return [entry[name] for entry in run.state.log_history if name in entry]
+
+
+def train(model: nn.Module, architecture: Architecture, steps: int = 3) -> None:
+    """Take a few steps of gradient descent on one batch."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trainable, lr=0.5)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**architecture.batch()).loss.backward()
+        optimizer.step()
