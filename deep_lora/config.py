@@ -19,7 +19,8 @@ from deep_lora.targets import ALL_LINEAR, check_lists, check_targets
 PEFT_TYPE = claim_peft_type("deep_lora")
 PAPER_INIT_SCALE, SUBTRACTED_INIT_SCALE = 1e-3, 0.3
 VARIANTS = ("compressed", "narrow", "wide")
-FORMAT_VERSION = 1  # of the saved parameters; raised when their meaning changes
+FORMAT_VERSION = 2  # of the saved parameters; raised when their meaning changes
+SCALED_FORMAT = 2  # from here on the factors are stored smaller (`deep_lora.layers.start.stored_scale`)
 
 
 @dataclass
@@ -45,7 +46,8 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
         init_scale: eps: scale of every factor at the start. 'auto' is 0.3 where the start is subtracted, and the
             paper's 1e-3 elsewhere; the number takes its place in the configuration.
         core_scale: kappa: stored cores are multiplied by it. 'auto' is min(80, 1 / (2 init_scale^2)) / r on linear
-            layers (see `deep_lora.functional.auto_core_scale`) and 1 for 'narrow' and 'wide'; 1.0 is the paper's.
+            layers (see `deep_lora.functional.auto_core_scale`), four times that at the default start, and 1 for
+            'narrow' and 'wide'; 1.0 is the paper's.
         freeze_subspaces: Train the cores alone; U and V keep their first values and are saved all the same.
         subtract_start: Subtract the start of a 'compressed' update, so that a fresh adapter is an exact identity.
         deep_lora_dropout: Dropout on the input of the adapter, in [0, 1).
@@ -105,7 +107,8 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
         default="auto",
         metadata={
             "help": "kappa: stored cores are multiplied by it. 'auto' is min(80, 1 / (2 init_scale^2)) / r on linear "
-            "layers (see `deep_lora.functional.auto_core_scale`) and 1 for 'narrow' and 'wide'; 1.0 is the paper's."
+            "layers (see `deep_lora.functional.auto_core_scale`), four times that at the default start, and 1 for "
+            "'narrow' and 'wide'; 1.0 is the paper's."
         },
     )
     freeze_subspaces: bool = field(

@@ -15,9 +15,9 @@ from torch import Tensor
 from dmf.functional import chain_product
 
 LARGEST_RATE_SCALE = 80.0
-# Compressed adapters store U, V and cores smaller by this (kappa makes up for the cores, `Update.outer_scale` for U and
-# V): a step of Adam then moves the update as far at LoRA's usual rates as it has to. A power of two, so that nothing is
-# rounded.
+# At the default start compressed adapters store U, V and cores smaller by this; kappa makes up for it in the cores,
+# `Update.outer_scale` in U and V. A step of Adam then moves the update as far at LoRA's usual rates as it has to. A power
+# of two, so that nothing is rounded.
 STORED_SCALE = 4.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deep_lora.config import DeepLoraConfig
+from deep_lora.config import SCALED_FORMAT, DeepLoraConfig
 from deep_lora.functional import LARGEST_RATE_SCALE, STORED_SCALE
 from dmf.functional import identity_chain, orthogonal
 
@@ -13,13 +13,15 @@ from dmf.functional import identity_chain, orthogonal
 def stored_scale(config: DeepLoraConfig) -> float:
     """Return by how much the stored factors are smaller than those of the update.
 
-    Not at all, where kappa was chosen, or where the start is so small that kappa leaves its plateau.
+    Not at all, where kappa was chosen, where the start is so small that kappa leaves its plateau, or in an adapter that
+    was saved before.
 
     >>> stored_scale(DeepLoraConfig()), stored_scale(DeepLoraConfig.paper())
     (4.0, 1.0)
     """
     large = config.variant == "compressed" and 0.5 / config.init_scale**2 < LARGEST_RATE_SCALE
-    return STORED_SCALE if large and config.core_scale == "auto" else 1.0
+    scaled = large and config.core_scale == "auto" and config.deep_lora_version >= SCALED_FORMAT
+    return STORED_SCALE if scaled else 1.0
 
 
 @torch.no_grad()

@@ -1,0 +1,41 @@
+"""Factors are stored smaller at the default start; adapters of before, and chosen scales, are as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from tests.models import adapt, bases_of, disturb_, layers_of
+
+
+@pytest.mark.parametrize("settings", [{}, {"core_scale": 2.0}, {"init_scale": 1e-3}, {"variant": "narrow"}], ids=str)
+def test_only_the_default_start_is_stored_smaller_and_a_fresh_adapter_has_the_same_bases(settings: dict) -> None:
+    (layer,) = layers_of(adapt(nn.Sequential(nn.Linear(6, 5)), r=2, target_modules=["0"], **settings))
+    assert layer.outer_scale["default"] == (1.0 if settings else 4.0)
+    if settings.get("variant") != "narrow":
+        for basis in bases_of(layer):
+            assert torch.allclose(basis.mT @ basis, torch.eye(2), atol=1e-6)
+
+
+def test_an_adapter_of_the_first_format_computes_what_it_did(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(6, 5))
+    model = adapt(base, r=2, target_modules=["0"], deep_lora_version=1)
+    disturb_(model)
+    (layer,) = layers_of(model)
+    assert layer.outer_scale["default"] == 1.0
+    U, core, V = (getattr(layer, name)["default"] for name in layer.adapter_layer_names)
+    kappa = layer.core_scale["default"]
+    assert kappa == pytest.approx(1 / (2 * 0.3**2) / 2)
+    chain = (kappa * core[2]) @ (kappa * core[1]) @ (kappa * core[0])
+    expected = U @ (chain - 0.3**3 * torch.eye(2)) @ V.mT
+    model.save_pretrained(str(tmp_path))
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["deep_lora_version"] == 1
+    again = PeftModel.from_pretrained(nn.Sequential(nn.Linear(6, 5)), str(tmp_path))
+    found = layers_of(again)[0].get_delta_weight("default")
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
