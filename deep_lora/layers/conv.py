@@ -18,6 +18,7 @@ from torch.nn import grad as torch_grad
 from deep_lora.functional import add_to_weight, auto_core_scale
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.offload import unhooked
 
 
 class Conv(AdaptedModule):
@@ -106,10 +107,12 @@ class Conv(AdaptedModule):
 
     def _call_updated(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
         """Call the base layer with the weight that it would have after a merge."""
-        weight = self.get_base_layer().weight
-        for adapter_name in adapters:
-            weight = add_to_weight(weight, self.get_delta_weight(adapter_name).to(weight.device))
-        return torch.func.functional_call(self.get_base_layer(), {"weight": weight}, (x, *args), kwargs)
+        base = self.get_base_layer()
+        with unhooked(base):
+            weight = base.weight
+            for adapter_name in adapters:
+                weight = add_to_weight(weight, self.get_delta_weight(adapter_name).to(weight.device))
+            return torch.func.functional_call(base, {"weight": weight}, (x, *args), kwargs)
 
     @torch.no_grad()
     def _is_linear_in_its_weight(self) -> bool:
@@ -118,16 +121,17 @@ class Conv(AdaptedModule):
             return True
         base = self.get_base_layer()
         sides = [2 * (size - 1) * step + 2 for size, step in zip(base.kernel_size, base.dilation, strict=True)]
-        x = torch.ones(1, base.in_channels, *sides, dtype=base.weight.dtype, device=base.weight.device)
-        once, twice, never = (
-            torch.func.functional_call(base, {"weight": factor * base.weight}, (x,)) for factor in (1.0, 2.0, 0.0)
-        )
+        with unhooked(base):
+            x = torch.ones(1, base.in_channels, *sides, dtype=base.weight.dtype, device=base.weight.device)
+            once, twice, never = (
+                torch.func.functional_call(base, {"weight": factor * base.weight}, (x,)) for factor in (1.0, 2.0, 0.0)
+            )
         return torch.allclose(twice - never, 2 * (once - never), rtol=1e-2, atol=1e-6)
 
     def _own_gradient(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
         """Differentiate the base layer by its weight, which is formed: kernels are small."""
         base = self.get_base_layer()
-        with torch.enable_grad():
+        with unhooked(base), torch.enable_grad():
             weight = base.weight.detach().requires_grad_()
             output = torch.func.functional_call(base, {"weight": weight}, (x.detach().to(weight.dtype),))
             (gradient,) = torch.autograd.grad(output, weight, grad_output.to(output.dtype))

@@ -137,6 +137,22 @@ def brought_in(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def unhooked(module: nn.Module) -> Iterator[None]:
+    """Hold the tensors of an offloaded module in place during the block, and let its forward pass leave them alone."""
+    if offloading_hook(module) is None:
+        yield
+        return
+    holder: Any = module
+    hooked = holder.forward
+    with brought_in(module):
+        holder.forward = holder._old_forward
+        try:
+            yield
+        finally:
+            holder.forward = hooked
+
+
+@contextmanager
 def weight_in_place(layer: Any) -> Iterator[bool]:
     """Hold the base weight of an adapted layer in place, so that it can be changed, and keep the change.
 

@@ -69,9 +69,9 @@ def test_the_same_words_mean_the_same_weights_as_in_lora(name: str, words: Any) 
     assert targeted(name, DeepLoraConfig(**settings)) == targeted(name, LoraConfig(**settings))
 
 
-def test_without_words_the_models_usual_targets_are_adapted() -> None:
-    modules, parameters = targeted("Mixtral", DeepLoraConfig(r=4))
-    assert {name.rpartition(".")[2] for name in modules} == {"q_proj", "v_proj"} and not parameters
+def test_without_words_everything_linear_is_adapted_experts_and_router_too() -> None:
+    found = targeted("Mixtral", DeepLoraConfig(r=4))
+    assert found == targeted("Mixtral", DeepLoraConfig(r=4, target_modules="all-linear")) and found[1]
 
 
 @pytest.mark.parametrize("name", ["Mixtral", "Qwen3Moe", "DeepseekV3"])
