@@ -5,48 +5,45 @@ The concrete layers (linear, embedding, convolution, parameter) say how the upda
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.files import FACTOR_NAMES
-from deep_lora.functional import add_to_weight, auto_core_scale
+from deep_lora.functional import auto_core_scale
 from deep_lora.layers.containers import Factors, check_adapter_name
 from deep_lora.layers.gradient import GradientOperator
-from deep_lora.layers.offload import device_of_base, fetched, offloading_hook, settle_, weight_in_place
-from deep_lora.layers.saved import check_state, complete_state_
+from deep_lora.layers.merging import Merging
+from deep_lora.layers.offload import device_of_base, fetched, offloading_hook, settle_
+from deep_lora.layers.saved import complete_state_, prepare_state_, settings_of
 from deep_lora.layers.start import draw_start_
 from deep_lora.layers.update import Update
-from deep_lora.sharded import gathered, spread_like
+from deep_lora.sharded import gathered
 
 SUBSPACES = ("deep_lora_U", "deep_lora_V")
-ROUNDED = (
-    "merging into quantized weights rounds the update to what they can hold, so that outputs change; call "
-    "`merge_and_unload(dequantize=True)` to merge without that loss, or keep the adapter apart"
-)
 
 
-class DeepLoraLayer(BaseTunerLayer):
+class DeepLoraLayer(Merging):
     """State and behavior shared by all adapted layers; mixed into an `nn.Module`.
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
     `deep_lora_start` is what the diagonals of the cores held at the start; a buffer, so that it is rounded, moved and
-    saved just as they are. The rest of `other_param_names` follows from the config and is not saved.
+    saved just as they are. The rest of `other_param_names` follows from the config; what of it decides the numbers is
+    saved in `deep_lora_settings`, for a comparison when the adapter is loaded.
     """
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
         "r", "depth", "variant", "init_scale", "core_scale", "scaling", "tied_to",
-        "deep_lora_dropout", "deep_lora_start",
+        "deep_lora_dropout", "deep_lora_start", "deep_lora_settings",
     )  # fmt: skip
-    saved_names = (*adapter_layer_names, "deep_lora_start")
+    saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_settings")
     supports_dropout: ClassVar[bool] = True
     looks_up: ClassVar[bool] = False  # whether the input picks rows of V, as in an embedding
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
@@ -77,6 +74,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.init_scale: dict[str, float] = {}
         self.core_scale: dict[str, float] = {}
         self.deep_lora_start = BufferDict({}, persistent=True)
+        self.deep_lora_settings = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
         self.tied_to: dict[str, DeepLoraLayer] = {}  # of a tied layer: the embedding whose parameters it shares
         self._disable_adapters = False
@@ -85,7 +83,7 @@ class DeepLoraLayer(BaseTunerLayer):
         self.kwargs = kwargs
         self.in_features, self.out_features = self._features()
         self.register_state_dict_post_hook(complete_state_)
-        self.register_load_state_dict_pre_hook(check_state)
+        self.register_load_state_dict_pre_hook(prepare_state_)
 
     def _features(self) -> tuple[int, int]:
         """Return (in, out); ZeRO-3 and quantized layers keep their true shape elsewhere, PEFT knows where."""
@@ -127,6 +125,7 @@ class DeepLoraLayer(BaseTunerLayer):
             self.reset_parameters(adapter_name, config)
             self._set_start(adapter_name, config)
             self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.deep_lora_settings[adapter_name] = settings_of(self, adapter_name)
         frozen = {name: names for name, names in self.frozen_peft_weight_names.items() if name != adapter_name}
         if config.freeze_subspaces:  # survives switching adapters
             frozen[adapter_name] = SUBSPACES
@@ -249,68 +248,3 @@ class DeepLoraLayer(BaseTunerLayer):
     def lora_tensors(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
         """Return `B` (..., out, r) and `A` (..., r, in) under the names and in the layout of PEFT's LoRA layer."""
         return {"lora_A.weight": A, "lora_B.weight": B}
-
-    @torch.no_grad()
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of the active (or given) adapters to the base weight.
-
-        Args:
-            safe_merge: work on a copy and refuse a result that is not finite, leaving the weight untouched.
-            adapter_names: adapters to merge; None merges the active ones.
-
-        Raises:
-            ValueError: the base weight has no value, or the result is not finite and `safe_merge` is asked.
-        """
-        if self.quantization_backend is not None:
-            warnings.warn(ROUNDED, stacklevel=2)
-        for adapter_name in check_adapters_to_merge(self, adapter_names):
-            if adapter_name not in self._get_available_adapters():
-                continue
-            if not self._merged_elsewhere(adapter_name):
-                with weight_in_place(self) as copied:
-                    weight = self.get_base_weight()
-                    weight = self._with_update(weight.clone() if safe_merge or copied else weight, adapter_name)
-                    if safe_merge and not torch.isfinite(weight).all():
-                        raise ValueError(
-                            f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken"
-                        )
-                    self.set_base_weight(weight)
-            self.merged_adapters.append(adapter_name)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Subtract all merged updates again."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        while self.merged_adapters:
-            adapter_name = self.merged_adapters.pop()
-            if not self._merged_elsewhere(adapter_name):
-                with weight_in_place(self) as copied:
-                    weight = self.get_base_weight()
-                    weight = self._with_update(weight.clone() if copied else weight, adapter_name, sign=-1)
-                    self.set_base_weight(weight)
-
-    def _merged_elsewhere(self, adapter_name: str) -> bool:
-        """Tell whether the layer that this one is tied to merges that adapter into the same weight."""
-        source = self.tied_to.get(adapter_name)
-        return source is not None and source.get_base_layer().weight is self.get_base_layer().weight
-
-    def dequantize_(self) -> None:
-        """Put a linear layer in the place of a quantized base layer, with the weight that this one stands for."""
-        base = self.get_base_layer()
-        if self.quantization_backend is None or base is not self.base_layer:
-            return
-        weight = self.get_base_weight()
-        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta").train(base.training)
-        plain.weight = nn.Parameter(weight, requires_grad=False)
-        bias = getattr(base, "bias", None)
-        plain.bias = None if bias is None else nn.Parameter(bias.data.to(weight.dtype), bias.requires_grad)
-        self.base_layer, self.quantization_backend = plain, None
-
-    def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
-        """Return `weight + sign dW`, in place where the dtype of the weight can add."""
-        update = spread_like(self.get_delta_weight(adapter_name).to(weight.device), weight)
-        if weight.dtype.itemsize > 1:
-            return weight.add_(update, alpha=sign)
-        return add_to_weight(weight, sign * update)

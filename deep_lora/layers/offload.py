@@ -80,8 +80,9 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
     for path, module in model.named_modules():
         hook = offloading_hook(module)
-        held = () if hook is None else named_module_tensors(module, recurse=hook.place_submodules)
-        for name, tensor in held:
+        if hook is None:
+            continue
+        for name, tensor in named_module_tensors(module, recurse=hook.place_submodules):
             key = f"{path}.{name}" if path else name
             if key in state and tensor.device.type == "meta":
                 state[key] = hook.weights_map[name]
@@ -138,7 +139,7 @@ def brought_in(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def weight_in_place(layer: Any) -> Iterator[bool]:
-    """Hold the base weight of an adapted layer in place, so that it can be changed, and keep the change after the block.
+    """Hold the base weight of an adapted layer in place, so that it can be changed, and keep what it is changed to.
 
     Yields whether the weight is offloaded. It must not be changed in place then: what accelerate keeps of a tied weight
     may share its memory.

@@ -86,7 +86,8 @@ class ParamWrapper(AdaptedModule):
         for name in self.saved_names:
             tensors = getattr(self, name)
             if adapter_name in tensors and not tensors[adapter_name].is_meta:
-                tensors[adapter_name] = tensors[adapter_name].to(device, dtype=dtype)
+                own = dtype if tensors[adapter_name].is_floating_point() else None
+                tensors[adapter_name] = tensors[adapter_name].to(device, dtype=own)
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta.mT if self._stored_transposed else delta

@@ -12,13 +12,14 @@ from peft.tuners.tuners_utils import BaseTuner, find_parameter_name_by_module
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.other import get_pattern_key, match_target_against_key
-from torch import nn
+from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.saved import check_state
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.weighted import WeightedAdapters
 
@@ -170,6 +171,14 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                 "them, or leave them out",
                 stacklevel=2,
             )
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Refuse what does not fit before any of it is loaded."""
+        state: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(model, *args, **kwargs)
+        for name, layer in adapted_layers(model).items():
+            check_state(layer, state, f"{name}.")
+        return state
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

@@ -31,7 +31,7 @@ class WeightedAdapters:
     inject_adapter: Callable[..., None]
     set_requires_grad: Callable[..., None]
     delete_adapter: Callable[[str], None]
-    _cast_adapter_dtype: Callable[[str], None]
+    _cast_adapter_dtype: Callable[..., None]
     _check_add_weighted_adapter: Callable[..., tuple[str, int, Any]]
 
     @torch.no_grad()

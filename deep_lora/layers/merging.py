@@ -1,0 +1,104 @@
+"""`Merging`: how the update of a layer goes into the weight of its base layer, and out of it again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+
+from deep_lora.functional import add_to_weight
+from deep_lora.layers.offload import weight_in_place
+from deep_lora.sharded import spread_like
+
+ROUNDED = (
+    "merging into quantized weights rounds the update to what they can hold, so that outputs change; call "
+    "`merge_and_unload(dequantize=True)` to merge without that loss, or keep the adapter apart"
+)
+
+
+class Merging(BaseTunerLayer):
+    """The part of an adapted layer that changes its base weight."""
+
+    base_layer: nn.Module
+    merged_adapters: list[str]
+    tied_to: dict[str, Any]
+    in_features: int
+    out_features: int
+    quantization_backend: Any
+    get_delta_weight: Callable[[str], Tensor]
+
+    if TYPE_CHECKING:  # inherited from PEFT, whose releases annotate differently
+        get_base_layer: Callable[[], Any]
+        get_base_weight: Callable[[], Tensor]
+        set_base_weight: Callable[[Tensor], None]
+        merged: bool
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates of the active (or given) adapters to the base weight.
+
+        Args:
+            safe_merge: work on a copy and refuse a result that is not finite, leaving the weight untouched.
+            adapter_names: adapters to merge; None merges the active ones.
+
+        Raises:
+            ValueError: the base weight has no value, or the result is not finite and `safe_merge` is asked.
+        """
+        if self.quantization_backend is not None:
+            warnings.warn(ROUNDED, stacklevel=2)
+        for adapter_name in check_adapters_to_merge(self, adapter_names):
+            if adapter_name not in self._get_available_adapters():
+                continue
+            if not self._merged_elsewhere(adapter_name):
+                with weight_in_place(self) as copied:
+                    weight = self.get_base_weight()
+                    weight = self._with_update(weight.clone() if safe_merge or copied else weight, adapter_name)
+                    if safe_merge and not torch.isfinite(weight).all():
+                        raise ValueError(
+                            f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken"
+                        )
+                    self.set_base_weight(weight)
+            self.merged_adapters.append(adapter_name)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Subtract all merged updates again."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        while self.merged_adapters:
+            adapter_name = self.merged_adapters.pop()
+            if not self._merged_elsewhere(adapter_name):
+                with weight_in_place(self) as copied:
+                    weight = self.get_base_weight()
+                    weight = self._with_update(weight.clone() if copied else weight, adapter_name, sign=-1)
+                    self.set_base_weight(weight)
+
+    def _merged_elsewhere(self, adapter_name: str) -> bool:
+        """Tell whether the layer that this one is tied to merges that adapter into the same weight."""
+        source = self.tied_to.get(adapter_name)
+        return source is not None and source.get_base_layer().weight is self.get_base_layer().weight
+
+    def dequantize_(self) -> None:
+        """Put a linear layer in the place of a quantized base layer, with the weight that this one stands for."""
+        base = self.get_base_layer()
+        if self.quantization_backend is None or base is not self.base_layer:
+            return
+        weight = self.get_base_weight()
+        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta").train(base.training)
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        bias = getattr(base, "bias", None)
+        if bias is not None:
+            plain.bias = nn.Parameter(bias.data.to(weight.dtype), bias.requires_grad)
+        self.base_layer, self.quantization_backend = plain, None
+
+    def _with_update(self, weight: Tensor, adapter_name: str, sign: int = 1) -> Tensor:
+        """Return `weight + sign dW`, in place where the dtype of the weight can add."""
+        update = spread_like(self.get_delta_weight(adapter_name).to(weight.device), weight)
+        if weight.dtype.itemsize > 1:
+            return weight.add_(update, alpha=sign)
+        return add_to_weight(weight, sign * update)
