@@ -70,9 +70,10 @@ def check_state(layer: Any, state: dict[str, Tensor], prefix: str) -> None:
     check_unbounded("the adapter", [name for name in names if name in state])
     for adapter_name in layer.deep_lora_core:
         saved = state.get(f"{prefix}{SETTINGS}.{adapter_name}")
+        start = f"{prefix}deep_lora_start"  # PEFT adds no name of an adapter to what the model does not hold
         if saved is not None:
             check_settings(layer, adapter_name, saved)
-        elif f"{prefix}deep_lora_start.{adapter_name}" in state and adapter_name not in layer.deep_lora_start:
+        elif adapter_name not in layer.deep_lora_start and {start, f"{start}.{adapter_name}"} & state.keys():
             raise AdapterFileError(
                 f"what is loaded has a start that is subtracted from the update, the adapter {adapter_name!r} of this "
                 "model has none; load it under another name, or with its own configuration"

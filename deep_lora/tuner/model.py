@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +36,9 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     tuner_layer_cls = DeepLoraLayer
     target_module_mapping = dict(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
 
-    # These four depend on the config alone, and LoRA's are exactly what is needed here.
+    # These three depend on the config alone, and LoRA's are exactly what is needed here.
     _prepare_adapter_config = LoraModel._prepare_adapter_config
     _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
-    _add_targets_to_tie = LoraModel._add_targets_to_tie
     _check_add_weighted_adapter = LoraModel._check_add_weighted_adapter
 
     def _check_new_adapter_config(self, config: DeepLoraConfig) -> None:
@@ -69,6 +69,17 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     def _check_tied_module_exists(peft_config: DeepLoraConfig, key: str) -> bool:
         """Tell whether the module of that full name is tied; a part of a name could be another module's."""
         return key in (getattr(peft_config, "target_modules_to_tie", None) or [])
+
+    def _add_targets_to_tie(self, peft_config: DeepLoraConfig, tied_weight_keys: list[str]) -> None:
+        """Note what is tied, and target the embedding whose adapter it shares."""
+        peft_config.target_modules_to_tie = set(tied_weight_keys)
+        name, targets = self._embedding_name(), peft_config.target_modules
+        if self._targets_any(peft_config, [name]):
+            return
+        if isinstance(targets, str):
+            peft_config.target_modules = rf"(?:{targets}|^{re.escape(name)}$)"
+        else:
+            peft_config.target_modules = {*(targets or ()), name}  # type: ignore[assignment]
 
     def _tied_source(self) -> DeepLoraLayer:
         embedding = self.model.get_input_embeddings()
