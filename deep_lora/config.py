@@ -20,7 +20,7 @@ PEFT_TYPE = claim_peft_type("deep_lora")
 PAPER_INIT_SCALE, SUBTRACTED_INIT_SCALE = 1e-3, 0.3
 VARIANTS = ("compressed", "narrow", "wide")
 FORMAT_VERSION = 2  # of the saved parameters; raised when their meaning changes
-SCALED_FORMAT = 2  # from here on the factors are stored smaller (`deep_lora.layers.start.stored_scale`)
+SCALED_FORMAT = 2  # from here on the factors are stored smaller (`deep_lora.weights.start.stored_scale`)
 
 
 @dataclass

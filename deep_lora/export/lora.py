@@ -22,9 +22,9 @@ from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
-from deep_lora.layers.offload import whole_state
 from deep_lora.lora_fields import LORA_BIASES
 from deep_lora.sharded import gathered
+from deep_lora.weights.offload import whole_state
 from dmf.linalg import FactorSVD, factor_svd
 
 COPIED_FIELDS = (

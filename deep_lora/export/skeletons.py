@@ -20,6 +20,7 @@ from deep_lora.export.folders import PREFIX, AdapterFiles
 from deep_lora.files import FACTOR_NAMES, AdapterFileError, Shapes, factors_by_module
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.weights.saved import SETTINGS, check_settings
 
 
 def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel:
@@ -38,7 +39,9 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
         config = _config(files.config, modules)
         with torch.device("meta"):
             model = peft.get_peft_model(skeleton, config, low_cpu_mem_usage=True)
-        own = {f"{name}.default": tensor for name, tensor in files.tensors.items() if is_own(name)}
+        settings = {name: files.tensors[name] for name in files.tensors if name.endswith(f".{SETTINGS}")}
+        factors = {name: tensor for name, tensor in files.tensors.items() if is_own(name) and name not in settings}
+        own = {f"{name}.default": tensor for name, tensor in factors.items()}
         result = model.load_state_dict(own, strict=False, assign=True)
     except (
         ValueError,
@@ -56,6 +59,9 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
         raise AdapterFileError(f"the adapter's tensors do not fit its config: {[*left, *result.unexpected_keys][:3]}")
     if files.config.get("ensure_weight_tying"):
         _tie(model, kinds_are_known=base is not None)
+    for name, layer in adapted_layers(model).items():
+        if f"{name}.{SETTINGS}" in settings:
+            check_settings(layer, "default", settings[f"{name}.{SETTINGS}"])
     return model
 
 

@@ -18,6 +18,7 @@ from deep_lora.export.skeletons import deep_lora_skeleton
 from deep_lora.files import AdapterFileError
 from deep_lora.functional import two_factors
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.weights.saved import SETTINGS
 from dmf.linalg import effective_rank, factor_svd
 
 _TAKEN_AS_LINEAR = (
@@ -94,7 +95,7 @@ def inspect_adapter(
         raise AdapterFileError("no adapted module was found in the file")
     return AdapterReport(
         peft_type=files.peft_type,
-        parameters=sum(tensor.numel() for tensor in files.tensors.values()),
+        parameters=sum(t.numel() for name, t in files.tensors.items() if not name.endswith(f".{SETTINGS}")),
         bytes=files.bytes,
         modules=[_report(name, left, right, count) for name, (left, right, count) in sorted(factors.items())],
     )

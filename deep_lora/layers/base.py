@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from deep_lora.config import DeepLoraConfig
 from deep_lora.files import FACTOR_NAMES
 from deep_lora.functional import auto_core_scale
-from deep_lora.layers.containers import Factors, check_adapter_name
 from deep_lora.layers.gradient import GradientOperator
-from deep_lora.layers.merging import Merging
-from deep_lora.layers.offload import device_of_base, fetched, offloading_hook, settle_
-from deep_lora.layers.quantized import quantization_backend
-from deep_lora.layers.reading import ReadWeight
-from deep_lora.layers.saved import check_state, complete_state_
-from deep_lora.layers.start import draw_start_, stored_scale
 from deep_lora.layers.update import Update
 from deep_lora.sharded import gathered
+from deep_lora.weights.containers import Factors, check_adapter_name
+from deep_lora.weights.merging import Merging
+from deep_lora.weights.offload import device_of_base, fetched, offloading_hook, settle_
+from deep_lora.weights.quantized import quantization_backend
+from deep_lora.weights.reading import ReadWeight
+from deep_lora.weights.saved import complete_state_, prepare_state_, settings_of
+from deep_lora.weights.start import draw_start_, stored_scale
 
 SUBSPACES = ("deep_lora_U", "deep_lora_V")
 
@@ -35,15 +35,16 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
     `deep_lora_start` is what the diagonals of the cores held at the start; a buffer, so that it is rounded, moved and
-    saved just as they are. The rest of `other_param_names` follows from the config and is not saved.
+    saved just as they are. The rest of `other_param_names` follows from the config; what of it decides the numbers is
+    saved in `deep_lora_settings`, for a comparison when the adapter is loaded.
     """
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
         "r", "depth", "variant", "init_scale", "core_scale", "outer_scale", "scaling", "tied_to",
-        "deep_lora_dropout", "deep_lora_start",
+        "deep_lora_dropout", "deep_lora_start", "deep_lora_settings",
     )  # fmt: skip
-    saved_names = (*adapter_layer_names, "deep_lora_start")
+    saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_settings")
     supports_dropout: ClassVar[bool] = True
     looks_up: ClassVar[bool] = False  # whether the input picks rows of V, as in an embedding
     shows_gradient: ClassVar[bool] = False  # whether there is a `gradient_operator`, from which subspaces can come
@@ -74,6 +75,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         self.core_scale: dict[str, float] = {}
         self.outer_scale: dict[str, float] = {}
         self.deep_lora_start = BufferDict({}, persistent=True)
+        self.deep_lora_settings = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
         self.tied_to: dict[str, DeepLoraLayer] = {}  # of a tied layer: the embedding whose parameters it shares
         self._disable_adapters = False
@@ -82,7 +84,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         self.kwargs = kwargs
         self.in_features, self.out_features = self._features()
         self.register_state_dict_post_hook(complete_state_)
-        self.register_load_state_dict_pre_hook(check_state)
+        self.register_load_state_dict_pre_hook(prepare_state_)
 
     def _features(self) -> tuple[int, int]:
         """Return (in, out); ZeRO-3 and quantized layers keep their true shape elsewhere, PEFT knows where."""
@@ -125,6 +127,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
             self.reset_parameters(adapter_name, config)
             self._set_start(adapter_name, config)
             self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.deep_lora_settings[adapter_name] = settings_of(self, adapter_name)
         frozen = {name: names for name, names in self.frozen_peft_weight_names.items() if name != adapter_name}
         if config.freeze_subspaces:  # survives switching adapters
             frozen[adapter_name] = SUBSPACES
@@ -148,7 +151,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         self.deep_lora_V[adapter_name] = nn.Parameter(torch.empty(self.in_features, r))
 
     def reset_parameters(self, adapter_name: str, config: DeepLoraConfig) -> None:
-        """Draw the start of that adapter (see `deep_lora.layers.start.draw_start_`)."""
+        """Draw the start of that adapter (see `deep_lora.weights.start.draw_start_`)."""
         U, core, V = (getattr(self, name)[adapter_name] for name in self.adapter_layer_names)
         draw_start_(U, core, V, config, self.core_scale[adapter_name], self.outer_scale[adapter_name])
 

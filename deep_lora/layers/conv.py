@@ -18,7 +18,7 @@ from torch.nn import grad as torch_grad
 from deep_lora.functional import add_to_weight, auto_core_scale
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.module import AdaptedModule
-from deep_lora.layers.offload import unhooked
+from deep_lora.weights.offload import unhooked
 
 
 class Conv(AdaptedModule):

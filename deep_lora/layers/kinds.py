@@ -11,7 +11,7 @@ from deep_lora.layers.embedding import Embedding
 from deep_lora.layers.linear import Linear
 from deep_lora.layers.module import AdaptedModule
 from deep_lora.layers.parameter import ParamWrapper
-from deep_lora.layers.quantized import quantization_backend
+from deep_lora.weights.quantized import quantization_backend
 
 KINDS: tuple[type[AdaptedModule], ...] = (Linear, Embedding, Conv1d, Conv2d, Conv3d, MultiheadAttention)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.layers.offload import is_empty
+from deep_lora.weights.offload import is_empty
 
 
 class AdaptedModule(nn.Module, DeepLoraLayer):

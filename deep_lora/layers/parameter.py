@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from deep_lora.config import DeepLoraConfig
 from deep_lora.functional import add_to_weight, full_precision
 from deep_lora.layers.module import AdaptedModule
-from deep_lora.layers.offload import brought_in, device_of_base
+from deep_lora.weights.offload import brought_in, device_of_base
 
 
 class _AddedUpdate(nn.Module):
@@ -89,7 +89,8 @@ class ParamWrapper(AdaptedModule):
         for name in self.saved_names:
             tensors = getattr(self, name)
             if adapter_name in tensors and not tensors[adapter_name].is_meta:
-                tensors[adapter_name] = tensors[adapter_name].to(device, dtype=dtype)
+                own = dtype if tensors[adapter_name].is_floating_point() else None
+                tensors[adapter_name] = tensors[adapter_name].to(device, dtype=own)
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta.mT if self._stored_transposed else delta

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from deep_lora.subspaces.compressed_layers import trained_modules
 from deep_lora.subspaces.initialize import EXACT_BYTES, InitializationReport, Sides, initialize_subspaces_
+from deep_lora.subspaces.replay import replay_
 from evaluation_hooks import random_states_kept
 
 OTHER_LOSSES = (
@@ -25,9 +26,9 @@ class SubspaceInitializationCallback(TrainerCallback):
     """Calls `initialize_subspaces_` in `on_train_begin` with batches of the Trainer's dataloader.
 
     The data order, the random states and the optimizer are as if it had not run: training sees the same first batches
-    again. On resume (global_step > 0) it does nothing; an adapter that was trained before, by an earlier `train()` or
-    before it was loaded, keeps its subspaces, with a warning. Under several processes each rank takes its own share of
-    the batches and all end with the same subspaces.
+    again, also those of a stream that can be read only once. On resume (global_step > 0) it does nothing; an adapter
+    that was trained before, by an earlier `train()` or before it was loaded, keeps its subspaces, with a warning. Under
+    several processes each rank takes its own share of the batches and all end with the same subspaces.
 
     The loss is that of the model, `model(**batch).loss`. Where the trainer computes its own (DPO and others of TRL,
     sentence-transformers, a subclass or a `compute_loss_func` of your own), hand it over once it exists:
@@ -108,6 +109,7 @@ class SubspaceInitializationCallback(TrainerCallback):
 
 def _first_batches(dataloader: Any, count: int) -> Iterator[Any]:
     """Yield the first batches, and leave an accelerate dataloader as if it had not been iterated."""
+    replay_(dataloader)
     generators = _own_generators(dataloader)
     states = [generator.get_state() for generator in generators]
     iterator = iter(dataloader)

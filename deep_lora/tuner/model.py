@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner, find_parameter_name_by_module
 from peft.utils import get_quantization_kwargs
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.other import get_pattern_key, match_target_against_key
-from torch import nn
+from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
@@ -19,14 +20,15 @@ from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.first_backward import unwatch, watch
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
-from deep_lora.layers.quantized import check_mergeable
-from deep_lora.layers.reading import weight_is_read
 from deep_lora.targets import is_all_linear
 from deep_lora.tuner.experts import name_experts_, rank_patterns_accepted
 from deep_lora.tuner.heads import add_head_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.targets import check_is_called, is_target, linear_targets, warn_of_unmatched_depths
 from deep_lora.tuner.weighted import WeightedAdapters
+from deep_lora.weights.quantized import check_mergeable
+from deep_lora.weights.reading import weight_is_read
+from deep_lora.weights.saved import check_state
 
 
 class DeepLoraModel(WeightedAdapters, BaseTuner):
@@ -37,7 +39,6 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     # These three depend on the config alone, and LoRA's are exactly what is needed here.
     _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
-    _add_targets_to_tie = LoraModel._add_targets_to_tie
     _check_add_weighted_adapter = LoraModel._check_add_weighted_adapter
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -81,6 +82,17 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     def _check_tied_module_exists(peft_config: DeepLoraConfig, key: str) -> bool:
         """Tell whether the module of that full name is tied; a part of a name could be another module's."""
         return key in (getattr(peft_config, "target_modules_to_tie", None) or [])
+
+    def _add_targets_to_tie(self, peft_config: DeepLoraConfig, tied_weight_keys: list[str]) -> None:
+        """Note what is tied, and target the embedding whose adapter it shares."""
+        peft_config.target_modules_to_tie = set(tied_weight_keys)
+        name, targets = self._embedding_name(), peft_config.target_modules
+        if self._targets_any(peft_config, [name]):
+            return
+        if isinstance(targets, str):
+            peft_config.target_modules = rf"(?:{targets}|^{re.escape(name)}$)"
+        else:
+            peft_config.target_modules = {*(targets or ()), name}  # type: ignore[assignment]
 
     def _tied_source(self) -> DeepLoraLayer:
         embedding = self.model.get_input_embeddings()
@@ -170,6 +182,14 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
                 layer._share_parameters(adapter_name)
             if adapter_name in layer.deep_lora_U:
                 layer._freeze_non_trainable_peft_weights(adapter_name)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Refuse what does not fit before any of it is loaded."""
+        state: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(model, *args, **kwargs)
+        for name, layer in adapted_layers(model).items():
+            check_state(layer, state, f"{name}.")
+        return state
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

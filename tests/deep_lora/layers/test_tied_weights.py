@@ -7,9 +7,26 @@ import copy
 import pytest
 import torch
 from peft import PeftModel
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BartModel,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from deep_lora import DeepLoraConfig
-from tests.models import adapt, disturb_, gpt2, ids, layers_of, llama
+from deep_lora import DeepLoraConfig, initialize_subspaces_
+from tests.models import VOCABULARY, adapt, disturb_, gpt2, ids, layers_of, llama
 
 TARGETS = ["embed_tokens", "lm_head"]
 
@@ -105,3 +122,98 @@ def test_a_tied_head_of_a_half_precision_model_shares_its_parameters_too() -> No
     assert embedding.deep_lora_U["default"].dtype == torch.float32
     assert head.deep_lora_V["default"] is embedding.deep_lora_U["default"]
     assert head.deep_lora_core["default"] is embedding.deep_lora_core["default"]
+
+
+SMALL = {
+    "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "max_position_embeddings": 40,
+}  # fmt: skip
+BART = BartConfig(
+    vocab_size=VOCABULARY, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+    decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=40, pad_token_id=0,
+    bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, scale_embedding=True,
+)  # fmt: skip
+T5 = T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0)
+SQUARE = SMALL | {"hidden_size": VOCABULARY + 1, "vocab_size": VOCABULARY + 1}  # U and V have one shape
+NESTED = {
+    "bert": (lambda: BertForMaskedLM(BertConfig(**SMALL)), ["word_embeddings"], 2),
+    "bert by its head": (lambda: BertForMaskedLM(BertConfig(**SMALL)), ["decoder"], 2),
+    "bert by a pattern": (lambda: BertForMaskedLM(BertConfig(**SMALL)), r".*word_embeddings", 2),
+    "bert, square": (lambda: BertForMaskedLM(BertConfig(**SQUARE)), ["word_embeddings"], 2),
+    "roberta": (lambda: RobertaForMaskedLM(RobertaConfig(**SMALL, pad_token_id=1)), ["word_embeddings"], 2),
+    "albert": (lambda: AlbertForMaskedLM(AlbertConfig(**SMALL, embedding_size=8)), ["word_embeddings"], 2),
+    "electra": (lambda: ElectraForMaskedLM(ElectraConfig(**SMALL, embedding_size=8)), ["word_embeddings"], 2),
+    "distilbert": (
+        lambda: DistilBertForMaskedLM(DistilBertConfig(vocab_size=VOCABULARY, dim=16, hidden_dim=24, n_layers=1,
+                                                       n_heads=2)),
+        ["word_embeddings"], 2,
+    ),
+    "t5": (lambda: T5ForConditionalGeneration(T5), ["shared"], 4),
+    "t5 by one of its embeddings": (lambda: T5ForConditionalGeneration(T5), ["encoder.embed_tokens"], 4),
+    "bart": (lambda: BartForConditionalGeneration(BART), ["embed_tokens"], 4),
+    "bart without a head": (lambda: BartModel(BART), ["shared"], 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NESTED)
+@pytest.mark.filterwarnings("ignore")
+def test_modules_tied_to_the_embedding_share_one_adapter_wherever_they_lie(case: str, tmp_path) -> None:
+    base, targets, count = NESTED[case]
+    torch.manual_seed(0)
+    plain = base().eval()
+    settings = {"r": 4, "target_modules": targets, "ensure_weight_tying": True, "init_weights": False}
+    model = adapt(copy.deepcopy(plain), **settings)
+    inputs = {"input_ids": ids()} | ({"decoder_input_ids": ids()} if count > 2 else {})
+    assert len(layers_of(model)) == count
+    assert len({p.data_ptr() for p in model.parameters() if p.requires_grad}) == 3
+    dense = [layer.get_delta_weight("default") for layer in layers_of(model)]
+    assert all(torch.allclose(one, dense[0], rtol=0, atol=1e-6) for one in dense)
+    with torch.no_grad():
+        wanted = model(**inputs)[0]
+        model.save_pretrained(str(tmp_path))
+        loaded = PeftModel.from_pretrained(copy.deepcopy(plain), str(tmp_path)).eval()
+        assert torch.equal(loaded(**inputs)[0], wanted)
+        merged = model.merge_and_unload()(**inputs)[0]
+    atol = 1e3 * torch.finfo(torch.float32).eps * wanted.abs().max().item()
+    assert torch.allclose(merged, wanted, rtol=0, atol=atol)
+    assert not torch.allclose(plain(**inputs)[0], wanted, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("case", ["t5", "bart"])
+@pytest.mark.filterwarnings("ignore")
+def test_the_gradient_of_every_tied_module_reaches_the_subspaces(case: str) -> None:
+    base, targets, _ = NESTED[case]
+    model = adapt(base(), r=4, target_modules=targets, ensure_weight_tying=True)
+    inputs = {"input_ids": ids(), "decoder_input_ids": ids(seed=2), "labels": ids(seed=3)}
+    before = [layer.deep_lora_V["default"].clone() for layer in layers_of(model)]
+    report = initialize_subspaces_(model, lambda: model(**inputs).loss.backward())
+    assert len(report.initialized) == 1 and not report.kept_random
+    for layer, old in zip(layers_of(model), before, strict=True):
+        assert not torch.equal(layer.deep_lora_V["default"], old)
+        assert layer.deep_lora_core["default"] is model.get_input_embeddings().deep_lora_core["default"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_module_that_only_ends_like_a_tied_one_keeps_its_own_adapter() -> None:
+    model = llama(tie_word_embeddings=True)
+    model.model.layers[0].mlp.lm_head = torch.nn.Linear(16, 16)
+    model = adapt(model, r=4, target_modules=["embed_tokens", "lm_head"], ensure_weight_tying=True)
+    own = model.base_model.model.model.layers[0].mlp.lm_head
+    assert "default" not in own.tied_to and "default" in model.get_output_embeddings().tied_to
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_head_that_was_tied_is_free_again_when_its_adapter_is_made_anew() -> None:
+    base = llama(tie_word_embeddings=True)
+    adapt(base, r=4, target_modules=TARGETS, ensure_weight_tying=True)
+    embedding, head = layers_of(adapt(base, r=4, target_modules=TARGETS))
+    assert not head.tied_to and head.deep_lora_core["default"] is not embedding.deep_lora_core["default"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tying_to_an_embedding_that_is_excluded_is_refused() -> None:
+    with pytest.raises(ValueError, match="shares the adapter of the input embedding, 'model.embed_tokens', which has"):
+        adapt(
+            llama(tie_word_embeddings=True), r=4, target_modules=TARGETS, exclude_modules=["embed_tokens"],
+            ensure_weight_tying=True,
+        )  # fmt: skip

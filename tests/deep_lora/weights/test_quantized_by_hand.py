@@ -36,7 +36,7 @@ def resolve(base: nn.Module, get_apply_tensor_subclass: Any = None) -> Packed:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    monkeypatch.setattr("deep_lora.layers.quantized.resolve_quantization_backend", resolve)
+    monkeypatch.setattr("deep_lora.weights.quantized.resolve_quantization_backend", resolve)
     torch.manual_seed(0)
     config = DeepLoraConfig(r=2, target_modules=["0", "1"], init_weights=False)
     return get_peft_model(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), config)

@@ -10,9 +10,9 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from deep_lora.functional import add_to_weight
-from deep_lora.layers.offload import weight_in_place
-from deep_lora.layers.quantized import check_mergeable
 from deep_lora.sharded import spread_like
+from deep_lora.weights.offload import weight_in_place
+from deep_lora.weights.quantized import check_mergeable
 
 ROUNDED = (
     "merging into quantized weights rounds the update to what they can hold, so that outputs change; call "

@@ -80,11 +80,12 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
     for path, module in model.named_modules():
         hook = offloading_hook(module)
-        held = () if hook is None else named_module_tensors(module, recurse=hook.place_submodules)
-        for name, tensor in held:
+        if hook is None:
+            continue
+        for name, tensor in named_module_tensors(module, recurse=hook.place_submodules):
             key = f"{path}.{name}" if path else name
             if key in state and tensor.device.type == "meta":
-                state[key] = hook.weights_map[name]  # type: ignore[union-attr]  # of a hook, or nothing is held
+                state[key] = hook.weights_map[name]
     return state
 
 

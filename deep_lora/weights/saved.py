@@ -1,0 +1,102 @@
+"""What an adapted layer saves beside its parameters, and what it demands of a state that is loaded.
+
+Two adapters with the same tensors are the same update only if their cores have the same scale and start. Both follow
+from the configuration, so they are saved in `deep_lora_settings` and compared when tensors come without it: into an
+adapter that is there already.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deep_lora.config import VARIANTS
+from deep_lora.files import BOUND_NAME, AdapterFileError, check_unbounded
+from deep_lora.weights.offload import fetched, offloading_hook
+
+SETTINGS = "deep_lora_settings"
+
+
+def settings_of(layer: Any, adapter_name: str) -> Tensor:
+    """Return the variant's number, whether a start is subtracted, and the bits of kappa: no cast rounds integers.
+
+    They lie beside the cores, and on the CPU if these are on the meta device.
+    """
+    bits = struct.unpack("<q", struct.pack("<d", layer.core_scale[adapter_name]))[0]
+    numbers = [VARIANTS.index(layer.variant[adapter_name]), int(adapter_name in layer.deep_lora_start), bits]
+    device = layer.deep_lora_core[adapter_name].device
+    return torch.tensor(numbers, device="cpu" if device.type == "meta" else device)
+
+
+def check_settings(layer: Any, adapter_name: str, saved: Tensor) -> None:
+    """Raise if saved settings are not those of the layer.
+
+    Raises:
+        AdapterFileError: the message says how they differ, and what to do.
+    """
+    own = _described(settings_of(layer, adapter_name))
+    theirs = _described(saved)
+    if own != theirs:
+        raise AdapterFileError(
+            f"the adapter {adapter_name!r} of this model has {own}, what is loaded into it was saved with {theirs}, "
+            "and would be another update here; load it under another name, or delete the adapter first and load it "
+            "with its own configuration"
+        )
+
+
+def _described(settings: Tensor) -> str:
+    if settings.dtype != torch.int64 or settings.shape != (3,):
+        raise AdapterFileError(
+            f"`{SETTINGS}` holds {settings.dtype} of shape {tuple(settings.shape)}, needed are three whole numbers; "
+            "the file was edited or is damaged: save the adapter again"
+        )
+    variant, start, bits = settings.tolist()
+    name = VARIANTS[variant] if 0 <= variant < len(VARIANTS) else f"number {variant}"
+    scale = struct.unpack("<d", struct.pack("<q", bits))[0]
+    return f"variant {name}, core_scale {scale!r} and its start {'' if start else 'not '}subtracted"
+
+
+def check_state(layer: Any, state: dict[str, Tensor], prefix: str) -> None:
+    """Raise if a state holds something for this layer that would be another update in it, or would be dropped.
+
+    Raises:
+        AdapterFileError: the settings differ, or updates were bounded by an earlier version.
+    """
+    bound = f"{prefix}{BOUND_NAME}"
+    names = [bound, *(f"{bound}.{adapter_name}" for adapter_name in layer.deep_lora_core)]
+    check_unbounded("the adapter", [name for name in names if name in state])
+    for adapter_name in layer.deep_lora_core:
+        saved = state.get(f"{prefix}{SETTINGS}.{adapter_name}")
+        start = f"{prefix}deep_lora_start"  # PEFT adds no name of an adapter to what the model does not hold
+        if saved is not None:
+            check_settings(layer, adapter_name, saved)
+        elif adapter_name not in layer.deep_lora_start and {start, f"{start}.{adapter_name}"} & state.keys():
+            raise AdapterFileError(
+                f"what is loaded has a start that is subtracted from the update, the adapter {adapter_name!r} of this "
+                "model has none; load it under another name, or with its own configuration"
+            )
+
+
+def prepare_state_(layer: Any, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Check a state and complete it where an earlier version has saved it; a hook of `load_state_dict`."""
+    check_state(layer, state, prefix)
+    for adapter_name, settings in layer.deep_lora_settings.items():
+        state.setdefault(f"{prefix}{SETTINGS}.{adapter_name}", settings)
+
+
+def complete_state_(layer: Any, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """Save offloaded values, and the start with the rounding of the cores, for whoever loads both in float32."""
+    for name in layer.saved_names:
+        container = getattr(layer, name)
+        for adapter_name in container if offloading_hook(container) is not None else ():
+            key = f"{prefix}{name}.{adapter_name}"
+            if key in state:
+                state[key] = fetched(container, adapter_name).detach()
+    for adapter_name in layer.deep_lora_start:
+        key = f"{prefix}deep_lora_start.{adapter_name}"
+        if key in state:
+            start = state[key]
+            state[key] = start.to(layer.deep_lora_core[adapter_name].dtype).to(start.dtype)

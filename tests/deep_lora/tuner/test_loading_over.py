@@ -1,0 +1,113 @@
+"""An adapter loaded into one of the same name: the same update, or an error that leaves the model as it was."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from deep_lora import AdapterFileError, convert_folder
+from deep_lora.weights.saved import SETTINGS
+from tests.models import LAYER_CASES, adapt, disturb_, layers_of
+
+OTHERS = {
+    "start not subtracted": ({"subtract_start": False, "init_scale": 0.3}, {}),
+    "start subtracted": ({}, {"subtract_start": False, "init_scale": 0.3}),
+    "small start": ({"init_scale": 1e-3}, {}),
+    "scale": ({"core_scale": 1.0}, {}),
+    "scale by a hair": ({"core_scale": 1.0 + 2**-30}, {"core_scale": 1.0}),
+    "variant": ({"variant": "narrow", "depth": 5}, {}),
+    "other variant": ({}, {"variant": "narrow", "depth": 5}),
+}
+
+
+def adapted(case: str, **settings) -> PeftModel:
+    base, _, own = LAYER_CASES[case]
+    torch.manual_seed(0)
+    model = adapt(base(), r=2, **own, **settings)
+    disturb_(model)
+    return model
+
+
+def updates(model: nn.Module) -> list[torch.Tensor]:
+    return [layer.get_delta_weight("default").detach().clone() for layer in layers_of(model)]
+
+
+@pytest.mark.parametrize("way", ["load_adapter", "set_peft_model_state_dict", "load_state_dict"])
+@pytest.mark.parametrize("difference", OTHERS)
+@pytest.mark.parametrize("case", ["linear", "embedding", "gpt2", "conv2d", "experts"])
+@pytest.mark.filterwarnings("ignore")
+def test_another_configuration_is_an_error_that_changes_nothing(case, difference, way, tmp_path) -> None:
+    saved, own = OTHERS[difference]
+    source, model = adapted(case, **saved), adapted(case, **own)
+    source.save_pretrained(str(tmp_path))
+    before = updates(model)
+    with pytest.raises(AdapterFileError, match="'default' of this model has .*load it under another name"):
+        if way == "load_adapter":
+            model.load_adapter(str(tmp_path), "default")
+        elif way == "set_peft_model_state_dict":
+            set_peft_model_state_dict(model, get_peft_model_state_dict(source))
+        else:
+            model.load_state_dict(source.state_dict(), strict=False)
+    assert all(torch.equal(new, old) for new, old in zip(updates(model), before, strict=True))
+    loaded = PeftModel.from_pretrained(LAYER_CASES[case][0](), str(tmp_path))
+    assert all(torch.equal(new, old) for new, old in zip(updates(loaded), updates(source), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", LAYER_CASES)
+def test_the_same_configuration_loads_in_every_precision_without_a_word(case, dtype, tmp_path) -> None:
+    source, model = adapted(case).to(dtype), adapted(case)
+    source.save_pretrained(str(tmp_path))
+    for layer in layers_of(model):
+        nn.init.zeros_(layer.deep_lora_core["default"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = model.load_adapter(str(tmp_path), "default")
+    assert not result.unexpected_keys and not result.missing_keys
+    assert all(torch.equal(new.to(dtype), old) for new, old in zip(_factors(model), _factors(source), strict=True))
+
+
+def _factors(model: nn.Module) -> list[torch.Tensor]:
+    names = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
+    return [getattr(layer, name)["default"].detach() for layer in layers_of(model) for name in names]
+
+
+@pytest.mark.parametrize("case", LAYER_CASES)
+def test_files_of_earlier_versions_and_parameters_alone_are_loaded(case, tmp_path) -> None:
+    source = adapted(case)
+    state = {key: value for key, value in get_peft_model_state_dict(source).items() if SETTINGS not in key}
+    model = adapted(case)
+    for layer in layers_of(model):
+        nn.init.zeros_(layer.deep_lora_core["default"])
+    result = set_peft_model_state_dict(model, state)
+    assert not [key for key in result.missing_keys if "deep_lora" in key]
+    assert all(torch.equal(new, old) for new, old in zip(updates(model), updates(source), strict=True))
+    model.load_state_dict({name: p.detach() for name, p in source.named_parameters()}, strict=False)
+    bare = adapted(case, subtract_start=False, init_scale=0.3)
+    with pytest.raises(AdapterFileError, match="has a start that is subtracted from the update, the adapter 'default'"):
+        set_peft_model_state_dict(bare, state)
+
+
+def _edited(folder, change) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    key = next(key for key in tensors if key.endswith(SETTINGS))
+    tensors[key] = change(tensors[key])
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: t[:2], lambda t: t.double(), lambda t: t.new_tensor([7, 1, 0])], ids=["short", "float", "odd"]
+)
+def test_edited_settings_are_refused_also_by_the_conversion(change, tmp_path) -> None:
+    adapted("linear").save_pretrained(str(tmp_path))
+    _edited(tmp_path, change)
+    with pytest.raises(AdapterFileError, match="three whole numbers; the file was edited|variant number 7"):
+        adapted("linear").load_adapter(str(tmp_path), "default")
+    with pytest.raises(AdapterFileError, match="three whole numbers; the file was edited|variant number 7"):
+        convert_folder(tmp_path, None, assume_linear=True)
