@@ -7,6 +7,8 @@ import warnings
 from typing import Any
 
 import torch
+from accelerate.scheduler import AcceleratedScheduler
+from accelerate.state import AcceleratorState
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -45,13 +47,20 @@ def schedule_sum(scheduler: Any, num_steps: int, group: int = 0) -> float:
     for copied, original in zip(stand_in.param_groups, optimizer.param_groups, strict=True):
         copied.update({name: value for name, value in original.items() if name != "params"})
     rehearsal = copy.deepcopy(inner, {id(found): stand_in, id(optimizer): stand_in})
-    total = 0.0
+    at_once, total = _steps_at_once(scheduler), 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the order of steps, which a copy cannot know
         for _ in range(num_steps):
             total += share_left(stand_in.param_groups[group])
             try:
-                rehearsal.step()
+                for _ in range(at_once):
+                    rehearsal.step()
             except TypeError:  # it wants a metric
                 return float(num_steps)
     return total
+
+
+def _steps_at_once(scheduler: Any) -> int:
+    """Return how many steps a scheduler that accelerate has wrapped makes for one of the optimizer: one a process."""
+    wrapped = isinstance(scheduler, AcceleratedScheduler) and scheduler.step_with_optimizer
+    return AcceleratorState().num_processes if wrapped and not scheduler.split_batches else 1

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainingArguments
 
 import deep_lora
 from deep_lora import create_optimizer
+from deep_lora.optimizer.schedules import schedule_sum
 from tests.models import adapt, ids, llama
 from tests.processes import results_of_two
 
@@ -84,8 +85,23 @@ def looped(accelerator: Accelerator, batch: int) -> dict[str, Any]:
     return {"adapter": whole(accelerator.unwrap_model(net)), "steps": group["step_rule_steps"]}
 
 
+def sums(accelerator: Accelerator) -> list[float]:
+    """What a wrapped scheduler, which makes a step for each process, leaves of the rate: as told, and as it was."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    length = STEPS * accelerator.num_processes
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / length))
+    optimizer, scheduler = accelerator.prepare(optimizer, scheduler)
+    told, was = schedule_sum(scheduler, STEPS), 0.0
+    for _ in range(STEPS):
+        was += optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+    return [told, was]
+
+
 def under_ddp(rank: int, folder: str) -> dict[str, Any]:
-    return {"trainer": trained(f"{folder}/ddp", ROWS // 2), "loop": looped(Accelerator(cpu=True), ROWS // 2)}
+    run, accelerator = trained(f"{folder}/ddp", ROWS // 2), Accelerator(cpu=True)
+    return {"trainer": run, "loop": looped(accelerator, ROWS // 2), "sums": sums(accelerator)}
 
 
 def under_fsdp(rank: int, folder: str) -> dict[str, Any]:
@@ -130,6 +146,12 @@ def test_a_loop_of_accelerate_on_two_processes_trains_as_one_does(ranks: list[An
     alone = looped(Accelerator(cpu=True), ROWS)
     for found in ranks:
         assert_same(found["loop"], alone, 1e-3)
+
+
+def test_the_sum_of_a_scheduler_that_accelerate_has_wrapped_is_what_it_leaves(ranks: list[Any]) -> None:
+    alone = sums(Accelerator(cpu=True))
+    assert alone == pytest.approx([(STEPS + 1) / 2] * 2)
+    assert [rank["sums"] for rank in ranks if "sums" in rank] in ([], [pytest.approx(alone)] * 2)
 
 
 def test_accumulated_gradients_make_the_steps_of_whole_batches() -> None:

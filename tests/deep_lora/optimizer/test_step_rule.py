@@ -230,7 +230,7 @@ def test_bad_numbers_and_optimizers_are_refused() -> None:
     with pytest.raises(ValueError, match="ScheduleFree holds a second copy of the weights, whose steps cannot be set"):
         StepRule(ScheduleFree(trained(model), lr=1e-2), model, STEPS)
     silent = get_peft_model(Mixed(), LoraConfig(r=2, lora_alpha=0, target_modules=["square"]))
-    with pytest.raises(ValueError, match="has a scaling of 0, so no step of it moves the weight; set `lora_alpha`"):
+    with pytest.raises(ValueError, match="has a scaling of 0, so no step moves the weight; set `lora_alpha`"):
         StepRule(AdamW(trained(silent), lr=1e-2), silent, STEPS)
     with torch.device("meta"):
         empty = get_peft_model(Mixed(), DeepLoraConfig(r=2, target_modules=["square"]))
