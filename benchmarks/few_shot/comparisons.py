@@ -12,7 +12,7 @@ BOTH, OLD, UNTUNED_BASELINE = "Deep LoRA, both sides", "Deep LoRA, start 1e-3", 
 DEEPER, OTHER_RATES = "Deep LoRA, depth 5", ("LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
 ONE_RATE = (UNTUNED_BASELINE, *OTHER_RATES)
 RULED, RULED_BASELINE = "Deep LoRA, step rule", "LoRA, step rule"
-OURS = (RULED, UNTUNED, DEEPER)  # with one configuration for all settings
+OURS = (UNTUNED, DEEPER)  # with one rate for all settings
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 FAMILIES = {"ranks": "r=", "rates": "rate "}  # kinds of settings that compare values of one option, and its name there
 FALLING = "_linear"  # how the settings end in which all rates fall to 0

@@ -53,7 +53,8 @@ def _partners(map_of: Callable[[int, int, int], Callable[[Tensor], Tensor]]) -> 
     def start(model: nn.Module, gradients: Gradients, seed: int) -> None:
         for number, layer in enumerate(_layers(model)):
             q = map_of(layer.out_features, layer.in_features, seed + number)
-            _write(layer, *one_sided_subspaces(layer.deep_lora_V[ADAPTER].detach().clone(), q))
+            V = layer.outer_scale[ADAPTER] * layer.deep_lora_V[ADAPTER].detach()
+            _write(layer, *one_sided_subspaces(V, q))
 
     return start
 
@@ -112,5 +113,5 @@ def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _write(layer: DeepLoraLayer, U: Tensor, V: Tensor) -> None:
-    layer.deep_lora_U[ADAPTER].copy_(U)
-    layer.deep_lora_V[ADAPTER].copy_(V)
+    layer.deep_lora_U[ADAPTER].copy_(U / layer.outer_scale[ADAPTER])
+    layer.deep_lora_V[ADAPTER].copy_(V / layer.outer_scale[ADAPTER])

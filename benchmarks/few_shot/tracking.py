@@ -66,10 +66,11 @@ def layers_of(model: Adaptable) -> dict[str, DeepLoraLayer]:
 
 def subspaces_of(model: Adaptable) -> dict[str, tuple[Tensor, Tensor]]:
     """Copy the orthonormal U (out, r) and V (in, r) of every layer."""
-    return {
-        name: (layer.deep_lora_U[ADAPTER].detach().clone(), layer.deep_lora_V[ADAPTER].detach().clone())
-        for name, layer in layers_of(model).items()
-    }
+    found = {}
+    for name, layer in layers_of(model).items():
+        scale = layer.outer_scale[ADAPTER]
+        found[name] = scale * layer.deep_lora_U[ADAPTER].detach(), scale * layer.deep_lora_V[ADAPTER].detach()
+    return found
 
 
 def follow(

@@ -28,7 +28,8 @@ from benchmarks.few_shot.comparisons import (
 from benchmarks.markdown import interval, markdown
 from benchmarks.paired import mean_with_interval
 
-BESIDE = (RULED, UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE, RULED_BASELINE)
+BESIDE = (UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE)
+BESIDE_RULED = (RULED, UNTUNED, RULED_BASELINE, *ONE_RATE)
 
 
 def overview(falling: bool) -> str:
@@ -48,6 +49,19 @@ def overview(falling: bool) -> str:
     table = [["setting", BASELINE, *BESIDE], *rows]
     header, *body = [[cell for cell, use in zip(row, used, strict=True) if use] for row in table]
     return markdown(header, body)
+
+
+def ruled() -> str:
+    """Write the settings in which the step rule has run: differences to tuned LoRA, and their mean."""
+    names = [name for name in in_points(falling=True) if RULED in methods_of(name)]
+    rows = [
+        [title(name), interval(methods_of(name)[BASELINE]["test"], 100, 1)]
+        + [_difference(methods_of(name).get(method)) for method in BESIDE_RULED]
+        for name in names
+    ]
+    full = [name for name in names if methods_of(name)[RULED]["seeds_compared"] >= SEEDS]
+    rows.append([f"mean of the {len(full)} with {SEEDS} seeds", "", *(ahead(full, m, BASELINE) for m in BESIDE_RULED)])
+    return markdown(["setting", BASELINE, *BESIDE_RULED], rows)
 
 
 def one_rate() -> str:
@@ -99,4 +113,5 @@ OVERVIEWS: dict[str, Callable[[], str]] = {
     "overview": lambda: overview(falling=False),
     "overview falling": lambda: overview(falling=True),
     "one rate": one_rate,
+    "ruled": ruled,
 }

@@ -48,7 +48,7 @@ class Replayed(IterableDataset):
 
     def __getattr__(self, name: str) -> Any:
         if name == "stream":  # not set yet, as in a copy that is being made
-            raise AttributeError(name)
+            raise AttributeError("the copy of a stream has no stream yet")
         return getattr(self.stream, name)
 
 

@@ -60,7 +60,7 @@ class DeepLoraStack:
 
     def __init__(self, layers: Sequence[DeepLoraLayer]) -> None:
         update = layers[0].update(ADAPTER)
-        self.core_scale, self.start = update.core_scale, update.start
+        self.core_scale, self.start, self.scale = update.core_scale, update.start, update.outer_scale**2
         names = ("deep_lora_U", "deep_lora_core", "deep_lora_V")
         self.parameters = [[getattr(layer, name)[ADAPTER] for name in names] for layer in layers]
         self.norms = torch.stack([layer.get_base_layer().weight.detach().norm() for layer in layers])
@@ -73,7 +73,7 @@ class DeepLoraStack:
         return step_norm(U @ before, V, dP, share * dV)
 
     def _folded(self, core: Float[Tensor, "modules n r r"]) -> Float[Tensor, "modules r r"]:
-        return fold_cores(core.transpose(0, 1), self.core_scale, self.start)
+        return self.scale * fold_cores(core.transpose(0, 1), self.core_scale, self.start)
 
 
 class LoraStack:

@@ -217,3 +217,8 @@ def test_tying_to_an_embedding_that_is_excluded_is_refused() -> None:
             llama(tie_word_embeddings=True), r=4, target_modules=TARGETS, exclude_modules=["embed_tokens"],
             ensure_weight_tying=True,
         )  # fmt: skip
+
+
+def test_tying_needs_an_adapter_on_the_embedding() -> None:
+    with pytest.raises(ValueError, match="shares the adapter of the input embedding, .* none; do not exclude it"):
+        adapt(gpt2(), r=4, target_modules=["lm_head"], exclude_modules=["wte"], ensure_weight_tying=True)

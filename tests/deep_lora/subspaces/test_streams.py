@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import warnings
 from collections import deque
 
@@ -127,3 +129,10 @@ def test_a_trainer_is_warned_of_weight_decay_that_leaves_the_identity(base, deca
         Trainer(model, args, train_dataset=items, callbacks=[DeepLoraCallback()]).train()
     found = [str(w.message) for w in caught if "leaves the base model; set `weight_decay=0`" in str(w.message)]
     assert len(found) == (decay > 0)
+
+
+def test_a_stream_can_be_copied_and_pickled() -> None:
+    stream = copy.copy(Replayed([1, 2, 3]))
+    assert list(pickle.loads(pickle.dumps(stream))) == [1, 2, 3]
+    with pytest.raises(AttributeError, match="the copy of a stream has no stream yet"):
+        Replayed.__new__(Replayed).anything  # noqa: B018

@@ -33,7 +33,8 @@ def test_an_adapter_called_like_a_method_is_made_saved_loaded_combined_and_delet
 def test_names_that_no_container_takes_are_refused_and_leave_the_model_as_it_was(name: str) -> None:
     model = adapt(nn.Sequential(nn.Linear(6, 6)), "first", r=2, target_modules=["0"])
     before = list(model.state_dict())
-    with pytest.raises(ValueError, match=f"an adapter cannot be called {name!r}.*choose another name"):
+    reason = "a name must not be empty, must have no dot, and must not be that of an attribute of `torch.nn.ModuleDict`"
+    with pytest.raises(ValueError, match=f"an adapter cannot be called {name!r}: {reason}; choose another name"):
         adapt(nn.Sequential(nn.Linear(6, 6)), name, r=2, target_modules=["0"])
     with pytest.raises(ValueError, match="choose another name"):
         model.add_adapter(name, DeepLoraConfig(r=2, target_modules=["0"]))
