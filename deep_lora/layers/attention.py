@@ -10,6 +10,7 @@ from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.linear import Linear
 from deep_lora.layers.parameter import ParamWrapper
+from deep_lora.layers.swapping import call_with
 
 
 def _of_the_base(name: str) -> property:
@@ -20,10 +21,12 @@ class MultiheadAttention(ParamWrapper):
     """The whole attention: `in_proj_weight` (3 embed, embed) has an adapter here, and `out_proj` one of its own.
 
     Both have the rank and depth of the attention. What its owner reads of it, such as the fast path of
-    `nn.TransformerEncoderLayer`, is that of the base layer, the weights with the active updates.
+    `nn.TransformerEncoderLayer`, is that of the base layer, the weights with the active updates. Dropout has one mask
+    for all samples of a call.
     """
 
     nests: ClassVar[bool] = False
+    supports_dropout: ClassVar[bool] = True
     supported: ClassVar[str] = "`torch.nn.MultiheadAttention`"
 
     embed_dim, kdim, vdim = _of_the_base("embed_dim"), _of_the_base("kdim"), _of_the_base("vdim")
@@ -67,7 +70,16 @@ class MultiheadAttention(ParamWrapper):
         return self._updated(self.get_param())
 
     def forward(self, x: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        return super().forward(kwargs.pop("query") if x is None else x, *args, **kwargs)
+        query = kwargs.pop("query") if x is None else x
+        if kwargs.pop("adapter_names", None) is not None:
+            raise TypeError(
+                "deep_lora.MultiheadAttention does not support mixed adapter batches, since its weights have no "
+                "samples; call the model once for each adapter, after `set_adapter`"
+            )
+        base, weight = self.get_base_layer(), self.in_proj_weight
+        if weight is base.in_proj_weight:
+            return base(query, *args, **kwargs)
+        return call_with(base, "in_proj_weight", weight, query, *args, **kwargs)
 
     def export_obstacles(self) -> list[str]:
         """Name what PEFT 0.21 does: it assigns the merged `out_proj` and then merges it once more."""

@@ -6,6 +6,7 @@ The concrete layers (linear, embedding, convolution, parameter) say how the upda
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -230,6 +231,13 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return the dense update in the layout of the base weight."""
         return self._base_layout(self.update(adapter_name).dense())
+
+    def _dropped_delta_weight(self, adapter_name: str) -> Tensor:
+        """Return the dense update for a call that reads the weight: dropout has one mask of the input's features."""
+        dropout, update = self.deep_lora_dropout[adapter_name], self.update(adapter_name)
+        if self.training and isinstance(dropout, nn.Dropout):
+            update = replace(update, V=update.V * dropout(update.V.new_ones(len(update.V), 1)))
+        return self._base_layout(update.dense())
 
     def _get_additive_delta(self, adapter_name: str) -> Tensor:
         return self.get_delta_weight(adapter_name)

@@ -18,6 +18,7 @@ from torch.nn import grad as torch_grad
 from deep_lora.functional import add_to_weight, auto_core_scale
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.swapping import call_with
 from deep_lora.weights.offload import unhooked
 
 
@@ -112,7 +113,7 @@ class Conv(AdaptedModule):
             weight = base.weight
             for adapter_name in adapters:
                 weight = add_to_weight(weight, self.get_delta_weight(adapter_name).to(weight.device))
-            return torch.func.functional_call(base, {"weight": weight}, (x, *args), kwargs)
+            return call_with(base, "weight", weight, x, *args, **kwargs)
 
     @torch.no_grad()
     def _is_linear_in_its_weight(self) -> bool:
@@ -123,9 +124,7 @@ class Conv(AdaptedModule):
         sides = [2 * (size - 1) * step + 2 for size, step in zip(base.kernel_size, base.dilation, strict=True)]
         with unhooked(base):
             x = torch.ones(1, base.in_channels, *sides, dtype=base.weight.dtype, device=base.weight.device)
-            once, twice, never = (
-                torch.func.functional_call(base, {"weight": factor * base.weight}, (x,)) for factor in (1.0, 2.0, 0.0)
-            )
+            once, twice, never = (call_with(base, "weight", factor * base.weight, x) for factor in (1.0, 2.0, 0.0))
         return torch.allclose(twice - never, 2 * (once - never), rtol=1e-2, atol=1e-6)
 
     def _own_gradient(self, x: Tensor, grad_output: Tensor) -> GradientOperator:
@@ -133,7 +132,7 @@ class Conv(AdaptedModule):
         base = self.get_base_layer()
         with unhooked(base), torch.enable_grad():
             weight = base.weight.detach().requires_grad_()
-            output = torch.func.functional_call(base, {"weight": weight}, (x.detach().to(weight.dtype),))
+            output = call_with(base, "weight", weight, x.detach().to(weight.dtype))
             (gradient,) = torch.autograd.grad(output, weight, grad_output.to(output.dtype))
         dense = gradient.reshape(self.out_features, self.in_features)
         dense = dense.to(torch.promote_types(dense.dtype, torch.float32))

@@ -105,7 +105,7 @@ class ParamWrapper(AdaptedModule):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if kwargs.pop("adapter_names", None) is not None:
-            raise ValueError(f"deep_lora.{type(self).__name__} does not support mixed adapter batches yet.")
+            raise ValueError("deep_lora.ParamWrapper does not support mixed adapter batches yet.")
         if self.disable_adapters and self.merged:
             self.unmerge()
         if self.disable_adapters or self.merged:

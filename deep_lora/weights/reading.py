@@ -98,7 +98,8 @@ class ReadWeight:
         quantization_backend: Any
         deep_lora_U: nn.ParameterDict
         unmerge: Any
-        get_delta_weight: Any
+        _dropped_delta_weight: Any
+        training: bool
 
     @property
     def weight(self) -> Tensor:
@@ -120,7 +121,7 @@ class ReadWeight:
             self.read_in_mixed_batch = True
             return weight
         for adapter_name in adapters:
-            update = self.get_delta_weight(adapter_name).to(weight.device)
+            update = self._dropped_delta_weight(adapter_name).to(weight.device)
             weight = add_to_weight(weight, spread_like(update, weight))
         return weight
 

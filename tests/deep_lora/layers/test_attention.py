@@ -139,10 +139,19 @@ def test_what_it_cannot_do_is_an_error() -> None:
     other = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 4, kdim=8)})
     with pytest.raises(ValueError, match="whose keys or values have a size of their own, so it has no"):
         get_peft_model(other, DeepLoraConfig(r=2, target_modules=["attention"]))
-    with pytest.raises(ValueError, match="MultiheadAttention does not support `deep_lora_dropout`"):
-        get_peft_model(Attention(), DeepLoraConfig(r=2, target_modules=["attention"], deep_lora_dropout=0.1))
-    with pytest.raises(ValueError, match="MultiheadAttention does not support mixed adapter batches yet"):
+    with pytest.raises(TypeError, match="MultiheadAttention does not support mixed adapter batches, since its"):
         example("attention")[1](X, adapter_names=["default", "__base__"])
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = adapt(Attention(), r=2, target_modules=["attention"], deep_lora_dropout=0.5)
+    disturb_(model)
+    assert torch.equal(model(X), model(X))
+    mean = torch.stack([model.train()(X).detach() for _ in range(400)]).mean(0)
+    assert not torch.equal(model(X), model(X))
+    torch.testing.assert_close(mean, model.eval()(X), atol=0.05, rtol=0)
+    assert (model.train()(X) - model.eval()(X)).abs().max() > 1e-3
 
 
 def test_matrices_of_their_own_size_are_reached_as_parameters() -> None:

@@ -151,3 +151,18 @@ def test_what_lora_can_hold_is_exported_and_the_rest_is_refused(name: str, tmp_p
         return
     save_as_lora(tmp_path, model)
     torch.testing.assert_close(PeftModel.from_pretrained(base, tmp_path)(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+def test_a_parametrized_weight_of_a_layer_with_a_way_of_its_own_is_refused() -> None:
+    base = nn.utils.parametrizations.weight_norm(Causal(4, 6, 3))
+    with pytest.raises(ValueError, match="`weight` of a Causal is parametrized, so an adapter cannot give it another"):
+        adapt(named(base), r=2, target_modules=["conv"])(torch.ones(1, 4, 9))
+
+
+def test_views_that_fsdp_keeps_beside_the_parameter_do_not_hide_the_update() -> None:
+    model, x = example("same padding")
+    wanted = model(x)
+    base = layers_of(model)[0].get_base_layer()
+    vars(base)["weight"] = base.weight.detach()
+    torch.testing.assert_close(model(x), wanted)
+    assert vars(base)["weight"].shape == base.weight.shape
