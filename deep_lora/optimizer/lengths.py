@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 # What the rule chooses; docs/few_shot.md has the search.
-PATH = 0.12  # of a whole run, in units of the norm of the weight that is adapted
+PATH = 0.06  # of a whole run, in units of the norm of the weight that is adapted
 POWER = 2.0  # of the guard
 MEMORY = 0.8  # weight of the past in the running mean of the slope
 FIRST_STEPS = 3  # whose largest slope the guard compares with

@@ -44,7 +44,7 @@ def trials_of(settings: dict[str, Any]) -> Iterator[Trial]:
         for setting, asked in settings["settings"].items():
             if seed < asked["seeds"]:
                 names = asked.get("variants", settings["variants"])
-                once = [] if asked.get("every_seed") else settings.get("one_seed", [])
+                once = asked.get("one_seed", settings["one_seed"])
                 names = [name for name in names if seed == 0 or name not in once]
                 yield from (Trial(setting, name, settings["first_seed"] + seed) for name in names)
 

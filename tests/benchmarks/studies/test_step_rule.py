@@ -130,7 +130,7 @@ def test_the_search_does_whole_comparisons_seed_by_seed() -> None:
     trials = list(trials_of(settings))
     wanted = 0
     for asked in settings["settings"].values():
-        once = set(asked["variants"]) & set(settings["one_seed"])
+        once = set(asked["variants"]) & set(asked.get("one_seed", settings["one_seed"]))
         wanted += asked["seeds"] * len(asked["variants"]) - (asked["seeds"] - 1) * len(once)
     assert len(trials) == len(set(trials)) == wanted
     first = next(iter(settings["settings"]))
