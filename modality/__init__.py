@@ -2,9 +2,10 @@
 
 A CLIP model, fine-tuned with Deep LoRA, a temperature that rises and features that are swapped now and then:
 
+    import deep_lora
     from peft import get_peft_model
     from transformers import CLIPModel, Trainer, TrainingArguments, default_data_collator
-    from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
+    from deep_lora import DeepLoraConfig
     from modality import (ContrastiveModel, LinearSchedule, ModalityGapCallback, ModalitySwapCollator, Temperature,
                           TemperatureScheduleCallback)
 
@@ -12,12 +13,13 @@ A CLIP model, fine-tuned with Deep LoRA, a temperature that rises and features t
     adapted = get_peft_model(clip, DeepLoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
     model = ContrastiveModel(adapted, temperature=Temperature(0.01, mode="scheduled"))
     trainer = Trainer(
-        model, TrainingArguments("clip-small-gap", num_train_epochs=3, learning_rate=3e-3, eval_strategy="epoch"),
+        model, TrainingArguments("clip-small-gap", num_train_epochs=3, eval_strategy="epoch"),
         data_collator=ModalitySwapCollator(default_data_collator, "hard", probability=1e-3),
         train_dataset=train, eval_dataset=test,
-        callbacks=[TemperatureScheduleCallback(LinearSchedule(0.01, 0.05)), SubspaceInitializationCallback()],
+        callbacks=[TemperatureScheduleCallback(LinearSchedule(0.01, 0.05))],
     )
     trainer.add_callback(ModalityGapCallback(trainer))
+    deep_lora.prepare(trainer)
     trainer.train()
     model.save_pretrained("clip-small-gap")
 """

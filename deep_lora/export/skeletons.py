@@ -20,7 +20,7 @@ from deep_lora.export.folders import PREFIX, AdapterFiles
 from deep_lora.files import FACTOR_NAMES, AdapterFileError, Shapes, factors_by_module
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
-from deep_lora.weights.saved import SETTINGS, check_settings
+from deep_lora.weights.saved import SETTINGS, check_settings, saved_scale
 
 
 def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel:
@@ -60,8 +60,11 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
     if files.config.get("ensure_weight_tying"):
         _tie(model, kinds_are_known=base is not None)
     for name, layer in adapted_layers(model).items():
-        if f"{name}.{SETTINGS}" in settings:
-            check_settings(layer, "default", settings[f"{name}.{SETTINGS}"])
+        saved = settings.get(f"{name}.{SETTINGS}")
+        if saved is not None and base is None:  # its kind is a guess, the scale that was saved is not
+            layer.core_scale["default"] = saved_scale(saved)
+        elif saved is not None:
+            check_settings(layer, "default", saved)
     return model
 
 

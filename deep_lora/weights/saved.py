@@ -47,15 +47,28 @@ def check_settings(layer: Any, adapter_name: str, saved: Tensor) -> None:
         )
 
 
-def _described(settings: Tensor) -> str:
+def saved_scale(settings: Tensor) -> float:
+    """Return kappa.
+
+    Raises:
+        AdapterFileError: these are not settings.
+    """
+    _check_form(settings)
+    return float(struct.unpack("<d", struct.pack("<q", settings.tolist()[2]))[0])
+
+
+def _check_form(settings: Tensor) -> None:
     if settings.dtype != torch.int64 or settings.shape != (3,):
         raise AdapterFileError(
             f"`{SETTINGS}` holds {settings.dtype} of shape {tuple(settings.shape)}, needed are three whole numbers; "
             "the file was edited or is damaged: save the adapter again"
         )
-    variant, start, bits = settings.tolist()
+
+
+def _described(settings: Tensor) -> str:
+    scale = saved_scale(settings)
+    variant, start, _ = settings.tolist()
     name = VARIANTS[variant] if 0 <= variant < len(VARIANTS) else f"number {variant}"
-    scale = struct.unpack("<d", struct.pack("<q", bits))[0]
     return f"variant {name}, core_scale {scale!r} and its start {'' if start else 'not '}subtracted"
 
 

@@ -113,7 +113,7 @@ def test_injecting_into_any_module_and_moving_the_state_dict() -> None:
     model = inject_adapter_in_model(config, copy.deepcopy(base))
     twin = inject_adapter_in_model(config, copy.deepcopy(base), low_cpu_mem_usage=True)
     tensors = get_peft_model_state_dict(model)
-    names = {f"square.deep_lora_{name}" for name in ("U", "core", "V", "start")}
+    names = {f"square.deep_lora_{name}" for name in ("U", "core", "V", "start", "settings")}
     assert set(tensors) == names  # the start is what is subtracted, as this adapter stores it
     result = set_peft_model_state_dict(twin, tensors, low_cpu_mem_usage=True)
     assert not result.unexpected_keys and torch.equal(_out(twin), _out(model))

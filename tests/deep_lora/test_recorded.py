@@ -18,7 +18,14 @@ EPS, RANK, DEPTH, STEPS = 1e-3, 8, 3, 40
 
 def adapted(**settings):
     model = adapt(
-        recorded_bert.model(), target_modules=TARGETS, core_scale=1.0, r=RANK, depth=DEPTH, init_scale=EPS, **settings
+        recorded_bert.model(),
+        modules_to_save=[],
+        target_modules=TARGETS,
+        core_scale=1.0,
+        r=RANK,
+        depth=DEPTH,
+        init_scale=EPS,
+        **settings,
     )
     assert len(layers_of(model)) == 12
     return model

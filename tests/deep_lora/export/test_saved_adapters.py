@@ -112,7 +112,8 @@ def test_the_report_says_what_is_in_the_file(saved, tmp_path) -> None:
     file = tmp_path / "adapter" / WEIGHTS
     assert isinstance(report, AdapterReport) and report.peft_type == "DEEP_LORA"
     assert report.bytes == file.stat().st_size
-    assert report.parameters == sum(tensor.numel() for tensor in load_file(file).values())
+    held = [tensor for tensor in load_file(file).values() if tensor.is_floating_point()]  # the rest are settings
+    assert report.parameters == sum(tensor.numel() for tensor in held)
     query = next(one for one in report.modules if one.module.endswith("1.attention.self.query"))
     assert (query.out_features, query.in_features, query.rank) == (32, 32, 2)
     assert query.parameters == 2 * 32 * 2 + 3 * 2 * 2

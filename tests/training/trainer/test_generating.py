@@ -139,7 +139,16 @@ def test_two_processes_generate_and_score_what_one_does(t5, finetune, tmp_path) 
     (tmp_path / "validation.csv").write_text("\n".join(rows[:1] + [row + " film" * (i % 3) for i, row in
                                                                    enumerate(rows[1:22])]))  # fmt: skip
     options = [*GENERATING, "--max_new_tokens", "6", "--validation_data", str(tmp_path / "validation.csv")]
-    options += ["--init_batches", "0", "--learning_rate", "1e-3", "--per_device_eval_batch_size", "4"]
+    options += [
+        "--init_batches",
+        "0",
+        "--path_length",
+        "0",
+        "--learning_rate",
+        "1e-3",
+        "--per_device_eval_batch_size",
+        "4",
+    ]
     status, printed = finetune(t5, data, *options, "--per_device_train_batch_size", "8", output=tmp_path / "one")
     assert status == 0, printed
     config = ["--config_file", str(CONFIGS / "cpu_2_processes.yaml"), "--main_process_port", "0"]

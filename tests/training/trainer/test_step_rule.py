@@ -30,7 +30,7 @@ def test_deep_lora_has_a_path_lora_has_one_if_it_is_asked_for_and_others_have_no
 def test_sharding_that_flattens_factors_is_refused(monkeypatch) -> None:
     model = _model(DeepLoraConfig(target_modules=["0"]))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UsageError, match="the step rule measures whole factors, but an optimizer under DeepSpeed sees"):
+    with pytest.raises(UsageError, match="an optimizer under DeepSpeed sees flattened pieces; use DDP or FSDP 2"):
         path_of(AdapterArguments(), model)
     assert path_of(AdapterArguments(path_length=0), model) == 0
     monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
