@@ -145,7 +145,7 @@ def test_two_processes_generate_and_score_what_one_does(t5, finetune, tmp_path) 
         "--path_length",
         "0",
         "--learning_rate",
-        "1e-3",
+        "1e-4",
         "--per_device_eval_batch_size",
         "4",
     ]
