@@ -63,7 +63,7 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
         saved = settings.get(f"{name}.{SETTINGS}")
         if saved is not None and base is None:  # its kind is a guess, the scale that was saved is not
             layer.core_scale["default"] = saved_scale(saved)
-        elif saved is not None:
+        if saved is not None:
             check_settings(layer, "default", saved)
     return model
 

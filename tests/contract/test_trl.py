@@ -93,7 +93,7 @@ def test_supervised_training_starts_at_the_base_model_learns_and_leaves_as_lora(
     losses = _logged(trainer, "loss")
     lora = _supervised(base, tmp_path, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert losses[0] == pytest.approx(_logged(lora, "loss")[0], abs=1e-4)
-    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
     trainer.save_model(str(tmp_path / "adapter"))
     deep_lora.save_as_lora(tmp_path / "adapter-as-lora", trainer.model)
     expected = _logits(trainer.model)

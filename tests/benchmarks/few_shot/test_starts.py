@@ -30,7 +30,7 @@ def test_other_starts_span_the_singular_vectors_of_the_gradient(start: str, word
     adapted(method, model, word_pairs, lambda: word_pairs.loss(model, chosen, 0).backward(), 0)
     for name, gradient in gradients_of(model, word_pairs, chosen).items():
         layer = model.encoder.base_model.model.get_submodule(name)
-        U, V = layer.deep_lora_U["default"].detach(), layer.deep_lora_V["default"].detach()
+        U, V = bases_of(layer)
         left, right = _svd(gradient)
         if start != "right":
             assert (U.mT @ left).square().sum() == pytest.approx(2, abs=1e-2)

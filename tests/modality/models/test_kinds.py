@@ -59,7 +59,7 @@ def test_a_temperature_replaces_every_one_that_the_model_has_and_is_saved_in_the
     inner.save_pretrained(tmp_path / "inner")
     again = type(inner).from_pretrained(tmp_path / "inner").eval()
     with torch.no_grad():
-        torch.testing.assert_close(again(**batch)[logits], model(**batch).logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again(**batch)[logits], model(**batch).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_two_temperatures_of_a_model_are_refused_where_one_is_needed() -> None:
@@ -75,7 +75,7 @@ def test_a_model_that_stores_tau_trains_it_and_can_be_driven() -> None:
     find_temperature(model).set_tau(0.1)
     assert inner.temperature.item() == pytest.approx(0.1) and find_temperature(model).tau() == pytest.approx(0.1)
     output = model(**IMAGES)
-    torch.testing.assert_close(output.logits, inner(**IMAGES).logits_per_image, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.logits, inner(**IMAGES).logits_per_image, rtol=1e-4, atol=1e-4)
     output.loss.backward()
     assert inner.temperature.grad is not None
     assert temperature_parameter_groups(model, 1.0)[-1]["params"] == [inner.temperature]
