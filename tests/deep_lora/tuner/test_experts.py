@@ -47,7 +47,7 @@ def targeted(name: str, config: Any) -> tuple[list[str], list[str]] | str:
     try:
         tuner: Any = get_peft_model(mixture(name), config).base_model
     except ValueError as error:
-        return str(error)[:60]
+        return "".join(sorted(str(error)[:60]))  # PEFT names a set, whose order is that of its making
     return sorted(tuner.targeted_module_names), sorted(tuner.targeted_parameter_names)
 
 
