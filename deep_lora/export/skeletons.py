@@ -20,7 +20,7 @@ from deep_lora.export.folders import PREFIX, AdapterFiles
 from deep_lora.files import FACTOR_NAMES, AdapterFileError, Shapes, factors_by_module
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
-from deep_lora.weights.saved import SETTINGS, check_settings, saved_scale
+from deep_lora.weights.saved import SETTINGS, check_settings, saved_scales
 
 
 def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel:
@@ -61,8 +61,8 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
         _tie(model, kinds_are_known=base is not None)
     for name, layer in adapted_layers(model).items():
         saved = settings.get(f"{name}.{SETTINGS}")
-        if saved is not None and base is None:  # its kind is a guess, the scale that was saved is not
-            layer.core_scale["default"] = saved_scale(saved)
+        if saved is not None and base is None:  # its kind is a guess, the scales that were saved are not
+            layer.core_scale["default"], layer.outer_scale["default"] = saved_scales(saved)
         if saved is not None:
             check_settings(layer, "default", saved)
     return model

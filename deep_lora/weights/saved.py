@@ -1,7 +1,7 @@
 """What an adapted layer saves beside its parameters, and what it demands of a state that is loaded.
 
-Two adapters with the same tensors are the same update only if their cores have the same scale and start. Both follow
-from the configuration, so they are saved in `deep_lora_settings` and compared when tensors come without it: into an
+Two adapters with the same tensors are the same update only if these have the same scales and start. All follow from the
+configuration, so they are saved in `deep_lora_settings` and compared when tensors come without it: into an
 adapter that is there already.
 """
 
@@ -21,14 +21,30 @@ SETTINGS = "deep_lora_settings"
 
 
 def settings_of(layer: Any, adapter_name: str) -> Tensor:
-    """Return the variant's number, whether a start is subtracted, and the bits of kappa: no cast rounds integers.
+    """Return the variant's number, whether a start is subtracted, and the bits of the scales of cores and of U and V.
 
-    They lie beside the cores, and on the CPU if these are on the meta device.
+    Integers, which no cast rounds. They lie beside the cores, and on the CPU if these are on the meta device.
     """
-    bits = struct.unpack("<q", struct.pack("<d", layer.core_scale[adapter_name]))[0]
-    numbers = [VARIANTS.index(layer.variant[adapter_name]), int(adapter_name in layer.deep_lora_start), bits]
+    scales = (layer.core_scale[adapter_name], layer.outer_scale[adapter_name])
+    numbers = [VARIANTS.index(layer.variant[adapter_name]), int(adapter_name in layer.deep_lora_start)]
     device = layer.deep_lora_core[adapter_name].device
-    return torch.tensor(numbers, device="cpu" if device.type == "meta" else device)
+    bits = struct.unpack("<2q", struct.pack("<2d", *scales))
+    return torch.tensor([*numbers, *bits], device="cpu" if device.type == "meta" else device)
+
+
+def saved_scales(settings: Tensor) -> tuple[float, float]:
+    """Return the scale of the cores, and that of U and V, as they were saved.
+
+    Raises:
+        AdapterFileError: these are no settings.
+    """
+    if settings.dtype != torch.int64 or settings.shape != (4,):
+        raise AdapterFileError(
+            f"`{SETTINGS}` holds {settings.dtype} of shape {tuple(settings.shape)}, needed are four whole numbers; "
+            "the file was edited or is damaged: save the adapter again"
+        )
+    core_scale, outer_scale = struct.unpack("<2d", struct.pack("<2q", *settings[2:].tolist()))
+    return core_scale, outer_scale
 
 
 def check_settings(layer: Any, adapter_name: str, saved: Tensor) -> None:
@@ -47,29 +63,12 @@ def check_settings(layer: Any, adapter_name: str, saved: Tensor) -> None:
         )
 
 
-def saved_scale(settings: Tensor) -> float:
-    """Return kappa.
-
-    Raises:
-        AdapterFileError: these are not settings.
-    """
-    _check_form(settings)
-    return float(struct.unpack("<d", struct.pack("<q", settings.tolist()[2]))[0])
-
-
-def _check_form(settings: Tensor) -> None:
-    if settings.dtype != torch.int64 or settings.shape != (3,):
-        raise AdapterFileError(
-            f"`{SETTINGS}` holds {settings.dtype} of shape {tuple(settings.shape)}, needed are three whole numbers; "
-            "the file was edited or is damaged: save the adapter again"
-        )
-
-
 def _described(settings: Tensor) -> str:
-    scale = saved_scale(settings)
-    variant, start, _ = settings.tolist()
+    core_scale, outer_scale = saved_scales(settings)
+    variant, start = settings[:2].tolist()
     name = VARIANTS[variant] if 0 <= variant < len(VARIANTS) else f"number {variant}"
-    return f"variant {name}, core_scale {scale!r} and its start {'' if start else 'not '}subtracted"
+    scales = f"cores times {core_scale!r}, U and V times {outer_scale!r}"
+    return f"variant {name}, {scales}, its start {'' if start else 'not '}subtracted"
 
 
 def check_state(layer: Any, state: dict[str, Tensor], prefix: str) -> None:
@@ -83,14 +82,25 @@ def check_state(layer: Any, state: dict[str, Tensor], prefix: str) -> None:
     check_unbounded("the adapter", [name for name in names if name in state])
     for adapter_name in layer.deep_lora_core:
         saved = state.get(f"{prefix}{SETTINGS}.{adapter_name}")
-        start = f"{prefix}deep_lora_start"  # PEFT adds no name of an adapter to what the model does not hold
         if saved is not None:
             check_settings(layer, adapter_name, saved)
-        elif adapter_name not in layer.deep_lora_start and {start, f"{start}.{adapter_name}"} & state.keys():
-            raise AdapterFileError(
-                f"what is loaded has a start that is subtracted from the update, the adapter {adapter_name!r} of this "
-                "model has none; load it under another name, or with its own configuration"
-            )
+            continue
+        start = f"{prefix}deep_lora_start"  # PEFT adds no name of an adapter to what the model does not hold
+        _check_start(layer, adapter_name, state.get(f"{start}.{adapter_name}", state.get(start)))
+
+
+def _check_start(layer: Any, adapter_name: str, saved: Tensor | None) -> None:
+    """Raise if an earlier version, which saved no settings, has subtracted another start, but for its rounding."""
+    held = fetched(layer.deep_lora_start, adapter_name) if adapter_name in layer.deep_lora_start else None
+    if saved is None or "meta" in {tensor.device.type for tensor in (saved, held) if tensor is not None}:
+        return
+    own = None if held is None else float(held)
+    if own is None or abs(float(saved) - own) > torch.finfo(torch.bfloat16).eps * own:
+        raise AdapterFileError(
+            f"what is loaded subtracts a start of {float(saved):g} from its cores, the adapter {adapter_name!r} of "
+            f"this model {'none' if own is None else f'{own:g}'}; load it under another name, or delete the adapter "
+            "first and load it with its own configuration"
+        )
 
 
 def prepare_state_(layer: Any, state: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -138,7 +138,10 @@ def test_kinds_of_layers_are_not_guessed(saved, tmp_path) -> None:
     with pytest.raises(AdapterFileError, match="the base model no/model cannot be built from its configuration"):
         convert_folder(tmp_path / "adapter", tmp_path / "lora", base_model="no/model")
     with pytest.warns(UserWarning, match="every layer is taken as linear; the values of embeddings are of another"):
-        inspect_adapter(tmp_path / "adapter")
+        found = inspect_adapter(tmp_path / "adapter")
+    for one in found.modules:  # the file says what the scales are
+        values = torch.linalg.svdvals(update_of(saved, one.module))[: one.rank].tolist()
+        assert one.singular_values == pytest.approx(values, rel=1e-4, abs=1e-7)
 
 
 def test_a_base_without_the_adapted_modules_is_refused(saved, tmp_path) -> None:

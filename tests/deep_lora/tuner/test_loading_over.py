@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deep_lora import AdapterFileError, convert_folder
+from deep_lora.functional import STORED_SCALE, auto_core_scale
 from deep_lora.weights.saved import SETTINGS
 from tests.models import LAYER_CASES, adapt, disturb_, layers_of
 
@@ -19,6 +20,8 @@ OTHERS = {
     "start subtracted": ({}, {"subtract_start": False, "init_scale": 0.3}),
     "small start": ({"init_scale": 1e-3}, {}),
     "scale": ({"core_scale": 1.0}, {}),
+    "first format": ({"deep_lora_version": 1}, {}),
+    "scale of U and V alone": ({"core_scale": STORED_SCALE * auto_core_scale(2, 0.3)}, {}),
     "scale by a hair": ({"core_scale": 1.0 + 2**-30}, {"core_scale": 1.0}),
     "variant": ({"variant": "narrow", "depth": 5}, {}),
     "other variant": ({}, {"variant": "narrow", "depth": 5}),
@@ -89,7 +92,7 @@ def test_files_of_earlier_versions_and_parameters_alone_are_loaded(case, tmp_pat
     assert all(torch.equal(new, old) for new, old in zip(updates(model), updates(source), strict=True))
     model.load_state_dict({name: p.detach() for name, p in source.named_parameters()}, strict=False)
     bare = adapted(case, subtract_start=False, init_scale=0.3)
-    with pytest.raises(AdapterFileError, match="has a start that is subtracted from the update, the adapter 'default'"):
+    with pytest.raises(AdapterFileError, match="subtracts a start of .* from its cores, the adapter 'default' of"):
         set_peft_model_state_dict(bare, state)
 
 
@@ -102,12 +105,14 @@ def _edited(folder, change) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda t: t[:2], lambda t: t.double(), lambda t: t.new_tensor([7, 1, 0])], ids=["short", "float", "odd"]
+    "change",
+    [lambda t: t[:2], lambda t: t.double(), lambda t: t.new_tensor([7, 1, 0, 0])],
+    ids=["short", "float", "odd"],
 )
 def test_edited_settings_are_refused_also_by_the_conversion(change, tmp_path) -> None:
     adapted("linear").save_pretrained(str(tmp_path))
     _edited(tmp_path, change)
-    with pytest.raises(AdapterFileError, match="three whole numbers; the file was edited|variant number 7"):
+    with pytest.raises(AdapterFileError, match="four whole numbers; the file was edited|variant number 7"):
         adapted("linear").load_adapter(str(tmp_path), "default")
-    with pytest.raises(AdapterFileError, match="three whole numbers; the file was edited|variant number 7"):
+    with pytest.raises(AdapterFileError, match="four whole numbers; the file was edited|variant number 7"):
         convert_folder(tmp_path, None, assume_linear=True)

@@ -154,7 +154,8 @@ def test_a_fresh_adapter_on_an_offloaded_base_has_values_and_trains(case, way, t
 
 
 @pytest.mark.parametrize("base", [llama, gpt2], ids=["llama", "gpt2"])
-def test_an_adapter_loaded_on_a_base_with_parts_on_a_disk_is_exact(base, tmp_path) -> None:
+def test_an_adapter_loaded_on_a_base_with_parts_on_a_disk_is_exact(base, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # PEFT takes the first slash off the name of the file that it writes
     targets = {"target_modules": ["q_proj", "down_proj"] if base is llama else ["c_attn", "wte"]}
     torch.manual_seed(0)
     plain = base()
