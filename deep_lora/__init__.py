@@ -17,11 +17,13 @@ from deep_lora.preparation import DeepLoraCallback, prepare
 from deep_lora.registration import register
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.initialize import InitializationReport, initialize_subspaces_
-from deep_lora.tuner import card
+from deep_lora.tuner import card, hotswap, mixing
 from deep_lora.tuner.model import DeepLoraModel
 
 register(PEFT_TYPE, DeepLoraConfig, DeepLoraModel)
 card.install()
+hotswap.install()
+mixing.install()
 
 __version__ = "0.1.0"
 __all__ = [

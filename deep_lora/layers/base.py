@@ -81,6 +81,8 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         self.tied_to: dict[str, DeepLoraLayer] = {}  # of a tied layer: the embedding whose parameters it shares
         self._disable_adapters = False
         self.merged_adapters = []
+        self.merged_scaling: dict[str, float] = {}
+        self.read_in_mixed_batch = {}
         self.cast_input_dtype_enabled = True
         self.kwargs = kwargs
         self.in_features, self.out_features = self._features()

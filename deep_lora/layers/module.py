@@ -63,9 +63,9 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._mixed_batch_forward(x, *args, adapter_names=adapter_names, **kwargs)
-        if self.merged:
+        adapters = self.unmerged_adapters()
+        if self.merged and not adapters:
             return self.base_layer(x, *args, **kwargs)
-        adapters = [name for name in self.active_adapters if name in self.deep_lora_U]
         self._check_values(adapters, x)
         return self._adapted_forward(x, adapters, *args, **kwargs)
 
@@ -115,21 +115,28 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
         return result.index_copy(0, torch.cat(rows), torch.cat(parts)) if rows else result
 
     def set_scale(self, adapter: str, scale: float) -> None:
-        """Multiply the update of that adapter by `scale` (1 is the trained one)."""
-        if adapter in self.scaling:
-            self.scaling[adapter] = float(scale)
+        """Multiply the update of that adapter by `scale` (1 is the trained one).
+
+        Raises:
+            ValueError: the adapter is merged; so in the two methods below.
+        """
+        if adapter not in self.scaling:
+            return
+        if scale != self.scaling[adapter]:
+            self.check_scalable(adapter)
+        self.scaling[adapter] = float(scale)
 
     def scale_layer(self, scale: float) -> None:
         """Multiply the current scale of all active adapters."""
         for adapter_name in self.active_adapters:
             if adapter_name in self.scaling:
-                self.scaling[adapter_name] *= scale
+                self.set_scale(adapter_name, self.scaling[adapter_name] * scale)
 
     def unscale_layer(self, scale: float | None = None) -> None:
         """Divide the current scale of all active adapters; None resets it to 1."""
         for adapter_name in self.active_adapters:
             if adapter_name in self.scaling:
-                self.scaling[adapter_name] = 1.0 if scale is None else self.scaling[adapter_name] / scale
+                self.set_scale(adapter_name, 1.0 if scale is None else self.scaling[adapter_name] / scale)
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)

@@ -108,17 +108,14 @@ class ParamWrapper(AdaptedModule):
             raise ValueError("deep_lora.ParamWrapper does not support mixed adapter batches yet.")
         if self.disable_adapters and self.merged:
             self.unmerge()
-        if self.disable_adapters or self.merged:
+        if self.disable_adapters or not self.unmerged_adapters():
             return self.base_layer(x, *args, **kwargs)
         with brought_in(self.get_base_layer()), self._parameter_with_update():
             return self.base_layer(x, *args, **kwargs)
 
     @contextmanager
     def _parameter_with_update(self) -> Iterator[None]:
-        adapters = [name for name in self.active_adapters if name in self.deep_lora_U]
-        if not adapters:
-            yield
-            return
+        adapters = self.unmerged_adapters()
         self._check_values(adapters, self.get_param())
         base, name = self.get_base_layer(), self.parameter_name
         with full_precision(self.get_param()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,9 +17,12 @@ from deep_lora.layers.finding import adapter_names as adapter_names_of
 BASE_MODEL = "__base__"
 
 
-def _inject(module: Any, args: tuple, kwargs: dict[str, Any], adapter_names: Sequence[str], called: set[int]) -> tuple:
-    kwargs["adapter_names"] = adapter_names
-    called.add(id(module))
+def _inject(
+    module: Any, args: tuple, kwargs: dict[str, Any], adapter_names: Sequence[str], called: set[int], thread: int
+) -> tuple:
+    if threading.get_ident() == thread or getattr(module, "_is_replica", False):  # of `nn.DataParallel`
+        kwargs["adapter_names"] = adapter_names
+        called.add(id(module))
     return args, kwargs
 
 
@@ -39,7 +43,7 @@ def _check_names(tuner: nn.Module, adapter_names: Sequence[str]) -> None:
 
 @contextmanager
 def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: Any = None) -> Iterator[None]:
-    """Hand `adapter_names` to every adapted layer and saved module for one call.
+    """Hand `adapter_names` to every adapted layer and saved module for one call, in this thread alone.
 
     Beam search repeats each sample `num_beams` times, everywhere but in the encoder of an encoder-decoder model.
 
@@ -57,24 +61,24 @@ def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: 
         repeated = [name for name in adapter_names for _ in range(beams)]
     encoder = _encoder(tuner.model)
     in_encoder = set() if encoder is None else {id(module) for module in encoder.modules()}
-    handles, called = [], set[int]()
+    handles, called, thread = [], set[int](), threading.get_ident()
     try:
         saved_whole = [module for module in tuner.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         layers: list[Any] = list(adapted_layers(tuner).values())
         for layer in layers:
-            layer.read_in_mixed_batch = False
+            layer.read_in_mixed_batch[thread] = False
         for module in [*layers, *saved_whole]:
             names = adapter_names if id(module) in in_encoder else repeated
-            hook = partial(_inject, adapter_names=names, called=called)
+            hook = partial(_inject, adapter_names=names, called=called, thread=thread)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
-        read = [name for name, layer in adapted_layers(tuner).items() if layer.read_in_mixed_batch]
+        read = [name for name, layer in adapted_layers(tuner).items() if layer.read_in_mixed_batch[thread]]
         _check_called(tuner, [name for name in read if id(tuner.get_submodule(name)) not in called])
     finally:
         for handle in handles:
             handle.remove()
         for layer in adapted_layers(tuner).values():
-            layer.read_in_mixed_batch = None
+            layer.read_in_mixed_batch.pop(thread, None)
 
 
 def _check_called(tuner: nn.Module, only_read: list[str]) -> None:

@@ -30,12 +30,32 @@ class Merging:
         out_features: int
         merged: bool
         merged_adapters: list[str]
+        merged_scaling: dict[str, float]
+        active_adapters: list[str]
+        scaling: dict[str, float]
+        deep_lora_U: nn.ParameterDict
         tied_to: dict[str, Any]
         get_base_layer: Any
         get_base_weight: Any
         set_base_weight: Any
         get_delta_weight: Any
         _get_available_adapters: Any
+
+    def unmerged_adapters(self) -> list[str]:
+        """Return the active adapters that the base weight does not hold already."""
+        return [name for name in self.active_adapters if name in self.deep_lora_U and name not in self.merged_adapters]
+
+    def check_scalable(self, adapter_name: str) -> None:
+        """Refuse another scale for an adapter that lies in the base weight with the one that it had.
+
+        Raises:
+            ValueError: it is merged.
+        """
+        if adapter_name in self.merged_adapters:
+            raise ValueError(
+                f"the adapter {adapter_name!r} is merged, so another scale would have no effect; call "
+                "`unmerge_adapter()` first, then scale and merge again"
+            )
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -65,6 +85,7 @@ class Merging:
                         )
                     self.set_base_weight(weight)
             self.merged_adapters.append(adapter_name)
+            self.merged_scaling[adapter_name] = self.scaling[adapter_name]
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -74,11 +95,16 @@ class Merging:
             return
         while self.merged_adapters:
             adapter_name = self.merged_adapters.pop()
-            if not self._merged_elsewhere(adapter_name):
-                with weight_in_place(self) as copied:
-                    weight = self.get_base_weight()
-                    weight = self._with_update(weight.clone() if copied else weight, adapter_name, sign=-1)
-                    self.set_base_weight(weight)
+            by_now = self.scaling[adapter_name]
+            self.scaling[adapter_name] = self.merged_scaling.pop(adapter_name, by_now)
+            try:
+                if not self._merged_elsewhere(adapter_name):
+                    with weight_in_place(self) as copied:
+                        weight = self.get_base_weight()
+                        weight = self._with_update(weight.clone() if copied else weight, adapter_name, sign=-1)
+                        self.set_base_weight(weight)
+            finally:
+                self.scaling[adapter_name] = by_now
 
     def _merged_elsewhere(self, adapter_name: str) -> bool:
         """Tell whether the layer that this one is tied to merges that adapter into the same weight."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+import threading
 from functools import cache
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -83,21 +84,20 @@ class ReadWeight:
 
     Attributes:
         weight_is_read: by a module that holds this one.
-        read_in_mixed_batch: within a batch of several adapters, whether the weight was read; else None.
+        read_in_mixed_batch: for each thread within a batch of several adapters, whether it has read the weight.
     """
 
     weight_is_read: bool = False
-    read_in_mixed_batch: bool | None = None
+    read_in_mixed_batch: dict[int, bool]
 
     if TYPE_CHECKING:
         in_features: int
         out_features: int
-        active_adapters: list[str]
         disable_adapters: bool
         merged: bool
         quantization_backend: Any
-        deep_lora_U: nn.ParameterDict
         unmerge: Any
+        unmerged_adapters: Any
         _dropped_delta_weight: Any
         training: bool
 
@@ -114,11 +114,9 @@ class ReadWeight:
             return weight
         if self.disable_adapters and self.merged:
             self.unmerge()
-        if self.disable_adapters or self.merged:
-            return weight
-        adapters = [name for name in self.active_adapters if name in self.deep_lora_U]
-        if adapters and self.read_in_mixed_batch is not None:
-            self.read_in_mixed_batch = True
+        adapters = [] if self.disable_adapters else self.unmerged_adapters()
+        if adapters and self.read_in_mixed_batch and threading.get_ident() in self.read_in_mixed_batch:
+            self.read_in_mixed_batch[threading.get_ident()] = True
             return weight
         for adapter_name in adapters:
             update = self._dropped_delta_weight(adapter_name).to(weight.device)

@@ -1,0 +1,46 @@
+"""PEFT's refusals of adapters of Deep LoRA and of another method in one model, with the way to get there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import peft.mixed_model
+from peft import PeftModel
+
+from deep_lora.config import PEFT_TYPE
+
+_WRAPPED = "_explained_by_deep_lora"
+
+
+def install() -> None:
+    """Wrap the two functions of PEFT that refuse; a second call (reload) changes nothing."""
+    _wrap(PeftModel, "add_adapter")
+    _wrap(peft.mixed_model, "_check_config_compatible")
+
+
+def _wrap(owner: Any, name: str) -> None:
+    original = getattr(owner, name)
+    if not getattr(original, _WRAPPED, False):
+        wrapped = _explained(original)
+        setattr(wrapped, _WRAPPED, True)
+        setattr(owner, name, wrapped)
+
+
+def _explained(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except ValueError as error:
+            text = str(error)
+            refused = "different peft types" in text or "is not compatible with the `PeftMixedModel`" in text
+            if not refused or PEFT_TYPE.value not in text:
+                raise
+            raise ValueError(
+                f"{text} To combine a Deep LoRA adapter with LoRA adapters, write it as one of them, with the very "
+                "same update, by `deep_lora.save_as_lora(folder, model)`, and load that beside them"
+            ) from error
+
+    return refuse
