@@ -12,7 +12,7 @@ is more collapsed, except for NC4. Classes without samples are left out of NC1, 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from collapse.centers import check_observed, class_distance_normalized_variance, nearest_center_agreement
 from collapse.simplex import simplex_distance
-from collapse.statistics import TILE_ROWS, ClassStatistics
+from collapse.statistics import TILE_ROWS, ClassStatistics, collected
 
 __all__ = [
     "class_distance_normalized_variance",
@@ -37,9 +37,10 @@ GlobalMean = Literal["samples", "classes"]
 
 
 def neural_collapse(
-    statistics: ClassStatistics,
+    statistics: ClassStatistics | Any,
     weight: Float[Tensor, "K d"] | None = None,
     *,
+    labels: Any = None,
     centered_means: bool = False,
     global_mean: GlobalMean = "samples",
     rcond: float | None = None,
@@ -49,7 +50,9 @@ def neural_collapse(
     """Compute all metrics of class statistics and, if given, the classifier's weight.
 
     Args:
-        statistics: class statistics of the penultimate features; with several processes, `reduce` them first.
+        statistics: class statistics of the penultimate features; with several processes, `reduce` them first. Or the
+            features themselves, with labels: tensors, arrays of NumPy or lists.
+        labels: a class index for each row of features; without a weight they may come second.
         weight: classifier rows; without them there is no `nc2` and no `nc3`. For a `NormalizedClassifier` pass its
             `class_vectors()`, and statistics of `unit_rows(features)`.
         centered_means: subtract the global mean from the class means in NC3, as Papyan et al. do; the authors do not.
@@ -62,6 +65,7 @@ def neural_collapse(
         `nc1`, `cdnv`, `feature_norm_spread`, and with a weight `nc2`, `nc3`.
 
     Raises:
+        TypeError: for something else than statistics, or features and labels.
         ValueError: with fewer than two observed classes, or a weight that does not fit.
 
     >>> statistics = ClassStatistics(2, 2)
@@ -71,6 +75,9 @@ def neural_collapse(
     >>> {name: round(value, 3) for name, value in metrics.items()}
     {'nc1': 0.0, 'cdnv': 0.003, 'feature_norm_spread': 0.0, 'nc2': 0.0, 'nc3': 0.0}
     """
+    if labels is None and not isinstance(statistics, ClassStatistics):
+        weight, labels = None, weight
+    statistics = collected(statistics, labels, None if weight is None else len(weight))
     if quotient or statistics.within == "trace":
         first = separation_quotient(statistics, global_mean=global_mean)
     else:
@@ -86,13 +93,21 @@ def neural_collapse(
     return metrics
 
 
-def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples", rcond: float | None = None) -> float:
+def nc1(
+    statistics: ClassStatistics | Any,
+    labels: Any = None,
+    *,
+    global_mean: GlobalMean = "samples",
+    rcond: float | None = None,
+) -> float:
     """Compute the within-class variability `(1/K) tr(S_W S_B^+)`: 0 if every sample equals its class mean.
 
     The pseudo-inverse keeps at most K - 1 eigenvalues, the largest possible rank of S_B, and of these only those above
-    `rcond` times the largest (the authors use 1e-15, which keeps rounding noise).
+    `rcond` times the largest (the authors use 1e-15, which keeps rounding noise). It takes class statistics, or features
+    and labels, as `neural_collapse` does.
 
     Raises:
+        TypeError: for something else than statistics, or features and labels.
         ValueError: for statistics without the full scatter, or fewer than two classes with samples.
 
     >>> statistics = ClassStatistics(2, 1)
@@ -100,6 +115,7 @@ def nc1(statistics: ClassStatistics, *, global_mean: GlobalMean = "samples", rco
     >>> nc1(statistics)
     0.125
     """
+    statistics = collected(statistics, labels)
     if statistics.within_scatter is None:
         raise ValueError(
             "NC1 needs the full within-class scatter; make the statistics with `within='full'`, or ask for `quotient`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -231,3 +231,37 @@ class ClassStatistics:
 
     def _like(self) -> ClassStatistics:
         return ClassStatistics(self.num_classes, self.num_features, within=self.within, device=self.counts.device)
+
+
+def collected(statistics: Any, labels: Any = None, num_classes: int | None = None) -> ClassStatistics:
+    """Return class statistics as they are, or those of features and labels.
+
+    Args:
+        statistics: class statistics, or features: a tensor, an array of NumPy or a list of rows.
+        labels: the class index of each row; the features' alone.
+        num_classes: K; one more than the largest label if None.
+
+    Raises:
+        TypeError: for features without labels, statistics with labels, or labels that are not integers.
+        ValueError: for features that do not fit their labels or are not finite.
+
+    >>> collected([[1.0], [3.0]], [0, 1]).means.flatten().tolist()
+    [1.0, 3.0]
+    """
+    if isinstance(statistics, ClassStatistics):
+        if labels is not None:
+            raise TypeError("class statistics hold their labels already; pass `labels` with features only")
+        return statistics
+    if labels is None:
+        raise TypeError(
+            f"the metrics need `ClassStatistics`, or features and labels, got a {type(statistics).__name__} alone; "
+            "call them with features and labels"
+        )
+    features, classes = torch.as_tensor(statistics), torch.as_tensor(labels)
+    if features.dim() == 0 or classes.numel() == 0:
+        raise ValueError(
+            f"features need a row for each label, got shapes {tuple(features.shape)} and {tuple(classes.shape)}"
+        )
+    found = ClassStatistics(num_classes or max(1, int(classes.max()) + 1), features.shape[-1], device=features.device)
+    found.update(features, classes)
+    return found

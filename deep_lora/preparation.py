@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any
 
 from torch import nn
@@ -81,7 +80,6 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
             raise ValueError("the callback needs the model and the optimizer of a Trainer; use `prepare(trainer)`")
         fresh = self._initialize(args, state, control, model, **kwargs)
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-        _warn_of_decay(inner, model)
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
         resume = state.global_step > 0 and kept.get(SAVED, True)
         self.rule = StepRule(inner, model, state.max_steps, path=self.path, scheduler=lr_scheduler, resume=resume)
@@ -162,27 +160,6 @@ def _others(model: nn.Module) -> bool:
     """Tell whether anything is trained beside the adapter."""
     ours = set(map(id, adapter_parameters(model)))
     return any(parameter.requires_grad and id(parameter) not in ours for parameter in model.parameters())
-
-
-def _warn_of_decay(optimizer: Any, model: nn.Module) -> None:
-    """Warn if weight decay shrinks cores but not the start that is subtracted from their product."""
-    cores = {
-        id(core)
-        for layer in adapted_layers(model).values()
-        for name, core in layer.deep_lora_core.items()
-        if name in layer.deep_lora_start
-    }
-    decays = {
-        group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
-        if group.get("weight_decay") and id(p) in cores
-    }  # fmt: skip
-    if decays:
-        warnings.warn(
-            f"the optimizer has a weight decay of {max(decays):g} for the cores, which shrinks them but not the start "
-            "that is subtracted, so that a module whose gradient is zero leaves the base model; set `weight_decay=0` "
-            "in the training arguments",
-            stacklevel=4,
-        )
 
 
 def _default_rate(args: TrainingArguments) -> Any:

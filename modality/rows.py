@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -18,6 +21,28 @@ def unit_rows(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
     working = at_least_float32(x)
     norms = torch.linalg.vector_norm(working, dim=-1, keepdim=True)
     return working / torch.where(norms > 0, norms, torch.inf)
+
+
+def as_rows(features: Any) -> Any:
+    """Return stored features as a tensor: arrays of NumPy, and lists of rows; anything else as it is.
+
+    >>> as_rows([[1.0, 2.0]]), as_rows(np.eye(2)[::-1]).shape
+    (tensor([[1., 2.]]), torch.Size([2, 2]))
+    """
+    rows = _stacked(features) if isinstance(features, list | tuple) and features else features
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(rows))  # a copy: the file behind it may be read-only
+    return rows
+
+
+def _stacked(rows: Any) -> Any:
+    """Return rows as one matrix, or as they are if they do not fit."""
+    try:
+        if isinstance(rows[0], Tensor):
+            return torch.stack(list(rows))
+        return np.stack(rows) if isinstance(rows[0], np.ndarray) else torch.tensor(rows)
+    except (TypeError, ValueError, RuntimeError):
+        return rows
 
 
 def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -43,5 +68,5 @@ def check_pairs(x: Tensor, y: Tensor, *, may_be_empty: bool = False) -> None:
     if x.dim() != 2 or x.shape != y.shape or 0 in (x.shape[1:] if may_be_empty else x.shape):
         raise ValueError(
             f"pairs are the rows of two (n, d) matrices of the same shape, got {tuple(x.shape)} and {tuple(y.shape)}; "
-            "pool tokens and project both modalities to one width first"
+            "pool tokens, project both modalities to one width, and repeat a row that has several counterparts"
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.layers.first_step import watch_step
 
 _NAMED = 5
 
@@ -101,6 +102,7 @@ class _Listener:
         if not self.reached and all(parameter.grad is None for parameter in self.model.parameters()):
             watch(self.model)  # a derivative by something else, such as the input
             return
+        watch_step(self.model)
         idle = sorted({name.rpartition(".")[0] for name in self.trained.keys() - self.reached})
         if idle:
             warnings.warn(

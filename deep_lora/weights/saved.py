@@ -23,13 +23,16 @@ SETTINGS = "deep_lora_settings"
 def settings_of(layer: Any, adapter_name: str) -> Tensor:
     """Return the variant's number, whether a start is subtracted, and the bits of the scales of cores and of U and V.
 
-    Integers, which no cast rounds. They lie beside the cores, and on the CPU if these are on the meta device.
+    Integers, which no cast rounds. They lie where the cores do, on the meta device too.
     """
+    return _settings(layer, adapter_name).to(layer.deep_lora_core[adapter_name].device)
+
+
+def _settings(layer: Any, adapter_name: str) -> Tensor:
     scales = (layer.core_scale[adapter_name], layer.outer_scale[adapter_name])
     numbers = [VARIANTS.index(layer.variant[adapter_name]), int(adapter_name in layer.deep_lora_start)]
-    device = layer.deep_lora_core[adapter_name].device
     bits = struct.unpack("<2q", struct.pack("<2d", *scales))
-    return torch.tensor([*numbers, *bits], device="cpu" if device.type == "meta" else device)
+    return torch.tensor([*numbers, *bits], device="cpu")
 
 
 def saved_scales(settings: Tensor) -> tuple[float, float]:
@@ -53,7 +56,7 @@ def check_settings(layer: Any, adapter_name: str, saved: Tensor) -> None:
     Raises:
         AdapterFileError: the message says how they differ, and what to do.
     """
-    own = _described(settings_of(layer, adapter_name))
+    own = _described(_settings(layer, adapter_name))
     theirs = _described(saved)
     if own != theirs:
         raise AdapterFileError(
@@ -107,7 +110,8 @@ def prepare_state_(layer: Any, state: dict[str, Tensor], prefix: str, *_: object
     """Check a state and complete it where an earlier version has saved it; a hook of `load_state_dict`."""
     check_state(layer, state, prefix)
     for adapter_name, settings in layer.deep_lora_settings.items():
-        state.setdefault(f"{prefix}{SETTINGS}.{adapter_name}", settings)
+        own = _settings(layer, adapter_name) if settings.is_meta else settings
+        state.setdefault(f"{prefix}{SETTINGS}.{adapter_name}", own)
 
 
 def complete_state_(layer: Any, state: dict[str, Tensor], prefix: str, metadata: object) -> None:

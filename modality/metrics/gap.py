@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from modality.metrics.moments import Moments, moments_of, moments_of_rows
 from modality.metrics.statistics import PairStatistics
-from modality.rows import check_pairs, unit_rows
+from modality.rows import as_rows, check_pairs, unit_rows
 
 
-def modality_gap(statistics: PairStatistics) -> dict[str, float]:
+def modality_gap(statistics: PairStatistics | Any, y: Any = None) -> dict[str, float]:
     """Compute every metric of the gap that follows from first and second moments.
+
+    Takes statistics of pairs, or the features of both modalities, `modality_gap(x, y)`: tensors, arrays of NumPy or
+    lists. Their rows are pairs if there are as many of both; if not, as with several captions for an image, there are
+    no distances within pairs.
 
     - `gap`: `|m_x - m_y|`, the distance between centroids. In [0, 2] on the sphere.
     - `paired_distance`, `alignment`: means of `|x_i - y_i|` and of `|x_i - y_i|^2` (Wang and Isola, 2020).
@@ -27,7 +33,8 @@ def modality_gap(statistics: PairStatistics) -> dict[str, float]:
     Covariances divide by n. With no more pairs than features the last three describe the sample more than the model.
 
     Raises:
-        ValueError: with fewer than two pairs.
+        TypeError: for something else than statistics or features.
+        ValueError: with fewer than two pairs, or for features of several widths or that are not finite.
 
     Source: Yaras et al., CPAL 2025 (gap, uniformity); the rest is named above.
 
@@ -36,20 +43,19 @@ def modality_gap(statistics: PairStatistics) -> dict[str, float]:
     >>> round(modality_gap(statistics)["gap"], 4), round(modality_gap(statistics)["alignment"], 4)
     (1.4142, 4.0)
     """
-    count = _checked_count(statistics)
-    distance, squared_distance = (statistics.distances / count).tolist()
-    roots = [_square_root(scatter / count) for scatter in statistics.scatters]
-    spectrum = _pooled_spectrum(statistics)
+    moments = moments_of(statistics) if y is None else moments_of_rows(as_rows(statistics), as_rows(y))
+    roots = [_square_root(covariance) for covariance in moments.covariances]
+    spectrum = _pooled_spectrum(moments)
     overlap = torch.linalg.matrix_norm(roots[0] @ roots[1], ord="nuc")
-    between = (statistics.scatters.diagonal(dim1=1, dim2=2).sum() / count - 2 * overlap).clamp(min=0)
+    between = (moments.covariances.diagonal(dim1=1, dim2=2).sum() - 2 * overlap).clamp(min=0)
+    distances = () if moments.distances is None else moments.distances.tolist()
     return {
-        "gap": torch.linalg.vector_norm(statistics.means[0] - statistics.means[1]).item(),
-        "paired_distance": distance,
-        "alignment": squared_distance,
-        "uniformity": _uniformity(statistics, spectrum),
+        "gap": torch.linalg.vector_norm(moments.shift).item(),
+        **dict(zip(("paired_distance", "alignment"), distances, strict=False)),
+        "uniformity": _uniformity(moments, spectrum),
         "effective_rank": _effective_rank(spectrum.sqrt()),
         "distribution_gap": between.sqrt().item(),
-        "linear_separability": _gaussian_accuracy(statistics),
+        "linear_separability": _gaussian_accuracy(moments),
     }
 
 
@@ -58,7 +64,7 @@ def uniformity(statistics: PairStatistics) -> float:
 
         -sqrt( |m|^2 + 1 + tr C - (2 / sqrt d) tr C^1/2 )
 
-    with their mean m and covariance C (dividing by the 2n features). At most 0 up to rounding; higher is better.
+    with their mean m and covariance C (dividing by the number of all features). At most 0 up to rounding; higher is better.
 
     Source: Fang et al., ICLR 2024, as used in Yaras et al., CPAL 2025.
 
@@ -67,7 +73,8 @@ def uniformity(statistics: PairStatistics) -> float:
     >>> abs(round(uniformity(statistics), 4))
     0.0
     """
-    return _uniformity(statistics, _pooled_spectrum(statistics))
+    moments = moments_of(statistics)
+    return _uniformity(moments, _pooled_spectrum(moments))
 
 
 def linear_separability(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], statistics: PairStatistics) -> float:
@@ -90,8 +97,9 @@ def linear_separability(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], statis
     >>> linear_separability(x, y, statistics)
     1.0
     """
+    x, y = as_rows(x), as_rows(y)
     check_pairs(x, y)
-    direction = _discriminant(statistics, _checked_count(statistics))
+    direction = _discriminant(moments_of(statistics))
     threshold = direction @ statistics.means.mean(0)
     rows = [(unit_rows(side) if statistics.normalize else side).to(direction) @ direction for side in (x, y)]
     right = [_half_counted(rows[0] - threshold), _half_counted(threshold - rows[1])]
@@ -109,29 +117,24 @@ def mean_shift(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> tuple[Float[
     >>> torch.allclose(x, y)
     True
     """
+    x, y = as_rows(x), as_rows(y)
     check_pairs(x, y)
     x, y = unit_rows(x), unit_rows(y)
     return unit_rows(x - x.mean(0)), unit_rows(y - y.mean(0))
 
 
-def _checked_count(statistics: PairStatistics) -> int:
-    if statistics.num_pairs < 2:
-        raise ValueError(f"the metrics need at least two pairs, got {statistics.num_pairs}; call `update` first")
-    return statistics.num_pairs
-
-
-def _uniformity(statistics: PairStatistics, spectrum: Float[Tensor, " d"]) -> float:
+def _uniformity(moments: Moments, spectrum: Float[Tensor, " d"]) -> float:
     """Compute `uniformity` from `_pooled_spectrum`."""
-    mean, width = statistics.means.mean(0), statistics.num_features
+    mean, width = moments.shares @ moments.means, len(spectrum)
     squared = mean.square().sum() + 1 + spectrum.sum() - 2 / math.sqrt(width) * spectrum.sqrt().sum()
     return -squared.clamp(min=0).sqrt().item()
 
 
-def _pooled_spectrum(statistics: PairStatistics) -> Float[Tensor, " d"]:
+def _pooled_spectrum(moments: Moments) -> Float[Tensor, " d"]:
     """Return the eigenvalues of the covariance of all features of both modalities."""
-    shift = statistics.means[0] - statistics.means[1]
-    scatter = statistics.scatters.sum(0) / (2 * _checked_count(statistics)) + torch.outer(shift, shift) / 4
-    return torch.linalg.eigvalsh(scatter).clamp(min=0)
+    within = torch.einsum("m,mde->de", moments.shares, moments.covariances)
+    between = moments.shares.prod() * torch.outer(moments.shift, moments.shift)
+    return torch.linalg.eigvalsh(within + between).clamp(min=0)
 
 
 def _square_root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
@@ -144,20 +147,18 @@ def _effective_rank(singular_values: Float[Tensor, " d"]) -> float:
     return torch.special.entr(share).sum().exp().item()
 
 
-def _discriminant(statistics: PairStatistics, count: int) -> Float[Tensor, " d"]:
+def _discriminant(moments: Moments) -> Float[Tensor, " d"]:
     """Return Fisher's direction; without scatter it follows the difference of the means alone."""
-    shift = statistics.means[0] - statistics.means[1]
-    values, vectors = torch.linalg.eigh(statistics.scatters.sum(0) / count)
+    values, vectors = torch.linalg.eigh(moments.covariances.sum(0))
     floor = values[-1].clamp(min=1e-30) * len(values) * torch.finfo(torch.float64).eps
-    return vectors @ ((vectors.mT @ shift) / values.clamp(min=floor))
+    return vectors @ ((vectors.mT @ moments.shift) / values.clamp(min=floor))
 
 
-def _gaussian_accuracy(statistics: PairStatistics) -> float:
+def _gaussian_accuracy(moments: Moments) -> float:
     """Return the share on the right side of the discriminant if each modality is Gaussian with its own covariance."""
-    count = _checked_count(statistics)
-    direction = _discriminant(statistics, count)
-    margin = direction @ (statistics.means[0] - statistics.means[1]) / 2
-    spread = torch.einsum("d,mde,e->m", direction, statistics.scatters / count, direction).clamp(min=0).sqrt()
+    direction = _discriminant(moments)
+    margin = direction @ moments.shift / 2
+    spread = torch.einsum("d,mde,e->m", direction, moments.covariances, direction).clamp(min=0).sqrt()
     certain = torch.where(margin > 0, 1.0, 0.5).to(spread)
     return torch.where(spread > 0, torch.special.ndtr(margin / spread), certain).mean().item()
 

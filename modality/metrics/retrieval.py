@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modality.rows import UNKNOWN_ID, check_pairs, same_ids, unit_rows
+from modality.rows import UNKNOWN_ID, as_rows, check_pairs, same_ids, unit_rows
 
 BLOCK_ROWS = 1024
 
@@ -30,7 +30,7 @@ def recall_at_k(
     with other ids and the same score as the counterpart count as nearer, so collapsed features score 0.
 
     Args:
-        x, y: features of any norm. Without ids they are pairs, row by row.
+        x, y: features of any norm, as tensors, arrays of NumPy or lists. Without ids they are pairs, row by row.
         ks: numbers of candidates.
         x_ids, y_ids: what each row shows. A query is a hit if any row with its id is among the k nearest, so several
             captions for an image, and duplicates, are right answers, not distractors. For pairs one of them suffices,
@@ -48,6 +48,7 @@ def recall_at_k(
     0.3333333333333333
     """
     check_ks(ks)
+    x, y = as_rows(x), as_rows(y)
     x_ids, y_ids = _ids(x, y, x_ids, y_ids)
     x, y = _directions(x, y, block_size)
     found: dict[str, float] = {}
@@ -73,7 +74,7 @@ def margin(
         min_{i != j} min(Z_ii - Z_ij, Z_jj - Z_ij)   with the cosines Z
 
     Args:
-        x, y: pairs of features, any norm.
+        x, y: pairs of features, any norm, as in `recall_at_k`.
         ids: pairs with the same id are duplicates and are not compared; -1 stands for an unknown one.
         block_size: rows at a time: memory O(block_size n).
 
@@ -85,6 +86,7 @@ def margin(
     >>> round(margin(torch.eye(3), torch.eye(3)), 4)
     1.0
     """
+    x, y = as_rows(x), as_rows(y)
     check_pairs(x, y)
     ids, _ = _ids(x, y, ids, None)
     x, y = _directions(x, y, block_size)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modality.losses.gather import Group, world_size_of
-from modality.rows import check_pairs, unit_rows
+from modality.rows import as_rows, check_pairs, unit_rows
 
 TILE_ROWS = 1024
 
@@ -56,11 +56,12 @@ class PairStatistics:
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> None:
-        """Add a batch of pairs, in place.
+        """Add a batch of pairs, in place; arrays of NumPy and lists of rows will do.
 
         Raises:
             TypeError, ValueError: for features that are not pairs, of another width, or not finite.
         """
+        x, y = as_rows(x), as_rows(y)
         check_pairs(x, y)
         if x.shape[1] != self.num_features:
             raise ValueError(f"these are statistics of {self.num_features} features, got rows of {x.shape[1]}")

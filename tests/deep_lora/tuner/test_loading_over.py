@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from deep_lora import AdapterFileError, convert_folder
+from deep_lora import AdapterFileError, DeepLoraConfig, convert_folder
 from deep_lora.functional import STORED_SCALE, auto_core_scale
 from deep_lora.weights.saved import SETTINGS
 from tests.models import LAYER_CASES, adapt, disturb_, layers_of
@@ -94,6 +94,34 @@ def test_files_of_earlier_versions_and_parameters_alone_are_loaded(case, tmp_pat
     bare = adapted(case, subtract_start=False, init_scale=0.3)
     with pytest.raises(AdapterFileError, match="subtracts a start of .* from its cores, the adapter 'default' of"):
         set_peft_model_state_dict(bare, state)
+
+
+@pytest.mark.parametrize("with_settings", [True, False])
+@pytest.mark.parametrize("case", ["linear", "embedding", "gpt2", "conv2d"])
+def test_an_empty_adapter_lies_on_the_meta_device_whole_and_takes_its_values(case, with_settings) -> None:
+    source, base = adapted(case), LAYER_CASES[case][0]
+    state = {key: t for key, t in get_peft_model_state_dict(source).items() if with_settings or SETTINGS not in key}
+    torch.manual_seed(0)
+    model = inject_adapter_in_model(source.peft_config["default"], base(), low_cpu_mem_usage=True)
+    assert {tensor.device.type for tensor in get_peft_model_state_dict(model).values()} == {"meta"}
+    prefix = "base_model.model."
+    result = set_peft_model_state_dict(
+        model, {key.removeprefix(prefix): tensor for key, tensor in state.items()}, low_cpu_mem_usage=True
+    )
+    assert not result.unexpected_keys
+    assert {tensor.device.type for tensor in get_peft_model_state_dict(model).values()} == {"cpu"}
+    assert all(torch.equal(new, old) for new, old in zip(updates(model), updates(source), strict=True))
+    other = inject_adapter_in_model(DeepLoraConfig(**_fields(source) | {"core_scale": 1.0}), base(), low_cpu_mem_usage=True)
+    if with_settings:
+        with pytest.raises(AdapterFileError, match="'default' of this model has .*load it under another name"):
+            set_peft_model_state_dict(
+                other, {key.removeprefix(prefix): tensor for key, tensor in state.items()}, low_cpu_mem_usage=True
+            )
+
+
+def _fields(model: PeftModel) -> dict:
+    config = model.peft_config["default"]
+    return {name: getattr(config, name) for name in ("r", "target_modules", "fan_in_fan_out")}
 
 
 def _edited(folder, change) -> None:

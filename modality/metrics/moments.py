@@ -1,0 +1,81 @@
+"""`Moments`: means and covariances of two modalities, from which the metrics of the gap follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from modality.metrics.statistics import PairStatistics
+from modality.rows import check_pairs
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What the metrics need of both modalities.
+
+    Attributes:
+        means: m_x and m_y.
+        covariances: C_x and C_y, dividing by n.
+        shares: of each modality in all features, n_x / (n_x + n_y) and the rest.
+        distances: means of |x_i - y_i| and of |x_i - y_i|^2; None if rows are no pairs.
+
+    >>> moments = moments_of_rows(torch.eye(2), torch.eye(2)[[0, 1, 1]])
+    >>> moments.shares.tolist(), moments.distances
+    ([0.4, 0.6], None)
+    """
+
+    means: Float[Tensor, "2 d"]
+    covariances: Float[Tensor, "2 d d"]
+    shares: Float[Tensor, "2"]
+    distances: Float[Tensor, "2"] | None = None
+
+    @property
+    def shift(self) -> Float[Tensor, " d"]:
+        """The difference of the means."""
+        return self.means[0] - self.means[1]
+
+
+def moments_of(statistics: PairStatistics) -> Moments:
+    """Return the moments of statistics of pairs.
+
+    Raises:
+        TypeError: these are no statistics.
+        ValueError: there are fewer than two pairs.
+    """
+    if not isinstance(statistics, PairStatistics):
+        raise TypeError(
+            f"the metrics of the gap need `PairStatistics`, or the features of both modalities, got one "
+            f"{type(statistics).__name__}; call `modality_gap(x, y)`"
+        )
+    count = statistics.num_pairs
+    if count < 2:
+        raise ValueError(f"the metrics need at least two pairs, got {count}; call `update` first")
+    shares = torch.full_like(statistics.means[:, 0], 0.5)
+    return Moments(statistics.means, statistics.scatters / count, shares, statistics.distances / count)
+
+
+def moments_of_rows(x: Any, y: Any) -> Moments:
+    """Return the moments of the features of both modalities; their rows are pairs if there are as many of both.
+
+    Raises:
+        TypeError, ValueError: for what are no features, of several widths, not finite, or fewer than two rows.
+    """
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.dim() != 2 or y.dim() != 2 or len(x) == len(y):
+        return moments_of(_collected(x, y))
+    if x.shape[1] != y.shape[1]:
+        check_pairs(x, y)
+    sides = [moments_of(_collected(rows, rows)) for rows in (x, y)]
+    counts = torch.tensor([len(x), len(y)], dtype=torch.float64, device=sides[0].means.device)
+    means, covariances = (torch.stack([getattr(side, name)[0] for side in sides]) for name in ("means", "covariances"))
+    return Moments(means, covariances, counts / counts.sum())
+
+
+def _collected(x: Any, y: Any) -> PairStatistics:
+    check_pairs(x, y)
+    statistics = PairStatistics(x.shape[1])
+    statistics.update(x, y)
+    return statistics

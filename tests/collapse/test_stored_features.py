@@ -1,0 +1,60 @@
+"""The metrics in one call: of features and labels as people have them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from collapse import ClassStatistics, nc1, neural_collapse
+
+LABELS = torch.arange(40) % 4
+FEATURES = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + torch.eye(6)[LABELS] * 3
+WEIGHT = torch.eye(4, 6)
+KINDS = {
+    "tensors": (FEATURES, LABELS),
+    "arrays": (FEATURES.numpy(), LABELS.numpy()),
+    "lists": (FEATURES.tolist(), LABELS.tolist()),
+    "labels of another width": (FEATURES.numpy(), LABELS.numpy().astype(np.uint8)),
+    "sequences": (FEATURES.reshape(8, 5, 6), LABELS.reshape(8, 5)),
+}
+
+
+def statistics() -> ClassStatistics:
+    found = ClassStatistics(4, 6)
+    found.update(FEATURES, LABELS)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_and_labels_give_what_their_statistics_give(kind) -> None:
+    features, labels = KINDS[kind]
+    right = neural_collapse(statistics(), WEIGHT)
+    assert neural_collapse(features, WEIGHT, labels=labels) == pytest.approx(right)
+    alone = neural_collapse(features, labels)
+    assert alone == pytest.approx({name: right[name] for name in alone}) and "nc2" not in alone
+    assert nc1(features, labels) == nc1(features, labels=labels) == pytest.approx(right["nc1"])
+
+
+def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
+    weight = torch.eye(5, 6)
+    wide = ClassStatistics(5, 6)
+    wide.update(FEATURES, LABELS)
+    assert neural_collapse(FEATURES, weight, labels=LABELS) == pytest.approx(neural_collapse(wide, weight))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: neural_collapse(FEATURES), TypeError, "or features and labels, got a Tensor alone; call them with"),
+        (lambda: nc1(FEATURES.numpy()), TypeError, "or features and labels, got a ndarray alone"),
+        (lambda: nc1(statistics(), LABELS), TypeError, "hold their labels already; pass `labels` with features only"),
+        (lambda: nc1(FEATURES, []), ValueError, "features need a row for each label, got shapes .* and \\(0,\\)"),
+        (lambda: nc1(FEATURES, LABELS[:5]), ValueError, "labels"),
+        (lambda: nc1(FEATURES, LABELS.float()), TypeError, "integer"),
+        (lambda: neural_collapse(FEATURES, torch.eye(3, 6), labels=LABELS), ValueError, "labels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, error, text) -> None:
+    with pytest.raises(error, match=text):
+        call()

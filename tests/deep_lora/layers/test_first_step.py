@@ -1,0 +1,115 @@
+"""Weight decay of the cores is told of at the first step, whoever made the optimizer."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.optim import optimizer as torch_optimizer
+from transformers import Trainer, TrainingArguments
+
+from deep_lora import create_optimizer
+from tests.models import LAYER_CASES, adapt, bert_classifier, llama
+
+WARNING = "has a weight decay of 0.01 for the cores"
+OPTIMIZERS = {
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-3),
+    "Adam": lambda p: torch.optim.Adam(p, lr=1e-3, weight_decay=0.01),
+    "SGD": lambda p: torch.optim.SGD(p, lr=1e-3, weight_decay=0.01),
+    "groups": lambda p: torch.optim.AdamW([{"params": [q], "weight_decay": 0.01} for q in p], weight_decay=0.0),
+}
+
+
+def hooks() -> int:
+    return len(torch_optimizer._global_optimizer_pre_hooks)
+
+
+def step(model: nn.Module, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Take a step, and return the warnings about decay."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loss.backward()
+        optimizer.step()
+    return [str(warning.message) for warning in caught if "weight decay" in str(warning.message)]
+
+
+def outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    found = model(inputs)
+    return found if isinstance(found, torch.Tensor) else found.logits
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+@pytest.mark.parametrize("case", LAYER_CASES)
+def test_decay_is_told_of_once_in_every_layer_and_leaves_no_hook(case, make) -> None:
+    before = hooks()
+    base, inputs, settings = LAYER_CASES[case]
+    model = adapt(base(), r=2, **settings)
+    optimizer = OPTIMIZERS[make](trained(model))
+    found = [message for _ in range(3) for message in step(model, outputs(model, inputs).sum(), optimizer)]
+    assert len(found) == 1 and WARNING in found[0]
+    assert hooks() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "make"),
+    [
+        ({}, lambda model: torch.optim.AdamW(trained(model), weight_decay=0.0)),
+        ({}, lambda model: create_optimizer(model, num_steps=3)),
+        ({"subtract_start": False, "init_scale": 0.1}, lambda model: torch.optim.AdamW(trained(model))),
+        ({"variant": "narrow"}, lambda model: torch.optim.AdamW(trained(model))),
+    ],
+    ids=["no decay", "create_optimizer", "not subtracted", "narrow"],
+)
+def test_nothing_is_said_where_the_identity_stays(settings, make) -> None:
+    before = hooks()
+    model = adapt(nn.Sequential(nn.Linear(6, 6)), r=2, target_modules=["0"], **settings)
+    optimizer = make(model)
+    assert not step(model, model(torch.ones(2, 6)).sum(), optimizer)
+    assert hooks() == before
+
+
+def test_optimizers_of_others_do_not_use_the_warning_up() -> None:
+    model = adapt(nn.Sequential(nn.Linear(6, 6)), r=2, target_modules=["0"])
+    other = get_peft_model(nn.Sequential(nn.Linear(6, 6)), LoraConfig(r=2, target_modules=["0"]))
+    model(torch.ones(2, 6)).sum().backward()
+    x = torch.ones(2, 6)
+    assert not step(other, other(x).sum(), torch.optim.AdamW(trained(other)))
+    assert WARNING in step(model, model(x).sum(), torch.optim.AdamW(trained(model)))[0]
+
+
+def test_a_model_that_is_gone_is_not_waited_for_and_a_copy_is() -> None:
+    before = hooks()
+    model = adapt(nn.Sequential(nn.Linear(6, 6)), r=2, target_modules=["0"])
+    twin = copy.deepcopy(model)
+    model(torch.ones(2, 6)).sum().backward()
+    del model
+    gc.collect()
+    plain = nn.Linear(2, 2)
+    assert not step(plain, plain(torch.ones(2, 2)).sum(), torch.optim.AdamW(plain.parameters()))
+    assert hooks() == before
+    assert WARNING in step(twin, twin(torch.ones(2, 6)).sum(), torch.optim.AdamW(trained(twin)))[0]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("base", [llama, bert_classifier], ids=["llama", "bert"])
+def test_a_plain_trainer_is_warned(base, decay, tmp_path) -> None:
+    model = adapt(base(), r=2, target_modules=["query" if base is bert_classifier else "q_proj"])
+    labels = torch.tensor(1) if base is bert_classifier else torch.arange(4)
+    items = [{"input_ids": torch.arange(4), "labels": labels}] * 4
+    args = TrainingArguments(
+        str(tmp_path), max_steps=2, use_cpu=True, report_to="none", weight_decay=decay, save_strategy="no",
+        disable_tqdm=True,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Trainer(model, args, train_dataset=items).train()
+    assert sum(WARNING in str(warning.message) for warning in caught) == (decay > 0)
