@@ -103,7 +103,7 @@ def nc1(
     """Compute the within-class variability `(1/K) tr(S_W S_B^+)`: 0 if every sample equals its class mean.
 
     The pseudo-inverse keeps at most K - 1 eigenvalues, the largest possible rank of S_B, and of these only those above
-    `rcond` times the largest (the authors use 1e-15, which keeps rounding noise). It takes class statistics, or features
+    `rcond` times the largest (the authors use 1e-15, which keeps rounding noise). Takes class statistics, or features
     and labels, as `neural_collapse` does.
 
     Raises:

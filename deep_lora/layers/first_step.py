@@ -39,7 +39,9 @@ def decay_of(optimizer: Any, cores: list[Tensor]) -> float | None:
     """
     ours = set(map(id, cores))
     decays = [
-        group.get("weight_decay") or 0.0 for group in optimizer.param_groups if any(id(p) in ours for p in group["params"])
+        group.get("weight_decay") or 0.0
+        for group in optimizer.param_groups
+        if any(id(p) in ours for p in group["params"])
     ]
     return max(decays, default=None)
 

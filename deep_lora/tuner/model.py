@@ -42,12 +42,16 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     _check_add_weighted_adapter = LoraModel._check_add_weighted_adapter
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Put the adapter into the model, as PEFT does; experts are named as LoRA names them."""
+        """Put the adapter into the model, as PEFT does; experts are named as LoRA names them.
+
+        It is in float32 on a base in half precision, also where nobody asks PEFT for that cast afterwards.
+        """
         added = name_experts_(self.peft_config[adapter_name], model)
         with rank_patterns_accepted(added):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         names = [*self.targeted_module_names, *self.targeted_parameter_names]
         warn_of_unmatched_depths(self.peft_config[adapter_name], names)
+        self._cast_adapter_dtype(adapter_name)
         watch(model)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -176,6 +180,8 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         # PEFT makes new, trainable parameters of those that it casts, which unfreezes subspaces and parts tied tensors.
         for layer in adapted_layers(self.model).values():
             layer._settle()  # PEFT has just dispatched the model again, if parts of it are offloaded
+            if not autocast_adapter_dtype:
+                layer._move_adapter_to_device_of_base_layer(adapter_name)  # and to its precision
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
         for layer in adapted_layers(self.model).values():
             if adapter_name in layer.tied_to:

@@ -64,7 +64,7 @@ def uniformity(statistics: PairStatistics) -> float:
 
         -sqrt( |m|^2 + 1 + tr C - (2 / sqrt d) tr C^1/2 )
 
-    with their mean m and covariance C (dividing by the number of all features). At most 0 up to rounding; higher is better.
+    with their mean m and covariance C (dividing by the number of features). At most 0 up to rounding; higher is better.
 
     Source: Fang et al., ICLR 2024, as used in Yaras et al., CPAL 2025.
 

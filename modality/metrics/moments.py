@@ -30,8 +30,8 @@ class Moments:
 
     means: Float[Tensor, "2 d"]
     covariances: Float[Tensor, "2 d d"]
-    shares: Float[Tensor, "2"]
-    distances: Float[Tensor, "2"] | None = None
+    shares: Float[Tensor, " modalities"]
+    distances: Float[Tensor, " modalities"] | None = None
 
     @property
     def shift(self) -> Float[Tensor, " d"]:

@@ -140,7 +140,7 @@ def test_saved_configurations_keep_their_keys() -> None:
     normalize_classifier_(model, scale=3.0, learnable_scale=True)
     saved = {"temperature": 3.0, "learnable_temperature": True, "head": "classifier"}
     assert model.config.normalized_classifier == saved
-    assert {"base_temperature", "log_temperature_ratio"} <= model.classifier.state_dict().keys()
+    assert {"classifier.base_temperature", "classifier.log_temperature_ratio"} <= model.state_dict().keys()
 
 
 def test_plain_loading_and_normalizing_again_keeps_the_scale_and_the_class_vectors(tmp_path) -> None:

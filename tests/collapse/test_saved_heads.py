@@ -100,6 +100,26 @@ def test_an_adapter_brings_its_learned_scale_to_a_base_that_was_normalized_witho
     torch.testing.assert_close(logits(again, architecture), logits(model, architecture))
 
 
+@pytest.mark.parametrize("architecture", [ARCHITECTURES[0], ARCHITECTURES[2], ARCHITECTURES[-4]], ids=lambda a: a.model)
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_an_adapter_with_a_fixed_scale_goes_on_a_base_whose_scale_is_learned(
+    architecture, low_memory, tmp_path
+) -> None:
+    start = architecture.build()
+    normalize_classifier_(start, 5.0)
+    model = get_peft_model(
+        start, LoraConfig(r=2, target_modules=architecture.targets, modules_to_save=find_head(start).modules_to_save)
+    )
+    model.save_pretrained(tmp_path)
+    other = architecture.build()
+    normalize_classifier_(other, 7.0, learnable_scale=True)
+    again = PeftModel.from_pretrained(other, tmp_path, low_cpu_mem_usage=low_memory)
+    torch.testing.assert_close(logits(again, architecture), logits(model, architecture))
+    again.load_adapter(tmp_path, "second", low_cpu_mem_usage=low_memory)
+    again.set_adapter("second")
+    torch.testing.assert_close(logits(again, architecture), logits(model, architecture))
+
+
 def test_a_state_dict_decides_whether_a_scale_is_learned() -> None:
     learned, fixed = NormalizedClassifier(4, 3, 5.0, True), NormalizedClassifier(4, 3, 6.0)
     nn.init.constant_(learned.log_temperature_ratio, 0.3)

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from deep_lora import DeepLoraConfig
 from deep_lora.functional import add_low_rank_update, fold_cores
-from tests.models import adapt, adapter_tensors, bert_classifier, disturb_, ids, layers_of
+from tests.models import LAYER_CASES, adapt, adapter_tensors, bert_classifier, disturb_, ids, layers_of
 
 LABELS = torch.tensor([0, 1, 1, 0])
 PRECISIONS = {
@@ -155,3 +156,22 @@ def test_the_derivative_of_every_layer_is_exact(case: str) -> None:
 
     inputs = [dict(layer.named_parameters())[name].detach().requires_grad_() for name in names]
     assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("case", LAYER_CASES)
+def test_an_injected_adapter_is_in_float32_as_one_that_peft_casts(case, low_memory, dtype) -> None:
+    base, _, settings = LAYER_CASES[case]
+    model = inject_adapter_in_model(DeepLoraConfig(r=2, **settings), base().to(dtype), low_cpu_mem_usage=low_memory)
+    assert {p.dtype for p in adapter_tensors(model).values()} == {torch.float32}
+    inject_adapter_in_model(DeepLoraConfig(r=2, **settings), model, "second", low_cpu_mem_usage=low_memory)
+    assert {p.dtype for p in adapter_tensors(model).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("case", LAYER_CASES)
+def test_without_the_cast_an_adapter_has_the_precision_of_its_base(case) -> None:
+    base, _, settings = LAYER_CASES[case]
+    model = adapt(base().to(torch.bfloat16), r=2, autocast_adapter_dtype=False, **settings)
+    assert {p.dtype for p in adapter_tensors(model).values()} == {torch.bfloat16}
+    assert all(layer.at_start("default") for layer in layers_of(model))

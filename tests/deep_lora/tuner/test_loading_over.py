@@ -111,7 +111,9 @@ def test_an_empty_adapter_lies_on_the_meta_device_whole_and_takes_its_values(cas
     assert not result.unexpected_keys
     assert {tensor.device.type for tensor in get_peft_model_state_dict(model).values()} == {"cpu"}
     assert all(torch.equal(new, old) for new, old in zip(updates(model), updates(source), strict=True))
-    other = inject_adapter_in_model(DeepLoraConfig(**_fields(source) | {"core_scale": 1.0}), base(), low_cpu_mem_usage=True)
+    other = inject_adapter_in_model(
+        DeepLoraConfig(**_fields(source) | {"core_scale": 1.0}), base(), low_cpu_mem_usage=True
+    )
     if with_settings:
         with pytest.raises(AdapterFileError, match="'default' of this model has .*load it under another name"):
             set_peft_model_state_dict(
