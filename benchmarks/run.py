@@ -31,7 +31,7 @@ BENCHMARKS = {
     "completion_recovery": ("studies.completion_recovery", "measure_table"),
     "modality_gap": ("studies.modality_gap.comparison", "measure"),
     "few_shot": ("few_shot.campaign", "measure"),
-    "step_search": ("studies.step_rule.search", "measure"),
+    "step_search": ("studies.step_search", "measure"),
     "tracking": ("few_shot.tracking", "measure"),
 }
 

@@ -12,7 +12,6 @@ from transformers.trainer_callback import ExportableState
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.optimizer.factored import adapter_parameters
 from deep_lora.optimizer.groups import OTHER_RATE
-from deep_lora.optimizer.lengths import PATH
 from deep_lora.optimizer.steps import StepRule, no_adapter
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.compressed_layers import trained_modules
@@ -33,9 +32,11 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
     Works for PEFT's LoRA too, whose subspaces stay as they are.
 
     Args:
-        path: how far a weight may go in the whole run, as a share of its own norm.
+        path: how far a weight may go in the whole run, as a share of its own norm; None for the rule's choice.
         num_batches: batches, on each process, whose gradient the subspaces come from; 0 keeps random ones.
         trainer: whose `compute_loss` is the loss; None for the model's.
+        likelihood: whether the loss is a cross-entropy, of tokens or of classes; None asks the model. Say True for a
+            head of your own with such a loss.
 
     Attributes:
         rule: the `StepRule`, from the start of the training on.
@@ -44,14 +45,22 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
     True
     """
 
-    def __init__(self, *, path: float = PATH, num_batches: int = BATCHES, trainer: Trainer | None = None) -> None:
-        self.path, self.num_batches, self.trainer = path, num_batches, trainer
+    def __init__(
+        self,
+        *,
+        path: float | None = None,
+        num_batches: int = BATCHES,
+        trainer: Trainer | None = None,
+        likelihood: bool | None = None,
+    ) -> None:
+        self.path, self.num_batches, self.trainer, self.likelihood = path, num_batches, trainer, likelihood
         self.rule: StepRule | None = None
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the rule; under FSDP the optimizer's state does not reach all processes."""
         attributes = {} if self.rule is None else {SAVED: self.rule.saved()}
-        return {"args": {"path": self.path, "num_batches": self.num_batches}, "attributes": attributes}
+        settings = {"path": self.path, "num_batches": self.num_batches, "likelihood": self.likelihood}
+        return {"args": settings, "attributes": attributes}
 
     def on_init_end(
         self,
@@ -82,8 +91,9 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
         resume = state.global_step > 0 and kept.get(SAVED, True)
-        self.rule = StepRule(inner, model, state.max_steps, path=self.path, scheduler=lr_scheduler, resume=resume)
-        if self.rule.guarded and args.max_grad_norm:  # the rule clips, after its guard has listened
+        settings: dict[str, Any] = {"path": self.path, "likelihood": self.likelihood, "scheduler": lr_scheduler}
+        self.rule = StepRule(inner, model, state.max_steps, resume=resume, **settings)
+        if args.max_grad_norm:  # the rule clips, after its guard has listened
             self.rule.max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
         if state.is_world_process_zero:
             print(self._described(args, state, model, fresh))
@@ -109,12 +119,13 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
     def _described(self, args: TrainingArguments, state: TrainerState, model: nn.Module, fresh: list[str]) -> str:
         subspaces = f"subspaces from the gradient of {self.num_batches} batches" if fresh else "subspaces as they are"
         beside = f", what is trained beside it at {args.learning_rate:g}" if _others(model) else ""
-        return (
-            f"Deep LoRA: a path of {self.path:g} of the weights' norms in {state.max_steps} steps, {subspaces}{beside}"
-        )
+        path = self.rule.path if self.rule is not None else self.path
+        return f"Deep LoRA: a path of {path:g} of the weights' norms in {state.max_steps} steps, {subspaces}{beside}"
 
 
-def prepare(trainer: Trainer, *, path: float = PATH, num_batches: int = BATCHES) -> DeepLoraCallback:
+def prepare(
+    trainer: Trainer, *, path: float | None = None, num_batches: int = BATCHES, likelihood: bool | None = None
+) -> DeepLoraCallback:
     """Make a Trainer, of whatever kind, train its model's adapter with nothing to tune; call it before `train()`.
 
     Adds one `DeepLoraCallback` that knows the trainer's own loss, and prints a line with what it chose when the
@@ -122,7 +133,7 @@ def prepare(trainer: Trainer, *, path: float = PATH, num_batches: int = BATCHES)
 
     Args:
         trainer: its model has an adapter.
-        path, num_batches: see `DeepLoraCallback`.
+        path, num_batches, likelihood: see `DeepLoraCallback`.
 
     Returns:
         The callback.
@@ -137,7 +148,7 @@ def prepare(trainer: Trainer, *, path: float = PATH, num_batches: int = BATCHES)
         raise ValueError("the trainer is prepared already; call `prepare` once, or pass a `DeepLoraCallback`, not both")
     if not adapter_parameters(trainer.model):
         raise ValueError(no_adapter())
-    callback = DeepLoraCallback(path=path, num_batches=num_batches, trainer=trainer)
+    callback = DeepLoraCallback(path=path, num_batches=num_batches, trainer=trainer, likelihood=likelihood)
     callback.on_init_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
     trainer.add_callback(callback)
     return callback

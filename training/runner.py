@@ -21,7 +21,7 @@ from training.results import report
 from training.results.exporting import save_adapter
 from training.results.hub import push
 from training.settings.common import RunArguments
-from training.trainer.optimizer import choose_rate, path_of, sharding_frameworks
+from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
 from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
@@ -61,7 +61,8 @@ def run_job(job: Job) -> TrainingResult:
     set_seed(job.run.seed)
     model = job.task.build_model(job)
     choose_rate(job.run)
-    path_of(job.adapter, model)  # a dry run refuses what cannot work too
+    choose_length(job.run, len(job.task.splits["train"]))
+    is_ruled(job.adapter, model)  # a dry run refuses what cannot work too
     folder = Path(job.run.output_dir or "runs")
     if main_process:
         print(report.describe(job, model), flush=True)
@@ -168,8 +169,8 @@ def evaluate(job: Job, trainer: AdapterTrainer) -> dict[str, dict[str, float]]:
 
 def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
     """Return the callback that sets the subspaces and the step rule of an adapter, where it has some."""
-    if path := path_of(job.adapter, model):
-        return [DeepLoraCallback(path=path, num_batches=job.adapter.init_batches)]
+    if is_ruled(job.adapter, model):
+        return [DeepLoraCallback(path=job.adapter.path_length, num_batches=job.adapter.init_batches)]
     if not job.adapter.init_batches or not has_subspaces(model):
         return []
     return [SubspaceInitializationCallback(num_batches=job.adapter.init_batches, seed=job.run.seed)]

@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from benchmarks.few_shot.starts import STARTS
 from benchmarks.few_shot.tasks.base import Adaptable, Task
+from benchmarks.step_guards import PathRule, RuledSteps
 from deep_lora import DeepLoraConfig, StepRule, create_optimizer, initialize_subspaces_
 
 
@@ -32,7 +33,8 @@ class Method:
         start: another initialization than the library's, one of `starts.STARTS`.
         restart: after so many steps the update is merged, and the next batches' gradient initializes a new adapter.
         embeddings: also adapts the word embedding.
-        path: trains by the step rule, whose path it is; 0 for none.
+        path: trains by the step rule, whose path it is: 0 for no rule, None for the library's path.
+        rule: trains by the step rule with this path and guard, fields of `PathRule`, instead of the library's.
     """
 
     adapter: str
@@ -44,7 +46,8 @@ class Method:
     embeddings: bool = field(default=False, metadata={"unnamed": True})
     sides: Literal["both", "right"] = field(default="right", metadata={"unnamed": True})
     gamma: float = field(default=1.0, metadata={"unnamed": True})
-    path: float = field(default=0.0, metadata={"unnamed": True})
+    path: float | None = field(default=0.0, metadata={"unnamed": True})
+    rule: dict[str, Any] | None = field(default=None, metadata={"unnamed": True})
 
     def changed(self, change: dict[str, Any]) -> Method:
         """Change the configuration.
@@ -90,7 +93,7 @@ def _with_lora(method: Method, encoder: nn.Module, adapted_layers: str, gradient
     return get_peft_model(encoder, config)
 
 
-def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float, num_steps: int) -> Optimizer:
+def optimizer_of(method: Method, model: Adaptable, rate: float, task: Task, num_steps: int) -> Optimizer:
     """Make AdamW without weight decay; the head has a rate of its own, whatever `rate` is."""
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":
@@ -99,7 +102,9 @@ def optimizer_of(method: Method, model: Adaptable, rate: float, head_rate: float
         trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)
     if isinstance(model.head, nn.Linear):
-        optimizer.add_param_group({"params": list(model.head.parameters()), "lr": head_rate, "eps": 1e-8})
-    if method.path:
-        StepRule(optimizer, model.encoder, num_steps, path=method.path)
+        optimizer.add_param_group({"params": list(model.head.parameters()), "lr": task.settings.head_rate, "eps": 1e-8})
+    if method.rule is not None:
+        RuledSteps(optimizer, model.encoder, num_steps, PathRule(**method.rule))
+    elif method.path != 0.0:
+        StepRule(optimizer, model.encoder, num_steps, path=method.path, likelihood=task.likelihood)
     return optimizer

@@ -65,13 +65,13 @@ def steps(
     task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], rate: float, seed: int
 ) -> Iterator[tuple[int, float]]:
     """Train; yield the number and the loss of every step, after it."""
-    optimizer = optimizer_of(method, model, rate, task.settings.head_rate, len(batches))
+    optimizer = optimizer_of(method, model, rate, task, len(batches))
     schedule = schedule_of(task, optimizer)
     for step, batch in enumerate(batches, start=1):
         if method.restart and step == method.restart + 1:
             model.encoder = model.encoder.merge_and_unload()
             start_from(task, method, model, batches[method.restart :], seed)
-            optimizer = optimizer_of(method, model, rate, task.settings.head_rate, len(batches))
+            optimizer = optimizer_of(method, model, rate, task, len(batches))
             schedule = schedule_of(task, optimizer, step - 1)
         model.train()
         torch.manual_seed(seed * 1_000_003 + step)  # the same dropout for every method

@@ -10,6 +10,7 @@ from benchmarks.few_shot.comparisons import (
     BASELINE,
     BOTH,
     DEEPER,
+    NO_GUARD,
     OLD,
     ONE_RATE,
     OURS,
@@ -29,7 +30,7 @@ from benchmarks.markdown import interval, markdown
 from benchmarks.paired import mean_with_interval
 
 BESIDE = (UNTUNED, DEEPER, BOTH, OLD, *ONE_RATE)
-BESIDE_RULED = (RULED, UNTUNED, RULED_BASELINE, *ONE_RATE)
+BESIDE_RULED = (RULED, RULED_BASELINE, NO_GUARD, UNTUNED, *ONE_RATE)
 
 
 def overview(falling: bool) -> str:
@@ -61,7 +62,13 @@ def ruled() -> str:
     ]
     full = [name for name in names if methods_of(name)[RULED]["seeds_compared"] >= SEEDS]
     rows.append([f"mean of the {len(full)} with {SEEDS} seeds", "", *(ahead(full, m, BASELINE) for m in BESIDE_RULED)])
-    return markdown(["setting", BASELINE, *BESIDE_RULED], rows)
+    both = [name for name in full if RULED_BASELINE in methods_of(name)]
+    label = f"mean of the {len(both)} of them where LoRA ran under the rule"
+    rows.append([label, "", *(ahead(both, m, BASELINE) for m in BESIDE_RULED)])
+    rows.append([f"the same, ahead of {RULED_BASELINE}", "", *(ahead(both, m, RULED_BASELINE) for m in (RULED,))])
+    return markdown(
+        ["setting", BASELINE, *BESIDE_RULED], [row + [""] * (2 + len(BESIDE_RULED) - len(row)) for row in rows]
+    )
 
 
 def one_rate() -> str:
@@ -75,7 +82,7 @@ def one_rate() -> str:
             *(ahead(names, method, BASELINE) for names in groups.values()),
             ahead(groups[everything], method, rival),
         ]
-        for method in (*OURS, *ONE_RATE)
+        for method in (RULED, *OURS, *ONE_RATE)
     ]
     return markdown(["method, one rate", *header], rows)
 

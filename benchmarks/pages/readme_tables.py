@@ -7,9 +7,9 @@ from statistics import median
 
 from benchmarks.few_shot.comparisons import (
     BASELINE,
-    DEEPER,
     FALLING,
     LOSSES,
+    RULED,
     SEEDS,
     UNTUNED,
     averaged,
@@ -26,7 +26,7 @@ from benchmarks.markdown import markdown
 from benchmarks.pages.few_shot_overview import ahead, best_one_rate
 from benchmarks.result_files import result
 
-METHODS = {UNTUNED: "without the step rule, 3e-3", DEEPER: "without the step rule, `depth=5`, 3e-3"}
+METHODS = {RULED: "nothing set: the step rule", UNTUNED: "without the step rule, 3e-3"}
 KINDS: dict[str, tuple[str, ...]] = {
     "similarity of words (SimLex-999, Rare Words)": ("simlex", "rare_words"),
     "relatedness of words (WordSim-353, MEN)": ("wordsim", "men"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from statistics import fmean
+from typing import Any
 
 from benchmarks.markdown import markdown
 from benchmarks.result_files import SETTINGS, read_json, result
@@ -13,23 +14,26 @@ NAMES = {
     "wordsim": "WordSim-353",
     "rotten_tomatoes": "reviews",
     "stsb": "STS-B",
+    "rare_words": "Rare Words",
     "e2e": "E2E (nats)",
 }
 PERCENT = 100
 
 
 def step_search() -> str:
-    """Write a row for each variant: validation score and loss of the last tenth on the seed that all variants share."""
+    """Write a row for each variant: validation score and loss of the last tenth, means over the seeds of all."""
     found = result("step_search")
     settings = found["settings"]["settings"]
-    trials = [one for one in found["trials"] if one["seed"] == found["settings"]["first_seed"]]
-    rows = []
-    for variant in found["settings"]["variants"]:
-        cells = [
-            [one for one in trials if (one["setting"], one["variant"]) == (setting, variant)] for setting in settings
-        ]
-        rows.append([variant, *(_cell(setting, own) for setting, own in zip(settings, cells, strict=True))])
-    return markdown(["validation (loss of the last tenth)", *map(_name, settings)], rows)
+    rows = [[variant] for variant in found["settings"]["variants"]]
+    names = []
+    for setting, asked in settings.items():
+        trials = [one for one in found["trials"] if one["setting"] == setting]
+        seeds = set.intersection(*({one["seed"] for one in trials if one["variant"] == v} for v in asked["variants"]))
+        for row in rows:
+            own = [one for one in trials if one["variant"] == row[0] and one["seed"] in seeds]
+            row.append(_cell(setting, own))
+        names.append(_name(setting, asked) + (f", {len(seeds)} seeds" if len(seeds) > 1 else ""))
+    return markdown(["validation (loss of the last tenth)", *names], rows)
 
 
 def _cell(setting: str, trials: list[dict]) -> str:
@@ -40,8 +44,8 @@ def _cell(setting: str, trials: list[dict]) -> str:
     return f"{shown} ({loss:.2g})"
 
 
-def _name(setting: str) -> str:
-    task = read_json(SETTINGS / f"{setting}.json")["task"]
+def _name(setting: str, asked: dict[str, Any]) -> str:
+    task = read_json(SETTINGS / f"{asked.get('base', setting)}.json")["task"] | asked.get("task", {})
     return f"{NAMES[task['name']]}, {task['samples']}" + (", noisy" if task.get("noise") else "")
 
 

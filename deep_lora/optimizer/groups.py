@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.optimizer.factored import adapter_parameters
-from deep_lora.optimizer.lengths import PATH
 from deep_lora.optimizer.steps import StepRule
 
 ADAPTER_GROUP, CORES_GROUP, SUBSPACES_GROUP = "adapter", "deep_lora_core", "deep_lora_subspaces"
@@ -75,8 +74,9 @@ def create_optimizer(
     lr: float | None = None,
     gamma: float | None = None,
     weight_decay: float = 0.0,
-    path: float = PATH,
+    path: float | None = None,
     max_grad_norm: float | None = None,
+    likelihood: bool | None = None,
     **kwargs: Any,
 ) -> Optimizer:
     """Make an optimizer that trains an adapter with nothing to tune, for a training loop of your own.
@@ -94,9 +94,11 @@ def create_optimizer(
         lr: 1e-3 by default, with the rule.
         gamma: without the rule, the rate of U and V relative to that of the cores (see `parameter_groups`); 1 by
             default.
-        path: how far a weight may go in the whole run, as a share of its own norm.
+        path: with the rule, how far a weight may go in the whole run, as a share of its norm; None for its choice.
         max_grad_norm: with the rule, clips the gradients of all parameters; do not clip them elsewhere, for the rule
             listens to them.
+        likelihood: with the rule, whether the loss is a cross-entropy, of tokens or of classes, as it is for the models
+            of transformers that predict them; say True for a head of your own with such a loss.
         kwargs: handed to `optimizer_cls`.
 
     Raises:
@@ -112,7 +114,7 @@ def create_optimizer(
     if eps is not None and isinstance(eps.default, float):  # Adafactor's is a pair of other numbers
         kwargs.setdefault("eps", ADAM_EPS)
     if num_steps is None:
-        _check_without_rule(lr, path, max_grad_norm)
+        _check_without_rule(lr, path, max_grad_norm, likelihood)
         groups = parameter_groups(model, lr or 0.0, 1.0 if gamma is None else gamma, weight_decay)
         return optimizer_cls(groups, lr=lr, **kwargs)  # type: ignore[call-arg]
     if gamma is not None:
@@ -122,7 +124,7 @@ def create_optimizer(
     rate = OTHER_RATE if lr is None else lr
     _check_numbers(rate, 1.0, weight_decay)
     ruled = optimizer_cls(_ruled_groups(model, rate, weight_decay), lr=rate, **kwargs)  # type: ignore[call-arg]
-    StepRule(ruled, model, num_steps, path=path, max_grad_norm=max_grad_norm)
+    StepRule(ruled, model, num_steps, path=path, max_grad_norm=max_grad_norm, likelihood=likelihood)
     return ruled
 
 
@@ -141,14 +143,16 @@ def _other_groups(parameters: list[nn.Parameter], rate: float, weight_decay: flo
     ]
 
 
-def _check_without_rule(lr: float | None, path: float, max_grad_norm: float | None) -> None:
+def _check_without_rule(
+    lr: float | None, path: float | None, max_grad_norm: float | None, likelihood: bool | None
+) -> None:
     if lr is None:
         raise ValueError(
             "the number of optimizer steps is missing; say `num_steps=`, epochs times batches, and nothing has to be "
             "tuned; or choose a rate with `lr=`, and train without the step rule"
         )
-    if path != PATH or max_grad_norm is not None:
-        raise ValueError("`path` and `max_grad_norm` belong to the step rule, which needs `num_steps`")
+    if path is not None or max_grad_norm is not None or likelihood is not None:
+        raise ValueError("`path`, `max_grad_norm` and `likelihood` belong to the step rule, which needs `num_steps`")
 
 
 def _check_numbers(lr: float, gamma: float, weight_decay: float) -> None:

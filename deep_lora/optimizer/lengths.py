@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# What the rule chooses; docs/few_shot.md has the search.
-PATH = 0.06  # of a whole run, in units of the norm of the weight that is adapted
-POWER = 2.0  # of the guard
+# What the rule chooses; docs/few_shot.md has the search. Losses that are a likelihood have numbers of their own.
+PATH, LIKELIHOOD_PATH = 0.24, 0.12  # of a whole run, in units of the norm of the weight that is adapted
+POWER, LIKELIHOOD_POWER = 3.0, 2.0  # of the guard
 MEMORY = 0.8  # weight of the past in the running mean of the slope
-FIRST_STEPS = 3  # whose largest slope the guard compares with
+FIRST_STEPS = 3  # whose largest slope the guard of a likelihood compares with
 CAP = 0.15  # no factor moves further in a step than this share of its norm
 TINY = 1e-30
 ITERATIONS = 2
@@ -76,36 +76,49 @@ def product_norm(
     return ((left @ L @ right) * L).sum((-2, -1)).clamp(min=0).sqrt()
 
 
-def listened(state: Float[Tensor, " 3"], slope: Float[Tensor, ""], heard: Float[Tensor, ""]) -> Float[Tensor, " 3"]:
+def listened(
+    state: Float[Tensor, " 3"], slope: Float[Tensor, ""], heard: Float[Tensor, ""], *, likelihood: bool = False
+) -> Float[Tensor, " 3"]:
     """Return the guard's state after a step: running mean of the slope, its reference, and steps so far.
 
     The slope is by how much a step lowers the loss, to first order, for each share of its norm that it moves a weight.
-    The reference is the largest of the first three.
+    The reference is the mean of all slopes so far.
 
     Args:
         heard: 0 where the step had no length, which says nothing; the state then stays.
+        likelihood: for a loss that is one, whose reference is the largest of the first three slopes.
 
-    >>> state = torch.zeros(3)
+    >>> mean = largest = torch.zeros(3)
     >>> for slope in (4.0, 2.0, 0.0):
-    ...     state = listened(state, torch.tensor(slope), torch.tensor(1.0))
-    >>> state
-    tensor([2.8800, 4.0000, 3.0000])
+    ...     mean = listened(mean, torch.tensor(slope), torch.tensor(1.0))
+    ...     largest = listened(largest, torch.tensor(slope), torch.tensor(1.0), likelihood=True)
+    >>> mean, largest
+    (tensor([2.8800, 2.0000, 3.0000]), tensor([2.8800, 4.0000, 3.0000]))
     """
     mean, reference, steps = state.unbind()
     mean = torch.where(steps == 0, slope, MEMORY * mean + (1 - MEMORY) * slope)
-    reference = torch.where(steps < FIRST_STEPS, torch.maximum(reference, slope), reference)
+    if likelihood:
+        reference = torch.where(steps < FIRST_STEPS, torch.maximum(reference, slope), reference)
+    else:
+        reference = reference + (slope - reference) / (steps + 1)
     return torch.where(heard > 0, torch.stack([mean, reference, steps + 1]), state)
 
 
-def guard(state: Float[Tensor, " 3"]) -> Float[Tensor, ""]:
-    """Return the share of a step's length that is left where the slope has flattened: `min(1, mean / reference)^2`.
+def guard(state: Float[Tensor, " 3"], *, likelihood: bool = False) -> Float[Tensor, ""]:
+    """Return the share of a step's length that is left where the slope has flattened: `min(1, mean / reference)^p`.
 
     It goes to zero where the training data have been learned by heart, and stays where there is something to learn.
+
+    Args:
+        likelihood: for a loss that is one; p is then 2, and 3 otherwise.
 
     Source: ours (docs/few_shot.md).
 
     >>> guard(torch.tensor([1.0, 2.0, 10.0])), guard(torch.tensor([3.0, 2.0, 10.0])), guard(torch.zeros(3))
-    (tensor(0.2500), tensor(1.), tensor(1.))
+    (tensor(0.1250), tensor(1.), tensor(1.))
+    >>> guard(torch.tensor([1.0, 2.0, 10.0]), likelihood=True)
+    tensor(0.2500)
     """
     mean, reference, _ = state.unbind()
-    return torch.where(reference > 0, mean / reference.clamp(min=TINY), 1.0).clamp(0.0, 1.0) ** POWER
+    left = torch.where(reference > 0, mean / reference.clamp(min=TINY), 1.0).clamp(0.0, 1.0)
+    return left ** (LIKELIHOOD_POWER if likelihood else POWER)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deep_lora.optimizer.factored import Factored, factored_weights
 from deep_lora.optimizer.families import Lengths, Stacks, families
-from deep_lora.optimizer.lengths import PATH, TINY, guard, listened
+from deep_lora.optimizer.lengths import LIKELIHOOD_PATH, PATH, TINY, guard, listened
+from deep_lora.optimizer.likelihoods import maximizes_likelihood
 from deep_lora.optimizer.schedules import RATE, schedule_sum, share_left
 
 # Entries of the adapter's optimizer group, so that they are saved and loaded with the optimizer.
@@ -30,13 +30,14 @@ class StepRule:
         |dW_{t+1} - dW_t|_F = b |W|_F  f_t / (f_1 + ... + f_T)  g_t
 
     with b the path that a weight may go in the whole run, W the weight that is adapted, f_t what the scheduler leaves
-    of the rate, T the number of steps, and g_t = 1. For language models g_t <= 1 is a guard
-    (`deep_lora.optimizer.lengths.guard`): steps become short where the loss does not fall any more, for what is learned
-    by heart costs the likelihood of new texts, where it costs classes and similarities nothing.
+    of the rate, T the number of steps, and g_t <= 1 a guard (`deep_lora.optimizer.lengths.guard`): steps become short
+    where the loss falls less than it did, so that little is learned by heart. Models that maximize a likelihood, of
+    tokens or of classes, have a shorter path and another guard: such a loss goes on falling by confidence alone when
+    all examples are learned, which that of scores and similarities does not.
 
     So the learning rate of the adapter has no influence, `|dW|_F <= b |W|_F` always, and runs of any number of steps,
     ranks and depths go equally far. No factor moves further in one step than 0.15 of its own norm. Parameters beside
-    the adapter keep the optimizer's own steps. Extra memory: a copy of the adapter, and with a guard of its gradient.
+    the adapter keep the optimizer's own steps. Extra memory: a copy of the adapter, and of its gradient in a step.
 
     Works with any optimizer that keeps no second copy of the weights and whose steps run its hooks, for Deep LoRA and
     for PEFT's LoRA, under DDP and FSDP 2; optimizers under DeepSpeed ZeRO or FSDP 1 see flattened pieces and are
@@ -48,12 +49,13 @@ class StepRule:
         optimizer: trains the adapter; saved and loaded as ever, the rule's state is in its `state_dict`.
         model: holds the adapter.
         num_steps: T, optimizer steps of the whole run.
-        path: b.
+        path: b; None for 0.12 where the loss is a likelihood, and for 0.24 elsewhere.
         max_grad_norm: gradients of all parameters are clipped to this norm after the guard has seen them; None clips
             nothing. Gradients that were clipped before let the guard hear less.
+        likelihood: whether the loss is a cross-entropy, of tokens or of classes; None asks the model
+            (`deep_lora.optimizer.likelihoods`). Say True for a head of your own with such a loss.
         scheduler: of the rate, for f_1 + ... + f_T. If None, the sum is taken as that of a rate that falls to zero,
             linearly or as a cosine, where the optimizer has a scheduler, and of a constant rate where it has none.
-        guarded: whether there is a guard; None asks the model whether it predicts tokens.
         resume: go on with the state that the optimizer has loaded, or with this one, of `saved()`; otherwise the run
             starts anew.
 
@@ -67,16 +69,17 @@ class StepRule:
         model: nn.Module,
         num_steps: int,
         *,
-        path: float = PATH,
+        path: float | None = None,
+        likelihood: bool | None = None,
         max_grad_norm: float | None = None,
         scheduler: Any = None,
-        guarded: bool | None = None,
         resume: bool | Mapping[str, Any] = False,
     ) -> None:
+        self.likelihood = maximizes_likelihood(model) if likelihood is None else likelihood
+        path = (LIKELIHOOD_PATH if self.likelihood else PATH) if path is None else path
         _check_numbers(num_steps, path)
         _check_single_copy(optimizer)
         self.optimizer, self.num_steps, self.path, self.max_grad_norm = optimizer, num_steps, path, max_grad_norm
-        self.guarded = predicts_tokens(model) if guarded is None else guarded
         self._model = model
         self._before: list[tuple[Stacks, Stacks]] = []
         self._find_parameters()
@@ -113,7 +116,7 @@ class StepRule:
     @property
     def guard(self) -> float:
         """The share of a step's length that the guard leaves by now."""
-        return float(guard(self.group[STATE]))
+        return float(guard(self.group[STATE], likelihood=self.likelihood))
 
     def saved(self) -> dict[str, Any]:
         """Return the rule's state as plain numbers, for where an optimizer's own does not reach every process."""
@@ -135,7 +138,7 @@ class StepRule:
     def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _held(optimizer) != self._held:  # accelerate puts others in their place under FSDP 2
             self._find_parameters()
-        self._before = [(family.values(), family.gradients() if self.guarded else []) for family in self._families]
+        self._before = [(family.values(), family.gradients()) for family in self._families]
         if self.group[STEPS] == 0:
             self._warn_without_gradient()
         if self.max_grad_norm:
@@ -153,11 +156,10 @@ class StepRule:
             Lengths(family, values, step)
             for family, (values, _), step in zip(self._families, before, steps, strict=True)
         ]
-        left = self._listen(before, steps, lengths) if self.guarded else None
+        left = self._listen(before, steps, lengths)
         share = self._next_share()
         for family, (values, _), step, length in zip(self._families, before, steps, lengths, strict=True):
-            wanted = share * family.norms if left is None else share * left.to(family.device) * family.norms
-            family.write_(values, length.share(wanted), step)
+            family.write_(values, length.share(share * left.to(family.device) * family.norms), step)
 
     def _listen(
         self, before: list[tuple[Stacks, Stacks]], steps: list[Stacks], lengths: list[Lengths]
@@ -172,8 +174,8 @@ class StepRule:
         count = torch.stack(heard).sum()
         slope = torch.stack(slopes).sum() / count.clamp(min=1)
         group = self.group
-        group[STATE] = listened(group[STATE].to(slope), slope, count)
-        return guard(group[STATE])
+        group[STATE] = listened(group[STATE].to(slope), slope, count, likelihood=self.likelihood)
+        return guard(group[STATE], likelihood=self.likelihood)
 
     def _next_share(self) -> float:
         """Count a step; return its part of the path."""
@@ -201,16 +203,6 @@ class StepRule:
                 "`target_modules`",
                 stacklevel=6,
             )
-
-
-def predicts_tokens(model: nn.Module) -> bool:
-    """Tell whether a model of transformers predicts tokens: causal, masked and sequence-to-sequence language models.
-
-    >>> predicts_tokens(nn.Linear(2, 2))
-    False
-    """
-    found = getattr(extract_model_from_parallel(model), "get_output_embeddings", None)
-    return callable(found) and found() is not None
 
 
 def no_adapter() -> str:

@@ -86,10 +86,10 @@ def test_it_trains_from_the_base_with_subspaces_of_its_own_loss_and_is_saved(bas
     assert torch.allclose(_embeddings(loaded), expected, atol=1e-5)
 
 
-def test_every_step_has_its_length_and_there_is_no_guard(base: str, tmp_path: Path) -> None:
+def test_every_step_has_the_length_that_the_guard_leaves(base: str, tmp_path: Path) -> None:
     guards: list[float] = []
     _trained(base, tmp_path, DeepLoraConfig(**TARGETS), lambda *given: guards.extend(train_and_check_lengths(*given)))
-    assert guards == [1.0] * 12
+    assert len(guards) == 12 and guards[0] == 1.0 and all(0 < left <= 1 for left in guards)
 
 
 def test_it_leaves_as_lora_in_a_folder_of_its_own_or_over_the_saved_one(base: str, tmp_path: Path) -> None:

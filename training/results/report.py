@@ -39,8 +39,9 @@ def describe(job: Job, model: nn.Module) -> str:
         "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
         "trained whole": ", ".join(_trained_whole(model)) or "nothing",
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
-        "steps": f"{steps:,} of {batch} samples ({run.per_device_train_batch_size} on each process"
-        f", {run.gradient_accumulation_steps} accumulated), learning rate {run.learning_rate:g}",
+        "steps": f"{steps:,} of {batch} samples, {steps / steps_per_epoch:.3g} epochs "
+        f"({run.per_device_train_batch_size} on each process, {run.gradient_accumulation_steps} accumulated), "
+        f"learning rate {run.learning_rate:g}",
         "writes": run.output_dir,
     }
     return "\n".join(f"{name:>14}  {text}" for name, text in lines.items())

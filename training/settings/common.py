@@ -56,6 +56,9 @@ class RunArguments(TrainingArguments):
     _argument_group_name = "training (--help_all shows every option of transformers' TrainingArguments)"
 
     output_dir: str | None = option("runs/finetune", "Folder for everything that is written.")
+    num_train_epochs: float = option(
+        None, "Passes over the training data; if unset, 3, or as many as make 100 steps. --max_steps wins."
+    )
     learning_rate: float = option(
         None,
         "Learning rate; 1e-3 if unset. With deep_lora it is that of what is trained beside the adapter, such as a new "

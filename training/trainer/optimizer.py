@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from peft import LoraConfig
@@ -9,23 +10,23 @@ from torch import nn
 
 from training.errors import UsageError
 from training.models.adapters import adapted_parts, config_of, is_deep_lora
-from training.settings.adapter import PATH, AdapterArguments
+from training.settings.adapter import AdapterArguments
 from training.settings.common import RunArguments
 
 _SHARDING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
 RATE = 1e-3  # LoRA's usual one, and that of a new head
+EPOCHS, STEPS = 3, 100  # of a run, at least, unless its length is given
 
 
-def path_of(adapter: AdapterArguments, model: nn.Module) -> float:
-    """Return how far the step rule lets the weights go; 0 where the adapter is trained without it.
+def is_ruled(adapter: AdapterArguments, model: nn.Module) -> bool:
+    """Tell whether the adapter is trained by the step rule.
 
     Raises:
         UsageError: the rule was asked for and cannot work with the adapter, or with how the weights are sharded.
     """
     ours = is_deep_lora(model)
-    path = (PATH if ours else 0.0) if adapter.path_length is None else adapter.path_length
-    if not path:
-        return 0.0
+    if not (ours if adapter.path_length is None else adapter.path_length):
+        return False
     if not ours and not any(isinstance(config_of(part), LoraConfig) for part in adapted_parts(model).values()):
         raise UsageError("--path_length goes with deep_lora and lora; leave it out for another method")
     sharded = sharding_frameworks()
@@ -34,13 +35,21 @@ def path_of(adapter: AdapterArguments, model: nn.Module) -> float:
             f"the step rule measures whole factors, but an optimizer under {sharded[0]} sees flattened pieces; use DDP "
             "or FSDP 2 (ddp.yaml, fsdp2.yaml), or pass --path_length 0 and a --learning_rate"
         )
-    return path
+    return True
 
 
 def choose_rate(run: RunArguments) -> None:
     """Set the learning rate of a run where none is given."""
     if run.learning_rate is None:
         run.learning_rate = RATE
+
+
+def choose_length(run: RunArguments, rows: int) -> None:
+    """Set the number of epochs where none is given: at least 3, and 100 steps, so that few samples are learned too."""
+    if run.num_train_epochs is None:
+        batches = math.ceil(rows / (run.train_batch_size * run.world_size))
+        steps = math.ceil(batches / run.gradient_accumulation_steps)
+        run.num_train_epochs = float(max(EPOCHS, math.ceil(STEPS / steps)))
 
 
 def sharding_frameworks() -> list[str]:

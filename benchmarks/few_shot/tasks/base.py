@@ -93,7 +93,10 @@ class Task(ABC):
         metric: name of the score.
         adapted_layers, word_embedding: what adapters adapt, always and if they are asked to, as PEFT's
             `target_modules`.
+        likelihood: whether the loss is a cross-entropy, of classes or of tokens; the step rule asks for it.
     """
+
+    likelihood = False
 
     metric: str
     adapted_layers: str

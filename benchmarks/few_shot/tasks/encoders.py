@@ -138,7 +138,7 @@ class ImageTags(RareWords):
 class Reviews(EncoderTask):
     """Two classes of short film reviews; accuracy."""
 
-    metric, num_outputs = "accuracy", 2
+    metric, num_outputs, likelihood = "accuracy", 2, True
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)

@@ -40,6 +40,7 @@ class WritingTask(Task):
     """Pairs of a prompt and what follows it."""
 
     metric = "minus the loss of a token"
+    likelihood = True
     adapted_layers = r".*\.(q|k|v|o|gate|up|down)_proj"
     word_embedding = r".*embed_tokens"
 

@@ -114,7 +114,7 @@ def test_a_head_of_rate_zero_stays_at_its_start() -> None:
     model = task.model(0)
     assert isinstance(model, PooledEncoder) and not any(p.requires_grad for p in model.head.parameters())
     before = model.head.weight.clone()
-    optimizer = optimizer_of(Method("full"), model, 1e-3, 0.0, 100)
+    optimizer = optimizer_of(Method("full"), model, 1e-3, task, 100)
     task.loss(model, task.split(0)["train"], 0).backward()
     optimizer.step()
     assert torch.equal(model.head.weight, before)

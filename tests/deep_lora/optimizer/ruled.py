@@ -95,7 +95,7 @@ def run(
     """Train on one batch; return the rule, all updates in their order, and what the guard left at each step."""
     optimizer = make(trained(model), lr=rate)
     scheduler = schedule(optimizer)
-    rule = StepRule(optimizer, model, steps, **({"path": PATH, "scheduler": scheduler, "guarded": True} | settings))
+    rule = StepRule(optimizer, model, steps, **({"path": PATH, "scheduler": scheduler} | settings))
     target = torch.randn(model(x).shape, generator=torch.Generator().manual_seed(3))
     updates, guards = [dense(model)], []
     for _ in range(steps):

@@ -16,9 +16,9 @@ from transformers.optimization import get_linear_schedule_with_warmup
 
 from deep_lora import DeepLoraConfig, adapted_layers
 from deep_lora.optimizer.lengths import guard
-from deep_lora.optimizer.steps import StepRule, predicts_tokens
+from deep_lora.optimizer.steps import StepRule
 from tests.deep_lora.optimizer.ruled import MOST, PATH, STEPS, dense, norms, run, seeded, trained
-from tests.models import Mixed, adapt, adapter_tensors, bert_classifier, gpt2, ids, llama
+from tests.models import Mixed, adapt, adapter_tensors, bert_classifier, gpt2, ids
 
 
 def test_the_guard_closes_where_the_data_are_learned_by_heart_and_stays_open_where_they_are_not() -> None:
@@ -27,7 +27,7 @@ def test_the_guard_closes_where_the_data_are_learned_by_heart_and_stays_open_whe
     for learnable in (True, False):
         model = get_peft_model(nn.Sequential(nn.Linear(8, 8)), DeepLoraConfig(r=8, target_modules=["0"]))
         optimizer = AdamW(trained(model), lr=1e-2, weight_decay=0.0)
-        rule = StepRule(optimizer, model, 200, path=20.0, guarded=True)
+        rule = StepRule(optimizer, model, 200, path=20.0)
         x = torch.randn(4, 8)
         with torch.no_grad():
             target = model(x) + 0.3 * torch.randn(4, 8)
@@ -70,17 +70,17 @@ def _steps(model: nn.Module, x: Tensor, optimizer: Optimizer, scheduler: Any, co
 @pytest.mark.parametrize("late", [False, True])  # whether the rule is set after the state was loaded, as in a Trainer
 def test_a_run_that_is_resumed_ends_bit_for_bit_as_one_that_was_not(late: bool) -> None:
     model, x, optimizer, scheduler = _start()
-    StepRule(optimizer, model, STEPS, scheduler=scheduler, guarded=True)
+    StepRule(optimizer, model, STEPS, scheduler=scheduler)
     _steps(model, x, optimizer, scheduler, 5)
     saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), scheduler.state_dict()))
     _steps(model, x, optimizer, scheduler, STEPS - 5)
     again, x, optimizer, scheduler = _start()
     if not late:
-        StepRule(optimizer, again, STEPS, guarded=True)
+        StepRule(optimizer, again, STEPS)
     for holder, state in zip((again, optimizer, scheduler), saved, strict=True):
         holder.load_state_dict(state)
     if late:
-        StepRule(optimizer, again, STEPS, scheduler=scheduler, guarded=True, resume=True)
+        StepRule(optimizer, again, STEPS, scheduler=scheduler, resume=True)
     _steps(again, x, optimizer, scheduler, STEPS - 5)
     for name, expected in adapter_tensors(model).items():
         assert torch.equal(expected, adapter_tensors(again)[name]), name
@@ -150,7 +150,7 @@ def test_two_adapters_that_are_trained_together_go_each_its_own_way() -> None:
 def test_a_step_that_is_not_finite_is_left_to_show_and_one_of_no_length_moves_nothing() -> None:
     model, x = seeded("linear and embedding")
     optimizer = SGD(trained(model), lr=1e-2)
-    rule = StepRule(optimizer, model, STEPS, guarded=True)
+    rule = StepRule(optimizer, model, STEPS)
     for p in trained(model):
         p.grad = torch.zeros_like(p)
     before = dense(model)
@@ -264,11 +264,7 @@ def test_tensors_that_no_gradient_reaches_are_named() -> None:
 
 
 def test_the_guards_formula() -> None:
-    assert guard(torch.tensor([1.0, 4.0, 9.0])).item() == pytest.approx(1 / 16)
-
-
-def test_only_models_that_predict_tokens_are_guarded() -> None:
-    for model, expected in ((gpt2(), True), (llama(), True), (bert_classifier(), False)):
-        adapted = adapt(model, r=2, target_modules=["c_attn", "q_proj", "query"])
-        rule = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, STEPS)
-        assert predicts_tokens(adapted) is predicts_tokens(model) is rule.guarded is expected
+    state = torch.tensor([1.0, 4.0, 9.0])
+    assert guard(state).item() == pytest.approx(1 / 64) and guard(state, likelihood=True).item() == pytest.approx(
+        1 / 16
+    )

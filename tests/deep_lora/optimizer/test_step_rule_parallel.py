@@ -43,7 +43,7 @@ def train(net: nn.Module, rows: slice = slice(None)) -> dict[str, Any]:
         net(input_ids=batch, labels=batch).loss.backward()
         optimizer.step()
         states.append(whole(net))
-        guards.append(float(guard(optimizer.param_groups[0]["step_rule_state"])))
+        guards.append(float(guard(optimizer.param_groups[0]["step_rule_state"], likelihood=True)))
     return {"states": states, "guards": guards}
 
 

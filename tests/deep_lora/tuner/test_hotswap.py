@@ -127,15 +127,22 @@ def test_what_cannot_be_swapped_is_an_error_and_changes_nothing(tmp_path: Path) 
     with pytest.raises(ValueError, match="Configs are incompatible: for depth"):
         swap(model, tmp_path / "deep")
     deep = {f"base_model.model.square.deep_lora_core.{'default'}": torch.ones(2, 4, 4)}
-    with pytest.raises(ValueError, match="the adapters differ in .*square: 2 cores and no start are to replace"):
+    with pytest.raises(
+        ValueError, match="square: 2 cores and no start are to replace .*; load the other under a name of its own"
+    ):
         hotswap.hotswap_adapter_from_state_dict(model, deep, "default", model.peft_config["default"])
     saved(base, ids(), tmp_path / "more", r=4, target_modules=[*LINEAR, "head"])
     with pytest.raises(RuntimeError, match="Hot swapping the adapter did not succeed, unexpected keys found: .*head"):
         swap(model, tmp_path / "more")
     saved(base, ids(), tmp_path / "large", r=6, target_modules=LINEAR)
-    with pytest.raises(ValueError, match="the new adapter has rank 6 in .*, the compiled model 4; call"):
+    with pytest.raises(
+        ValueError,
+        match="compiled model 4; call `prepare_model_for_compiled_hotswap` with the largest rank before the model",
+    ):
         swap(torch.compile(model, backend="eager"), tmp_path / "large")
-    with pytest.raises(ValueError, match="`target_rank` 3 is smaller than the rank of"):
+    with pytest.raises(
+        ValueError, match="`target_rank` 3 is smaller than the rank of .*; pass the largest rank of all adapters"
+    ):
         hotswap.prepare_model_for_compiled_hotswap(model, target_rank=3)
     close(output(model, ids()), before)
     model.merge_adapter()

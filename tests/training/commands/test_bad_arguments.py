@@ -30,7 +30,7 @@ def csv(tmp_path, **columns):
         (["--adapter", "dora"], "--adapter got 'dora'; choose deep_lora or lora"),
         (
             ["--path_length", "-1"],
-            "--path_length got -1.0; it must be a share of the weights' norms such as 0.06, or 0",
+            "--path_length got -1.0; it must be a share of the weights' norms such as 0.12, or 0",
         ),
         (["--rank", "0"], "--rank got 0; it must be at least 1"),
         (["--init_batches", "-1"], "--init_batches got -1"),

@@ -1,7 +1,7 @@
 """Trials of step rules on validation data, each kept: which guard, which path, Deep LoRA against LoRA.
 
-    python -m benchmarks.studies.step_rule.search                # every trial of settings/step_search.json
-    python -m benchmarks.studies.step_rule.search --minutes 5    # start no trial after five minutes
+    python -m benchmarks.studies.step_search                # every trial of settings/step_search.json
+    python -m benchmarks.studies.step_search --minutes 5    # start no trial after five minutes
     python -m benchmarks.run step_search                         # the result file, from the kept trials
 
 The seeds are compared nowhere else, and no test example is looked at.
@@ -24,7 +24,7 @@ from benchmarks.few_shot.one_run import four_digits, measured, schedule_of, star
 from benchmarks.few_shot.tasks import Task, task_of
 from benchmarks.kept_runs import RunFolder
 from benchmarks.result_files import SETTINGS, read_json
-from benchmarks.studies.step_rule.rule import PathRule, RuledSteps
+from benchmarks.step_guards import PathRule, RuledSteps
 
 KEPT = Path("runs/step_rule/kept")
 WINDOW = 10  # a tenth of a run is one window of its losses
@@ -58,11 +58,11 @@ def trial(settings: dict[str, Any], chosen: Trial) -> dict[str, Any]:
     batches = task.batches(parts.pop("train"), chosen.seed)
     model = task.model(chosen.seed)
     start_from(task, method, model, batches, chosen.seed)
-    optimizer = optimizer_of(method, model, variant["rate"], task.settings.head_rate, len(batches))
+    optimizer = optimizer_of(method, model, variant["rate"], task, len(batches))
     schedule = schedule_of(task, optimizer)
     rule = variant.get("rule")
-    shares = [schedule.lr_lambdas[0](step) for step in range(len(batches))]
-    ruled = None if rule is None else RuledSteps(optimizer, model.encoder, PathRule(**rule), sum(shares))
+    asked = None if rule is None else PathRule(**rule)
+    ruled = None if asked is None else RuledSteps(optimizer, model.encoder, len(batches), asked, schedule)
     losses = []
     for step, batch in enumerate(batches, start=1):
         model.train()

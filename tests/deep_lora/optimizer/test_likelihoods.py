@@ -1,0 +1,83 @@
+"""Which models maximize a likelihood, with an adapter and without, and what the rule then chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from torch import nn
+from torch.optim import AdamW
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+from deep_lora import StepRule, create_optimizer
+from deep_lora.optimizer.likelihoods import maximizes_likelihood
+from tests.deep_lora.optimizer.ruled import trained
+from tests.models import adapt, gpt2, llama
+
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+def bert(kind: type[PreTrainedModel], **fields: object) -> Callable[[], nn.Module]:
+    return lambda: kind(BertConfig(vocab_size=8, **SIZES, **fields))
+
+
+def vit(kind: type[PreTrainedModel]) -> Callable[[], nn.Module]:
+    return lambda: kind(ViTConfig(image_size=4, patch_size=2, **SIZES))
+
+
+LIKELIHOODS = {
+    "GPT-2": gpt2,
+    "Llama": llama,
+    "Llama in a module": lambda: nn.ModuleList([llama()]),
+    "masked tokens": bert(BertForMaskedLM),
+    "classes": bert(BertForSequenceClassification),
+    "several classes at once": bert(
+        BertForSequenceClassification, num_labels=1, problem_type="multi_label_classification"
+    ),
+    "tags": bert(BertForTokenClassification),
+    "spans": bert(BertForQuestionAnswering),
+    "choices": bert(BertForMultipleChoice),
+    "next sentence": bert(BertForNextSentencePrediction),
+    "images": vit(ViTForImageClassification),
+}
+OTHERS = {
+    "one number": bert(BertForSequenceClassification, num_labels=1),
+    "numbers": bert(BertForSequenceClassification, num_labels=3, problem_type="regression"),
+    "text encoder": bert(BertModel),
+    "image encoder": vit(ViTModel),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [*((make, True) for make in LIKELIHOODS.values()), *((make, False) for make in OTHERS.values())],
+    ids=[*LIKELIHOODS, *OTHERS],
+)
+def test_models_whose_loss_is_a_likelihood_are_known(make: Callable[[], nn.Module], expected: bool) -> None:
+    model = make()
+    assert maximizes_likelihood(model) is expected
+    if isinstance(model, PreTrainedModel):
+        adapted = adapt(model, r=2, target_modules="all-linear")
+        rule = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, 20)
+        assert rule.likelihood is expected and rule.path == (0.12 if expected else 0.24)
+        other = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, 20, likelihood=not expected)
+        assert other.likelihood is not expected and other.path == (0.24 if expected else 0.12)
+
+
+def test_the_likelihood_belongs_to_the_step_rule() -> None:
+    model = adapt(llama(), r=2, target_modules=["q_proj"])
+    with pytest.raises(ValueError, match="`path`, `max_grad_norm` and `likelihood` belong to the step rule"):
+        create_optimizer(model, lr=1e-3, likelihood=True)

@@ -1,0 +1,24 @@
+"""How long a run is when nobody says it."""
+
+from __future__ import annotations
+
+import pytest
+
+from training.settings.common import RunArguments
+from training.trainer.optimizer import choose_length
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "epochs"),
+    [
+        (64, {}, 25),  # 4 batches of 16
+        (64, {"gradient_accumulation_steps": 2}, 50),
+        (60, {"gradient_accumulation_steps": 8}, 100),  # 4 batches, one step
+        (1_000, {}, 3),
+        (64, {"num_train_epochs": 2}, 2),
+    ],
+)
+def test_a_run_of_few_samples_makes_a_hundred_steps(rows: int, settings: dict, epochs: float, tmp_path) -> None:
+    run = RunArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+    choose_length(run, rows)
+    assert run.num_train_epochs == epochs
