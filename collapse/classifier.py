@@ -151,14 +151,15 @@ class NormalizedClassifier(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Leave the learned scale out of the head's own state while it is as at the start.
+        """Leave a learned scale out while it is as at the start.
 
-        PEFT asks the copy that it trains, before it loads, what a file has to hold; that of a fixed scale has none.
+        PEFT asks the copy that it trains, before it loads, what a file has to hold; that of a fixed scale has none. A
+        model's own state has it all the same, see `normalize_classifier_`.
         """
         super()._save_to_state_dict(destination, prefix, keep_vars)
         ratio = self.log_temperature_ratio
-        if not prefix and ratio is not None and (ratio.is_meta or ratio.item() == 0):
-            del destination["log_temperature_ratio"]
+        if ratio is not None and (ratio.is_meta or ratio.item() == 0):
+            del destination[f"{prefix}log_temperature_ratio"]
 
     def extra_repr(self) -> str:
         scale = "on meta" if self.base_temperature.is_meta else f"{self.scale.item():.4g}"

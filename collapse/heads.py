@@ -135,6 +135,7 @@ def normalize_classifier_(
         setattr(config, CONFIG_KEY, settings | {SCALE_KEY: heads[0][1].initial_scale})
     base.register_forward_pre_hook(_BatchCheck(found.name), with_kwargs=True)
     base.register_load_state_dict_pre_hook(_hand_learned_scales_to_copies)
+    base.register_state_dict_post_hook(_complete_learned_scales)
     return _in_use(base, heads)
 
 
@@ -167,6 +168,16 @@ def _hand_learned_scales_to_copies(model: nn.Module, state: dict[str, Any], pref
         if isinstance(module, NormalizedClassifier) and f"{prefix}{path}.weight" in state and wanted not in state:
             if saved in state:
                 state[wanted] = state.pop(saved)
+
+
+def _complete_learned_scales(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Save a learned scale also while it is as at the start, when a head leaves it out."""
+    for path, module in model.named_modules():
+        weight = state.get(f"{prefix}{path}.weight")
+        if isinstance(module, NormalizedClassifier) and module.log_temperature_ratio is not None and weight is not None:
+            ratio = module.log_temperature_ratio
+            kept = ratio if isinstance(weight, nn.Parameter) else ratio.detach()
+            state.setdefault(f"{prefix}{path}.log_temperature_ratio", kept)
 
 
 def warn_of_left_out_layers(model: nn.Module, head: str) -> None:

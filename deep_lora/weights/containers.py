@@ -24,7 +24,10 @@ class Factors(nn.ParameterDict):
     def __setitem__(self, key: str, value: Any) -> None:
         self._keys[key] = None
         is_plain = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
-        self._parameters[key] = nn.Parameter(value) if is_plain else value
+        # Registered, though elsewhere: whoever has adapters made on the meta device listens to that.
+        holder = nn.Module()
+        holder.register_parameter("held", nn.Parameter(value) if is_plain else value)
+        self._parameters[key] = holder._parameters["held"]
 
     def __delitem__(self, key: str) -> None:
         del self._keys[key]
