@@ -133,10 +133,14 @@ def normalize_classifier_(
         heads.append((path, new))
     if config is not None:
         setattr(config, CONFIG_KEY, settings | {SCALE_KEY: heads[0][1].initial_scale})
-    base.register_forward_pre_hook(_BatchCheck(found.name), with_kwargs=True)
+    _register_hooks(base, found.name)
+    return _in_use(base, heads)
+
+
+def _register_hooks(base: nn.Module, head: str) -> None:
+    base.register_forward_pre_hook(_BatchCheck(head), with_kwargs=True)
     base.register_load_state_dict_pre_hook(_hand_learned_scales_to_copies)
     base.register_state_dict_post_hook(_complete_learned_scales)
-    return _in_use(base, heads)
 
 
 def base_model_of(model: nn.Module) -> nn.Module:

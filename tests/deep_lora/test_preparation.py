@@ -142,7 +142,8 @@ def test_training_again_starts_anew_and_leaves_the_optimizer_as_it_was(tmp_path)
         trainer.train()
         assert callback.rule is not None and callback.rule.group["step_rule_steps"] == STEPS
         inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-        assert not inner._optimizer_step_pre_hooks and not inner._optimizer_step_post_hooks
+        hooks = [*inner._optimizer_step_pre_hooks.values(), *inner._optimizer_step_post_hooks.values()]
+        assert not any(hook.__self__ is callback.rule for hook in hooks)
 
 
 def test_what_cannot_be_prepared_is_named(tmp_path) -> None:

@@ -26,6 +26,9 @@ OPTIMIZERS = {
 
 
 def hooks() -> int:
+    """Count the hooks of all optimizers, when those of models that are gone have left with a step of another."""
+    gc.collect()
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0).step()
     return len(torch_optimizer._global_optimizer_pre_hooks)
 
 
