@@ -6,7 +6,6 @@ models pass through unchanged.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from peft import PeftModel
 
 from deep_lora.config import DeepLoraConfig
+from deep_lora.tuner.wrapping import wrap
 
 HEADING = "## Loading this Deep LoRA adapter"
 _SECTION = (
@@ -37,7 +37,6 @@ deep_lora.save_as_lora("adapter-as-lora", model)  # loads with PeftModel.from_pr
 ```
 """
 )
-_WRAPPED = "_wrapped_by_deep_lora"
 
 
 def add_loading_section(folder: str | os.PathLike[str], source: str = "path/or/hub-name") -> None:
@@ -50,16 +49,8 @@ def add_loading_section(folder: str | os.PathLike[str], source: str = "path/or/h
 
 def install() -> None:
     """Wrap PEFT's card writing and uploading; a second call (reload) changes nothing."""
-    _wrap("create_or_update_model_card", _with_section)
-    _wrap("_upload_modified_files", _with_card_before_upload)
-
-
-def _wrap(name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    original = getattr(PeftModel, name)
-    if not getattr(original, _WRAPPED, False):
-        wrapped = functools.wraps(original)(wrapper(original))
-        setattr(wrapped, _WRAPPED, True)
-        setattr(PeftModel, name, wrapped)
+    wrap(PeftModel, "create_or_update_model_card", _with_section)
+    wrap(PeftModel, "_upload_modified_files", _with_card_before_upload)
 
 
 def _is_deep_lora(model: PeftModel) -> bool:

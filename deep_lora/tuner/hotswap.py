@@ -5,7 +5,6 @@ PEFT's functions in `peft.utils.hotswap` know LoRA only; two of them are wrapped
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.tuner.wrapping import wrap
 from deep_lora.weights.saved import settings_of
 from deep_lora.weights.start import stored_scale
 
-_WRAPPED = "_wrapped_by_deep_lora"
 _COMPARED = ["variant", "subtract_start", "depth", "depth_pattern", "deep_lora_dropout"]
 Tensors = dict[str, Tensor]
 
@@ -28,16 +27,8 @@ Tensors = dict[str, Tensor]
 def install() -> None:
     """Wrap PEFT's functions; a second call (reload) changes nothing."""
     hotswap.CONFIG_KEYS_TO_CHECK[PEFT_TYPE] = _COMPARED
-    _wrap("hotswap_adapter_from_state_dict", _with_swap)
-    _wrap("prepare_model_for_compiled_hotswap", _with_padding)
-
-
-def _wrap(name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    original = getattr(hotswap, name)
-    if not getattr(original, _WRAPPED, False):
-        wrapped = functools.wraps(original)(wrapper(original))
-        setattr(wrapped, _WRAPPED, True)
-        setattr(hotswap, name, wrapped)
+    wrap(hotswap, "hotswap_adapter_from_state_dict", _with_swap)
+    wrap(hotswap, "prepare_model_for_compiled_hotswap", _with_padding)
 
 
 def _with_swap(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,26 +9,16 @@ import peft.mixed_model
 from peft import PeftModel
 
 from deep_lora.config import PEFT_TYPE
-
-_WRAPPED = "_explained_by_deep_lora"
+from deep_lora.tuner.wrapping import wrap
 
 
 def install() -> None:
     """Wrap the two functions of PEFT that refuse; a second call (reload) changes nothing."""
-    _wrap(PeftModel, "add_adapter")
-    _wrap(peft.mixed_model, "_check_config_compatible")
-
-
-def _wrap(owner: Any, name: str) -> None:
-    original = getattr(owner, name)
-    if not getattr(original, _WRAPPED, False):
-        wrapped = _explained(original)
-        setattr(wrapped, _WRAPPED, True)
-        setattr(owner, name, wrapped)
+    wrap(PeftModel, "add_adapter", _explained)
+    wrap(peft.mixed_model, "_check_config_compatible", _explained)
 
 
 def _explained(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def refuse(*args: Any, **kwargs: Any) -> Any:
         try:
             return original(*args, **kwargs)
