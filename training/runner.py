@@ -137,7 +137,6 @@ def _warn_of_ddp(run: RunArguments) -> None:
 
 def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterTrainer:
     """Build the Trainer of a job, with encoded data; `facts` go into the manifest of each checkpoint."""
-    choose_length(job.run, len(job.task.splits["train"]))
     with job.run.main_process_first(desc="encoding the data"):
         encoded = job.task.encode(job.task.splits, job.processor)
     trainer: Any = job.task.trainer_class(

@@ -95,6 +95,8 @@ class RunArguments(TrainingArguments):
             )
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
+        if self.num_train_epochs is None and self.max_steps > 0:  # which win
+            self.num_train_epochs = 3.0
 
 
 FEATURED = (
