@@ -199,7 +199,7 @@ def check_has_classes(model: nn.Module) -> None:
 
 
 def check_labels(labels: Any) -> None:
-    """Raise if the labels of a batch are no classes.
+    """Raise if a batch has labels that are not classes.
 
     Raises:
         TypeError: for numbers (regression) and several labels for a sample, which transformers takes to be multi-label.

@@ -151,7 +151,7 @@ def base_model_of(model: nn.Module) -> nn.Module:
 
 @dataclass
 class _BatchCheck:
-    """What shows only once a model runs: labels that are no classes, and layers that an adapter leaves out."""
+    """Check what only shows once a model runs: labels that are not classes, and layers that an adapter leaves out."""
 
     head: str
     has_trained: bool = False

@@ -66,7 +66,7 @@ class HeadObserver(Observer):
         within: see `ClassStatistics`.
         center_samples: rows kept for NC4, spread evenly over the stream; 0 for none.
         valid_rows: how many of a batch's rows count (a distributed loader repeats some to fill its last batch).
-        skip_unusable: skip batches whose labels are no classes of this head, instead of raising.
+        skip_unusable: skip batches whose labels are not classes of this head, instead of raising.
 
     Attributes:
         statistics: what was collected since `start`.

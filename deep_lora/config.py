@@ -56,7 +56,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
         modules_to_save: Modules that are trained and saved whole. The head of a transformers model for classification
             or question answering is added; [], without a `task_type`, leaves it frozen.
         init_weights: False starts from a random, non-zero update (for tests).
-        layers_to_transform: Indices of the layers to adapt; target_modules is no regex then.
+        layers_to_transform: Indices of the layers to adapt; target_modules must not be a regex then.
         layers_pattern: Name of the layer list if it is not a usual one; needs layers_to_transform.
         rank_pattern: Rank by module name or regex.
         depth_pattern: Depth by module name or regex.
@@ -135,7 +135,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
         default=True, metadata={"help": "False starts from a random, non-zero update (for tests)."}
     )
     layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the layers to adapt; target_modules is no regex then."}
+        default=None, metadata={"help": "Indices of the layers to adapt; target_modules must not be a regex then."}
     )
     layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "Name of the layer list if it is not a usual one; needs layers_to_transform."}

@@ -18,7 +18,7 @@ def is_all_linear(targets: str | Iterable[str] | None) -> bool:
 
 
 def check_lists(**values: Any) -> None:
-    """Check that lists of names are no strings, whose letters PEFT would take for names.
+    """Check that lists of names are not strings, whose letters PEFT would take for names.
 
     Raises:
         TypeError: one is a string.

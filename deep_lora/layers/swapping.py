@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 def call_with(base: nn.Module, name: str, tensor: Float[Tensor, "*shape"], *args: Any, **kwargs: Any) -> Any:
     """Return `base(*args, **kwargs)` with that tensor in place of its parameter `name`.
 
-    The tensor lies in the instance's dictionary for the time of the call, where attributes are looked up first:
+    During the call the tensor is in the instance's dictionary, which attribute lookup tries first:
     `torch.func.functional_call` misses the views that FSDP 1 keeps there.
 
     Raises:

@@ -46,7 +46,7 @@ class Merging:
         return [name for name in self.active_adapters if name in self.deep_lora_U and name not in self.merged_adapters]
 
     def check_scalable(self, adapter_name: str) -> None:
-        """Refuse another scale for an adapter that lies in the base weight with the one that it had.
+        """Refuse to rescale an adapter that is merged into the base weight at its old scale.
 
         Raises:
             ValueError: it is merged.

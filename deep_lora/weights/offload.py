@@ -97,7 +97,7 @@ def _refuse_gradient(gradient: Tensor) -> None:
 
 
 def settle_(container: Any) -> None:
-    """Bring the tensors of a container in for good, since accelerate's hook knows those alone that it was made with."""
+    """Load a container's tensors permanently: accelerate's hook only knows the tensors it was attached with."""
     hook = offloading_hook(container)
     if hook is None:
         return

@@ -1,8 +1,8 @@
 """What an adapted layer saves beside its parameters, and what it demands of a state that is loaded.
 
 Two adapters with the same tensors are the same update only if these have the same scales and start. All follow from the
-configuration, so they are saved in `deep_lora_settings` and compared when tensors come without it: into an
-adapter that is there already.
+configuration, so they are saved in `deep_lora_settings` and compared when tensors are loaded without it, into an
+adapter that already exists.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def saved_scales(settings: Tensor) -> tuple[float, float]:
     """Return the scale of the cores, and that of U and V, as they were saved.
 
     Raises:
-        AdapterFileError: these are no settings.
+        AdapterFileError: these are not settings.
     """
     if settings.dtype != torch.int64 or settings.shape != (4,):
         raise AdapterFileError(

@@ -85,7 +85,7 @@ def continued_model(fresh: CompletionModel, data: Compact, previous: Trained) ->
 
     So it does not matter in which unit either is. Rows and columns that the earlier fit did not have start with small
     factors and with their ridge biases. An earlier fit that predicts the new data worse than the new start does, since
-    it is of something else, is no start.
+    it is of something else, is not a start.
 
     Args:
         fresh: started from the new data; it is not changed.

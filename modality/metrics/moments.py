@@ -21,7 +21,7 @@ class Moments:
         means: m_x and m_y.
         covariances: C_x and C_y, dividing by n.
         shares: of each modality in all features, n_x / (n_x + n_y) and the rest.
-        distances: means of |x_i - y_i| and of |x_i - y_i|^2; None if rows are no pairs.
+        distances: means of |x_i - y_i| and of |x_i - y_i|^2; None if the rows are not pairs.
 
     >>> moments = moments_of_rows(torch.eye(2), torch.eye(2)[[0, 1, 1]])
     >>> moments.shares.tolist(), moments.distances
@@ -43,7 +43,7 @@ def moments_of(statistics: PairStatistics) -> Moments:
     """Return the moments of statistics of pairs.
 
     Raises:
-        TypeError: these are no statistics.
+        TypeError: these are not statistics.
         ValueError: there are fewer than two pairs.
     """
     if not isinstance(statistics, PairStatistics):
@@ -62,7 +62,7 @@ def moments_of_rows(x: Any, y: Any) -> Moments:
     """Return the moments of the features of both modalities; their rows are pairs if there are as many of both.
 
     Raises:
-        TypeError, ValueError: for what are no features, of several widths, not finite, or fewer than two rows.
+        TypeError, ValueError: if these are not features, differ in width, are not finite, or have fewer than two rows.
     """
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.dim() != 2 or y.dim() != 2 or len(x) == len(y):
         return moments_of(_collected(x, y))
