@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,23 +13,43 @@ from torch.optim import Optimizer
 
 from deep_lora import StepRule
 from deep_lora.optimizer.families import Lengths, Stacks
-from deep_lora.optimizer.lengths import FIRST_STEPS, MEMORY, TINY
+from deep_lora.optimizer.lengths import FIRST_STEPS, TINY, Pace, largest_of_first, mean_of_all
+
+
+def largest_mean(reference: Tensor, slope: Tensor, mean: Tensor, steps: Tensor) -> Tensor:
+    """Return the largest of the first three slopes and of all running means since; arguments as `largest_of_first`.
+
+    >>> largest_mean(*torch.tensor([2.0, 9.0, 3.0, 5.0]))
+    tensor(3.)
+    """
+    return torch.maximum(reference, torch.where(steps < FIRST_STEPS, slope, mean))
+
+
+def root_mean_square(reference: Tensor, slope: Tensor, mean: Tensor, steps: Tensor) -> Tensor:
+    """Return that of all slopes so far, as Adam has it for every entry; arguments as `largest_of_first`.
+
+    >>> root_mean_square(*torch.tensor([1.0, 7.0, 4.0, 1.0]))
+    tensor(5.)
+    """
+    return ((steps * reference.square() + slope.square()) / (steps + 1)).sqrt()
+
+
+REFERENCES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "first": largest_of_first,
+    "all": largest_mean,
+    "rms": root_mean_square,
+    "mean": mean_of_all,
+}
 
 
 @dataclass(frozen=True)
 class PathRule:
-    """`|E_t|_F = path |W|_F f_t / (f_1 + ... + f_T) g_t`, with f the schedule of the run and g a guard.
-
-    The guard is `g_t = min(1, s_t / s_1)^power`, where s is the slope: by how much a step lowers the loss, to first
-    order, for each share of the weights' norms that it moves them, averaged over modules and recent steps. It falls to
-    nothing where the training data have been learned by heart.
+    """A `Pace` as settings have it, and what the guard listens to.
 
     Attributes:
         path: how far a weight may go in the whole run, as a share of its own norm.
         power: of the guard; 0 is no guard.
-        reference: the slope that the guard compares with: the largest of the "first" three steps, the largest mean
-            of "all" so far, the root mean square ("rms") of all so far, as Adam has it for every entry, or their
-            "mean".
+        reference: the slope that the guard compares with, one of `REFERENCES`.
         direction: of the slope: that of the optimizer's "step", which agrees with the gradient most at first, or the
             "gradient" itself, whose norm falls with the residuals alone.
     """
@@ -39,37 +60,8 @@ class PathRule:
     direction: str = "step"
 
 
-class SlopeGuard:
-    """`min(1, s_t / s_1)^power` of a running mean of slopes; s_1 is the reference of a `PathRule`.
-
-    >>> guard = SlopeGuard(power=2.0, memory=0.5)
-    >>> [guard(slope) for slope in (4.0, 4.0, 4.0, 0.0, 0.0)]
-    [1.0, 1.0, 1.0, 0.25, 0.0625]
-    """
-
-    def __init__(self, power: float, memory: float = MEMORY, reference: str = "first") -> None:
-        self.power, self.memory, self.reference = power, memory, reference
-        self.slope = self.first = 0.0
-        self.steps, self.sum, self.squares = 0, 0.0, 0.0
-
-    def __call__(self, slope: float) -> float:
-        self.slope = slope if self.steps == 0 else self.memory * self.slope + (1 - self.memory) * slope
-        if self.steps < FIRST_STEPS:
-            self.first = max(self.first, slope)
-        elif self.reference == "all":
-            self.first = max(self.first, self.slope)
-        self.steps += 1
-        self.sum += slope
-        self.squares += slope**2
-        if self.reference == "rms":
-            self.first = (self.squares / self.steps) ** 0.5
-        elif self.reference == "mean":
-            self.first = self.sum / self.steps
-        return min(1.0, self.slope / max(self.first, TINY)) ** self.power
-
-
 class RuledSteps(StepRule):
-    """The library's rule with a guard of the study.
+    """The library's rule with a guard of the study. Slopes are taken at the length of the optimizer's own step.
 
     Args:
         optimizer, model, num_steps, scheduler: see `StepRule`.
@@ -83,12 +75,19 @@ class RuledSteps(StepRule):
         self, optimizer: Optimizer, model: nn.Module, num_steps: int, rule: PathRule, scheduler: Any = None
     ) -> None:
         super().__init__(optimizer, model, num_steps, path=rule.path, scheduler=scheduler)
-        self.direction, self.studied = rule.direction, SlopeGuard(rule.power, reference=rule.reference)
+        self.pace, self.direction = Pace(rule.path, rule.power, REFERENCES[rule.reference]), rule.direction
         self.slopes, self.guards = list[float](), list[float]()
 
     def _listen(
         self, before: list[tuple[Stacks, Stacks]], steps: list[Stacks], lengths: list[Lengths]
     ) -> Float[Tensor, ""]:
+        left = super()._listen(before, steps, lengths)
+        self.guards.append(left.item())
+        return left
+
+    def _slope(
+        self, before: list[tuple[Stacks, Stacks]], steps: list[Stacks], lengths: list[Lengths]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         slopes = []
         for family, (values, gradients), step, length in zip(self._families, before, steps, lengths, strict=True):
             if self.direction == "gradient":
@@ -96,6 +95,6 @@ class RuledSteps(StepRule):
             else:
                 gain, moved = -family.dot(gradients, step), length.of(torch.ones_like(family.norms))
             slopes.append((gain * family.norms / moved.clamp(min=TINY)).clamp(min=0))
-        self.slopes.append(torch.cat(slopes).mean().item())
-        self.guards.append(self.studied(self.slopes[-1]))
-        return torch.tensor(self.guards[-1])
+        slope = torch.cat(slopes).mean()
+        self.slopes.append(slope.item())
+        return slope, torch.ones_like(slope)

@@ -96,7 +96,7 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
         if args.max_grad_norm:  # the rule clips, after its guard has listened
             self.rule.max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
         if state.is_world_process_zero:
-            print(self._described(args, state, model, fresh))
+            print(self._described(self.rule.path, args, state, model, fresh))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -116,10 +116,11 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
             start.on_train_begin(args, state, control, model=model, **kwargs)
         return found
 
-    def _described(self, args: TrainingArguments, state: TrainerState, model: nn.Module, fresh: list[str]) -> str:
+    def _described(
+        self, path: float, args: TrainingArguments, state: TrainerState, model: nn.Module, fresh: list[str]
+    ) -> str:
         subspaces = f"subspaces from the gradient of {self.num_batches} batches" if fresh else "subspaces as they are"
         beside = f", what is trained beside it at {args.learning_rate:g}" if _others(model) else ""
-        path = self.rule.path if self.rule is not None else self.path
         return f"Deep LoRA: a path of {path:g} of the weights' norms in {state.max_steps} steps, {subspaces}{beside}"
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# What the rule chooses; docs/few_shot.md has the search. Losses that are a likelihood have numbers of their own.
-PATH, LIKELIHOOD_PATH = 0.24, 0.12  # of a whole run, in units of the norm of the weight that is adapted
-POWER, LIKELIHOOD_POWER = 3.0, 2.0  # of the guard
+# Chosen by the search in docs/few_shot.md, as are `LIKELIHOOD` and `OTHERS` below.
 MEMORY = 0.8  # weight of the past in the running mean of the slope
-FIRST_STEPS = 3  # whose largest slope the guard of a likelihood compares with
+FIRST_STEPS = 3  # whose slopes `largest_of_first` compares
 CAP = 0.15  # no factor moves further in a step than this share of its norm
 TINY = 1e-30
 ITERATIONS = 2
@@ -76,49 +77,84 @@ def product_norm(
     return ((left @ L @ right) * L).sum((-2, -1)).clamp(min=0).sqrt()
 
 
+def largest_of_first(
+    reference: Float[Tensor, ""], slope: Float[Tensor, ""], mean: Float[Tensor, ""], steps: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """Return the largest of the first three slopes so far.
+
+    Args:
+        reference, steps: the reference until now, and of how many slopes.
+        slope, mean: the new slope, and the running mean with it.
+
+    >>> largest_of_first(*torch.tensor([4.0, 6.0, 5.0, 2.0])), largest_of_first(*torch.tensor([4.0, 6.0, 5.0, 3.0]))
+    (tensor(6.), tensor(4.))
+    """
+    return torch.where(steps < FIRST_STEPS, torch.maximum(reference, slope), reference)
+
+
+def mean_of_all(
+    reference: Float[Tensor, ""], slope: Float[Tensor, ""], mean: Float[Tensor, ""], steps: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """Return the mean of all slopes so far; the arguments are those of `largest_of_first`.
+
+    >>> mean_of_all(*torch.tensor([4.0, 1.0, 3.0, 2.0]))
+    tensor(3.)
+    """
+    return reference + (slope - reference) / (steps + 1)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far a run goes, and what makes its steps short.
+
+    Attributes:
+        path: of the whole run, in units of the norm of the weight that is adapted.
+        power: of the guard.
+        reference: the slope that the guard compares with.
+    """
+
+    path: float
+    power: float
+    reference: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+LIKELIHOOD = Pace(0.12, 2.0, largest_of_first)  # losses that are one: of tokens, of classes
+OTHERS = Pace(0.24, 3.0, mean_of_all)
+
+
 def listened(
-    state: Float[Tensor, " 3"], slope: Float[Tensor, ""], heard: Float[Tensor, ""], *, likelihood: bool = False
+    state: Float[Tensor, " 3"], slope: Float[Tensor, ""], heard: Float[Tensor, ""], pace: Pace
 ) -> Float[Tensor, " 3"]:
     """Return the guard's state after a step: running mean of the slope, its reference, and steps so far.
 
     The slope is by how much a step lowers the loss, to first order, for each share of its norm that it moves a weight.
-    The reference is the mean of all slopes so far.
 
     Args:
         heard: 0 where the step had no length, which says nothing; the state then stays.
-        likelihood: for a loss that is one, whose reference is the largest of the first three slopes.
 
-    >>> mean = largest = torch.zeros(3)
+    >>> state = torch.zeros(3)
     >>> for slope in (4.0, 2.0, 0.0):
-    ...     mean = listened(mean, torch.tensor(slope), torch.tensor(1.0))
-    ...     largest = listened(largest, torch.tensor(slope), torch.tensor(1.0), likelihood=True)
-    >>> mean, largest
-    (tensor([2.8800, 2.0000, 3.0000]), tensor([2.8800, 4.0000, 3.0000]))
+    ...     state = listened(state, torch.tensor(slope), torch.tensor(1.0), OTHERS)
+    >>> state
+    tensor([2.8800, 2.0000, 3.0000])
     """
     mean, reference, steps = state.unbind()
     mean = torch.where(steps == 0, slope, MEMORY * mean + (1 - MEMORY) * slope)
-    if likelihood:
-        reference = torch.where(steps < FIRST_STEPS, torch.maximum(reference, slope), reference)
-    else:
-        reference = reference + (slope - reference) / (steps + 1)
+    reference = pace.reference(reference, slope, mean, steps)
     return torch.where(heard > 0, torch.stack([mean, reference, steps + 1]), state)
 
 
-def guard(state: Float[Tensor, " 3"], *, likelihood: bool = False) -> Float[Tensor, ""]:
+def guard(state: Float[Tensor, " 3"], pace: Pace) -> Float[Tensor, ""]:
     """Return the share of a step's length that is left where the slope has flattened: `min(1, mean / reference)^p`.
 
     It goes to zero where the training data have been learned by heart, and stays where there is something to learn.
 
-    Args:
-        likelihood: for a loss that is one; p is then 2, and 3 otherwise.
-
     Source: ours (docs/few_shot.md).
 
-    >>> guard(torch.tensor([1.0, 2.0, 10.0])), guard(torch.tensor([3.0, 2.0, 10.0])), guard(torch.zeros(3))
-    (tensor(0.1250), tensor(1.), tensor(1.))
-    >>> guard(torch.tensor([1.0, 2.0, 10.0]), likelihood=True)
-    tensor(0.2500)
+    >>> guard(torch.tensor([1.0, 2.0, 10.0]), OTHERS), guard(torch.tensor([1.0, 2.0, 10.0]), LIKELIHOOD)
+    (tensor(0.1250), tensor(0.2500))
+    >>> guard(torch.tensor([3.0, 2.0, 10.0]), OTHERS), guard(torch.zeros(3), OTHERS)
+    (tensor(1.), tensor(1.))
     """
     mean, reference, _ = state.unbind()
-    left = torch.where(reference > 0, mean / reference.clamp(min=TINY), 1.0).clamp(0.0, 1.0)
-    return left ** (LIKELIHOOD_POWER if likelihood else POWER)
+    return torch.where(reference > 0, mean / reference.clamp(min=TINY), 1.0).clamp(0.0, 1.0) ** pace.power

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from deep_lora.optimizer.factored import Factored, factored_weights
 from deep_lora.optimizer.families import Lengths, Stacks, families
-from deep_lora.optimizer.lengths import LIKELIHOOD_PATH, PATH, TINY, guard, listened
+from deep_lora.optimizer.lengths import LIKELIHOOD, OTHERS, TINY, guard, listened
 from deep_lora.optimizer.likelihoods import maximizes_likelihood
 from deep_lora.optimizer.schedules import RATE, schedule_sum, share_left
 
@@ -75,8 +75,8 @@ class StepRule:
         scheduler: Any = None,
         resume: bool | Mapping[str, Any] = False,
     ) -> None:
-        self.likelihood = maximizes_likelihood(model) if likelihood is None else likelihood
-        path = (LIKELIHOOD_PATH if self.likelihood else PATH) if path is None else path
+        self.pace = LIKELIHOOD if (maximizes_likelihood(model) if likelihood is None else likelihood) else OTHERS
+        path = self.pace.path if path is None else path
         _check_numbers(num_steps, path)
         _check_single_copy(optimizer)
         self.optimizer, self.num_steps, self.path, self.max_grad_norm = optimizer, num_steps, path, max_grad_norm
@@ -116,7 +116,7 @@ class StepRule:
     @property
     def guard(self) -> float:
         """The share of a step's length that the guard leaves by now."""
-        return float(guard(self.group[STATE], likelihood=self.likelihood))
+        return float(guard(self.group[STATE], self.pace))
 
     def saved(self) -> dict[str, Any]:
         """Return the rule's state as plain numbers, for where an optimizer's own does not reach every process."""
@@ -164,7 +164,16 @@ class StepRule:
     def _listen(
         self, before: list[tuple[Stacks, Stacks]], steps: list[Stacks], lengths: list[Lengths]
     ) -> Float[Tensor, ""]:
-        """Measure the slope of this step, let the guard hear it, and return what it leaves."""
+        """Let the guard hear the slope of this step, and return what it leaves."""
+        slope, count = self._slope(before, steps, lengths)
+        group = self.group
+        group[STATE] = listened(group[STATE].to(slope), slope, count, self.pace)
+        return guard(group[STATE], self.pace)
+
+    def _slope(
+        self, before: list[tuple[Stacks, Stacks]], steps: list[Stacks], lengths: list[Lengths]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the mean slope of this step over all updates that it moves, and how many these are."""
         slopes, heard = [], []
         device = self._families[0].device
         for family, (_, gradients), step, length in zip(self._families, before, steps, lengths, strict=True):
@@ -172,10 +181,7 @@ class StepRule:
             slopes.append((gain / length.per_share.clamp(min=TINY)).clamp(min=0).sum().to(device))
             heard.append((length.per_share > 0).sum().to(device))
         count = torch.stack(heard).sum()
-        slope = torch.stack(slopes).sum() / count.clamp(min=1)
-        group = self.group
-        group[STATE] = listened(group[STATE].to(slope), slope, count, likelihood=self.likelihood)
-        return guard(group[STATE], likelihood=self.likelihood)
+        return torch.stack(slopes).sum() / count.clamp(min=1), count
 
     def _next_share(self) -> float:
         """Count a step; return its part of the path."""
@@ -223,7 +229,7 @@ def _check_numbers(num_steps: int, path: float) -> None:
             f"`num_steps` must be the number of optimizer steps of the whole run, at least 1, got {num_steps!r}"
         )
     if not 0 < path < float("inf"):
-        raise ValueError(f"`path` must be positive, a share of the weights' norms such as {PATH}, got {path!r}")
+        raise ValueError(f"`path` must be positive, a share of the weights' norms such as {OTHERS.path}, got {path!r}")
 
 
 def _check_single_copy(optimizer: Optimizer) -> None:

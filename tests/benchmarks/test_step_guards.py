@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.step_guards import PathRule, RuledSteps, SlopeGuard
+from benchmarks.step_guards import REFERENCES, PathRule, RuledSteps
 from deep_lora import DeepLoraConfig, adapted_layers
+from deep_lora.optimizer.lengths import MEMORY, Pace, guard, listened
 
 STEPS = 12
 
@@ -81,8 +82,8 @@ def test_the_guard_shortens_steps_as_slopes_fall_and_zero_power_is_none() -> Non
     free, _ = run(adapted("deep_lora"), PathRule(path=0.5))
     assert free.guards == [1.0] * STEPS
     guarded, _ = run(adapted("deep_lora"), PathRule(path=0.5, power=2.0))
-    guard = SlopeGuard(power=2.0, memory=0.8)
-    assert guarded.guards == [guard(slope) for slope in guarded.slopes] and min(guarded.guards) < 1.0
+    assert guarded.guards == pytest.approx(expected_guards(guarded.slopes, "first", 2.0), rel=1e-5)
+    assert min(guarded.guards) < 1.0
 
 
 @pytest.mark.parametrize("direction", ["step", "gradient"])
@@ -99,7 +100,27 @@ def test_the_slope_is_the_decrease_of_the_loss_for_each_share_that_the_weights_m
     assert decrease.item() == pytest.approx(2 * ruled.slopes[0] * path, rel=2e-3)  # of two modules
 
 
-@pytest.mark.parametrize(("reference", "expected"), [("first", 0.6313), ("all", 0.5430), ("rms", 0.6294)])
-def test_the_guard_compares_with_its_reference(reference: str, expected: float) -> None:
-    guard = SlopeGuard(power=1.0, memory=0.5, reference=reference)
-    assert [guard(slope) for slope in (2.0, 0.2, 0.2, 4.0, 0.2)][-1] == pytest.approx(expected, rel=1e-3)
+def expected_guards(slopes: list[float], reference: str, power: float) -> list[float]:
+    """What the definitions say, from all slopes up to each step."""
+    mean, means, guards = 0.0, [], []
+    for step, slope in enumerate(slopes, start=1):
+        mean = slope if step == 1 else MEMORY * mean + (1 - MEMORY) * slope
+        means.append(mean)
+        compared = {
+            "first": max(slopes[:step][:3]),
+            "all": max(slopes[:step][:3] + means[3:]),
+            "rms": (sum(s**2 for s in slopes[:step]) / step) ** 0.5,
+            "mean": sum(slopes[:step]) / step,
+        }
+        guards.append(min(1.0, mean / compared[reference]) ** power)
+    return guards
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_the_guard_compares_with_its_reference(reference: str) -> None:
+    slopes, pace, state = [2.0, 0.2, 0.2, 40.0, 0.2, 0.1], Pace(0.1, 1.5, REFERENCES[reference]), torch.zeros(3)
+    found = []
+    for slope in slopes:
+        state = listened(state, torch.tensor(slope), torch.tensor(1.0), pace)
+        found.append(guard(state, pace).item())
+    assert found == pytest.approx(expected_guards(slopes, reference, 1.5), rel=1e-5)

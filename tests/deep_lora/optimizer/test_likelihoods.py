@@ -23,6 +23,8 @@ from transformers import (
 )
 
 from deep_lora import StepRule, create_optimizer
+from deep_lora.optimizer.lengths import LIKELIHOOD
+from deep_lora.optimizer.lengths import OTHERS as OTHER_PACE
 from deep_lora.optimizer.likelihoods import maximizes_likelihood
 from tests.deep_lora.optimizer.ruled import trained
 from tests.models import adapt, gpt2, llama
@@ -72,9 +74,9 @@ def test_models_whose_loss_is_a_likelihood_are_known(make: Callable[[], nn.Modul
     if isinstance(model, PreTrainedModel):
         adapted = adapt(model, r=2, target_modules="all-linear")
         rule = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, 20)
-        assert rule.likelihood is expected and rule.path == (0.12 if expected else 0.24)
+        assert rule.pace is (LIKELIHOOD if expected else OTHER_PACE) and rule.path == rule.pace.path
         other = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, 20, likelihood=not expected)
-        assert other.likelihood is not expected and other.path == (0.24 if expected else 0.12)
+        assert other.pace is (OTHER_PACE if expected else LIKELIHOOD)
 
 
 def test_the_likelihood_belongs_to_the_step_rule() -> None:
