@@ -31,6 +31,15 @@ from deep_lora.weights.start import draw_start_, stored_scale
 SUBSPACES = ("deep_lora_U", "deep_lora_V")
 
 
+def wide_float(dtype: torch.dtype | None) -> torch.dtype | None:
+    """Return a precision of at least 16 bits as it is, and None for what weights are quantized to.
+
+    >>> wide_float(torch.bfloat16), wide_float(torch.int8)
+    (torch.bfloat16, None)
+    """
+    return dtype if dtype is not None and dtype.is_floating_point and dtype.itemsize > 1 else None
+
+
 class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
     """State and behavior shared by all adapted layers; mixed into an `nn.Module`.
 
@@ -62,6 +71,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         merged_adapters: list[str]
         frozen_peft_weight_names: dict[str, tuple[str, ...]]
         _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
+        _get_base_layer_device_and_dtype: Callable[[Any], tuple[torch.device | None, torch.dtype | None]]
         _get_embed_scale: Callable[[], Tensor | None]
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
@@ -129,7 +139,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
             self._create_parameters(adapter_name, r, config.num_cores(depth))
             self.reset_parameters(adapter_name, config)
             self._set_start(adapter_name, config)
-            self._move_adapter_to_device_of_base_layer(adapter_name)
+            self.bring_to_base(adapter_name, cast=True)
         self.deep_lora_settings[adapter_name] = settings_of(self, adapter_name)
         frozen = {name: names for name, names in self.frozen_peft_weight_names.items() if name != adapter_name}
         if config.freeze_subspaces:  # survives switching adapters
@@ -166,14 +176,27 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
             del self.deep_lora_start[adapter_name]
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        # PEFT calls this after loading onto the meta device, which parts shared tensors.
-        if adapter_name in self.tied_to:
+        # PEFT calls this after loading onto the meta device; the values loaded are not to be rounded
+        self.bring_to_base(adapter_name, device)
+
+    def bring_to_base(self, adapter_name: str, device: torch.device | None = None, *, cast: bool = False) -> None:
+        """Move an adapter to the device of the base layer, and cast it to the precision of that if asked."""
+        if adapter_name in self.tied_to:  # loading onto the meta device parts shared tensors
             self._share_parameters(adapter_name)
-        elif adapter_name in self.deep_lora_core and not self.deep_lora_core[adapter_name].is_meta:
-            base = self.get_base_layer()
-            held = self.deep_lora_core[adapter_name].device
-            known = device_of_base(base, getattr(base, "weight", getattr(base, "qweight", None)))
-            super()._move_adapter_to_device_of_base_layer(adapter_name, device or known or held)
+            return
+        known, dtype = self._place_of_base()
+        for name in self.saved_names:
+            tensors = getattr(self, name)
+            if adapter_name in tensors and not tensors[adapter_name].is_meta:
+                tensor = tensors[adapter_name]
+                own = dtype if cast and tensor.is_floating_point() else None
+                tensors[adapter_name] = tensor.to(device or known or tensor.device, dtype=own)
+
+    def _place_of_base(self) -> tuple[torch.device | None, torch.dtype | None]:
+        """Return the device of the base layer and the precision that adapters can have of it, as far as known."""
+        base = self.get_base_layer()
+        weight = getattr(base, "weight", getattr(base, "qweight", None))
+        return device_of_base(base, weight), wide_float(self._get_base_layer_device_and_dtype(base)[1])
 
     def _settle(self) -> None:
         """Take the adapters out of accelerate's offload, before there are more or fewer of them."""

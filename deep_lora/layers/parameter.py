@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.functional import add_to_weight, full_precision
+from deep_lora.layers.base import wide_float
 from deep_lora.layers.module import AdaptedModule
 from deep_lora.weights.offload import brought_in, device_of_base
 
@@ -82,15 +83,9 @@ class ParamWrapper(AdaptedModule):
         self.deep_lora_core[adapter_name] = nn.Parameter(torch.empty(num_cores, *experts, r, r))
         self.deep_lora_V[adapter_name] = nn.Parameter(torch.empty(*experts, self.in_features, r))
 
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+    def _place_of_base(self) -> tuple[torch.device | None, torch.dtype | None]:
         parameter = self.get_param()
-        device = device or device_of_base(self.get_base_layer(), parameter)
-        dtype = parameter.dtype if parameter.is_floating_point() and parameter.dtype.itemsize > 1 else None
-        for name in self.saved_names:
-            tensors = getattr(self, name)
-            if adapter_name in tensors and not tensors[adapter_name].is_meta:
-                own = dtype if tensors[adapter_name].is_floating_point() else None
-                tensors[adapter_name] = tensors[adapter_name].to(device, dtype=own)
+        return device_of_base(self.get_base_layer(), parameter), wide_float(parameter.dtype)
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta.mT if self._stored_transposed else delta

@@ -181,7 +181,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         for layer in adapted_layers(self.model).values():
             layer._settle()  # PEFT has just dispatched the model again, if parts of it are offloaded
             if not autocast_adapter_dtype:
-                layer._move_adapter_to_device_of_base_layer(adapter_name)  # and to its precision
+                layer.bring_to_base(adapter_name, cast=True)
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
         for layer in adapted_layers(self.model).values():
             if adapter_name in layer.tied_to:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel, inject_adapter_in_model
+from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -175,3 +175,27 @@ def test_without_the_cast_an_adapter_has_the_precision_of_its_base(case) -> None
     model = adapt(base().to(torch.bfloat16), r=2, autocast_adapter_dtype=False, **settings)
     assert {p.dtype for p in adapter_tensors(model).values()} == {torch.bfloat16}
     assert all(layer.at_start("default") for layer in layers_of(model))
+
+
+@pytest.mark.parametrize("way", ["from_pretrained", "load_adapter", "injected"])
+@pytest.mark.parametrize("case", LAYER_CASES)
+def test_loading_into_empty_tensors_on_a_base_in_half_precision_rounds_nothing(case, way, tmp_path) -> None:
+    base, _, settings = LAYER_CASES[case]
+    source = adapt(base(), r=2, **settings)
+    disturb_(source)
+    source.save_pretrained(str(tmp_path))
+    if way == "injected":
+        model = inject_adapter_in_model(source.peft_config["default"], base().bfloat16(), low_cpu_mem_usage=True)
+        state = {key.removeprefix("base_model.model."): t for key, t in get_peft_model_state_dict(source).items()}
+        set_peft_model_state_dict(model, state, low_cpu_mem_usage=True)
+    elif way == "from_pretrained":
+        model = PeftModel.from_pretrained(base().bfloat16(), str(tmp_path), low_cpu_mem_usage=True)
+    else:
+        model = adapt(base().bfloat16(), "first", r=2, **settings)
+        model.load_adapter(str(tmp_path), "default", low_cpu_mem_usage=True)
+        if not source.peft_config["default"].target_parameters:
+            model.delete_adapter("first")
+    ours = [p for name, p in adapter_tensors(model).items() if ".default" in name]
+    theirs = list(adapter_tensors(source).values())
+    assert len(ours) == len(theirs)
+    assert all(torch.equal(new, old) for new, old in zip(ours, theirs, strict=True))
