@@ -85,11 +85,22 @@ def check_state(layer: Any, state: dict[str, Tensor], prefix: str) -> None:
     check_unbounded("the adapter", [name for name in names if name in state])
     for adapter_name in layer.deep_lora_core:
         saved = state.get(f"{prefix}{SETTINGS}.{adapter_name}")
+        if saved is not None and not _has_factors(layer, adapter_name, state, prefix):
+            continue  # torch refuses other sizes, and PEFT leaves them out where it is asked to
         if saved is not None:
             check_settings(layer, adapter_name, saved)
             continue
         start = f"{prefix}deep_lora_start"  # PEFT adds no name of an adapter to what the model does not hold
         _check_start(layer, adapter_name, state.get(f"{start}.{adapter_name}", state.get(start)))
+
+
+def _has_factors(layer: Any, adapter_name: str, state: dict[str, Tensor], prefix: str) -> bool:
+    """Tell whether a state has all factors of an adapter in the sizes of the layer, as far as these are known."""
+    for name in layer.adapter_layer_names:
+        held, saved = getattr(layer, name)[adapter_name], state.get(f"{prefix}{name}.{adapter_name}")
+        if saved is None or (held.numel() > 0 and saved.shape != held.shape):
+            return False
+    return True
 
 
 def _check_start(layer: Any, adapter_name: str, saved: Tensor | None) -> None:
@@ -110,8 +121,7 @@ def prepare_state_(layer: Any, state: dict[str, Tensor], prefix: str, *_: object
     """Check a state and complete it where an earlier version has saved it; a hook of `load_state_dict`."""
     check_state(layer, state, prefix)
     for adapter_name, settings in layer.deep_lora_settings.items():
-        own = _settings(layer, adapter_name) if settings.is_meta else settings
-        state.setdefault(f"{prefix}{SETTINGS}.{adapter_name}", own)
+        state[f"{prefix}{SETTINGS}.{adapter_name}"] = _settings(layer, adapter_name) if settings.is_meta else settings
 
 
 def complete_state_(layer: Any, state: dict[str, Tensor], prefix: str, metadata: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -119,6 +120,29 @@ def test_an_empty_adapter_lies_on_the_meta_device_whole_and_takes_its_values(cas
             set_peft_model_state_dict(
                 other, {key.removeprefix(prefix): tensor for key, tensor in state.items()}, low_cpu_mem_usage=True
             )
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("rows", [50, 30])
+def test_a_resized_vocabulary_is_torch_s_error_or_left_out_where_peft_is_asked_to(rows, low_memory, tmp_path) -> None:
+    source = adapted("embedding")
+    source.save_pretrained(str(tmp_path))
+    base = LAYER_CASES["embedding"][0]()
+    base.embedding = nn.Embedding(rows, base.embedding.embedding_dim)
+    with pytest.raises(RuntimeError, match="size mismatch for .*deep_lora_V"):
+        PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path), low_cpu_mem_usage=low_memory)
+    if low_memory:
+        return
+    with pytest.warns(UserWarning, match="deep_lora_V.* found shape"):
+        model = PeftModel.from_pretrained(base, str(tmp_path), ignore_mismatched_sizes=True)
+    ours, theirs = layers_of(model)[0], layers_of(source)[0]
+    for name in ("deep_lora_U", "deep_lora_core"):
+        assert torch.equal(getattr(ours, name)["default"], getattr(theirs, name)["default"])
+    model.save_pretrained(str(tmp_path / "again"))
+    again = LAYER_CASES["embedding"][0]()
+    again.embedding = nn.Embedding(rows, base.embedding.base_layer.embedding_dim)
+    loaded = PeftModel.from_pretrained(again, str(tmp_path / "again"))
+    assert torch.equal(updates(loaded)[0], updates(model)[0])
 
 
 def _fields(model: PeftModel) -> dict:
