@@ -158,6 +158,23 @@ def step_rows() -> list[tuple[str, str]]:
     return rows
 
 
+def rule_row() -> tuple[str, str]:
+    cells = []
+    for name in ("step_rule_384", "step_rule_384_short"):
+        measured = result(name)
+        ruled, plain, lora = (
+            measured["methods"][method]["all_seconds"] for method in ("deep_lora_ruled", "deep_lora", "lora")
+        )
+        ratios = [median(a / b for a, b in zip(ruled, other, strict=True)) for other in (plain, lora)]
+        work = measured["settings"]["workload"]
+        cells.append(
+            f"{work['batch']} x {work['tokens']} tokens: {ratios[0]:.2f} of the time without it, {ratios[1]:.2f} of LoRA's"
+        )
+    memory = result("step_rule_memory_384")["methods"]["deep_lora_ruled"]["ratio_of_step_bytes_to_lora"]
+    cells.append(f"memory at the longer {memory:.2f} of LoRA's")
+    return "training step under the step rule, MiniLM shape, r=8, medians of ratios", "; ".join(cells)
+
+
 def _time_ratio(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f}) of the time"
 
@@ -201,7 +218,7 @@ def rates_rows() -> list[tuple[str, str]]:
 
 def table() -> str:
     rows = [
-        *step_rows(), initialization_row(), *rates_rows(), main_job_row(),
+        *step_rows(), rule_row(), initialization_row(), *rates_rows(), main_job_row(),
         *rank_rows(), sketch_row(), export_row(), completion_row(),
     ]  # fmt: skip
     return markdown(["what", "measured"], [list(row) for row in rows])

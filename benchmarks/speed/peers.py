@@ -11,7 +11,9 @@ from peft import LoraConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deep_lora import DeepLoraConfig
+from deep_lora import DeepLoraConfig, StepRule
+
+MANY_STEPS = 10_000  # of the run that the step rule plans for
 
 
 class _GradientMark(torch.autograd.Function):
@@ -65,14 +67,20 @@ METHODS: dict[str, Callable[[nn.Module, str, int], nn.Module]] = {
     "dora": dora,
     "vera": vera,
     "deep_lora": deep_lora,
+    "deep_lora_ruled": deep_lora,
     "deep_lora_frozen": deep_lora_frozen,
 }
 
 
-def optimizer_of(model: nn.Module) -> Optimizer | None:
-    """Make AdamW over what is trained; None for a frozen model."""
+def optimizer_of(model: nn.Module, method: str) -> Optimizer | None:
+    """Make AdamW over what is trained, with the step rule if the method has it; None for a frozen model."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, lr=1e-4) if parameters else None
+    if not parameters:
+        return None
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
+    if method.endswith("_ruled"):
+        StepRule(optimizer, model, MANY_STEPS)
+    return optimizer
 
 
 def adapted(model: nn.Module, method: str, targets: str, rank: int) -> nn.Module:

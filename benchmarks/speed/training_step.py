@@ -27,7 +27,7 @@ def step_function(workload: Workload, method: str, rank: int, seed: int) -> tupl
     """Make a model with that method's adapter, and a function that makes one training step."""
     model = adapted(workload.model(seed), method, workload.targets, rank)
     loss = workload.loss(model, seed)
-    optimizer = optimizer_of(model)
+    optimizer = optimizer_of(model, method)
 
     def step() -> None:
         loss().backward()
