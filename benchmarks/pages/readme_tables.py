@@ -7,19 +7,14 @@ from statistics import median
 
 from benchmarks.few_shot.comparisons import (
     BASELINE,
-    FALLING,
     LOSSES,
     RULED,
     SEEDS,
     UNTUNED,
     averaged,
     comparisons,
-    family_means,
-    good_range,
     methods_of,
-    of_kind,
     settings_of,
-    title,
     with_enough_seeds,
 )  # fmt: skip
 from benchmarks.markdown import markdown
@@ -97,21 +92,6 @@ def main_job_row() -> tuple[str, str]:
     )
 
 
-def rank_rows() -> list[tuple[str, str]]:
-    runs = result("rank_training")
-    steps = runs["settings"]["steps"]
-    rows = []
-    for start, label in (("random", "random subspace"), ("gradient", "subspace from gradients")):
-        ends = [f"r={r['rank']}: {100 * r['end_over_start']:.1f}" for r in runs["runs"] if r["subspace"] == start]
-        rows.append(
-            (
-                f"training loss after {steps} steps of plain AdamW(lr=1e-3), per cent of its start, one seed, {label}",
-                "; ".join(ends),
-            )
-        )
-    return rows
-
-
 def sketch_row() -> tuple[str, str]:
     measured = result("sketch_accuracy")["angles_in_radians"]
     angles, several = measured["1 batches"], measured["4 batches"]
@@ -167,9 +147,8 @@ def rule_row() -> tuple[str, str]:
         )
         ratios = [median(a / b for a, b in zip(ruled, other, strict=True)) for other in (plain, lora)]
         work = measured["settings"]["workload"]
-        cells.append(
-            f"{work['batch']} x {work['tokens']} tokens: {ratios[0]:.2f} of the time without it, {ratios[1]:.2f} of LoRA's"
-        )
+        tokens = f"{work['batch']} x {work['tokens']} tokens"
+        cells.append(f"{tokens}: {ratios[0]:.2f} of the time without it, {ratios[1]:.2f} of LoRA's")
     memory = result("step_rule_memory_384")["methods"]["deep_lora_ruled"]["ratio_of_step_bytes_to_lora"]
     cells.append(f"memory at the longer {memory:.2f} of LoRA's")
     return "training step under the step rule, MiniLM shape, r=8, medians of ratios", "; ".join(cells)
@@ -203,23 +182,10 @@ def completion_row() -> tuple[str, str]:
     )
 
 
-def rates_rows() -> list[tuple[str, str]]:
-    """Write one row for each setting with falling rates that compares rates."""
-    rows = []
-    for name in [name for name in of_kind("rates") if name.endswith(FALLING)]:
-        found, seeds = family_means(name), max(row["seeds_compared"] for row in methods_of(name).values())
-        cells = []
-        for family in ("LoRA", UNTUNED):
-            best = 100 * max(score["mean"] for score in found[family].values())
-            cells.append(f"{family} {good_range(found[family])} (best {best:.1f})")
-        rows.append((f"rates within a point of the best, {title(name)}, {seeds} seeds", "; ".join(cells)))
-    return rows
-
-
 def table() -> str:
     rows = [
-        *step_rows(), rule_row(), initialization_row(), *rates_rows(), main_job_row(),
-        *rank_rows(), sketch_row(), export_row(), completion_row(),
+        *step_rows(), rule_row(), initialization_row(), main_job_row(), sketch_row(),
+        export_row(), completion_row(),
     ]  # fmt: skip
     return markdown(["what", "measured"], [list(row) for row in rows])
 
