@@ -46,7 +46,7 @@ def better() -> str:
     ]
     for kind, tasks in KINDS.items():
         rows.append(_range_row(kind, [name for name in _clean() if settings_of(name)["task"]["name"] in tasks]))
-    rows.append(_range_row("noisy labels (words and reviews)", [name for name in comparisons(True) if _noisy(name)]))
+    rows.append(_range_row("noisy labels (words and reviews)", [name for name in _measured() if _noisy(name)]))
     writing = [name for name in _clean() if settings_of(name)["task"]["name"] in LOSSES]
     rows.append(_range_row("writing, SmolLM2-135M (hundredths of a nat a token)", writing))
     return markdown(["points ahead of tuned LoRA", *METHODS.values()], rows)
@@ -57,7 +57,12 @@ def _noisy(name: str) -> bool:
 
 
 def _clean() -> list[str]:
-    return [name for name in comparisons(falling=True) if not _noisy(name)]
+    return [name for name in _measured() if not _noisy(name)]
+
+
+def _measured() -> list[str]:
+    """List the settings in which all methods of the table ran."""
+    return [name for name in comparisons(falling=True) if METHODS.keys() <= methods_of(name).keys()]
 
 
 def _row(label: str, cell: Callable[[str], str]) -> list[str]:
@@ -71,9 +76,7 @@ def _range_row(kind: str, names: list[str]) -> list[str]:
 
 
 def _range(names: list[str], method: str) -> str:
-    """Write the smallest and the largest mean difference, or a dash where a setting lacks the method."""
-    if any(method not in methods_of(name) for name in names):
-        return "-"
+    """Write the smallest and the largest mean difference."""
     means = [100 * methods_of(name)[method]["difference"]["mean"] for name in names]
     return f"{min(means):+.1f} to {max(means):+.1f}" if len(means) > 1 else f"{means[0]:+.1f}"
 
