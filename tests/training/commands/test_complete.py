@@ -65,9 +65,9 @@ def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_p
     [
         (
             ["--row_column", "user"],
-            r"has no column \['user'\]; it has \['row', 'column', 'value'\]: choose with --row_column, --column_column",
+            r"no column \['user'\] in .*ratings.csv, only \['row', 'column', 'value'\]: choose with --row_column, --column_column",
         ),
-        (["--value_column", "row", "--row_column", "value"], "is not a finite number in row 0"),
+        (["--value_column", "row", "--row_column", "value"], "in line 2 of .*ratings.csv; it must be a finite number"),
         (["--rank", "3"], "the matrix cannot be completed: .*rank"),
         (["--test_fraction", "1"], "--test_fraction got 1.0; it must be at least 0 and below 1"),
         (["--predict", "none.csv"], "file not found: none.csv"),
@@ -114,11 +114,11 @@ def test_empty_places_are_named(ratings, tmp_path, capsys) -> None:
     printed = capsys.readouterr().err
     assert "1 entries of" in printed and "are duplicates; each pair of row and column" in printed
     ratings.write_text("row,column,value\na,,1\nb,c,2\n")
-    assert complete(ratings, tmp_path / "out") == 2 and "has missing values in" in capsys.readouterr().err
+    assert complete(ratings, tmp_path / "out") == 2 and "column 'column' of" in capsys.readouterr().err
     assert main(["complete"]) == 2 and "no data to complete were named; pass --data" in capsys.readouterr().err
     ratings.write_text("row,column,value\na,b,1\nb,c,NA\n")
     assert complete(ratings, tmp_path / "out") == 2
-    assert "--value_column value is not a finite number in row 1" in capsys.readouterr().err
+    assert "is empty in 1 of 2 rows, the first is line 3 of" in capsys.readouterr().err
 
 
 def save(path: Path, table: pd.DataFrame) -> Path:

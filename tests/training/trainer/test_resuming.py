@@ -14,7 +14,9 @@ from transformers import BertConfig, BertModel
 from tests.training import tiny
 from tests.training.tiny import QUICK
 from training.cli import main
-from training.data import read_source
+from training.data import load_splits
+from training.settings.data import TextDataArguments
+from training.tasks.text_classification import class_columns
 from training.trainer import checkpoints, digests
 
 STEPS = ["--save_strategy", "steps", "--save_steps", "1"]
