@@ -39,7 +39,7 @@ def read_json(path: Path, lines: Callable[[], Iterator[str]], wanted: Sequence[s
     unit, rows = _rows(path, lines, wanted)
     for line, row in rows:
         if not isinstance(row, dict):
-            raise UsageError(f"{unit} {line} of {path} is {type(row).__name__}, but no object: {_SHAPES}")
+            raise UsageError(f"{unit} {line} of {path} is {type(row).__name__}, but no object; {_SHAPES}")
         names.update(dict.fromkeys(row))
         places.append(line)
         for name, values in columns.items():

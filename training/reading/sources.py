@@ -13,6 +13,7 @@ from datasets import (
     ClassLabel,
     Dataset,
     DatasetDict,
+    Value,
     concatenate_datasets,
     load_dataset,
     load_dataset_builder,
@@ -25,7 +26,7 @@ from training.errors import UsageError, redacted
 from training.reading import folders
 from training.reading.formats import FORMATS, read_table, suffix_of
 from training.reading.kinds import picture
-from training.reading.tables import Table, Wanted, of_data_set, typed
+from training.reading.tables import Table, Wanted, of_data_set, replace_column, typed
 from training.settings.data import FileArguments
 
 Reader = Callable[[Sequence[Wanted]], Dataset]
@@ -96,7 +97,7 @@ def _by_name(part: Dataset, name: str) -> Dataset:
     if not isinstance(feature, ClassLabel):
         return part
     named = [feature.names[number] if number >= 0 else str(number) for number in part[name]]
-    return part.remove_columns(name).add_column(name, named)
+    return replace_column(part, name, named, Value("string"))
 
 
 def _read_pictures(root: Path, options: FileArguments, wanted: Sequence[Wanted]) -> Dataset:

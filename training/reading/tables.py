@@ -109,10 +109,17 @@ def _replaced(table: Table, arrays: dict[str, Any], features: dict[str, Any]) ->
     data = data.select_columns(list(arrays))
     for name, values in arrays.items():
         if values is not table.columns[name]:
-            data = data.remove_columns(name).add_column(name, values, feature=features[name])
+            data = replace_column(data, name, values, features[name])
         elif features[name] != data.features[name]:
             data = data.cast_column(name, features[name])
     return data.select_columns(list(arrays))
+
+
+def replace_column(data: Dataset, name: str, values: Any, feature: Any) -> Dataset:
+    """Return the data set with other values in a column, at its place; the other columns are not copied."""
+    order, other = data.column_names, f"{name} (new)"
+    added = data.add_column(other, values, feature=feature).remove_columns(name).rename_column(other, name)
+    return added.select_columns(order)
 
 
 def require_names(table: Table, wanted: Sequence[Wanted]) -> None:

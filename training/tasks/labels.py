@@ -14,6 +14,7 @@ from training.data import Splits
 from training.errors import UsageError
 from training.reading.kinds import HIDDEN
 from training.reading.names import find_names, number_names
+from training.reading.tables import replace_column
 
 _SHOWN = 10
 
@@ -54,7 +55,7 @@ def with_classes(splits: Splits, column: str) -> Splits:
                 f"{unknown[:_SHOWN]}; known are {names[:_SHOWN]}"
             )
         if split.features[column] != ClassLabel(names=names):
-            split = _with_numbers(split, column, numbers, names)
+            split = replace_column(split, column, numbers.astype(np.int64), ClassLabel(names=names))
         numbered[name] = split
     return numbered
 
@@ -76,12 +77,6 @@ def label_settings(names: list[str]) -> dict[str, Any]:
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
     }
-
-
-def _with_numbers(split: Dataset, column: str, numbers: np.ndarray, names: list[str]) -> Dataset:
-    order = split.column_names
-    added = split.remove_columns(column).add_column(column, numbers.astype(np.int64), feature=ClassLabel(names=names))
-    return added.select_columns(order)
 
 
 def _without_hidden(splits: Splits, column: str, names: list[str]) -> Splits:

@@ -19,7 +19,10 @@ def csv(tmp_path, **columns):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--text_column", "review"], r"no column \['review'\] in .*data.csv, only \['text', 'label'\]: choose with --text_"),
+        (
+            ["--text_column", "review"],
+            r"no column \['review'\] in .*data.csv, only \['text', 'label'\]: choose with --text_",
+        ),
         (["--label_column", "stars"], r"there is no column \['stars'\]"),
         (["--text_column", "label", "--label_column", "text"], "hardly classes; pass --task regression"),
         (["--task", "regression"], "column 'label' holds 'neg' in line 2 of .*data.csv; it must be a finite number"),
@@ -135,7 +138,10 @@ def test_defects_of_the_training_itself_are_not_taken_for_bad_arguments(bert, re
         ("text,label\n", "has no rows; at least one is needed"),
         ("text,label\ngood,1\n", "1 sample cannot be split into training and validation"),
         ("text,label\n" + "good film,1\n" * 9, r"holds 1 class \(\['1'\]\); at least 2 are needed"),
-        ("text,label\n" + "good film,0.5\nbad film,0.25\n" * 9, "holds 0.5 in line 2 of .*bad.csv; real numbers are no classes: pass --task regression"),
+        (
+            "text,label\n" + "good film,0.5\nbad film,0.25\n" * 9,
+            "holds 0.5 in line 2 of .*bad.csv; real numbers are no classes: pass --task regression",
+        ),
         (
             "text,label\n" + "good film,1\n,0\n" * 9,
             "column 'text' of .*bad.csv is empty in 9 of 18 rows, the first is line 3 of .*bad.csv; fill or drop them",
@@ -231,4 +237,8 @@ def test_lists_are_no_classes(bert, finetune, tmp_path) -> None:
     rows = [{"text": "one", "label": [0, 1]}, {"text": "two", "label": [1]}] * 10
     (tmp_path / "lists.json").write_text("\n".join(map(json.dumps, rows)))
     status, printed = finetune(bert, tmp_path / "lists.json")
-    assert status == 2 and "column 'label' holds [0, 1] in line 1 of" in printed and "it must hold one integer or text in each row" in printed
+    assert (
+        status == 2
+        and "column 'label' holds [0, 1] in line 1 of" in printed
+        and "it must hold one integer or text in each row" in printed
+    )

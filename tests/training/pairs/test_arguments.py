@@ -90,7 +90,9 @@ def test_a_broken_image_is_named(clip, pictures, contrastive) -> None:
     for path in (pictures.parent / "images").glob("*.png"):
         path.write_bytes(b"no image")
     status, printed = contrastive(pictures, "--model", clip)
-    assert status == 2 and re.search(r"18 of 18 pictures of the train data cannot be read.*0-\d+\.png", printed), printed
+    assert status == 2 and re.search(r"18 of 18 pictures of the train data cannot be read.*0-\d+\.png", printed), (
+        printed
+    )
     with pytest.raises(RunError, match="the image None cannot be read"):
         decode({"path": None, "bytes": b"no image"})
 
