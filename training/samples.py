@@ -42,9 +42,11 @@ def drawn_rows(names: Names, count: int, seed: int) -> np.ndarray:
     rows = _rows_of(names, order) if names and all(len(row) == 1 for row in names) else {}
     if not rows or count < len(rows):
         return order[:count]
-    sizes = [len(held) for held in rows.values()]
-    more = _shares([size - 1 for size in sizes], count - len(sizes), spared=0)
-    chosen = set(_of_each(rows, [number + 1 for number in more]).tolist())
+    shares = _shares([len(held) for held in rows.values()], count, spared=0)
+    for place in [place for place, number in enumerate(shares) if not number]:
+        shares[shares.index(max(shares))] -= 1
+        shares[place] = 1
+    chosen = set(_of_each(rows, shares).tolist())
     return np.asarray([row for row in order if int(row) in chosen], dtype=np.int64)
 
 

@@ -59,7 +59,7 @@ def _class_lines(counts: dict[str, dict[str, int]]) -> str:
         rest = ", ".join(str(counts[other][name]) for other in others)
         shown.append(f"{name!r} {number:,}" + (f" ({rest})" if rest else ""))
     if len(shown) > 2 * _CLASSES:
-        held = sorted(counts[train].values())
+        held = sorted(list(counts[train].values())[_CLASSES:-_CLASSES])
         between = f"... {len(shown) - 2 * _CLASSES} more of {held[0]:,} to {held[-1]:,} rows ..."
         shown = [*shown[:_CLASSES], between, *shown[-_CLASSES:]]
     of_splits = train + (f" ({', '.join(others)})" if others else "")

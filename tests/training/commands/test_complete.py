@@ -65,7 +65,7 @@ def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_p
     [
         (
             ["--row_column", "user"],
-            r"no column \['user'\] in .*ratings.csv, only \['row', 'column', 'value'\]: choose with --row_column, --column_column",
+            r"no column \['user'\] in .*, only \['row', 'column', 'value'\]: choose with --row_column, --column_column",
         ),
         (["--value_column", "row", "--row_column", "value"], "in line 2 of .*ratings.csv; it must be a finite number"),
         (["--rank", "3"], "the matrix cannot be completed: .*rank"),

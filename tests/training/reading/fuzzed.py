@@ -26,8 +26,9 @@ from training.settings.data import FileArguments
 
 WANTED = [Wanted("text", text, "--text_column"), Wanted("label", class_name, "--label_column")]
 WORDS = (
-    "film", "good", "a", "NA", "None", "null", "3", "0.5", "café", "naïve", "日本", "🎬", "it's", "5\"", "\"so\"", "\\n",
-    "a\\b", ";", "|", "#", "=1+1", "{x}", "[1]", "C:\\new", "\u2028", "\x85", "\u00a0", "O'Neil", "-", "…", "%", "&amp;",
+    "film", "good", "a", "NA", "None", "null", "3", "0.5", "café", "naïve", "日本", "🎬", "it's", '5"', '"so"', "\\n",
+    "a\\b", ";", "|", "#", "=1+1", "{x}", "[1]", "C:\\new", "\u2028", "\x85", "\u00a0", "O'Neil",
+    "-", "…", "%", "&amp;",
 )  # fmt: skip
 LABELS = (
     ("pos", "neg"),
@@ -179,10 +180,10 @@ def json_lines(draw: random.Random, labels: list[str]) -> Case:
     wrong = draw.random()
     if wrong < 0.3:
         place = draw.randrange(len(lines))
+        changed = [json.dumps(found[place] | more) for more in ({"text": 7}, {"label": None}, {"label": [1]})]
         bad = (
-            lines[place][:-2], "[1]", "nothing", json.dumps(found[place] | {"text": 7}), json.dumps(found[place] | {"label": None}),
-            json.dumps(found[place] | {"label": [1]}), json.dumps({"text": "x"}), lines[place][:-1] + ', "text": "b"}',
-            lines[place] + lines[place], '{"text": "\\ud800", "label": "x"}',
+            lines[place][:-2], "[1]", "nothing", *changed, json.dumps({"text": "x"}),
+            lines[place][:-1] + ', "text": "b"}', lines[place] + lines[place], '{"text": "\\ud800", "label": "x"}',
         )  # fmt: skip
         lines[place] = draw.choice(bad)
         kind, oracle = f"{kind}, a bad line", "refused"

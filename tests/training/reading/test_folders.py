@@ -1,4 +1,4 @@
-"""Folders: splits only where the top level says nothing else, classes by the first level, and what is left out is told."""
+"""Folders: splits only where the top level is nothing else, classes by the first level, and what is left out told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some hundreds of the fuzzed files; `python -m tests.training.reading.fuzzed --count 10000` reads as many as one likes."""
+"""Some hundreds of the fuzzed files; `python -m tests.training.reading.fuzzed --count 10000` reads them all."""
 
 from __future__ import annotations
 

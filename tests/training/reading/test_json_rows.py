@@ -37,23 +37,47 @@ def test_one_object_is_one_row_and_separators_of_unicode_end_no_line(tmp_path) -
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('{"text": "a", "label": 1}\n{"text": 7, "label": 1}', "column 'text' holds 7 in line 2 of data.jsonl; every entry"),
-        ('[{"text": "a", "label": 1},\n\n{"text": 7, "label": 1}]', "column 'text' holds 7 in row 2 of data.jsonl; every"),
-        ('{"text": "a", "label": 1}\n\n{"text": "b"}', "column 'label' of data.jsonl is empty in 1 of 2 rows, the first is line 3"),
+        (
+            '{"text": "a", "label": 1}\n{"text": 7, "label": 1}',
+            "column 'text' holds 7 in line 2 of data.jsonl; every entry",
+        ),
+        (
+            '[{"text": "a", "label": 1},\n\n{"text": 7, "label": 1}]',
+            "column 'text' holds 7 in row 2 of data.jsonl; every",
+        ),
+        (
+            '{"text": "a", "label": 1}\n\n{"text": "b"}',
+            "column 'label' of data.jsonl is empty in 1 of 2 rows, the first is line 3",
+        ),
         ('{"text": "a", "label": null}', "is empty in 1 of 1 rows"),
         ('{"text": "a", "label": NaN}', "is empty in 1 of 1 rows"),
-        ('{"text": "a", "label": [1]}', "column 'label' holds [1] in line 1 of data.jsonl; it must hold one integer or text"),
-        ('{"text": "a", "label": 1}\n{"text": "b"', "line 2 of data.jsonl is not JSON: Expecting ',' delimiter at character"),
-        ('{"text": "a", "label": 1}\n[2]', "line 2 of data.jsonl is list, but no object; needed is one object in each line"),
+        (
+            '{"text": "a", "label": [1]}',
+            "column 'label' holds [1] in line 1 of data.jsonl; it must hold one integer or text",
+        ),
+        (
+            '{"text": "a", "label": 1}\n{"text": "b"',
+            "line 2 of data.jsonl is not JSON: Expecting ',' delimiter at character",
+        ),
+        (
+            '{"text": "a", "label": 1}\n[2]',
+            "line 2 of data.jsonl is list, but no object; needed is one object in each line",
+        ),
         ('{"text": "a", "text": "b", "label": 1}', "line 1 of data.jsonl is not JSON: an object names 'text' twice"),
         ('{"a": [{"text": "a"}], "b": [{"text": "b"}]}', "data.jsonl holds several lists of objects (a, b); needed is"),
-        ('{"text": {"0": "a"}, "label": {"0": 1}}', "data.jsonl holds one object with ['text', 'label']; needed is one"),
+        (
+            '{"text": {"0": "a"}, "label": {"0": 1}}',
+            "data.jsonl holds one object with ['text', 'label']; needed is one",
+        ),
         ('{"text": "\\ud800", "label": 1}', "half of a surrogate pair is no letter: write the file anew as UTF-8"),
         ("7", "data.jsonl holds int; needed is one object in each line"),
         ("text,label\na,b\n", "line 1 of data.jsonl is not JSON: Expecting value at character 1; needed is one object"),
-        ('{"words": "a", "label": 1}', "there is no column ['text'] in data.jsonl, only ['words', 'label']: choose with"),
+        (
+            '{"words": "a", "label": 1}',
+            "there is no column ['text'] in data.jsonl, only ['words', 'label']: choose with",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_row_is_named_with_its_line(content, told, tmp_path) -> None:
     assert told in refusal(saved(tmp_path / "data.jsonl", content))
 

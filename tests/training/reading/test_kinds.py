@@ -94,14 +94,38 @@ def test_words_and_tags_are_lists_lists_as_text_texts_or_lines(name, content, tm
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("data.csv", "text,tags\nIn Rome,['O' 'B-LOC']\na,['O']\n", "holds \"['O' 'B-LOC']\" in line 2 of data.csv; it looks"),
-        ("data.csv", "text,tags\nIn Rome,\"['O', 'B-LOC']\"\na,O\n", "it looks like a list, but is none, or others are none"),
-        ("data.csv", "text,tags\nIn Rome,O\n", "line 2 of data.csv has 2 in 'text' and 1 in 'tags'; each word needs one tag"),
-        ("data.jsonl", '{"text": "a b", "tags": ["O", null]}', "holds None in line 1 of data.jsonl; each entry of a list must"),
-        ("data.jsonl", '{"text": "a", "tags": 7}', "holds 7 in line 1 of data.jsonl; write lists of texts, or texts separated"),
-        ("data.conll", "In O\nRome\n", "line 2 of data.conll has 1 fields, and the first line 2; each needs a word, its"),
+        (
+            "data.csv",
+            "text,tags\nIn Rome,['O' 'B-LOC']\na,['O']\n",
+            "holds \"['O' 'B-LOC']\" in line 2 of data.csv; it looks",
+        ),
+        (
+            "data.csv",
+            "text,tags\nIn Rome,\"['O', 'B-LOC']\"\na,O\n",
+            "it looks like a list, but is none, or others are none",
+        ),
+        (
+            "data.csv",
+            "text,tags\nIn Rome,O\n",
+            "line 2 of data.csv has 2 in 'text' and 1 in 'tags'; each word needs one tag",
+        ),
+        (
+            "data.jsonl",
+            '{"text": "a b", "tags": ["O", null]}',
+            "holds None in line 1 of data.jsonl; each entry of a list must",
+        ),
+        (
+            "data.jsonl",
+            '{"text": "a", "tags": 7}',
+            "holds 7 in line 1 of data.jsonl; write lists of texts, or texts separated",
+        ),
+        (
+            "data.conll",
+            "In O\nRome\n",
+            "line 2 of data.conll has 1 fields, and the first line 2; each needs a word, its",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_are_no_words_and_tags_is_named(name, content, told, tmp_path) -> None:
     assert told in refusal(saved(tmp_path / name, content), TAGGED)
 

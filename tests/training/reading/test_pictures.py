@@ -1,4 +1,4 @@
-"""One decoder for all commands: whole ranges of numbers, white behind what is transparent, and damaged pictures named."""
+"""One decoder for all commands: whole ranges of numbers, white behind what is transparent, damaged pictures named."""
 
 from __future__ import annotations
 
