@@ -102,7 +102,7 @@ def test_columns_must_differ_and_splits_be_chosen(tmp_path) -> None:
     assert len(loaded(data, test_data=tmp_path / "more", validation_data=data)["test"]) == 3, (
         "and not its training data"
     )
-    with pytest.raises(UsageError, match="has the splits .'train', 'test'.; choose with --validation_split"):
+    with pytest.raises(UsageError, match=" has the splits .'train', 'test'.; choose with --validation_split"):
         loaded(data, validation_data=tmp_path / "more")
 
 
@@ -140,7 +140,7 @@ def test_training_samples_are_drawn_with_a_share_of_each_class_or_so_many_of_eac
     assert Counter(names_of(splits["train"], "label")) == {"a": 8, "b": 1, "c": 1}
     splits = loaded(data, validation_data=data, num_train_samples_per_class=4)
     assert Counter(names_of(splits["train"], "label")) == {"a": 4, "b": 4, "c": 1}
-    with pytest.raises(UsageError, match="--num_train_samples_per_class is for one class in each row, and takes"):
+    with pytest.raises(UsageError, match="--num_train_samples_per_class is for one class in each row, and replaces"):
         loaded(data, num_train_samples=4, num_train_samples_per_class=4)
 
 

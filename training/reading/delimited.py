@@ -97,7 +97,7 @@ def _tabs(path: Path, source: _Source, read: _Read) -> Rows:
             raise
         _refuse_swallowed(path, source, quoted)
         return quoted
-    if _enclosed(rows.header) or (rows.whole and not rows.bare):
+    if _enclosed(rows.header) or rows.doubled or (rows.whole and not rows.bare):
         quoted = read("double")
         _refuse_swallowed(path, source, quoted)
         return quoted
@@ -112,7 +112,7 @@ def _refuse_swallowed(path: Path, source: _Source, rows: Rows) -> None:
     """Raise if a quoted text over several lines holds what looks like rows.
 
     That is what an opening mark that nobody closed makes of the rows up to the next mark. A line looks like a row if it
-    has as many fields, and one of them is what other rows have in this column, too: the same, or a number as well.
+    has as many fields or more, and one of them is what rows have in this column: the same, or a number as well.
     """
     inside: list[tuple[Record, int, str]] = []
     for record in rows.joined:
@@ -125,12 +125,13 @@ def _refuse_swallowed(path: Path, source: _Source, rows: Rows) -> None:
     numbers = {place for place, field in looked_for if NUMBER.fullmatch(field)}
     seen: set[tuple[int, str]] = set()
     for record in source.records("double"):
-        if record.physical or record.line < rows.lines[0]:
+        if record.line < rows.lines[0]:
             continue
-        held = {(place, (field or "").strip()) for place, field in enumerate(record.fields)}
+        held = {
+            (place, (field or "").strip()) for place, field in enumerate(record.fields) if "\n" not in (field or "")
+        }
         seen |= looked_for & held
         numbers -= {place for place, field in held if not NUMBER.fullmatch(field)}
-    numbers = numbers if len(rows.joined) < len(rows.lines) else set()
     for record, place, field in inside:
         if (place, field) in seen or place in numbers:
             raise _ambiguous(path, record)
@@ -141,11 +142,11 @@ def _inner_fields(record: Record, separator: str, width: int) -> Iterator[tuple[
     last = len(record.physical) - 1
     for number, line in enumerate(record.physical):
         fields = next(csv.reader([line], delimiter=separator, quoting=csv.QUOTE_NONE), [])
-        if len(fields) != width:
+        if len(fields) < width:
             continue
         begins = next((place for place, field in enumerate(fields) if field[:1] == '"'), width)
         ends = max((place for place, field in enumerate(fields) if field[-1:] == '"'), default=0)
-        chosen = range(begins + 1 if number == 0 else 0, ends if number == last else width)
+        chosen = range(begins + 1 if number == 0 else 0, min(width, ends) if number == last else width)
         yield from ((place, fields[place].strip()) for place in chosen)
 
 

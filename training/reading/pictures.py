@@ -95,13 +95,13 @@ def _damaged(split: Dataset, column: str, name: str) -> Iterator[tuple[int, str]
     ):
         for start in range(0, len(split), _PART):
             part = stored[start : start + _PART][column]
-            for row, reason in enumerate(pool.map(_reason, part), start=start):
+            for row, reason in enumerate(pool.map(_complaint, part), start=start):
                 bar.update()
                 if reason:
                     yield row, reason
 
 
-def _reason(image: dict[str, Any]) -> str | None:
+def _complaint(image: dict[str, Any]) -> str | None:
     try:
         decode(image)
     except RunError as error:

@@ -43,6 +43,7 @@ class Rows(NamedTuple):
         joined: rows of several physical lines.
         whole: fields that quotation marks enclose.
         bare: of these and other fields that begin with one, those that need no marks, or go on after the second one.
+        doubled: enclosed fields with marks that are doubled, as writers of csv files do.
     """
 
     header: list[str]
@@ -51,6 +52,7 @@ class Rows(NamedTuple):
     joined: list[Record]
     whole: int
     bare: int
+    doubled: int
 
 
 def records(lines: Iterable[str], separator: str, quoting: str, first: int = 1) -> Iterator[Record]:
@@ -80,7 +82,7 @@ def records(lines: Iterable[str], separator: str, quoting: str, first: int = 1) 
         except StopIteration:
             return
         except csv.Error as error:
-            raise Fault(line, _reason(str(error), line + len(taken) - 1)) from error
+            raise Fault(line, _refused_by_csv(str(error), line + len(taken) - 1)) from error
         if fields:
             yield Record(line, fields, tuple(taken) if len(taken) > 1 else ())
         line += len(taken)
@@ -112,7 +114,7 @@ def collect(rows: Iterator[Record], names: Sequence[str] | None, wanted: Sequenc
     parts: dict[str, list[pa.Array]] = {name: [] for name in places}
     held: list[Record] = []
     lines, joined, surplus = array("q"), [], -1
-    whole = bare = 0
+    whole = bare = doubled = 0
     for record in rows:
         surplus = _surplus(record, header, surplus)
         lines.append(record.line)
@@ -121,13 +123,14 @@ def collect(rows: Iterator[Record], names: Sequence[str] | None, wanted: Sequenc
         for field in record.fields:
             if field and field[0] == '"':
                 whole += len(field) > 1 and field[-1] == '"'
+                doubled += field[-1] == '"' and '""' in field[1:-1]
                 bare += not _needs_marks(field)
         held.append(record)
         if len(held) == _PART:
             _store(held, places, parts)
     _store(held, places, parts)
     columns = {name: pa.chunked_array(found, pa.string()) for name, found in parts.items()}
-    return Rows(header, columns, lines, joined, whole, bare)
+    return Rows(header, columns, lines, joined, whole, bare, doubled)
 
 
 def _surplus(record: Record, header: list[str], surplus: int) -> int:
@@ -155,7 +158,7 @@ def _needs_marks(field: str) -> bool:
     return len(field) > 1 and field[-1] == '"' and '"' not in plain and (plain != inner or "," in inner)
 
 
-def _reason(error: str, last: int) -> str:
+def _refused_by_csv(error: str, last: int) -> str:
     if "unexpected end" in error:
         return "begins a quoted text that never ends"
     if "expected after" in error:

@@ -101,6 +101,23 @@ def test_unknown_names_are_predicted_by_what_is_known_and_told(ratings, tmp_path
     assert model.complete().shape == (20, 15), "they are no rows of the model"
 
 
+def test_folders_of_splits_and_what_no_library_knows_are_refused(ratings, tmp_path, capsys) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / "data" / name).write_bytes(ratings.read_bytes())
+    assert complete(tmp_path / "data", tmp_path / "out") == 2
+    assert "has the splits ['train', 'test']; pass the file of one of them" in capsys.readouterr().err
+    assert complete("no/such-data", tmp_path / "out") == 2
+    assert "the data set no/such-data cannot be loaded: " in capsys.readouterr().err
+
+
+def test_ratings_that_begin_with_marks_lose_no_rows(tmp_path, capsys) -> None:
+    rows = [f"{chr(34) if n in (3, 9) else ''}user {n}\tfilm {n % 3}\t{n % 5}" for n in range(30)]
+    (tmp_path / "data.tsv").write_text("\n".join(["row\tcolumn\tvalue", *rows]))
+    assert complete(tmp_path / "data.tsv", tmp_path / "out", "--dry_run") == 0
+    assert "30 of 30 x 3 entries" in capsys.readouterr().out
+
+
 def test_a_small_matrix_is_completed_with_the_default_rank(tmp_path) -> None:
     data = save(tmp_path / "data.csv", with_ids("a", "b", "c"))
     words = ["--data", data, "--output_dir", tmp_path / "out", "--test_fraction", "0", "--max_epochs", "2"]

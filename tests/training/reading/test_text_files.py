@@ -46,7 +46,7 @@ def test_packed_files_are_read_and_damaged_ones_refused(pack, request, tmp_path)
     packed = pack(CSV.encode() * 1)
     path = saved(tmp_path / f"data.csv.{request.node.callspec.id}", packed)
     assert columns(path) == READ
-    assert " cannot be read: " in refusal(saved(path, packed[:-10]))
+    assert " cannot be read: " in (told := refusal(saved(path, packed[:-10]))) and "; make or copy it again" in told
     assert columns(saved(tmp_path / "data.csv", packed)) == READ, "by its content, whatever its name"
 
 
@@ -56,7 +56,7 @@ def test_packed_files_are_read_and_damaged_ones_refused(pack, request, tmp_path)
         ("data.csv", b"PAR1....", "data.csv is a parquet file by its content, and not what its name says; rename it"),
         ("data.jsonl", b"PK\x03\x04....", "data.jsonl is a zip archive or an Office document by its content"),
         ("data.parquet", b"text,label\na,b\n", "data.parquet cannot be read as parquet: "),
-        ("data.xls", b"x", "data.xls ends in '.xls'; readable are .csv, .tsv, .xlsx, .json,"),
+        ("data.xls", b"x", ".conll, .iob, .bio, also packed as .gz"),
         ("data.csv", b"", "data.csv is empty; it needs a header and at least one row"),
         ("data.csv", b"text,label\n", "the data set data.csv has no rows; at least one is needed"),
         ("data.csv", b"text,label\na\0b,pos\n", "line 2 of data.csv holds NUL characters"),
@@ -92,11 +92,13 @@ def test_sheets_are_read_as_they_show_or_need_a_package(tmp_path, monkeypatch) -
     book.active.append([1, "c", 2, "beside"])
     book.save(path)
     assert "row 6 of data.xlsx has 4 fields, but there are 3 columns" in refusal(path)
+    assert "; move or delete what is outside of the table" in refusal(path)
     book.create_sheet("other")
     book.save(path)
     assert "data.xlsx has 2 sheets (Sheet, other); save the one that is meant alone" in refusal(path)
     saved(path, b"no sheet")
     assert "data.xlsx cannot be read as xlsx: " in refusal(path)
+    assert "; save it again, or as csv (UTF-8)" in refusal(path)
 
 
 def test_without_the_package_a_sheet_is_refused_with_a_way_out(tmp_path, monkeypatch) -> None:
