@@ -69,12 +69,12 @@ def _read(source: _Source, names: Sequence[str] | None, wanted: Sequence[str], q
 
 
 def _commas(path: Path, source: _Source, read: _Read) -> Rows:
-    """Take quotation marks to enclose, as the standard says, unless that fits nowhere."""
+    """Take quotation marks to enclose, as the standard says, unless they do not fit each other, and enclose nothing."""
     try:
         rows = read("double")
-    except Fault:
+    except Fault as fault:
         try:
-            others = read("none")
+            others = read("none") if fault.marks else None
         except Fault:
             others = None
         if others is None or others.whole or _enclosed(others.header):

@@ -45,11 +45,24 @@ def split_files(folder: Path, files: Iterable[Path]) -> Splits:
     names = {top: _split_and_rest(top if (folder / top).is_dir() else top.split(".")[0]) for top in tops}
     splits, rests = {split for split, _ in names.values()}, {rest for _, rest in names.values()}
     if not names or None in splits or len(rests) > 1:
+        _tell_of_splits(folder, {top: split for top, (split, _) in names.items()})
         return {"train": [path for held in tops.values() for path in held]}
     found: Splits = {}
     for top, held in tops.items():
         found.setdefault(str(names[top][0]), []).extend(held)
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
+
+
+def _tell_of_splits(folder: Path, said: dict[str, str | None]) -> None:
+    """Warn where some names are those of splits and are not taken for ones, because others are not."""
+    named = sorted(top for top, split in said.items() if split)
+    others = sorted(top for top, split in said.items() if not split)
+    if named and others:
+        warnings.warn(
+            f"all of {folder} is training data: {named[0]} is called like a split, but {others[0]} is not; if it is one, "
+            "name it with --dataset, --validation_data or --test_data",
+            stacklevel=4,
+        )
 
 
 def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
@@ -86,6 +99,7 @@ def picture_roots(folder: Path) -> dict[str, Path]:
     tops = sorted({path.relative_to(folder).parts[0] for path in files_under(folder)})
     said = {top: _SPLIT_OF.get(top.lower()) for top in tops if (folder / top).is_dir()}
     if len(said) < len(tops) or None in said.values() or "train" not in said.values():
+        _tell_of_splits(folder, dict.fromkeys(tops) | said)
         return {"train": folder}
     if len(set(said.values())) < len(said):
         raise UsageError(f"{folder} has two folders for one split ({', '.join(said)}); keep one of them")

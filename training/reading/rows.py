@@ -18,11 +18,14 @@ _QUOTING: dict[str, dict[str, Any]] = {
 
 
 class Fault(Exception):
-    """A line does not fit the header, or cannot be read at all; `reason` goes on after "line 7 of data.csv"."""
+    """A line does not fit the header, or its quotation marks (`marks`) do not fit each other.
 
-    def __init__(self, line: int, reason: str) -> None:
+    `reason` goes on after "line 7 of data.csv".
+    """
+
+    def __init__(self, line: int, reason: str, marks: bool = False) -> None:
         super().__init__(line, reason)
-        self.line, self.reason = line, reason
+        self.line, self.reason, self.marks = line, reason, marks
 
 
 class Record(NamedTuple):
@@ -82,7 +85,7 @@ def records(lines: Iterable[str], separator: str, quoting: str, first: int = 1) 
         except StopIteration:
             return
         except csv.Error as error:
-            raise Fault(line, _refused_by_csv(str(error), line + len(taken) - 1)) from error
+            raise Fault(line, _refused_by_csv(str(error), line + len(taken) - 1), marks=True) from error
         if fields:
             yield Record(line, fields, tuple(taken) if len(taken) > 1 else ())
         line += len(taken)

@@ -28,7 +28,7 @@ def csv(tmp_path, **columns):
         (["--task", "regression"], "column 'label' holds 'neg' in line 2 of .*data.csv; it must be a finite number"),
         (["--task", "poetry"], "--task got 'poetry'; choose one of: classification"),
         (["--task", "seq2seq"], "needs --target_column"),
-        (["--task", "causal_lm", "--text_column", "none"], r"no column \['none'\].*--text_column and --target_column"),
+        (["--task", "causal_lm", "--text_column", "none"], r"no column \['none'\] in .*: choose with --text_column"),
         (["--glue", "boolq"], "--glue got 'boolq'; the tasks are cola"),
         (["--adapter", "dora"], "--adapter got 'dora'; choose deep_lora or lora"),
         (

@@ -44,6 +44,19 @@ def test_a_folder_has_splits_only_if_all_of_its_top_level_is_splits(names, expec
     assert set(sources(tmp_path)) == set(expected)
 
 
+def test_names_of_splits_that_are_not_taken_for_splits_are_told(tmp_path) -> None:
+    for name in ("train.csv", "test.csv", "notes.csv"):
+        saved(tmp_path / name, "text,label\na,1\n")
+    with pytest.warns(
+        UserWarning, match="all of .* is training data: test.csv is called like a split, but notes.csv is"
+    ):
+        assert len(columns(tmp_path)["text"]) == 3
+    with pytest.warns(
+        UserWarning, match="is training data: train is called like a split, but boat is not; if it is one"
+    ):
+        sources(pictures(tmp_path, "train/1.png", "boat/1.png"), images=True)
+
+
 def test_files_of_one_split_are_read_below_each_other_whatever_their_kind(tmp_path) -> None:
     saved(tmp_path / "a.csv", "text,label\nNA,1\n")
     saved(tmp_path / "b.jsonl", '{"label": 0, "text": "null"}')
