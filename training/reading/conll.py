@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from training.errors import UsageError
+
+
+_COMMENT = re.compile(r"# *(id\b|\w+ *=)")  # before a sentence: # id 7, # sent_id = 7
 
 
 class Sentences(NamedTuple):
@@ -18,7 +22,7 @@ class Sentences(NamedTuple):
 
 
 def read_conll(path: Path, lines: Iterator[str]) -> Sentences:
-    """Read the first field of each line as a word, and the last one as its tag; lines of -DOCSTART- are left out.
+    """Read the first field of each line as a word and the last one as its tag, without -DOCSTART- and comments.
 
     Args:
         path: for errors.
@@ -31,7 +35,7 @@ def read_conll(path: Path, lines: Iterator[str]) -> Sentences:
     width, inside = 0, False
     for number, line in enumerate(lines, start=1):
         fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-        if not line.strip() or fields[0] == "-DOCSTART-":
+        if not line.strip() or fields[0] == "-DOCSTART-" or (not inside and _COMMENT.match(line)):
             inside = False
             continue
         width = width or len(fields)

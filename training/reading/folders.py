@@ -59,8 +59,8 @@ def _tell_of_splits(folder: Path, said: dict[str, str | None]) -> None:
     others = sorted(top for top, split in said.items() if not split)
     if named and others:
         warnings.warn(
-            f"all of {folder} is training data: {named[0]} is called like a split, but {others[0]} is not; if it is one, "
-            "name it with --dataset, --validation_data or --test_data",
+            f"all of {folder} is training data: {named[0]} is called like a split, but {others[0]} is not; if it is "
+            "one, name it with --dataset, --validation_data or --test_data",
             stacklevel=4,
         )
 

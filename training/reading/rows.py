@@ -144,8 +144,9 @@ def _surplus(record: Record, header: list[str], surplus: int) -> int:
         return more
     shown = ", ".join(header[:6]) + (", ..." if len(header) > 6 else "")
     fields = "1 field" if len(record.fields) == 1 else f"{len(record.fields)} fields"
+    columns = "is 1 column" if len(header) == 1 else f"are {len(header)} columns"
     others = f", and {surplus + len(header)} in the lines before" if empty and surplus != -1 else ""
-    raise Fault(record.line, f"has {fields}, but there are {len(header)} columns ({shown}){others}")
+    raise Fault(record.line, f"has {fields}, but there {columns} ({shown}){others}")
 
 
 def _store(held: list[Record], places: dict[str, int], parts: dict[str, list[pa.Array]]) -> None:

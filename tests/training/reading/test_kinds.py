@@ -83,7 +83,7 @@ EXPECTED = {"text": [["In", "Rome"], ["a"]], "tags": [["O", "B-LOC"], ["O"]]}
         ("data.csv", "text,tags\n\"['In', 'Rome']\",\"['O', 'B-LOC']\"\n['a'],['O']\n"),
         ("data.csv", 'text,tags\nIn Rome,"[""O"", ""B-LOC""]"\na,"[""O""]"\n'),
         ("data.jsonl", '{"text": ["In", "Rome"], "tags": ["O", "B-LOC"]}\n{"text": "a", "tags": "O"}'),
-        ("data.conll", "-DOCSTART- -X- O\n\nIn IN O\nRome NNP B-LOC\n\n\na DT O\n"),
+        ("data.conll", "-DOCSTART- -X- O\n\n# sent_id = 1\nIn IN O\nRome NNP B-LOC\n\n\n# id 2\na DT O\n"),
         ("data.txt", "In\tO\nRome\tB-LOC\n\na\tO"),
     ],
 )
