@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from training.errors import UsageError
 
-
 _COMMENT = re.compile(r"# *(id\b|\w+ *=)")  # before a sentence: # id 7, # sent_id = 7
 
 
