@@ -30,16 +30,14 @@ def decode(image: dict[str, Any]) -> Image.Image:
         RunError: it cannot be read as an image.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, about the transparency that is used here
-            with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
-                upright = ImageOps.exif_transpose(opened)
-                if upright.mode.startswith(("I", "F")):
-                    return _of_eight_bits(upright).convert("RGB")
-                if upright.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in upright.info:
-                    opaque = upright.convert("RGBA")
-                    return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
-                return upright.convert("RGB")
+        with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith(("I", "F")):
+                return _of_eight_bits(upright).convert("RGB")
+            if upright.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in upright.info:
+                opaque = upright.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+            return upright.convert("RGB")
     except (
         OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError,
         struct.error, Image.DecompressionBombError,
