@@ -44,6 +44,7 @@ class Task:
         reduce_logits: logits, labels -> what is kept of them for `score`; None keeps the logits.
         main_metric: the metric that says how good the model is.
         panels: metrics that are drawn, those of one panel together; the main metric alone if there are none.
+        counts: rows of each class by split, or words of each tag.
         generates: whether the model writes texts at each evaluation.
     """
 
@@ -62,6 +63,7 @@ class Task:
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     main_metric: str = "loss"
     panels: tuple[tuple[str, ...], ...] = ()
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
     generates: bool = False
 
     @property

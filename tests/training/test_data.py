@@ -1,90 +1,158 @@
-"""What csv and tsv files hold is read as it is written: words for what is missing are texts among texts."""
+"""Data of a task: classes are the same in every source by name, and what is held out takes no class away."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
-import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from tests.training import tiny
-from training.data import MISSING_WORDS, find_names, number_names, read_source, read_table
+from training.data import load_splits
 from training.errors import UsageError
+from training.samples import drawn_rows, held_out_rows, rows_per_class
+from training.settings.data import TextDataArguments
+from training.tasks.labels import class_counts, names_of, row_classes, with_classes
+from training.tasks.text_classification import class_columns
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-def test_words_for_what_is_missing_are_texts_among_texts_and_empty_among_numbers(suffix, tmp_path) -> None:
-    assert len(MISSING_WORDS) > 10
-    path = tmp_path / f"data{suffix}"
-    rows = ["text,number,truth,void", *(f"{word},{word},{word},{word}" for word in MISSING_WORDS), "x,0.5,True,", ",,,"]
-    path.write_text("\n".join(rows).replace(",", "\t" if suffix == ".tsv" else ","))
-    held = read_source(str(path))["train"]
-    assert held["text"][:] == [*MISSING_WORDS, "x", None], "only what is empty is empty"
-    assert held["number"][:] == [*[None] * len(MISSING_WORDS), 0.5, None]
-    assert held["truth"][:] == [*MISSING_WORDS, "True", None]
-    assert held["void"][:] == [*MISSING_WORDS, None, None]
+def loaded(dataset, **options):
+    named = {name: str(one) if name.endswith("_data") else one for name, one in options.items()}
+    data = TextDataArguments(dataset=str(dataset), **named)
+    return load_splits(data, class_columns(data), classes=row_classes("label"))
 
 
-def test_a_folder_of_csv_files_is_read_as_one_file(tmp_path) -> None:
-    folder = tmp_path / "data"
-    (folder / "more").mkdir(parents=True)
-    (folder / "train-1.csv").write_text("text,number,mixed\nNA,1,7\nx,NA,8\n,2,9\n")
-    (folder / "train-2.csv").write_text("text,number,mixed\nnull,null,None\n")
-    (folder / "more" / "test.csv").write_text("text,number,mixed\nNone,3,1\n")
-    held = read_source(str(folder))
-    assert held["train"]["text"][:] == ["NA", "x", None, "null"] and held["test"]["text"][:] == ["None"]
-    assert held["train"]["number"][:] == [1, None, 2, None] and held["test"]["number"][:] == [3]
-    assert held["train"]["mixed"][:] == [7, 8, 9, None]
+def csv(path, *labels: object):
+    path.write_text("\n".join(["text,label", *(f"film {n},{label}" for n, label in enumerate(labels))]))
+    return path
 
 
-def test_a_folder_of_tsv_files_and_one_that_says_what_is_missing_are_read_as_they_say(tmp_path) -> None:
-    for name in ("tabs", "own"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "tabs" / "data.tsv").write_text("text\tnumber\nNone, or so\tNA\nNA\t2\n")
-    held = read_source(str(tmp_path / "tabs"))["train"]
-    assert held["text"][:] == ["None, or so", "NA"] and held["number"][:] == [None, 2]
-    (tmp_path / "own" / "data.csv").write_text("text;number\n-;1\nNone;2\n")
-    for words, expected in ((", na_values: ['-']", [None, None]), (", keep_default_na: false", ["-", "None"]),
-                            ("", ["-", "None"])):  # fmt: skip
-        configs = f"---\nconfigs:\n- {{config_name: default, data_files: data.csv, sep: ;{words}}}\n---\n"
-        (tmp_path / "own" / "README.md").write_text(configs)
-        assert read_source(str(tmp_path / "own"))["train"]["text"][:] == expected
+def parquet(path, names: list[str], *labels: str):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    rows = {"text": [f"film {n}" for n in range(len(labels))], "label": list(labels)}
+    Dataset.from_dict(rows, features=features).to_parquet(path)
+    return path
 
 
-def test_folders_of_other_files_are_read_as_before(tmp_path) -> None:
-    (tmp_path / "data.jsonl").write_text('{"text": "NA"}\n{"text": null}\n')
-    assert read_source(str(tmp_path))["train"]["text"][:] == ["NA", None]
-    tiny.save_pictures(tmp_path / "images", rows=2).rename(tmp_path / "images" / "metadata.csv")
-    text = (tmp_path / "images" / "metadata.csv").read_text().replace("image,text", "file_name,text")
-    (tmp_path / "images" / "metadata.csv").write_text(text)
-    assert len(read_source(str(tmp_path / "images"))["train"]) == 2
+def jsonl(path, *labels: object):
+    import json
+
+    path.write_text("\n".join(json.dumps({"text": f"film {n}", "label": one}) for n, one in enumerate(labels)))
+    return path
 
 
-def test_columns_without_such_words_keep_their_types(tmp_path) -> None:
-    path = tmp_path / "data.csv"
-    path.write_text("text,count,real,truth,void\na,1,1.5,True,\nb,2,,False,\n")
-    features = read_source(str(path))["train"].features
-    kinds = {name: feature.dtype.removeprefix("large_") for name, feature in features.items()}
-    assert kinds == {"text": "string", "count": "int64", "real": "float64", "truth": "bool", "void": "float64"}
+def test_classes_are_matched_by_name_whatever_their_numbers_and_types(tmp_path) -> None:
+    train = parquet(tmp_path / "train.parquet", ["apple", "banana", "kiwi"], *["apple", "kiwi", "banana", "kiwi"])
+    for other in (
+        parquet(tmp_path / "other.parquet", ["kiwi", "banana"], "kiwi", "banana", "kiwi"),
+        csv(tmp_path / "other.csv", "kiwi", "banana", "kiwi"),
+        jsonl(tmp_path / "other.jsonl", "kiwi", "banana", "kiwi"),
+    ):
+        splits = with_classes(loaded(train, validation_data=other, test_data=other), "label")
+        assert splits["train"].features["label"].names == ["apple", "banana", "kiwi"]
+        assert splits["train"]["label"][:] == [0, 2, 1, 2]
+        assert splits["validation"]["label"][:] == splits["test"]["label"][:] == [2, 1, 2]
+        assert class_counts(splits, "label")["validation"] == {"apple": 0, "banana": 1, "kiwi": 2}
 
 
-@pytest.mark.parametrize("first", ["3,None", "NA,b"], ids=["numbers_then_words", "words_then_texts"])
-def test_words_after_many_rows_are_read_as_in_the_first(first, tmp_path) -> None:
-    path = tmp_path / "data.csv"
-    path.write_text("number,label\n" + f"{first}\n" * 10_001 + "NA,b\n")
-    number, label = first.split(",")
-    held = read_source(str(path))["train"]
-    assert held["label"][0] == label and held["label"][-1] == "b"
-    assert (held["number"][0], held["number"][-1]) == ((3, None) if number == "3" else ("NA", "NA"))
+@pytest.mark.parametrize(
+    ("held", "other", "names", "numbers"),
+    [
+        (["0", "1", "x"], [1, 0], ["0", "1", "x"], [1, 0]),
+        ([10, 9, 10], ["9", "10"], ["9", "10"], [0, 1]),
+        (["1.0", "2.0", "2.0"], [2, 1], ["1", "2"], [1, 0]),
+        ([True, False], ["True", "False"], ["False", "True"], [1, 0]),
+        (["007", "7"], ["7", "007"], ["007", "7"], [1, 0]),
+    ],
+)
+def test_labels_are_the_same_classes_as_texts_and_as_numbers(held, other, names, numbers, tmp_path) -> None:
+    for train in (csv(tmp_path / "train.csv", *held), jsonl(tmp_path / "train.jsonl", *held)):
+        splits = with_classes(loaded(train, validation_data=jsonl(tmp_path / "other.jsonl", *other)), "label")
+        assert splits["train"].features["label"].names == names
+        assert splits["validation"]["label"][:] == numbers
 
 
-def test_a_file_whose_parts_do_not_fit_is_refused_with_the_reason(tmp_path) -> None:
-    path = tmp_path / "data.csv"
-    path.write_text("a,b\n1,2\n1,2,3\n")
-    with pytest.raises(UsageError, match=r"data.csv cannot be loaded: .*Expected 2 fields in line 3, saw 3"):
-        read_source(str(path))
-    path.write_text("a\n" + "1\n" * 10_000 + "x\n")
-    with pytest.raises(UsageError, match=r"data.csv cannot be loaded: An error .*: Failed to parse string: 'x' as"):
-        read_source(str(path))
+def test_unknown_names_and_hidden_labels_are_refused(tmp_path) -> None:
+    train = csv(tmp_path / "train.csv", *["0", "1"] * 4)
+    other = csv(tmp_path / "other.csv", "neg", "pos")
+    known = r"\['neg', 'pos'\]; known are \['0', '1'\]"
+    with pytest.raises(
+        UsageError, match=f"of the validation data holds labels that the training data do not have: {known}"
+    ):
+        with_classes(loaded(train, validation_data=other), "label")
+    hidden = csv(tmp_path / "hidden.csv", "-1", "-1")
+    with pytest.raises(UsageError, match=r"the labels of the validation data are hidden \(-1\); pass data with labels"):
+        with_classes(loaded(train, validation_data=hidden), "label")
+    signs = csv(tmp_path / "signs.csv", *["-1", "1"] * 4)
+    assert set(with_classes(loaded(signs, validation_data=signs, test_data=hidden), "label")) > {"test"}, (
+        "-1 is a class"
+    )
+
+
+def test_columns_must_differ_and_splits_be_chosen(tmp_path) -> None:
+    data = csv(tmp_path / "train.csv", "a", "b")
+    with pytest.raises(
+        UsageError, match=r"the columns \['text', 'text'\] must differ; choose with --text_column, --label_"
+    ):
+        loaded(data, label_column="text")
+    (tmp_path / "more").mkdir()
+    csv(tmp_path / "more" / "train.csv", "a", "b")
+    csv(tmp_path / "more" / "test.csv", "a", "b", "a")
+    assert len(loaded(data, test_data=tmp_path / "more", validation_data=data)["test"]) == 3, (
+        "and not its training data"
+    )
+    with pytest.raises(UsageError, match=" has the splits .'train', 'test'.; choose with --validation_split"):
+        loaded(data, validation_data=tmp_path / "more")
+
+
+def test_what_is_held_out_is_stratified_and_single_examples_stay_in_training(tmp_path) -> None:
+    labels = ["a"] * 60 + ["b"] * 30 + ["c"] * 9 + ["d"]
+    for seed in range(5):
+        splits = loaded(csv(tmp_path / "data.csv", *labels), sample_seed=seed)
+        assert Counter(names_of(splits["validation"], "label")) == {"a": 6, "b": 3, "c": 1}
+        assert Counter(names_of(splits["train"], "label"))["d"] == 1
+        assert sorted(splits["train"]["text"][:] + splits["validation"]["text"][:]) == sorted(
+            f"film {n}" for n in range(100)
+        )
+    assert loaded(csv(tmp_path / "data.csv", *labels))["train"]["text"][:] != [f"film {n}" for n in range(90)], "mixed"
+
+
+def test_few_examples_of_many_classes_are_classes(tmp_path) -> None:
+    data = csv(tmp_path / "data.csv", *[f"intent {n}" for n in range(77)] * 2)
+    splits = with_classes(loaded(data), "label")
+    assert len(set(splits["train"]["label"])) == 77 and len(splits["validation"]) == 15
+    one = csv(tmp_path / "one.csv", *[f"intent {n}" for n in range(77)])
+    assert len(loaded(one, validation_data=data)["train"]) == 77
+    with pytest.raises(
+        UsageError, match="77 different labels stand in 77 rows, 77 of them in one row only, which are hardly"
+    ):
+        loaded(one)
+    with pytest.raises(
+        UsageError, match="each class has one row, so that none can be held out; pass more, or --validation"
+    ):
+        loaded(csv(tmp_path / "two.csv", "a", "b"))
+
+
+def test_training_samples_are_drawn_with_a_share_of_each_class_or_so_many_of_each(tmp_path) -> None:
+    data = csv(tmp_path / "data.csv", *["a"] * 90, *["b"] * 9, "c")
+    splits = loaded(data, validation_data=data, num_train_samples=10)
+    assert Counter(names_of(splits["train"], "label")) == {"a": 8, "b": 1, "c": 1}
+    splits = loaded(data, validation_data=data, num_train_samples_per_class=4)
+    assert Counter(names_of(splits["train"], "label")) == {"a": 4, "b": 4, "c": 1}
+    with pytest.raises(UsageError, match="--num_train_samples_per_class is for one class in each row, and replaces"):
+        loaded(data, num_train_samples=4, num_train_samples_per_class=4)
+
+
+def test_rows_are_chosen_by_seed_and_no_tag_is_taken_away() -> None:
+    names = [["O", "A"], ["O"], ["O", "A"], ["O", "B"], ["O"]]
+    for seed in range(10):
+        chosen = held_out_rows(names, 4, seed)
+        assert 3 not in chosen and len({0, 2} - set(chosen.tolist())) and len(chosen) == 3
+        assert np.array_equal(chosen, held_out_rows(names, 4, seed))
+    single = [["a"]] * 5 + [["b"]] * 5
+    assert sorted(drawn_rows(single, 1, 0)) != sorted(drawn_rows(single, 1, 1)) or len(drawn_rows(single, 1, 0)) == 1
+    assert len(rows_per_class(single, 9, 0)) == 10 and len(drawn_rows([], 3, 0)) == 0
 
 
 def test_a_class_called_none_and_a_text_of_one_word_are_trained_on(bert, finetune, tmp_path) -> None:
@@ -92,57 +160,30 @@ def test_a_class_called_none_and_a_text_of_one_word_are_trained_on(bert, finetun
     data = tiny.save_csv(tmp_path / "data.csv", label=labels, text=texts)
     status, printed = finetune(bert, data, "--dry_run")
     assert status == 0 and "classification, 2 classes" in printed
+    assert "classes  train (validation): 'None' 18 (2), 'hate' 18 (2)" in printed
+
+
+def test_names_and_counts_of_many_classes_are_shortened() -> None:
+    from training.results.report import _class_lines
+
+    shown = _class_lines({"train": {f"class {n}": n for n in range(100)}})
+    assert shown.startswith("train: 'class 0' 0, 'class 1' 1,") and " 60 more of 20 to 79 rows ..." in " ".join(
+        shown.split()
+    )
+    assert max(len(line.strip()) for line in shown.split("\n")) <= 64
 
 
 @pytest.mark.parametrize("word", ["", "NA", "nan"])
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_a_gap_among_numbers_is_named(word, task, bert, finetune, tmp_path) -> None:
     data = tiny.save_csv(tmp_path / "data.csv", label=[*range(2)] * 19 + [word] * 2)
-    status, printed = finetune(bert, data, "--task", task, "--num_validation_samples", "1")
-    assert status == 2 and "column 'label' of the train data is empty in" in printed, printed
+    status, printed = finetune(bert, data, "--task", task)
+    assert status == 2 and "is empty in 2 of 40 rows, the first is line 40 of" in printed, printed
 
 
-def test_tables_keep_texts_as_they_are_written_and_other_files_their_types(tmp_path) -> None:
-    table = pd.DataFrame({"user": ["001", "NA", "1.0"], "film": [1, 2, 3]})
-    for suffix, separator in ((".csv", ","), (".tsv", "\t")):
-        table.to_csv(tmp_path / f"data{suffix}", sep=separator, index=False)
-    table.to_json(tmp_path / "data.json", orient="records", lines=True)
-    table.to_parquet(tmp_path / "data.parquet")
-    for suffix in (".csv", ".tsv", ".json", ".parquet"):
-        held = read_table(str(tmp_path / f"data{suffix}"), ["user", "no such column"])
-        assert held["user"].tolist() == ["001", "NA", "1.0"] and held["film"].tolist() == [1, 2, 3]
-
-
-def test_tables_without_rows_or_bytes_are_refused(tmp_path) -> None:
-    path = tmp_path / "data.csv"
-    path.write_text("user,film\n")
-    with pytest.raises(UsageError, match="has no rows; at least one is needed"):
-        read_table(str(path), ["user"])
-    path.write_text("")
-    with pytest.raises(UsageError, match="is empty; it needs a header and at least one row"):
-        read_table(str(path), ["user"])
-    path.write_bytes(b"user\n\xff\xfe\n")
-    with pytest.raises(UsageError, match="cannot be loaded: .*codec can't decode"):
-        read_table(str(path), ["user"])
-    with pytest.raises(UsageError, match="file not found: none.csv"):
-        read_table("none.csv", ["user"])
-
-
-@pytest.mark.parametrize(
-    ("held", "names", "wanted", "found"),
-    [
-        (["10", "9", "9.0"], ["9", "10"], ["9", "9.00", " 10", "09", "9..0", "b"], [0, 0, 1, -1, -1, -1]),
-        ([2, 10, 2], ["2", "10"], ["2.0", 10, "002"], [0, 1, -1]),
-        ([2.0, 10.0, 0.5], ["0.5", "2", "10"], [10, "0.50", 2.5], [2, 0, -1]),
-        (["7", "007"], ["007", "7"], ["7", "007", "7.0", "07"], [1, 0, -1, -1]),
-        (["1.0", "1", "beta"], ["1", "1.0", "beta"], ["1", "1.0", "1.00"], [0, 1, -1]),
-        (["-1", "-1.5", "3"], ["-1.5", "-1", "3"], ["-1.0", "-1.50"], [1, 0]),
-        ([str(2**63), str(2**63 + 1)], [str(2**63), str(2**63 + 1)], [f"{2**63 + 1}.0"], [1]),
-    ],
-    ids=["numbers", "integers", "reals", "codes", "texts", "signs", "large"],
-)
-def test_names_are_found_by_value_among_numbers_and_as_written_otherwise(held, names, wanted, found) -> None:
-    codes, known = number_names(pd.Series(held))
-    assert known == names
-    assert np.array_equal(find_names(known, pd.Series(held)), codes) and sorted(set(codes)) == list(range(len(names)))
-    assert find_names(known, pd.Series(wanted, dtype=object)).tolist() == found
+def test_hidden_numbers_of_test_data_are_left_out(bert, finetune, tmp_path) -> None:
+    data = tiny.save_csv(tmp_path / "data.csv", label=[n / 40 for n in range(40)])
+    test = tiny.save_csv(tmp_path / "test.csv", label=[-1] * 40)
+    with pytest.warns(UserWarning, match="labels of the test split are hidden"):
+        status, printed = finetune(bert, data, "--task", "regression", "--test_data", test, "--dry_run")
+    assert status == 0 and "36 train, 4 validation\n" in printed

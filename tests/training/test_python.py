@@ -61,7 +61,7 @@ def test_a_dry_run_and_another_method_have_less_to_give_back(bert, reviews, tmp_
         ({"rank": "many"}, "argument --rank: invalid int value: 'many'"),
         ({"metrics": []}, "argument --metrics: expected at least one argument"),
         ({"rank": 0}, "--rank got 0; it must be at least 1"),
-        ({"text_column": "--x"}, r"have no column \['--x'\]"),
+        ({"text_column": "--x"}, r"no column \['--x'\]"),
     ],
 )
 def test_options_that_cannot_work_are_value_errors(settings, message, bert, reviews, tmp_path) -> None:

@@ -12,7 +12,8 @@ from training.settings.adapter import AdapterArguments
 from training.settings.common import FEATURED, HeadArguments, ModelArguments, RunArguments
 from training.settings.data import ImageDataArguments
 from training.settings.parsing import parse
-from training.tasks.image_classification import image_classification
+from training.tasks.image_classification import image_classification, image_columns, label_column
+from training.tasks.labels import row_classes
 
 DESCRIPTION = """Fine-tune an image classifier with an adapter, on a folder of images or any data set.
 
@@ -41,7 +42,8 @@ def build_job(
     push, token = take_hub_options(run)
     run.remove_unused_columns = False  # the columns exist only once they are transformed
     processor = load_processor(model, images=True, token=token)
-    task = image_classification(load_splits(data, images=True), data, run.metric_source)
+    splits = load_splits(data, image_columns(data), classes=row_classes(label_column(data)), images=True)
+    task = image_classification(splits, data, run.metric_source)
     return Job(
         model=model, adapter=adapter, data=data, run=run, task=task, processor=processor, command="classify",
         head=head, push=push, token=token,

@@ -14,11 +14,15 @@ import pandas as pd
 
 from dmf import MatrixCompletion
 from dmf.files import complete_file
-from training.data import find_names, number_names, read_table
 from training.errors import RunError, UsageError, public_settings
 from training.names import FIGURE, FIT, MATRIX_NAMES, MODEL, PREDICTIONS, RESULTS
+from training.reading.kinds import number, written
+from training.reading.names import find_names, number_names
+from training.reading.sources import read_source
+from training.reading.tables import Wanted
 from training.results.figures import curve, figure
 from training.results.report import installed_version, write_json
+from training.settings.data import FileArguments
 from training.settings.parsing import option, parse
 
 DESCRIPTION = """Complete a matrix from some of its entries by a compressed deep factorization.
@@ -34,10 +38,12 @@ PAIRS = ("row_column", "column_column")
 
 
 @dataclass
-class CompleteArguments:
+class CompleteArguments(FileArguments):
     """The entries, and how they are factorized."""
 
-    data: str | None = option(None, "A .csv, .tsv, .json, .jsonl or .parquet file with one known entry in each row.")
+    data: str | None = option(
+        None, "A .csv, .tsv, .xlsx, .json, .jsonl or .parquet file, also as .gz, with one known entry in each row."
+    )
     row_column: str = option("row", "Column that names the row of the matrix.")
     column_column: str = option("column", "Column that names the column of the matrix.")
     value_column: str = option("value", "Column with the value.")
@@ -56,6 +62,7 @@ class CompleteArguments:
     dry_run: bool = option(False, "Show what would be completed, and stop.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.test_fraction < 1:
             raise UsageError(f"--test_fraction got {self.test_fraction}; it must be at least 0 and below 1")
         columns = [self.row_column, self.column_column, self.value_column]
@@ -104,16 +111,12 @@ def read_entries(arguments: CompleteArguments) -> Entries:
     """Read the known entries.
 
     Raises:
-        UsageError: no file was passed, a column is missing or empty, a value is not a number, or an entry comes twice.
+        UsageError: no file was passed, an entry comes twice, or as `read_columns`.
     """
     if arguments.data is None:
         raise UsageError("no data to complete were named; pass --data with a file of rows, columns and values")
     table = read_columns(arguments.data, arguments, with_values=True)
-    values = pd.to_numeric(table[arguments.value_column], errors="coerce").to_numpy(dtype=float)
-    if len(odd := np.flatnonzero(~np.isfinite(values))):
-        raise UsageError(
-            f"--value_column {arguments.value_column} is not a finite number in row {odd[0]} of {arguments.data}"
-        )
+    values = table[arguments.value_column].to_numpy(dtype=float)
     (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
     if twice := int(pd.DataFrame({"row": rows, "column": columns}).duplicated().sum()):
         raise UsageError(
@@ -126,20 +129,14 @@ def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) 
     """Read the columns of a file that name entries, and their values if asked for.
 
     Raises:
-        UsageError: it cannot be read, or a column is missing or has missing values.
+        UsageError: it cannot be read, a column is missing or has empty entries, or a value is not a finite number.
     """
-    wanted = [getattr(arguments, name) for name in PAIRS]
-    table = read_table(path, wanted)
-    wanted += [arguments.value_column] if with_values else []
-    missing = [name for name in wanted if name not in table.columns]
-    if missing:
-        raise UsageError(
-            f"{path} has no column {missing}; it has {list(table.columns)}: choose with --row_column, --column_column "
-            "and --value_column"
-        )
-    if table[wanted].isna().any().any():
-        raise UsageError(f"{path} has missing values in {wanted}; fill or drop them")
-    return table[wanted]
+    wanted = [Wanted(getattr(arguments, name), written, f"--{name}") for name in PAIRS]
+    wanted += [Wanted(arguments.value_column, number, "--value_column")] if with_values else []
+    splits = read_source(path, arguments)
+    if len(splits) > 1:
+        raise UsageError(f"{path} has the splits {list(splits)}; pass the file of one of them")
+    return next(iter(splits.values()))(wanted).to_pandas()
 
 
 def hold_out(count: int, arguments: CompleteArguments) -> np.ndarray:
@@ -185,7 +182,7 @@ def errors(
     }
 
 
-class Wanted(NamedTuple):
+class Questions(NamedTuple):
     """The rows of `--predict`, the numbers of the rows and columns that they name, and the names that are unknown."""
 
     table: pd.DataFrame
@@ -193,7 +190,7 @@ class Wanted(NamedTuple):
     unknown: dict[str, list[str]]
 
 
-def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Wanted:
+def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Questions:
     """Read the entries of `--predict`; unknown names get the number after the last one, and are told.
 
     Raises:
@@ -213,10 +210,10 @@ def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Wa
                 file=sys.stderr,
             )
         numbers.append(np.where(found < 0, len(known), found))
-    return Wanted(table, np.stack(numbers, axis=1), unknown)
+    return Questions(table, np.stack(numbers, axis=1), unknown)
 
 
-def write_predictions(path: Path, model: MatrixCompletion, wanted: Wanted, value_column: str) -> None:
+def write_predictions(path: Path, model: MatrixCompletion, wanted: Questions, value_column: str) -> None:
     """Write the wanted entries with a column for their values."""
     with complete_file(path) as partial:
         wanted.table.assign(**{value_column: model.predict(wanted.pairs)}).to_csv(partial, index=False)

@@ -10,7 +10,7 @@ from training.job import Job, take_hub_options
 from training.pairs.arguments import MethodArguments, PairDataArguments, PairModelArguments
 from training.pairs.method import make_temperature
 from training.pairs.processor import load_pair_processor, tower_names
-from training.pairs.task import pair_task
+from training.pairs.task import pair_columns, pair_task
 from training.runner import run_job
 from training.settings.adapter import AdapterArguments
 from training.settings.common import FEATURED, RunArguments
@@ -59,7 +59,7 @@ def build_job(
     tower_names(model, data)
     make_temperature(method, None)
     run.remove_unused_columns = False  # the columns that models take exist only in batches
-    splits = load_splits(data, images=data.second_text_column is None)
+    splits = load_splits(data, pair_columns(data), images=data.second_text_column is None)
     task = pair_task(splits, data, method, seed=run.seed, batch=run.per_device_train_batch_size * run.world_size)
     processor = load_pair_processor(model, data, token)
     return Job(

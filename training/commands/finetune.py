@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from training.data import load_splits
 from training.errors import UsageError
 from training.job import Job, Task, take_hub_options
 from training.models.loading import load_processor
@@ -15,7 +14,7 @@ from training.settings.common import FEATURED, HeadArguments, ModelArguments, Ru
 from training.settings.data import TextDataArguments
 from training.settings.parsing import option_names, parse, settings_as_words
 from training.tasks.glue import with_glue
-from training.tasks.registry import TASKS, require_task
+from training.tasks.registry import TASKS, load_task, require_task
 
 DESCRIPTION = f"""Fine-tune a language model with an adapter, on a file of your own or any data set.
 
@@ -56,7 +55,7 @@ def build_job(
     if data.glue:
         data = with_glue(data, data.glue)
     push, token = take_hub_options(run)
-    task = TASKS[data.task](load_splits(data), data, run.metric_source)
+    task = load_task(data, run.metric_source)
     _check(task, data, head, run)
     processor = load_processor(model, token=token)
     return Job(

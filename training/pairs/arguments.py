@@ -33,6 +33,9 @@ class PairDataArguments(DataArguments):
         "without it, pairs with the same --text_column show the same.",
     )  # fmt: skip
     max_length: int | None = option(None, "Tokens after which a text is cut off; as many as the model takes (<= 128).")
+    skip_unreadable: bool = option(
+        False, "Leave out pairs whose image cannot be read, instead of ending before the training."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from training.errors import RunError, UsageError
+from training.errors import UsageError
 from training.models.loading import load_processor
 from training.pairs.arguments import PairDataArguments, PairModelArguments
+from training.reading.pictures import decode
 
 X, Y, IDS = "x", "y", "ids"  # columns of encoded data
 TOWERS = ("x_tower", "y_tower")
@@ -75,23 +73,6 @@ class PairProcessor:
             place = Path(folder) if self.joint else Path(folder) / name
             place.mkdir(parents=True, exist_ok=True)
             encoder.save_pretrained(str(place))
-
-
-def decode(image: dict[str, Any]) -> Image.Image:
-    """Decode a stored image to red, green and blue, turned as its camera says; transparent places become white.
-
-    Raises:
-        RunError: it cannot be read as an image.
-    """
-    try:
-        with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode in ("RGBA", "LA", "P"):
-                opaque = upright.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
-            return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise RunError(f"the image {image.get('path')} cannot be read: {error}") from error
 
 
 def load_pair_processor(model: PairModelArguments, data: PairDataArguments, token: str | None = None) -> PairProcessor:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Image, Value
 from torch import nn
 from transformers import EvalPrediction, TrainerCallback
 
 from modality import PairStatistics, TemperatureScheduleCallback, modality_gap, recall_at_k
-from training.data import Splits, require_columns
+from training.data import Splits
 from training.errors import UsageError
 from training.job import Job, Task
 from training.pairs.arguments import MethodArguments, PairDataArguments
@@ -22,7 +19,9 @@ from training.pairs.method import make_schedule, swapping
 from training.pairs.models import build_contrastive
 from training.pairs.processor import IDS, X, Y
 from training.pairs.trainer import ContrastiveTrainer, SwapCountCallback
-from training.tasks.text import require_text
+from training.reading.kinds import picture, text, written
+from training.reading.pictures import readable
+from training.reading.tables import Wanted
 
 KS = (1, 5)
 SCORES_AGAINST_STEPS = (
@@ -30,6 +29,24 @@ SCORES_AGAINST_STEPS = (
     ("gap", "paired_distance", "distribution_gap"),
     ("tau",),
 )
+
+
+def pair_columns(data: PairDataArguments) -> list[Wanted]:
+    """Return the columns of the pairs, and the one that says what a pair shows.
+
+    Raises:
+        UsageError: both sides are the same column.
+    """
+    texts = [Wanted(data.text_column, text, "--text_column")]
+    first = Wanted(data.image_column, picture, "--image_column")
+    if data.second_text_column:
+        first = Wanted(data.second_text_column, text, "--second_text_column")
+    if first.name == data.text_column:
+        raise UsageError(f"both sides of the pairs are column {first.name!r}; name two columns")
+    sides = [*texts, first] if data.second_text_column else [first, *texts]
+    if data.label_column is None or data.label_column in [one.name for one in sides]:
+        return sides
+    return [*sides, Wanted(data.label_column, written, "--label_column")]
 
 
 def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, *, seed: int, batch: int) -> Task:
@@ -43,19 +60,16 @@ def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, 
         batch: pairs that are contrasted in a step.
 
     Raises:
-        UsageError: for missing columns or files, columns that hold something else, or nothing to contrast with.
+        UsageError: images cannot be read, or there is nothing to contrast with.
     """
-    texts = [data.text_column, *([data.second_text_column] if data.second_text_column else [])]
-    columns = texts if data.second_text_column else [data.image_column, *texts]
-    if len(set(columns)) < 2:
-        raise UsageError(f"both sides of the pairs are column {columns[0]!r}; name two columns")
+    columns = [one.name for one in pair_columns(data)][:2]
     shown = data.label_column or data.text_column
-    hint = "choose with --image_column, --text_column, --second_text_column and --label_column"
-    require_columns(splits, list(dict.fromkeys([*columns, shown])), hint)
-    require_text(splits, texts)
     _require_several(splits, batch)
     if not data.second_text_column:
-        splits = {name: _with_images(split, name, data) for name, split in splits.items()}
+        splits = {
+            name: readable(split, data.image_column, name, data.skip_unreadable) for name, split in splits.items()
+        }
+        _require_several(splits, batch)
     names = ("text", "second_text") if data.second_text_column else ("image", "text")
     return Task(
         name="text_pairs" if data.second_text_column else "image_text_pairs",
@@ -103,7 +117,7 @@ def _encode(splits: Splits, processor: Any, *, columns: list[str], shown: str) -
     """Rename the columns as the collator knows them; texts and images are encoded batch by batch."""
     encoded = {}
     for name, split in splits.items():
-        numbers = np.unique(np.asarray(split[shown]), return_inverse=True)[1]
+        numbers = np.unique(np.asarray(split[shown], dtype=object).astype(str), return_inverse=True)[1]
         named = split.select_columns(columns).rename_columns(dict(zip(columns, (X, Y), strict=True)))
         encoded[name] = named.add_column(IDS, numbers)
     return encoded
@@ -122,32 +136,3 @@ def _require_several(splits: Splits, global_batch: int) -> None:
             "a step of 1 pair has nothing to contrast it with; pass a larger --per_device_train_batch_size "
             "(accumulated batches do not see each other)"
         )
-
-
-def _with_images(split: Any, name: str, data: PairDataArguments) -> Any:
-    """Return the split with a column of stored images, whose paths exist."""
-    held, column = split.features[data.image_column], data.image_column
-    if isinstance(held, Value) and held.dtype in ("string", "large_string"):
-        folder = _folder(name, data)
-        split = split.map(
-            lambda rows: {column: [os.path.join(folder, path) for path in rows[column]]},
-            batched=True, desc=f"finding images ({name})",
-        )  # fmt: skip
-        missing = [path for path in dict.fromkeys(split[column]) if not os.path.isfile(path)]
-        if missing:
-            raise UsageError(
-                f"{len(missing)} images of the {name} data are not there, the first is {missing[0]}; paths in column "
-                f"{column!r} start at {folder or '.'}, or are absolute"
-            )
-    elif not isinstance(held, Image):
-        raise UsageError(
-            f"column {column!r} of the {name} data holds {getattr(held, 'dtype', held)}; it must hold images or paths"
-        )
-    return split.cast_column(column, Image(decode=False))
-
-
-def _folder(name: str, data: PairDataArguments) -> str:
-    """Return where the paths of a split start: at the file that it was read from."""
-    source = getattr(data, f"{name}_data", None) or data.dataset or "."
-    path = Path(source)
-    return str(path.resolve() if path.is_dir() else path.resolve().parent)

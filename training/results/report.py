@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,8 @@ from training.models.adapters import adapted_parts, config_of, own_parameters
 from training.names import ADAPTER, EXPORT, FIGURE, RESULTS
 from training.results.figures import curve, figure
 
+_CLASSES = 20  # of so many at each end, names and counts are printed
+_INDENT, _WIDTH = 16, 64
 PACKAGES = ("deep-lora", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
@@ -39,12 +42,29 @@ def describe(job: Job, model: nn.Module) -> str:
         "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
         "trained whole": ", ".join(_trained_whole(model)) or "nothing",
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
+        **({"classes": _class_lines(job.task.counts)} if job.task.counts else {}),
         "steps": f"{steps:,} of {batch} samples, {steps / steps_per_epoch:.3g} epochs "
         f"({run.per_device_train_batch_size} on each process, {run.gradient_accumulation_steps} accumulated), "
         f"learning rate {run.learning_rate:g}",
         "writes": run.output_dir,
     }
     return "\n".join(f"{name:>14}  {text}" for name, text in lines.items())
+
+
+def _class_lines(counts: dict[str, dict[str, int]]) -> str:
+    """Return names and counts of the classes in the training data, and in the others in parentheses."""
+    train, *others = counts
+    shown = []
+    for name, number in counts[train].items():
+        rest = ", ".join(str(counts[other][name]) for other in others)
+        shown.append(f"{name!r} {number:,}" + (f" ({rest})" if rest else ""))
+    if len(shown) > 2 * _CLASSES:
+        held = sorted(list(counts[train].values())[_CLASSES:-_CLASSES])
+        between = f"... {len(shown) - 2 * _CLASSES} more of {held[0]:,} to {held[-1]:,} rows ..."
+        shown = [*shown[:_CLASSES], between, *shown[-_CLASSES:]]
+    of_splits = train + (f" ({', '.join(others)})" if others else "")
+    wrapped = textwrap.fill(f"{of_splits}: {', '.join(shown)}", _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return wrapped.replace("\n", "\n" + " " * _INDENT)
 
 
 def _trained_whole(model: nn.Module) -> list[str]:

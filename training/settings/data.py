@@ -7,15 +7,56 @@ from dataclasses import dataclass, field
 from training.errors import UsageError
 from training.settings.parsing import option
 
+QUOTINGS = ("auto", "double", "backslash", "none")
+_SEPARATORS = {"tab": "\t", r"\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+
 
 @dataclass
-class DataArguments:
+class FileArguments:
+    """How text files are read, where they do not say it themselves."""
+
+    _argument_group_name = "files"
+
+    encoding: str | None = option(
+        None, "Encoding of text files, such as cp1252; UTF-8, or what their first bytes say, if unset."
+    )
+    separator: str | None = option(
+        None, "What stands between the fields of csv and tsv files, such as ; or tab; the header tells it if unset."
+    )
+    quoting: str = option(
+        "auto",
+        'Quotation marks in csv and tsv files. double: they enclose fields, "" is one inside; backslash: so is \\"; '
+        "none: they are part of the texts; auto: whichever of double and none fits the file, if one alone does.",
+    )
+    column_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the columns, for csv, tsv and xlsx files that have no header."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.quoting not in QUOTINGS:
+            raise UsageError(f"--quoting got {self.quoting!r}; choose one of: {', '.join(QUOTINGS)}")
+        if self.separator is not None:
+            self.separator = _SEPARATORS.get(self.separator, self.separator)
+            if len(self.separator) != 1 or self.separator in '"\r\n\\':
+                raise UsageError(f"--separator got {self.separator!r}; it must be one character, such as ; or tab")
+        try:
+            "".encode(self.encoding or "utf-8")
+        except (LookupError, ValueError) as error:
+            raise UsageError(
+                f"--encoding got {self.encoding!r}; it must be an encoding of Python, such as utf-8, utf-16 or cp1252"
+            ) from error
+
+
+@dataclass
+class DataArguments(FileArguments):
     """Where the data come from, and how much of them is used."""
 
     _argument_group_name = "data"
 
     dataset: str | None = option(
-        None, "A .csv, .tsv, .json, .jsonl or .parquet file, a folder, or a name for datasets.load_dataset."
+        None,
+        "A .csv, .tsv, .xlsx, .json, .jsonl, .parquet or .conll file, also as .gz, a folder, or a name for "
+        "datasets.load_dataset.",
     )
     dataset_config: str | None = option(None, "Configuration of a data set on the Hub.")
     validation_data: str | None = option(None, "Another file to validate on; otherwise a split or a part of --dataset.")
@@ -25,15 +66,19 @@ class DataArguments:
     test_split: str | None = option(None, "Split to test on; test if there is one.")
     validation_fraction: float = option(0.1, "Part of the training data to validate on where no split is given for it.")
     num_train_samples: int | None = option(None, "Use so many training samples, drawn with --sample_seed.")
+    num_train_samples_per_class: int | None = option(
+        None, "Use so many training samples of each class, or all of a class that has no more."
+    )
     num_validation_samples: int | None = option(None, "Use so many validation samples.")
     num_test_samples: int | None = option(None, "Use so many test samples.")
     sample_seed: int = option(0, "Seed of the draws above and of the validation part.")
     label_column: str | None = option(None, "Column with the answers: classes, numbers or tags. Default: label.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.validation_fraction < 1:
             raise UsageError(f"--validation_fraction got {self.validation_fraction}; it must lie between 0 and 1")
-        for name in ("num_train_samples", "num_validation_samples", "num_test_samples"):
+        for name in ("num_train_samples", "num_train_samples_per_class", "num_validation_samples", "num_test_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name} got {value}; it must be at least 1, or left out for all samples")
@@ -75,7 +120,10 @@ class TextDataArguments(DataArguments):
 class ImageDataArguments(DataArguments):
     """Images with a class each: a folder with a folder for each class, or a data set."""
 
-    image_column: str = option("image", "Column with the image.")
+    image_column: str = option("image", "Column with the image, or with its path from the folder of the file.")
+    skip_unreadable: bool = option(
+        False, "Leave out images that cannot be read, instead of ending before the training."
+    )
     metrics: list[str] | None = field(
         default=None, metadata={"help": "Metrics by name, the most important first; otherwise accuracy and f1_macro."}
     )

@@ -5,44 +5,54 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from datasets import Image
 from transformers import EvalPrediction
 
-from training.data import Splits, require_columns
-from training.errors import UsageError
+from training.data import Splits
 from training.job import Task
+from training.reading.kinds import class_name, picture
+from training.reading.pictures import decode, readable
+from training.reading.tables import Wanted
 from training.settings.data import ImageDataArguments
 from training.tasks.base import adapter_task, logits_of
-from training.tasks.labels import class_names, display_names, label_settings, without_hidden_test
+from training.tasks.labels import class_counts, label_settings, with_classes
 from training.tasks.metrics import scorer
+
+
+def image_columns(data: ImageDataArguments) -> list[Wanted]:
+    """Return the columns of the task."""
+    return [
+        Wanted(data.image_column, picture, "--image_column"),
+        Wanted(label_column(data), class_name, "--label_column"),
+    ]
+
+
+def label_column(data: ImageDataArguments) -> str:
+    """Return the column with the classes."""
+    return data.label_column or "label"
 
 
 def image_classification(splits: Splits, data: ImageDataArguments, metric_source: str = "local") -> Task:
     """Build the task of one of several classes for each image.
 
     Raises:
-        UsageError: for missing columns, a column that holds no images, or labels that are not classes.
+        UsageError: there is one class only, a split has classes that the training data do not have, or an image cannot
+            be read.
     """
-    column = data.label_column or "label"
-    require_columns(splits, [column], "choose with --image_column and --label_column")
-    for name, split in splits.items():
-        held = split.features.get(data.image_column)
-        if not isinstance(held, Image):
-            raise UsageError(f"column {data.image_column!r} of the {name} data holds {held}; it must hold images")
-    splits = without_hidden_test(splits, column)
-    classes = class_names(splits, column)
-    numbers = {value: number for number, value in enumerate(classes)}
+    column = label_column(data)
+    splits = with_classes(splits, column)
+    splits = {name: readable(split, data.image_column, name, data.skip_unreadable) for name, split in splits.items()}
+    names = splits["train"].features[column].names
     metrics = data.metrics or ["accuracy", "f1_macro"]
-    score = scorer(metrics, metric_source, classes=len(classes))
+    score = scorer(metrics, metric_source, classes=len(names))
 
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).argmax(-1), prediction.label_ids)
 
     def encode(splits: Splits, processor: Any) -> Splits:
         def transform(rows: dict[str, list]) -> dict[str, list]:
-            images = [image.convert("RGB") for image in rows[data.image_column]]
+            images = [decode(image) for image in rows[data.image_column]]
             pixels = processor(images, return_tensors="pt")["pixel_values"]
-            return {"pixel_values": list(pixels), "labels": [numbers[value] for value in rows[column]]}
+            return {"pixel_values": list(pixels), "labels": rows[column]}
 
         return {name: split.with_transform(transform) for name, split in splits.items()}  # decoded when needed
 
@@ -52,11 +62,12 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
         pipeline="image-classification",
         peft_task=None,
         splits=splits,
-        model_settings=label_settings(display_names(splits["train"], column, classes)),
+        model_settings=label_settings(names),
         encode=encode,
         collate=lambda processor, model: stack_images,
         score=score_classes,
         main_metric=metrics[0],
+        counts=class_counts(splits, column),
     )
 
 

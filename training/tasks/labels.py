@@ -1,59 +1,73 @@
-"""Classes of a label column: their names, and numbers for them."""
+"""Classes of a label column: their names, found by name in every split, and their numbers."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Value
+import numpy as np
+import pandas as pd
+from datasets import ClassLabel, Dataset
 
 from training.data import Splits
 from training.errors import UsageError
+from training.reading.kinds import HIDDEN
+from training.reading.names import find_names, number_names
+from training.reading.tables import replace_column
+
+_SHOWN = 10
 
 
-def class_names(splits: Splits, column: str) -> list[Any]:
-    """Return the classes of the training data, as they stand in the column (0, 1, ... if the data set names them).
+def names_of(split: Dataset, column: str) -> list[str]:
+    """Return the name of the class in each row of a column of the kind `class_name`; -1 where it is hidden."""
+    feature, held = split.features[column], split.with_format("arrow")[:].column(column).to_pylist()
+    if not isinstance(feature, ClassLabel):
+        return held
+    names = dict(enumerate(feature.names)) | {HIDDEN: str(HIDDEN)}
+    return [names[number] for number in held]
+
+
+def row_classes(column: str) -> Callable[[Dataset], Sequence[Sequence[str]]]:
+    """Return the function that `training.data.load_splits` takes for one class in each row."""
+    return lambda split: [(name,) for name in names_of(split, column)]
+
+
+def with_classes(splits: Splits, column: str) -> Splits:
+    """Number the classes of every split as those of the training data, by name.
 
     Raises:
-        UsageError: there is one class only, nearly every row has a class of its own, the labels are real numbers,
-            they are hidden (-1), or another split has classes that training does not know.
+        UsageError: there is one class only, labels are hidden (-1), or another split has classes that training does not
+            know.
     """
-    feature = splits["train"].features[column]
-    if isinstance(feature, ClassLabel):
-        found: list[Any] = list(range(feature.num_classes))
-    else:
-        _refuse_real_numbers(feature, column)
-        found = sorted(splits["train"].unique(column))
-    if len(found) < 2:
-        raise UsageError(f"column {column!r} holds {len(found)} class ({found}); at least 2 are needed")
-    if len(found) > max(20, len(splits["train"]) // 2):
-        raise UsageError(
-            f"column {column!r} holds {len(found)} different values in {len(splits['train'])} rows, which are hardly "
-            "classes; pass --task regression for numbers, or choose the right column with --label_column"
-        )
+    feature, found = splits["train"].features[column], names_of(splits["train"], column)
+    names = list(feature.names) if isinstance(feature, ClassLabel) else number_names(pd.Series(found))[1]
+    if len(names) < 2:
+        raise UsageError(f"column {column!r} holds {len(names)} class ({names}); at least 2 are needed")
+    splits = _without_hidden(splits, column, names)
+    numbered = {}
     for name, split in splits.items():
-        unknown = sorted(set(split.unique(column)) - set(found))
-        if unknown:
+        held = names_of(split, column)
+        numbers = find_names(names, pd.Series(held, dtype=object))
+        if unknown := sorted({held[row] for row in np.flatnonzero(numbers < 0)}):
             raise UsageError(
-                f"column {column!r} of the {name} data holds labels that the training data do not have: {unknown[:5]}; "
-                f"known are {found[:10]}"
+                f"column {column!r} of the {name} data holds labels that the training data do not have: "
+                f"{unknown[:_SHOWN]}; known are {names[:_SHOWN]}"
             )
-    return found
+        if split.features[column] != ClassLabel(names=names):
+            split = replace_column(split, column, numbers.astype(np.int64), ClassLabel(names=names))
+        numbered[name] = split
+    return numbered
 
 
-def display_names(split: Dataset, column: str, classes: list[Any]) -> list[str]:
-    """Return the names of the classes: those that the data set declares, or the classes as they stand."""
-    feature = split.features[column]
-    return list(feature.names) if isinstance(feature, ClassLabel) else [str(one) for one in classes]
-
-
-def without_hidden_test(splits: Splits, column: str) -> Splits:
-    """Drop a test split whose labels are all -1, as those of public benchmarks are."""
-    test = splits.get("test")
-    if test is None or column not in test.column_names or set(test.unique(column)) != {-1}:
-        return splits
-    warnings.warn("the labels of the test split are hidden (-1); it is left out", stacklevel=2)
-    return {name: split for name, split in splits.items() if name != "test"}
+def class_counts(splits: Splits, column: str) -> dict[str, dict[str, int]]:
+    """Count the rows of each class, for each split of `with_classes`."""
+    counted = {}
+    for name, split in splits.items():
+        classes = split.features[column].names
+        held = np.asarray(split.with_format("arrow")[:].column(column).to_numpy())
+        counted[name] = dict(zip(classes, np.bincount(held, minlength=len(classes)).tolist(), strict=True))
+    return counted
 
 
 def label_settings(names: list[str]) -> dict[str, Any]:
@@ -65,11 +79,21 @@ def label_settings(names: list[str]) -> dict[str, Any]:
     }
 
 
-def _refuse_real_numbers(feature: Any, column: str) -> None:
-    if not isinstance(feature, Value):
-        raise UsageError(f"column {column!r} holds {feature}; classes must be integers or strings, one for each row")
-    if feature.dtype.startswith(("float", "double")):
-        raise UsageError(
-            f"column {column!r} holds real numbers ({feature.dtype}); classes must be integers or strings: pass "
-            "--task regression to predict numbers"
-        )
+def _without_hidden(splits: Splits, column: str, names: list[str]) -> Splits:
+    """Drop a test split whose labels are all -1, as those of public benchmarks are.
+
+    Raises:
+        UsageError: those of another split are.
+    """
+    if str(HIDDEN) in names:
+        return splits
+    hidden = [name for name, split in splits.items() if set(names_of(split, column)) == {str(HIDDEN)}]
+    if others := [name for name in hidden if name != "test"]:
+        raise UsageError(f"the labels of the {others[0]} data are hidden (-1); pass data with labels")
+    return without_test(splits) if hidden else splits
+
+
+def without_test(splits: Splits) -> Splits:
+    """Return the splits without test data whose labels are hidden, and say so."""
+    warnings.warn("the labels of the test split are hidden (-1); it is left out", stacklevel=4)
+    return {name: split for name, split in splits.items() if name != "test"}

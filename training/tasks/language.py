@@ -9,27 +9,19 @@ from typing import Any
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
-from training.data import Splits, require_columns
+from training.data import Splits
 from training.errors import UsageError
 from training.job import IGNORED, Task
 from training.settings.data import TextDataArguments
 from training.tasks.base import adapter_task, replace_columns
 from training.tasks.metrics import score_tokens, token_sums
-from training.tasks.text import require_text
 from training.tasks.text_metrics import text_scorer
 from training.trainer.generating import GeneratingTrainer, Generation
 from training.trainer.trainer import AdapterTrainer
 
 
 def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """Build the task of the next token of a text; with a target column, of the target alone.
-
-    Raises:
-        UsageError: a column is missing, or does not hold text.
-    """
-    columns = [data.text_column] + ([data.target_column] if data.target_column else [])
-    require_columns(splits, columns, "choose with --text_column and --target_column")
-    require_text(splits, columns)
+    """Build the task of the next token of a text; with a target column, of the target alone."""
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         return replace_columns(splits, lambda rows: _encode_continuation(rows, tokenizer, data))
@@ -55,14 +47,11 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
     With `predict_with_generate` there are also metrics of texts that the model writes by itself.
 
     Raises:
-        UsageError: no target column was named, a column is missing, or one does not hold text.
+        UsageError: no target column was named.
     """
     if data.target_column is None:
         raise UsageError("--task seq2seq needs --target_column, the column with the text to generate")
     target = data.target_column
-    columns = [data.text_column, target]
-    require_columns(splits, columns, "choose with --text_column and --target_column")
-    require_text(splits, columns)
 
     def encode_rows(rows: dict[str, list], tokenizer: Any) -> dict[str, list]:
         settings = {"truncation": True, "max_length": data.max_length}

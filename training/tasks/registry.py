@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from training.data import Splits
+from training.data import Splits, load_splits
 from training.errors import UsageError
 from training.job import Task
+from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
+from training.tasks.labels import row_classes
 from training.tasks.language import causal_lm, seq2seq
-from training.tasks.text_classification import classification, regression
-from training.tasks.token_classification import token_classification
+from training.tasks.text import generation_columns
+from training.tasks.text_classification import class_columns, classification, label_column, number_columns, regression
+from training.tasks.token_classification import row_tags, tag_column, tag_columns, token_classification
 
-_BUILDERS: tuple[Callable[[Splits, TextDataArguments, str], Task], ...] = (
-    classification,
-    regression,
-    token_classification,
-    causal_lm,
-    seq2seq,
-)
+Columns = Callable[[TextDataArguments], list[Wanted]]
+_BUILDERS: dict[Callable[[Splits, TextDataArguments, str], Task], Columns] = {
+    classification: class_columns,
+    regression: number_columns,
+    token_classification: tag_columns,
+    causal_lm: generation_columns,
+    seq2seq: generation_columns,
+}
 # By the name on the command line, which is that of the function.
 TASKS = {builder.__name__: builder for builder in _BUILDERS}
+COLUMNS = {builder.__name__: columns for builder, columns in _BUILDERS.items()}
+
+
+def load_task(data: TextDataArguments, metric_source: str) -> Task:
+    """Load the data and build their task.
+
+    Raises:
+        UsageError: there is no such task, or the data do not fit it.
+    """
+    require_task(data.task)
+    classes = {
+        "classification": row_classes(label_column(data)), "token_classification": row_tags(tag_column(data))
+    }.get(data.task)  # fmt: skip
+    splits = load_splits(data, COLUMNS[data.task](data), classes=classes)
+    return TASKS[data.task](splits, data, metric_source)
 
 
 def require_task(name: str) -> None:

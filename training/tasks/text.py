@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from datasets import Value
-
-from training.data import Splits
-from training.errors import UsageError
+from training.reading.kinds import text
+from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 
 
@@ -14,15 +12,15 @@ def text_columns(data: TextDataArguments) -> list[str]:
     return [data.text_column] + ([data.text_pair_column] if data.text_pair_column else [])
 
 
-def require_text(splits: Splits, columns: list[str]) -> None:
-    """Raise if a column does not hold strings.
+def wanted_texts(data: TextDataArguments) -> list[Wanted]:
+    """Return the columns that make up the input, with what they must hold."""
+    return [
+        Wanted(name, text, option)
+        for name, option in zip(text_columns(data), ("--text_column", "--text_pair_column"), strict=False)
+    ]
 
-    Raises:
-        UsageError: the text names the column and what it holds.
-    """
-    for name, split in splits.items():
-        for column in columns:
-            feature = split.features[column]
-            if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
-                held = getattr(feature, "dtype", feature)
-                raise UsageError(f"column {column!r} of the {name} data holds {held}; every entry must be a text")
+
+def generation_columns(data: TextDataArguments) -> list[Wanted]:
+    """Return the columns of the tasks that write texts."""
+    target = [Wanted(data.target_column, text, "--target_column")] if data.target_column else []
+    return [Wanted(data.text_column, text, "--text_column"), *target]

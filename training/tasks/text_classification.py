@@ -8,30 +8,44 @@ from typing import Any
 import numpy as np
 from transformers import DataCollatorWithPadding, EvalPrediction
 
-from training.data import Splits, require_columns
-from training.errors import UsageError
+from training.data import Splits
 from training.job import Task
+from training.reading.kinds import HIDDEN, class_name, number
+from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks import glue
 from training.tasks.base import adapter_task, logits_of, replace_columns
-from training.tasks.labels import class_names, display_names, label_settings, without_hidden_test
+from training.tasks.labels import class_counts, label_settings, with_classes, without_test
 from training.tasks.metrics import scorer
-from training.tasks.text import require_text, text_columns
+from training.tasks.text import text_columns, wanted_texts
+
+
+def class_columns(data: TextDataArguments) -> list[Wanted]:
+    """Return the columns of `classification`."""
+    return [*wanted_texts(data), Wanted(label_column(data), class_name, "--label_column")]
+
+
+def number_columns(data: TextDataArguments) -> list[Wanted]:
+    """Return the columns of `regression`."""
+    return [*wanted_texts(data), Wanted(label_column(data), number, "--label_column")]
+
+
+def label_column(data: TextDataArguments) -> str:
+    """Return the column with the answers."""
+    return data.label_column or "label"
 
 
 def classification(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
     """Build the task of one of several classes for each text.
 
     Raises:
-        UsageError: a column is missing or does not hold text, or the labels are not classes.
+        UsageError: there is one class only, or a split has classes that the training data do not have.
     """
-    column = data.label_column or "label"
-    _check(splits, data, column)
-    splits = without_hidden_test(splits, column)
-    classes = class_names(splits, column)
+    column = label_column(data)
+    splits = with_classes(splits, column)
+    names = splits["train"].features[column].names
     metrics = data.metrics or (list(glue.find(data.glue).metrics) if data.glue else ["accuracy", "f1_macro"])
-    score = scorer(metrics, metric_source, classes=len(classes))
-    numbers = {value: number for number, value in enumerate(classes)}
+    score = scorer(metrics, metric_source, classes=len(names))
 
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).argmax(-1), prediction.label_ids)
@@ -42,12 +56,12 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
         pipeline="text-classification",
         peft_task="SEQ_CLS",
         splits=splits,
-        model_settings=label_settings(display_names(splits["train"], column, classes))
-        | {"problem_type": "single_label_classification"},
-        encode=partial(_encode, data=data, label=lambda rows: [numbers[value] for value in rows[column]]),
+        model_settings=label_settings(names) | {"problem_type": "single_label_classification"},
+        encode=partial(_encode, data=data, column=column),
         collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=score_classes,
         main_metric=metrics[0],
+        counts=class_counts(splits, column),
     )
 
 
@@ -55,13 +69,10 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
     """Build the task of one number for each text.
 
     Raises:
-        UsageError: a column is missing or does not hold text, or the labels are not finite numbers.
+        UsageError: a metric does not work for numbers.
     """
-    column = data.label_column or "label"
-    _check(splits, data, column)
-    splits = without_hidden_test(splits, column)
-    for name, split in splits.items():
-        _require_numbers(name, column, split[column])
+    if "test" in splits and set(splits["test"][label_column(data)]) == {HIDDEN}:
+        splits = without_test(splits)
     metrics = data.metrics or (list(glue.find(data.glue).metrics) if data.glue else ["pearsonr", "spearmanr", "mse"])
     score = scorer(metrics, metric_source, classes=None)
 
@@ -75,34 +86,16 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
         peft_task="SEQ_CLS",
         splits=splits,
         model_settings={"num_labels": 1, "problem_type": "regression"},
-        encode=partial(_encode, data=data, label=lambda rows: [float(value) for value in rows[column]]),
+        encode=partial(_encode, data=data, column=label_column(data)),
         collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=score_numbers,
         main_metric=metrics[0],
     )
 
 
-def _check(splits: Splits, data: TextDataArguments, column: str) -> None:
-    columns = text_columns(data)
-    require_columns(splits, [*columns, column], "choose with --text_column, --text_pair_column and --label_column")
-    require_text(splits, columns)
-
-
-def _require_numbers(name: str, column: str, values: Any) -> None:
-    try:
-        finite = np.isfinite(np.asarray(list(values), dtype=float)).all()
-    except (TypeError, ValueError):
-        finite = False
-    if not finite:
-        raise UsageError(
-            f"column {column!r} of the {name} data holds a value that is not a finite number; regression needs one in "
-            "each row (pass --task classification for classes)"
-        )
-
-
-def _encode(splits: Splits, tokenizer: Any, *, data: TextDataArguments, label: Any) -> Splits:
+def _encode(splits: Splits, tokenizer: Any, *, data: TextDataArguments, column: str) -> Splits:
     def encode(rows: dict[str, list]) -> dict[str, list]:
-        texts = [rows[column] for column in text_columns(data)]
-        return {**tokenizer(*texts, truncation=True, max_length=data.max_length), "labels": label(rows)}
+        texts = [rows[name] for name in text_columns(data)]
+        return {**tokenizer(*texts, truncation=True, max_length=data.max_length), "labels": rows[column]}
 
     return replace_columns(splits, encode)

@@ -2,44 +2,69 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel
+from datasets import Dataset
 from transformers import DataCollatorForTokenClassification, EvalPrediction
 
-from training.data import Splits, require_columns
+from training.data import Splits
 from training.errors import UsageError
 from training.job import IGNORED, Task
+from training.reading.lists import NO_TAG, tags, words
+from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks.base import adapter_task, logits_of, replace_columns
+from training.tasks.entities import ENTITY_METRICS, are_entities, score_entities
 from training.tasks.labels import label_settings
 from training.tasks.metrics import scorer
+
+
+def tag_columns(data: TextDataArguments) -> list[Wanted]:
+    """Return the columns of the task."""
+    return [Wanted(data.text_column, words, "--text_column"), Wanted(tag_column(data), tags, "--label_column")]
+
+
+def tag_column(data: TextDataArguments) -> str:
+    """Return the column with the tags."""
+    return data.label_column or "tags"
+
+
+def row_tags(column: str) -> Callable[[Dataset], Sequence[Sequence[str]]]:
+    """Return the function that `training.data.load_splits` takes for several tags in each row."""
+    return lambda split: [sorted(set(row) - {NO_TAG}) for row in split[column]]
 
 
 def token_classification(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
     """Build the task of one of several tags for each word; words and tags are lists, or texts separated by spaces.
 
-    The tag sits on the first token of a word. Metrics count words.
+    The tag sits on the first token of a word. Metrics count words, or entities where tags are B-NAME, I-NAME and O.
+    A word whose tag is -100 has none.
 
     Raises:
-        UsageError: for missing columns, or a row with unequally many words and tags.
+        UsageError: there is one tag only, a split has others than training, or a metric does not fit.
     """
-    column = data.label_column or "tags"
-    require_columns(splits, [data.text_column, column], "choose with --text_column and --label_column")
-    for name, split in splits.items():
-        _check_lengths(name, split[data.text_column], split[column])
-    names = _tag_names(splits, column)
-    numbers: dict[Any, int] = {tag: number for number, tag in enumerate(names)}
-    if _declared(splits, column):
-        numbers = {number: number for number in range(len(names))}
-    metrics = data.metrics or ["accuracy", "f1_macro"]
-    score = scorer(metrics, metric_source, classes=len(names))
+    column = tag_column(data)
+    counts = {
+        name: Counter(tag for row in split[column] for tag in row if tag != NO_TAG) for name, split in splits.items()
+    }
+    names = _tag_names(counts, column)
+    numbers = {tag: number for number, tag in enumerate(names)} | {NO_TAG: IGNORED}
+    chosen = data.metrics or [*(ENTITY_METRICS if are_entities(names) else ()), "accuracy", "f1_macro"]
+    if (wrong := sorted(set(chosen) & set(ENTITY_METRICS))) and not are_entities(names):
+        raise UsageError(f"{wrong[0]} needs tags such as B-NAME, I-NAME and O, but they are {names[:5]}; leave it out")
+    of_words = [name for name in chosen if name not in ENTITY_METRICS]
+    score = scorer(of_words, metric_source, classes=len(names))
 
     def score_tags(prediction: EvalPrediction) -> dict[str, float]:
-        references = np.asarray(prediction.label_ids)
+        references, found = np.asarray(prediction.label_ids), logits_of(prediction).argmax(-1)
         kept = references != IGNORED
-        return score(logits_of(prediction).argmax(-1)[kept], references[kept])
+        scores = score(found[kept], references[kept])
+        if len(of_words) < len(chosen):
+            scores |= score_entities(_named(found, kept, names), _named(references, kept, names))
+        return {name: scores[name] for name in chosen}
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         return replace_columns(splits, lambda rows: _encode(rows, tokenizer, data, column, numbers))
@@ -54,52 +79,35 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
         encode=encode,
         collate=lambda tokenizer, model: DataCollatorForTokenClassification(tokenizer),
         score=score_tags,
-        main_metric=metrics[0],
+        main_metric=chosen[0],
+        counts={name: {tag: held[tag] for tag in names} for name, held in counts.items()},
     )
 
 
-def _words(entry: Any) -> list[Any]:
-    return entry.split() if isinstance(entry, str) else list(entry)
-
-
-def _check_lengths(name: str, texts: Any, tags: Any) -> None:
-    for row, (words, marks) in enumerate(zip(texts, tags, strict=True)):
-        if len(_words(words)) != len(_words(marks)):
-            raise UsageError(
-                f"row {row} of the {name} data has {len(_words(words))} words and {len(_words(marks))} tags; each word "
-                "needs one tag (lists, or texts separated by spaces)"
-            )
-
-
-def _declared(splits: Splits, column: str) -> list[str] | None:
-    inner = getattr(splits["train"].features[column], "feature", None)
-    return list(inner.names) if isinstance(inner, ClassLabel) else None
-
-
-def _tag_names(splits: Splits, column: str) -> list[str]:
-    declared = _declared(splits, column)
-    if declared:
-        return declared
-    found = {name: {tag for entry in split[column] for tag in _words(entry)} for name, split in splits.items()}
-    for name, tags in found.items():
-        if unknown := sorted(map(str, tags - found["train"])):
-            raise UsageError(f"the {name} data hold tags that the training data do not have: {unknown[:5]}")
-    names = sorted(found["train"])
+def _tag_names(counts: dict[str, Counter[str]], column: str) -> list[str]:
+    names = sorted(counts["train"])
     if len(names) < 2:
         raise UsageError(f"column {column!r} holds {len(names)} tag ({names}); at least 2 are needed")
+    for name, held in counts.items():
+        if unknown := sorted(held.keys() - counts["train"].keys()):
+            raise UsageError(f"the {name} data hold tags that the training data do not have: {unknown[:5]}")
     return names
 
 
+def _named(numbers: np.ndarray, kept: np.ndarray, names: list[str]) -> list[list[str]]:
+    """Return the tags of the words of each row."""
+    return [[names[number] for number in row[mask]] for row, mask in zip(numbers, kept, strict=True)]
+
+
 def _encode(
-    rows: dict[str, list], tokenizer: Any, data: TextDataArguments, column: str, numbers: dict[Any, int]
+    rows: dict[str, list], tokenizer: Any, data: TextDataArguments, column: str, numbers: dict[str, int]
 ) -> dict[str, list]:
-    sentences = [_words(entry) for entry in rows[data.text_column]]
-    encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=data.max_length)
+    encoded = tokenizer(rows[data.text_column], is_split_into_words=True, truncation=True, max_length=data.max_length)
     labels = []
-    for row, entry in enumerate(rows[column]):
-        tags, words = _words(entry), encoded.word_ids(row)
-        first = [word is not None and word != previous for previous, word in zip([None, *words], words, strict=False)]
+    for row, own in enumerate(rows[column]):
+        places = encoded.word_ids(row)
+        first = [word is not None and word != previous for previous, word in zip([None, *places], places, strict=False)]
         labels.append(
-            [numbers[tags[word]] if is_first else IGNORED for word, is_first in zip(words, first, strict=True)]
+            [numbers[own[word]] if is_first else IGNORED for word, is_first in zip(places, first, strict=True)]
         )
     return {**encoded, "labels": labels}

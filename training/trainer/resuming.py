@@ -24,6 +24,7 @@ _FREE = {
     "local_rank", "dataloader_num_workers", "per_device_eval_batch_size", "metrics", "logging_strategy", "use_cpu",
     "num_validation_samples", "num_test_samples", "test_data", "test_split", "ddp_backend",
     "predict_with_generate", "num_beams", "max_new_tokens",
+    "encoding", "separator", "quoting", "column_names", "skip_unreadable",  # the digests tell what was read
 }  # fmt: skip
 _RUN = (
     "learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 import torch
@@ -58,11 +59,32 @@ def test_convolutions_are_adapted_by_name_and_the_head_is_normalized(pictures, f
 
 def test_a_column_without_images_is_named(vit, reviews, pictures, finetune) -> None:
     status, printed = finetune(vit, reviews, "--image_column", "text", command="classify")
-    assert status == 2 and "column 'text' of the train data holds" in printed and "it must hold images" in printed
+    assert status == 2 and "40 images in column 'text' of" in printed and "are not there, the first is" in printed
     status, printed = finetune(vit, pictures, "--label_column", "kind", command="classify")
-    assert status == 2 and "have no column ['kind']" in printed
+    assert status == 2 and "there is no column ['kind'] in" in printed
 
 
 def test_a_model_without_an_image_processor_is_named(bert, pictures, finetune) -> None:
     status, printed = finetune(bert, pictures, command="classify")
     assert status == 2 and "the image processor of" in printed
+
+
+def test_classes_of_the_validation_folder_go_by_name_and_are_shown(vit, pictures, finetune, tmp_path) -> None:
+    (tmp_path / "validation").mkdir()
+    (pictures / "red").rename(tmp_path / "red")
+    shutil.copytree(tmp_path / "red", pictures / "red" / "2021")
+    shutil.copytree(tmp_path / "red", tmp_path / "validation" / "red")
+    words = ["--max_steps", "20", "--learning_rate", "1e-2", "--validation_data", tmp_path / "validation"]
+    status, printed = finetune(vit, pictures, *words, command="classify")
+    assert status == 0 and "classes  train (validation): 'blue' 10 (0), 'red' 10 (10)" in printed, printed
+    assert tiny.results(tmp_path / "run")["metrics"]["validation"]["accuracy"] == 1.0
+
+
+def test_damaged_images_are_listed_by_a_dry_run_and_may_be_left_out(vit, pictures, finetune) -> None:
+    (pictures / "red" / "3.png").write_bytes(b"no image")
+    words = ["--dry_run", "--validation_data", pictures]
+    status, printed = finetune(vit, pictures, *words, command="classify")
+    assert status == 2 and "1 of 20 pictures of the" in printed and "red/3.png" in printed, printed
+    with pytest.warns(UserWarning, match="1 of 20 pictures of the train data are left out: .*3.png"):
+        status, printed = finetune(vit, pictures, *words, "--skip_unreadable", command="classify")
+    assert status == 0 and "19 train, 19 validation" in printed

@@ -65,9 +65,9 @@ def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_p
     [
         (
             ["--row_column", "user"],
-            r"has no column \['user'\]; it has \['row', 'column', 'value'\]: choose with --row_column, --column_column",
+            r"no column \['user'\] in .*, only \['row', 'column', 'value'\]: choose with --row_column, --column_column",
         ),
-        (["--value_column", "row", "--row_column", "value"], "is not a finite number in row 0"),
+        (["--value_column", "row", "--row_column", "value"], "in line 2 of .*ratings.csv; it must be a finite number"),
         (["--rank", "3"], "the matrix cannot be completed: .*rank"),
         (["--test_fraction", "1"], "--test_fraction got 1.0; it must be at least 0 and below 1"),
         (["--predict", "none.csv"], "file not found: none.csv"),
@@ -101,6 +101,23 @@ def test_unknown_names_are_predicted_by_what_is_known_and_told(ratings, tmp_path
     assert model.complete().shape == (20, 15), "they are no rows of the model"
 
 
+def test_folders_of_splits_and_what_no_library_knows_are_refused(ratings, tmp_path, capsys) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / "data" / name).write_bytes(ratings.read_bytes())
+    assert complete(tmp_path / "data", tmp_path / "out") == 2
+    assert "has the splits ['train', 'test']; pass the file of one of them" in capsys.readouterr().err
+    assert complete("no/such-data", tmp_path / "out") == 2
+    assert "the data set no/such-data cannot be loaded: " in capsys.readouterr().err
+
+
+def test_ratings_that_begin_with_marks_lose_no_rows(tmp_path, capsys) -> None:
+    rows = [f"{chr(34) if n in (3, 9) else ''}user {n}\tfilm {n % 3}\t{n % 5}" for n in range(30)]
+    (tmp_path / "data.tsv").write_text("\n".join(["row\tcolumn\tvalue", *rows]))
+    assert complete(tmp_path / "data.tsv", tmp_path / "out", "--dry_run") == 0
+    assert "30 of 30 x 3 entries" in capsys.readouterr().out
+
+
 def test_a_small_matrix_is_completed_with_the_default_rank(tmp_path) -> None:
     data = save(tmp_path / "data.csv", with_ids("a", "b", "c"))
     words = ["--data", data, "--output_dir", tmp_path / "out", "--test_fraction", "0", "--max_epochs", "2"]
@@ -114,11 +131,11 @@ def test_empty_places_are_named(ratings, tmp_path, capsys) -> None:
     printed = capsys.readouterr().err
     assert "1 entries of" in printed and "are duplicates; each pair of row and column" in printed
     ratings.write_text("row,column,value\na,,1\nb,c,2\n")
-    assert complete(ratings, tmp_path / "out") == 2 and "has missing values in" in capsys.readouterr().err
+    assert complete(ratings, tmp_path / "out") == 2 and "column 'column' of" in capsys.readouterr().err
     assert main(["complete"]) == 2 and "no data to complete were named; pass --data" in capsys.readouterr().err
     ratings.write_text("row,column,value\na,b,1\nb,c,NA\n")
     assert complete(ratings, tmp_path / "out") == 2
-    assert "--value_column value is not a finite number in row 1" in capsys.readouterr().err
+    assert "is empty in 1 of 2 rows, the first is line 3 of" in capsys.readouterr().err
 
 
 def save(path: Path, table: pd.DataFrame) -> Path:

@@ -14,7 +14,9 @@ from transformers import BertConfig, BertModel
 from tests.training import tiny
 from tests.training.tiny import QUICK
 from training.cli import main
-from training.data import read_source
+from training.reading.sources import read_source
+from training.settings.data import TextDataArguments
+from training.tasks.text_classification import class_columns
 from training.trainer import checkpoints, digests
 
 STEPS = ["--save_strategy", "steps", "--save_steps", "1"]
@@ -179,13 +181,18 @@ def test_contrastive_pairs_go_on_wherever_the_pictures_lie_and_with_no_others(cl
 
 
 def test_digests_of_data_are_of_rows_in_their_order(tmp_path) -> None:
-    data = read_source(str(tiny.save_csv(tmp_path / "a.csv")))["train"]
+    settings = TextDataArguments()
+
+    def read(name: str):
+        return read_source(str(tiny.save_csv(tmp_path / name)), settings)["train"](class_columns(settings))
+
+    data = read("a.csv")
     whole = digests.of_data(data)
     assert digests.of_data(data.select(list(range(len(data))))) == whole  # through a list of indices, not as a slice
     assert digests.of_data(data.select([1, 0, *range(2, len(data))])) != whole
     assert digests.of_data(data.select(range(len(data) - 1))) != whole
     assert digests.of_data(data.rename_column("label", "class")) != whole
-    assert digests.of_data(read_source(str(tiny.save_csv(tmp_path / "b.csv")))["train"]) == whole
+    assert digests.of_data(read("b.csv")) == whole
 
 
 def test_digests_of_models_are_of_what_a_folder_holds(bert, tmp_path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 from transformers.image_utils import load_image
 
 from training.errors import RunError
-from training.pairs.processor import decode
+from training.reading.pictures import decode
 
 ORIENTATION = 0x0112
 

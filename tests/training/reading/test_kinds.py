@@ -1,0 +1,159 @@
+"""What columns hold: classes by name, finite numbers, words and tags; whatever else is named with its line."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.training.reading.reading import columns, refusal, saved, wanted
+from training.errors import UsageError
+from training.reading.kinds import MISSING_WORDS, class_name, number, text, written
+from training.reading.lists import tags, words
+from training.reading.names import find_names, number_names
+from training.reading.tables import of_data_set, typed
+
+LABEL, NUMBER = wanted(label=class_name), wanted(label=number)
+
+
+def csv(tmp_path, *values: object):
+    return saved(tmp_path / "data.csv", "\n".join(["id,label", *(f"{n},{value}" for n, value in enumerate(values))]))
+
+
+def test_words_for_what_is_missing_are_classes_among_texts_and_nothing_among_numbers(tmp_path) -> None:
+    path = csv(tmp_path, *MISSING_WORDS, "x", "1")
+    assert set(columns(path, LABEL)["label"]) == {*MISSING_WORDS, "x", "1"}
+    told = refusal(csv(tmp_path, 1, 0, "NA", 1), LABEL)
+    assert (
+        told == "column 'label' of data.csv is empty in 1 of 4 rows, the first is line 4 of data.csv; fill or drop them"
+    )
+    assert "is empty in 2 of 4 rows" in refusal(csv(tmp_path, 1, "null", "", 1), NUMBER)
+    assert columns(csv(tmp_path, "NA", "null"), LABEL)["label"] == ["NA", "null"]
+
+
+def test_classes_are_texts_or_whole_numbers_and_spaces_at_their_ends_do_not_count(tmp_path) -> None:
+    assert columns(csv(tmp_path, " pos ", "neg", "a b"), LABEL)["label"] == ["pos", "neg", "a b"]
+    assert columns(csv(tmp_path, "1.0", "0.5", "x"), LABEL)["label"] == ["1.0", "0.5", "x"], (
+        "with a text they are codes"
+    )
+    told = "column 'label' holds 0.5 in line 3 of data.csv; real numbers are no classes: pass --task regression"
+    assert told in refusal(csv(tmp_path, "1.0", "0.5"), LABEL)
+    frame = pd.DataFrame({"label": [1.0, 0.0, 2.0]})
+    frame.to_parquet(tmp_path / "data.parquet")
+    assert columns(tmp_path / "data.parquet", LABEL)["label"] == ["1", "0", "2"], "as pandas has integers beside gaps"
+
+
+def test_numbers_are_finite_and_written_with_a_point(tmp_path) -> None:
+    assert columns(csv(tmp_path, "1", " -2.5e1 ", ".5", "+3."), NUMBER)["label"] == [1, -25, 0.5, 3]
+    for value in ("x", "inf", "1e999", "1_000", "0x10", "1 2", "True"):
+        told = refusal(csv(tmp_path, 1, value), NUMBER)
+        assert told == f"column 'label' holds '{value}' in line 3 of data.csv; it must be a finite number"
+    told = refusal(saved(tmp_path / "data.csv", "id;label\n1;0,5\n"), NUMBER)
+    assert told.endswith("holds '0,5' in line 2 of data.csv; it must be a finite number, with a point: 0.5 for 0,5")
+
+
+def table(feature, *values):
+    features = datasets.Features({"label": feature})
+    return of_data_set(datasets.Dataset.from_dict({"label": list(values)}, features=features), "the train data")
+
+
+def test_numbers_of_classes_that_do_not_exist_are_named() -> None:
+    names = datasets.ClassLabel(names=["neg", "pos"])
+    assert typed(table(names, 0, 1), LABEL).features["label"] == names
+    assert typed(table(names, -1, -1), LABEL)["label"][:] == [-1, -1], "all hidden, as in test data of benchmarks"
+    with pytest.raises(
+        UsageError, match=r"holds -1 in row 1 \(from 0\) of the train data; it must be the number of one"
+    ):
+        typed(table(names, 0, -1), LABEL)
+    with pytest.raises(UsageError, match="holds 1 in row 0 .*; every entry must be a text"):
+        typed(table(datasets.Value("int64"), 1), wanted(label=text))
+    with pytest.raises(UsageError, match="it must hold one integer or text in each row"):
+        typed(table(datasets.Value("float64"), float("inf")), wanted(label=written))
+
+
+TAGGED = wanted(text=words, tags=tags)
+EXPECTED = {"text": [["In", "Rome"], ["a"]], "tags": [["O", "B-LOC"], ["O"]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data.csv", "text,tags\nIn Rome,O B-LOC\na,O\n"),
+        ("data.csv", "text,tags\n\"['In', 'Rome']\",\"['O', 'B-LOC']\"\n['a'],['O']\n"),
+        ("data.csv", 'text,tags\nIn Rome,"[""O"", ""B-LOC""]"\na,"[""O""]"\n'),
+        ("data.jsonl", '{"text": ["In", "Rome"], "tags": ["O", "B-LOC"]}\n{"text": "a", "tags": "O"}'),
+        ("data.conll", "-DOCSTART- -X- O\n\n# sent_id = 1\nIn IN O\nRome NNP B-LOC\n\n\n# id 2\na DT O\n"),
+        ("data.txt", "In\tO\nRome\tB-LOC\n\na\tO"),
+    ],
+)
+def test_words_and_tags_are_lists_lists_as_text_texts_or_lines(name, content, tmp_path) -> None:
+    assert columns(saved(tmp_path / name, content), TAGGED) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "data.csv",
+            "text,tags\nIn Rome,['O' 'B-LOC']\na,['O']\n",
+            "holds \"['O' 'B-LOC']\" in line 2 of data.csv; it looks",
+        ),
+        (
+            "data.csv",
+            "text,tags\nIn Rome,\"['O', 'B-LOC']\"\na,O\n",
+            "it looks like a list, but is none, or others are none",
+        ),
+        (
+            "data.csv",
+            "text,tags\nIn Rome,O\n",
+            "line 2 of data.csv has 2 in 'text' and 1 in 'tags'; each word needs one tag",
+        ),
+        (
+            "data.jsonl",
+            '{"text": "a b", "tags": ["O", null]}',
+            "holds None in line 1 of data.jsonl; each entry of a list must",
+        ),
+        (
+            "data.jsonl",
+            '{"text": "a", "tags": 7}',
+            "holds 7 in line 1 of data.jsonl; write lists of texts, or texts separated",
+        ),
+        (
+            "data.conll",
+            "In O\nRome\n",
+            "line 2 of data.conll has 1 fields, and the first line 2; each needs a word, its",
+        ),
+    ],
+)
+def test_what_are_no_words_and_tags_is_named(name, content, told, tmp_path) -> None:
+    assert told in refusal(saved(tmp_path / name, content), TAGGED)
+
+
+def test_tags_of_a_data_set_go_by_their_names(tmp_path) -> None:
+    feature = datasets.Sequence(datasets.ClassLabel(names=["O", "B-LOC"]))
+    held = typed(table(feature, [0, 1, -100], [1]), wanted(label=tags))["label"][:]
+    assert held == [["O", "B-LOC", "-100"], ["B-LOC"]]
+    with pytest.raises(UsageError, match="holds -1 in row 0 .*; each tag must be the number of one of 2 tags, or -100"):
+        typed(table(feature, [0, -1]), wanted(label=tags))
+
+
+@pytest.mark.parametrize(
+    ("held", "names", "asked", "found"),
+    [
+        (["10", "9", "9.0"], ["9", "10"], ["9", "9.00", " 10", "09", "9..0", "b"], [0, 0, 1, -1, -1, -1]),
+        ([2, 10, 2], ["2", "10"], ["2.0", 10, "002"], [0, 1, -1]),
+        ([2.0, 10.0, 0.5], ["0.5", "2", "10"], [10, "0.50", 2.5], [2, 0, -1]),
+        (["7", "007"], ["007", "7"], ["7", "007", "7.0", "07"], [1, 0, -1, -1]),
+        (["1.0", "1", "beta"], ["1", "1.0", "beta"], ["1", "1.0", "1.00"], [0, 1, -1]),
+        (["-1", "-1.5", "3"], ["-1.5", "-1", "3"], ["-1.0", "-1.50"], [1, 0]),
+        (["-0.0", "0", "1"], ["0", "1"], ["-0", 0], [0, 0]),
+        ([str(2**63), str(2**63 + 1)], [str(2**63), str(2**63 + 1)], [f"{2**63 + 1}.0"], [1]),
+    ],
+    ids=["numbers", "integers", "reals", "codes", "texts", "signs", "zeros", "large"],
+)
+def test_names_are_found_by_value_among_numbers_and_as_written_otherwise(held, names, asked, found) -> None:
+    codes, known = number_names(pd.Series(held))
+    assert known == names
+    assert np.array_equal(find_names(known, pd.Series(held)), codes) and sorted(set(codes)) == list(range(len(names)))
+    assert find_names(known, pd.Series(asked, dtype=object)).tolist() == found

@@ -1,0 +1,85 @@
+"""One decoder for all commands: whole ranges of numbers, white behind what is transparent, damaged pictures named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from datasets import Image as Stored
+from PIL import Image
+
+from training.errors import RunError, UsageError
+from training.reading.pictures import decode, readable
+
+GRAY = np.linspace(0, 1, 12).reshape(3, 4)
+
+
+def decoded(image: Image.Image, path, **options) -> np.ndarray:
+    image.save(path, **options)
+    return np.asarray(decode({"path": str(path)}))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_numbers_of_16_bits_become_those_of_8(suffix, tmp_path) -> None:
+    image = Image.fromarray((GRAY * 65535).round().astype(np.uint16))
+    found = decoded(image, tmp_path / f"image{suffix}")
+    assert found.shape == (3, 4, 3) and np.abs(found[..., 0] - GRAY * 255).max() <= 1
+    dark = Image.fromarray((GRAY * 255).round().astype(np.uint16))
+    assert decoded(dark, tmp_path / f"dark{suffix}").max() <= 1, "dark pictures stay dark"
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
+def test_real_numbers_are_scaled_by_their_range(top, tmp_path) -> None:
+    found = decoded(Image.fromarray((GRAY * top).astype(np.float32)), tmp_path / "image.tif")
+    assert np.abs(found[..., 0] - GRAY * 255).max() <= 1
+    for wrong in (-GRAY, GRAY * 1e6):
+        with pytest.raises(RunError, match="it holds numbers from .*; save it with 8 or 16 bits"):
+            decoded(Image.fromarray(wrong.astype(np.float32)), tmp_path / "wrong.tif")
+
+
+def test_what_is_transparent_becomes_white(tmp_path) -> None:
+    drawings = {
+        "RGBA": Image.new("RGBA", (2, 1), (0, 0, 0, 0)),
+        "LA": Image.new("LA", (2, 1), (0, 0)),
+        "P": Image.new("P", (2, 1), 0),
+        "L": Image.new("L", (2, 1), 0),
+        "RGB": Image.new("RGB", (2, 1), (0, 0, 0)),
+    }
+    drawings["RGBA"].putpixel((1, 0), (0, 0, 0, 255))
+    drawings["LA"].putpixel((1, 0), (0, 255))
+    drawings["P"].putpalette([0, 0, 0, 9, 9, 9])
+    drawings["P"].putpixel((1, 0), 1)
+    drawings["L"].putpixel((1, 0), 1)
+    drawings["RGB"].putpixel((1, 0), (1, 1, 1))
+    said = {"P": 0, "L": 0, "RGB": (0, 0, 0)}
+    for mode, image in drawings.items():
+        options = {"transparency": said[mode]} if mode in said else {}
+        found = decoded(image, tmp_path / f"{mode}.png", **options)
+        assert found[0, 0].tolist() == [255, 255, 255] and found[0, 1].max() < 10, mode
+    half = decoded(Image.new("RGBA", (1, 1), (0, 0, 0, 128)), tmp_path / "half.png")
+    assert abs(int(half[0, 0, 0]) - 127) <= 1
+
+
+def stored(tmp_path, count: int, bad: tuple[int, ...]) -> Dataset:
+    paths = []
+    for number in range(count):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (4, 4), "red").save(path)
+        if number in bad:
+            path.write_bytes(path.read_bytes()[:40])
+        paths.append(str(path))
+    return Dataset.from_dict({"image": paths}).cast_column("image", Stored(decode=False))
+
+
+def test_damaged_pictures_are_listed_before_training_or_left_out(tmp_path) -> None:
+    data = stored(tmp_path, 12, (3, 7))
+    with pytest.raises(
+        UsageError, match="2 of 12 pictures of the train data cannot be read .*3.png, .*7.png; the image"
+    ):
+        readable(data, "image", "train", False)
+    with pytest.warns(UserWarning, match="2 of 12 pictures of the train data are left out: .*3.png, .*7.png"):
+        kept = readable(data, "image", "train", True)
+    assert len(kept) == 10
+    assert readable(kept, "image", "train", False) is kept
+    with pytest.raises(UsageError, match="2 of 2 pictures .* repair or remove them, or pass --skip_unreadable"):
+        readable(data.select([3, 7]), "image", "train", True)

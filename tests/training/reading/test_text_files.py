@@ -1,0 +1,107 @@
+"""Text files in any encoding, packed or not, or of another kind than their name says."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+
+import pytest
+
+from tests.training.reading.reading import columns, refusal, saved
+from training.errors import UsageError
+from training.settings.data import FileArguments
+
+CSV, JSON = "text,label\ncafé,pos\nb,neg\n", '{"text": "café", "label": "pos"}\n{"text": "b", "label": "neg"}\n'
+READ = {"text": ["café", "b"], "label": ["pos", "neg"]}
+FILES = [("data.csv", CSV), ("data.jsonl", JSON)]
+
+
+@pytest.mark.parametrize(("name", "content"), FILES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_encodings_with_a_mark_are_read(encoding, name, content, tmp_path) -> None:
+    assert columns(saved(tmp_path / name, content.encode(encoding))) == READ
+
+
+@pytest.mark.parametrize(("name", "content"), FILES)
+def test_other_encodings_are_refused_until_they_are_named(name, content, tmp_path) -> None:
+    path = saved(tmp_path / name, content.encode("cp1252"))
+    line = content.split("\n").index(next(one for one in content.split("\n") if "é" in one)) + 1
+    told = refusal(path)
+    assert (
+        told.startswith(f"line {line} of {name} is not UTF-8; pass its --encoding, such as cp1252 if ")
+        and "café" in told
+    )
+    assert columns(path, encoding="cp1252") == READ
+    saved(path, content.encode("utf-16-le"))
+    assert "holds NUL characters, which no text has; if it is UTF-16 without a mark, pass --encoding" in refusal(path)
+    assert columns(path, encoding="utf-16-le") == READ
+    assert "is not in the encoding ascii (ordinal not in range(128)); pass another --encoding" in refusal(
+        path := saved(path, content), encoding="ascii"
+    )
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
+def test_packed_files_are_read_and_damaged_ones_refused(pack, request, tmp_path) -> None:
+    packed = pack(CSV.encode() * 1)
+    path = saved(tmp_path / f"data.csv.{request.node.callspec.id}", packed)
+    assert columns(path) == READ
+    assert " cannot be read: " in (told := refusal(saved(path, packed[:-10]))) and "; make or copy it again" in told
+    assert columns(saved(tmp_path / "data.csv", packed)) == READ, "by its content, whatever its name"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("data.csv", b"PAR1....", "data.csv is a parquet file by its content, and not what its name says; rename it"),
+        ("data.jsonl", b"PK\x03\x04....", "data.jsonl is a zip archive or an Office document by its content"),
+        ("data.parquet", b"text,label\na,b\n", "data.parquet cannot be read as parquet: "),
+        ("data.xls", b"x", ".conll, .iob, .bio, also packed as .gz"),
+        ("data.csv", b"", "data.csv is empty; it needs a header and at least one row"),
+        ("data.csv", b"text,label\n", "the data set data.csv has no rows; at least one is needed"),
+        ("data.csv", b"text,label\na\0b,pos\n", "line 2 of data.csv holds NUL characters"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_reason(name, content, told, tmp_path) -> None:
+    assert told in refusal(saved(tmp_path / name, content))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"encoding": "klingon"}, "--encoding got 'klingon'; it must be an encoding of Python, such as utf-8"),
+        ({"encoding": "hex"}, "--encoding got 'hex'; it must be an encoding of Python"),
+        ({"separator": "::"}, "--separator got '::'; it must be one character, such as ; or tab"),
+        ({"quoting": "yes"}, "--quoting got 'yes'; choose one of: auto, double, backslash, none"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options, told) -> None:
+    with pytest.raises(UsageError) as caught:
+        FileArguments(**options)
+    assert told in str(caught.value)
+
+
+def test_sheets_are_read_as_they_show_or_need_a_package(tmp_path, monkeypatch) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book, path = openpyxl.Workbook(), tmp_path / "data.xlsx"
+    for row in (["label", "text", "id"], [1, "café", 0.5], [None, None, None], [0, "b"]):
+        book.active.append(row)
+    book.save(path)
+    assert columns(path) == {"text": ["café", "b"], "label": ["1", "0"]}
+    book.active.append([1, None])
+    book.active.append([1, "c", 2, "beside"])
+    book.save(path)
+    assert "row 6 of data.xlsx has 4 fields, but there are 3 columns" in refusal(path)
+    assert "; move or delete what is outside of the table" in refusal(path)
+    book.create_sheet("other")
+    book.save(path)
+    assert "data.xlsx has 2 sheets (Sheet, other); save the one that is meant alone" in refusal(path)
+    saved(path, b"no sheet")
+    assert "data.xlsx cannot be read as xlsx: " in refusal(path)
+    assert "; save it again, or as csv (UTF-8)" in refusal(path)
+
+
+def test_without_the_package_a_sheet_is_refused_with_a_way_out(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
+    told = refusal(saved(tmp_path / "data.xlsx", b"PK\x03\x04"))
+    assert told == "data.xlsx needs openpyxl (pip install openpyxl); or save it as csv (UTF-8)"

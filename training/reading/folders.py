@@ -1,0 +1,135 @@
+"""What is in a folder: which of its files belong to which split, and which folders are classes."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from training.errors import UsageError
+
+VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "evaluation")
+TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing")
+_SPLIT_OF = (
+    dict.fromkeys(TRAIN_NAMES, "train")
+    | dict.fromkeys(TEST_NAMES, "test")
+    | dict.fromkeys(VALIDATION_NAMES, "validation")
+)
+_NOT_DATA = re.compile(r"(\..*|readme(\..*)?|licen[cs]e(\..*)?|thumbs\.db|desktop\.ini|__macosx|_.*)", re.IGNORECASE)
+_SHARD = re.compile(r"[0-9]+|of")
+Splits = dict[str, list[Path]]
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Return all files that may be data, in order: not hidden ones, README and LICENSE."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder).parts
+        if path.is_file() and not any(_NOT_DATA.fullmatch(part) for part in inside):
+            found.append(path)
+    return found
+
+
+def split_files(folder: Path, files: Iterable[Path]) -> Splits:
+    """Sort files into splits, if the top level of the folder is split folders or split files, and nothing else.
+
+    Otherwise all are training data. A split file is called like a split, apart from numbers and from words that all of
+    them have: train.csv, test-00000-of-00002.parquet, or reviews_train.csv beside reviews_dev.csv.
+    """
+    tops: dict[str, list[Path]] = {}
+    for path in files:
+        tops.setdefault(path.relative_to(folder).parts[0], []).append(path)
+    names = {top: _split_and_rest(top if (folder / top).is_dir() else top.split(".")[0]) for top in tops}
+    splits, rests = {split for split, _ in names.values()}, {rest for _, rest in names.values()}
+    if not names or None in splits or len(rests) > 1:
+        _tell_of_splits(folder, {top: split for top, (split, _) in names.items()})
+        return {"train": [path for held in tops.values() for path in held]}
+    found: Splits = {}
+    for top, held in tops.items():
+        found.setdefault(str(names[top][0]), []).extend(held)
+    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+
+
+def _tell_of_splits(folder: Path, said: dict[str, str | None]) -> None:
+    """Warn where some names are those of splits and are not taken for ones, because others are not."""
+    named = sorted(top for top, split in said.items() if split)
+    others = sorted(top for top, split in said.items() if not split)
+    if named and others:
+        warnings.warn(
+            f"all of {folder} is training data: {named[0]} is called like a split, but {others[0]} is not; if it is "
+            "one, name it with --dataset, --validation_data or --test_data",
+            stacklevel=4,
+        )
+
+
+def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the split that a name says, if it says one, and its other words.
+
+    >>> _split_and_rest("reviews_train-00001-of-00002"), _split_and_rest("train_station_3"), _split_and_rest("2021")
+    (('train', ('reviews',)), ('train', ('station',)), (None, ()))
+    """
+    words = [word for word in re.split(r"[-_. ]+", name.lower()) if word and not _SHARD.fullmatch(word)]
+    said = [word for word in words if word in _SPLIT_OF]
+    split = _SPLIT_OF[said[0]] if len(said) == 1 else None
+    return split, tuple(word for word in words if word not in _SPLIT_OF)
+
+
+def is_picture(path: Path) -> bool:
+    """Tell whether the name is that of an image that can be read."""
+    Image.init()
+    return path.suffix.lower() in Image.EXTENSION and path.suffix.lower() not in (
+        ".pdf",
+        ".h5",
+        ".hdf",
+        ".mpg",
+        ".mpeg",
+    )
+
+
+def is_metadata(path: Path) -> bool:
+    """Tell whether a file says what the pictures of its folder show."""
+    return path.name.lower() in ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def picture_roots(folder: Path) -> dict[str, Path]:
+    """Return the folders of the splits: the folder itself, unless its top level is split folders and nothing else."""
+    tops = sorted({path.relative_to(folder).parts[0] for path in files_under(folder)})
+    said = {top: _SPLIT_OF.get(top.lower()) for top in tops if (folder / top).is_dir()}
+    if len(said) < len(tops) or None in said.values() or "train" not in said.values():
+        _tell_of_splits(folder, dict.fromkeys(tops) | said)
+        return {"train": folder}
+    if len(set(said.values())) < len(said):
+        raise UsageError(f"{folder} has two folders for one split ({', '.join(said)}); keep one of them")
+    return {str(split): folder / top for top, split in said.items()}
+
+
+def pictures_by_class(root: Path) -> list[tuple[Path, str]]:
+    """Return the pictures in a folder of class folders, each with its class: the first folder below the root.
+
+    Raises:
+        UsageError: there are no pictures, or no folders around them.
+    """
+    pictures = [path for path in files_under(root) if is_picture(path)]
+    loose = [path for path in pictures if path.parent == root]
+    if len(loose) == len(pictures):
+        raise UsageError(
+            f"{root} holds {len(pictures)} pictures, none of them in the folder of a class; make a folder for each "
+            "class, or a metadata.csv with the columns file_name and label"
+        )
+    left_out(root, loose, "pictures", "they are in no folder of a class")
+    return [(path, path.relative_to(root).parts[0]) for path in pictures if path.parent != root]
+
+
+def left_out(folder: Path, paths: Iterable[Path], what: str, why: str) -> None:
+    """Warn of files that are not read, with their number."""
+    if held := list(paths):
+        warnings.warn(f"{len(held)} {what} in {folder} are left out, the first is {held[0].name}: {why}", stacklevel=3)
+
+
+def partition(paths: Iterable[Path], test: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
+    """Return the paths that pass a test, and the others."""
+    held = [(test(path), path) for path in paths]
+    return [path for passes, path in held if passes], [path for passes, path in held if not passes]

@@ -1,0 +1,153 @@
+"""Files by what their names end in, each as a `Table`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from training.errors import UsageError
+from training.reading.conll import read_conll
+from training.reading.delimited import read_delimited
+from training.reading.json_rows import read_json
+from training.reading.lists import tags, words
+from training.reading.rows import Fault, Record, collect
+from training.reading.tables import Table, Wanted, of_data_set
+from training.reading.text_files import PACKED_SUFFIXES, lines_of
+from training.settings.data import FileArguments
+
+_Lines = Callable[[], Iterator[str]]
+
+
+def suffix_of(path: Path) -> str:
+    """Return what the name ends in, in small letters and without the suffix of a packed file.
+
+    >>> suffix_of(Path("my.data.CSV.gz"))
+    '.csv'
+    """
+    name = path.name.lower()
+    for packed in PACKED_SUFFIXES:
+        name = name.removesuffix(packed)
+    return Path(name).suffix
+
+
+def read_table(path: Path, wanted: Sequence[Wanted], options: FileArguments) -> Table:
+    """Read the wanted columns of a file, as far as it has them.
+
+    Raises:
+        UsageError: it cannot be read; the text says why, and names the line where one is to blame.
+    """
+    reader = FORMATS.get(suffix_of(path))
+    if reader is None:
+        raise UsageError(f"{path} ends in {path.suffix!r}; readable are {', '.join(FORMATS)}, also packed as .gz")
+    try:
+        if path.stat().st_size == 0:
+            raise UsageError(f"{path} is empty; it needs a header and at least one row")
+        table = reader(path, partial(lines_of, path, options.encoding), wanted, options)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not table.names or not table.rows:
+        raise UsageError(f"the data set {path} has no rows; at least one is needed")
+    return table
+
+
+def _lines_as_places(path: Path, lines: Sequence[int], what: str = "line") -> dict[str, Any]:
+    def place(row: int) -> str:
+        return f"{what} {lines[row]} of {path}"
+
+    return {"source": str(path), "place": place, "folder": str(path.resolve().parent), "rows": len(lines)}
+
+
+def _delimited(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
+    rows = read_delimited(path, lines, options, [one.name for one in wanted])
+    return Table(rows.header, rows.columns, **_lines_as_places(path, rows.lines))
+
+
+def _json(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
+    rows = read_json(path, lines, [one.name for one in wanted])
+    return Table(rows.names, rows.columns, **_lines_as_places(path, rows.places, rows.unit))
+
+
+def _text(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
+    if any(one.kind is tags for one in wanted):
+        return _conll(path, lines, wanted, options)
+    texts = [line.rstrip("\r\n") for line in lines()]
+    kept = [number for number, one in enumerate(texts, start=1) if one.strip()]
+    return Table(["text"], {"text": [texts[number - 1] for number in kept]}, **_lines_as_places(path, kept))
+
+
+def _conll(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
+    found = read_conll(path, lines())
+    held = [(one.name, found.words if one.kind is words else found.tags) for one in wanted if one.kind in (words, tags)]
+    columns = dict(held) if len(held) == 2 else {"words": found.words, "tags": found.tags}
+    return Table(list(columns), columns, **_lines_as_places(path, found.lines))
+
+
+def _parquet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+        known = [one.name for one in wanted if one.name in names]
+        data = Dataset.from_parquet(str(path), columns=known) if known else None
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as parquet: {error}; make or copy it again") from error
+    if data is None:
+        return Table(names, {}, str(path), str, rows=pq.read_metadata(path).num_rows)
+    return replace(of_data_set(data, str(path)), names=names, folder=str(path.resolve().parent))
+
+
+def _sheet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise UsageError(f"{path} needs openpyxl (pip install openpyxl); or save it as csv (UTF-8)") from error
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except Exception as error:  # the library raises many kinds; all mean that it is no such file
+        raise UsageError(f"{path} cannot be read as xlsx: {error}; save it again, or as csv (UTF-8)") from error
+    try:
+        sheet, *others = book.worksheets
+        if others:
+            raise UsageError(
+                f"{path} has {1 + len(others)} sheets ({', '.join(book.sheetnames[:5])}); save the one that is meant "
+                "alone"
+            )
+        rows = collect(_sheet_rows(sheet), options.column_names, [one.name for one in wanted])
+    except Fault as fault:
+        raise UsageError(
+            f"row {fault.line} of {path} {fault.reason}; move or delete what is outside of the table"
+        ) from fault
+    finally:
+        book.close()
+    return Table(rows.header, rows.columns, **_lines_as_places(path, rows.lines, "row"))
+
+
+def _sheet_rows(sheet: Any) -> Iterator[Record]:
+    """Yield rows that are not empty, all as wide as the first one at least; numbers that are whole without a point."""
+    width = 0
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+        fields = [_cell(value) for value in cells]
+        while fields and not fields[-1]:
+            fields.pop()
+        if fields:
+            width = width or len(fields)
+            yield Record(number, fields + [None] * (width - len(fields)))
+
+
+def _cell(value: Any) -> str | None:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return None if value is None else str(value)
+
+
+_Reader = Callable[[Path, _Lines, Sequence[Wanted], FileArguments], Table]
+FORMATS: dict[str, _Reader] = {
+    ".csv": _delimited, ".tsv": _delimited, ".xlsx": _sheet, ".json": _json, ".jsonl": _json, ".ndjson": _json,
+    ".parquet": _parquet, ".txt": _text, ".conll": _conll, ".iob": _conll, ".bio": _conll,
+}  # fmt: skip

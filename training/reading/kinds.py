@@ -1,0 +1,220 @@
+"""What a task wants of a column: texts, names of classes, numbers or pictures; or a sentence about why it is not that.
+
+A kind is a function of a column. It returns the values as Arrow holds them, with what `datasets` calls a feature; the
+values may hold nulls where nothing is written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Image
+
+from training.errors import UsageError
+from training.reading.names import are_numbers
+
+# Words that stand for a missing value among numbers; a class or a text may be called so.
+MISSING_WORDS = frozenset((
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
+    "NaN", "None", "n/a", "nan", "null",
+))  # fmt: skip
+HIDDEN = -1  # the label of rows whose class a benchmark keeps to itself
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+_SHOWN = 40
+
+
+class Column(NamedTuple):
+    """A column of a file or a data set.
+
+    Attributes:
+        name: of the column.
+        values: as they were read.
+        feature: what `datasets` says of them; None for files, which have texts or whatever JSON knows.
+        source: what it is a column of, such as "data.csv" or "the train data".
+        place: number of a row -> where it stands, such as "line 7 of data.csv".
+        folder: where relative paths start.
+    """
+
+    name: str
+    values: pa.ChunkedArray | list[Any]
+    feature: Any
+    source: str
+    place: Callable[[int], str]
+    folder: str = "."
+
+    def listed(self) -> list[Any]:
+        """Return the values as Python's."""
+        return self.values if isinstance(self.values, list) else self.values.to_pylist()
+
+    def wrong(self, row: int, value: object, needed: str) -> UsageError:
+        """Return the error of a value that does not fit."""
+        return UsageError(f"column {self.name!r} holds {shown(value)} in {self.place(row)}; {needed}")
+
+
+Typed = tuple[pa.Array | pa.ChunkedArray, Any]
+Kind = Callable[[Column], Typed]
+
+
+def shown(value: object) -> str:
+    """Return the value for an error, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def text(column: Column) -> Typed:
+    """Return texts as they are written; nothing but a text is one.
+
+    Raises:
+        UsageError: column and line of another value.
+    """
+    return _strings(column, column.values), None
+
+
+def written(column: Column) -> Typed:
+    """Return names as they are written, of integers and of whole numbers too: 1.0 that was a number is 1.
+
+    Raises:
+        UsageError: column and line of another value.
+    """
+    return _strings(column, _as_written(column)), None
+
+
+def class_name(column: Column) -> Typed:
+    """Return names of classes, or numbers of classes that the data set names; spaces at their ends do not count.
+
+    Where all others are numbers, words such as NA are nothing.
+
+    Raises:
+        UsageError: column and line of a real number, of something that is neither a number nor a text, or of a class
+            that the data set does not name.
+    """
+    if isinstance(column.feature, ClassLabel):
+        return _declared(column), column.feature
+    names = [value.strip() or None if isinstance(value, str) else value for value in _as_written(column)]
+    known = {name for name in names if name is not None}
+    if (others := known - MISSING_WORDS) and others < known and are_numbers(others):
+        names = [None if name in MISSING_WORDS else name for name in names]
+        known = others
+    if known and are_numbers(known):
+        for row, name in enumerate(names):
+            if name is not None and float(name) % 1:
+                raise column.wrong(
+                    row, float(name), "real numbers are no classes: pass --task regression to predict numbers"
+                )
+    return _strings(column, names), None
+
+
+def number(column: Column) -> Typed:
+    """Return finite numbers; words such as NA are nothing.
+
+    Raises:
+        UsageError: column and line of what is no finite number.
+    """
+    return pa.array([_number(column, row, value) for row, value in enumerate(column.listed())], pa.float64()), None
+
+
+def picture(column: Column) -> Typed:
+    """Return stored pictures: those of the data set, or files, whose relative paths start at the folder of the data.
+
+    Raises:
+        UsageError: the column holds something else, or files are not there.
+    """
+    if isinstance(column.feature, Image):
+        return column.values, Image(decode=False)
+    stored: list[dict[str, Any] | None] = []
+    missing = []
+    for row, value in enumerate(column.listed()):
+        stored.append(_stored(column, row, value))
+        path = stored[-1]["path"] if stored[-1] and stored[-1]["bytes"] is None else None
+        if path is not None and not os.path.isfile(path):
+            missing.append((row, path))
+    if missing:
+        raise UsageError(
+            f"{len(missing)} images in column {column.name!r} of {column.source} are not there, the first is "
+            f"{missing[0][1]} ({column.place(missing[0][0])}); paths start at {column.folder}, or are absolute"
+        )
+    return pa.array(stored, pa.struct({"bytes": pa.binary(), "path": pa.string()})), Image(decode=False)
+
+
+def _stored(column: Column, row: int, value: Any) -> dict[str, Any] | None:
+    """Return a picture as `datasets` stores it: its bytes, or the path of its file."""
+    if value is None or (isinstance(value, dict) and set(value) == {"bytes", "path"}):
+        return value
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if not isinstance(value, str):
+        raise column.wrong(row, value, "it must hold images, or paths of images")
+    return {"bytes": None, "path": os.path.join(column.folder, os.path.expanduser(value.strip()))}
+
+
+def plain(value: object) -> str | None:
+    """Return a name as it is written, or None for what is none: a list, or a real number that is not finite.
+
+    >>> [plain(value) for value in ("01", 1, 1.0, 0.5, True, [1])]
+    ['01', '1', '1', '0.5', 'True', None]
+    """
+    if isinstance(value, float):
+        return None if not math.isfinite(value) else str(int(value)) if value.is_integer() else repr(value)
+    return str(value) if isinstance(value, (str, int)) else None
+
+
+def _as_written(column: Column) -> Sequence[str | None]:
+    found = column.listed()
+    names = [value if isinstance(value, str) or value is None else plain(value) for value in found]
+    for row, (value, name) in enumerate(zip(found, names, strict=True)):
+        if name is None and value is not None and not (isinstance(value, float) and math.isnan(value)):
+            raise column.wrong(row, value, "it must hold one integer or text in each row")
+    return names
+
+
+def _declared(column: Column) -> pa.Array | pa.ChunkedArray:
+    """Return the numbers of classes; -1 in all rows says that they are hidden."""
+    values, names = column.listed(), column.feature.names
+    if set(values) != {HIDDEN}:
+        for row, value in enumerate(values):
+            if value is not None and not 0 <= value < len(names):
+                raise column.wrong(row, value, f"it must be the number of one of {len(names)} classes: drop such rows")
+    return column.values if isinstance(column.values, pa.ChunkedArray) else pa.array(values, pa.int64())
+
+
+def _number(column: Column, row: int, value: object) -> float | None:
+    entry = value.strip() if isinstance(value, str) else value
+    if entry is None or entry == "" or (isinstance(entry, str) and entry in MISSING_WORDS):
+        return None
+    if isinstance(entry, str):
+        found = float(entry) if NUMBER.fullmatch(entry) else math.inf
+    else:
+        found = float(entry) if isinstance(entry, (int, float)) and not isinstance(entry, bool) else math.inf
+    if math.isnan(found):
+        return None
+    if math.isinf(found):
+        comma = isinstance(entry, str) and _DECIMAL_COMMA.fullmatch(entry)
+        raise column.wrong(row, value, f"it must be a finite number{', with a point: 0.5 for 0,5' if comma else ''}")
+    return found
+
+
+def _strings(column: Column, values: pa.ChunkedArray | Sequence[Any]) -> pa.Array | pa.ChunkedArray:
+    """Return the values as strings, or raise with column and line of what is none, or cannot be written as UTF-8."""
+    if isinstance(values, pa.ChunkedArray) and (
+        pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    ):
+        return values
+    entries = values.to_pylist() if isinstance(values, pa.ChunkedArray) else values
+    for row, value in enumerate(entries):
+        if value is not None and not isinstance(value, str):
+            raise column.wrong(row, value, "every entry must be a text")
+        if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise column.wrong(row, value, "half of a surrogate pair is no letter: write the file anew as UTF-8")
+    return pa.array(entries, pa.string())
+
+
+def empty_rows(values: pa.Array | pa.ChunkedArray) -> list[int]:
+    """Return the rows in which nothing is written."""
+    return pc.indices_nonzero(pc.is_null(values)).to_pylist() if values.null_count else []

@@ -1,0 +1,107 @@
+"""Stored pictures as red, green and blue, for all commands; and whether they can all be read."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from training.errors import RunError, UsageError
+
+_LISTED = 10
+_PART = 256  # pictures whose bytes are in memory at a time
+_RANGES = ((1.0, 255.0), (255.0, 1.0), (65535.0, 255.0 / 65535.0))  # of real numbers: up to this, times that
+
+
+def decode(image: dict[str, Any]) -> Image.Image:
+    """Decode a stored image to red, green and blue, turned as its camera says; transparent places become white.
+
+    Of 16-bit numbers the whole range becomes that of 8 bits.
+
+    Raises:
+        RunError: it cannot be read as an image.
+    """
+    try:
+        with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith(("I", "F")):
+                return _of_eight_bits(upright).convert("RGB")
+            if upright.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in upright.info:
+                opaque = upright.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+            return upright.convert("RGB")
+    except (
+        OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError,
+        struct.error, Image.DecompressionBombError,
+    ) as error:  # fmt: skip
+        raise RunError(f"the image {image.get('path')} cannot be read: {error or type(error).__name__}") from error
+
+
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of larger numbers as one of 8 bits."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode.startswith("I"):
+        factor = 255.0 / 65535.0 if values.max(initial=0) <= 65535 else None
+    else:
+        factor = next((factor for top, factor in _RANGES if values.max(initial=0) <= top), None)
+    if factor is None or not values.min(initial=0) >= 0:
+        raise ValueError(f"it holds numbers from {values.min():g} to {values.max():g}; save it with 8 or 16 bits")
+    return Image.fromarray(np.rint(values * factor).astype(np.uint8))
+
+
+def readable(split: Dataset, column: str, name: str, skip: bool) -> Dataset:
+    """Decode every picture once, so that a run does not end in the middle; the rows whose picture can be read.
+
+    Args:
+        split: its pictures are stored, not decoded.
+        column: that holds them.
+        name: of the split, for errors.
+        skip: leave out what cannot be read, instead of raising.
+
+    Raises:
+        UsageError: pictures cannot be read, and are not to be left out, or there are no others.
+    """
+    bad = dict(_damaged(split, column, name))
+    if not bad:
+        return split
+    names = [str(stored["path"]) for stored in split.select(list(bad)[:_LISTED])[column]]
+    more = f", and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+    listed = f"{', '.join(names)}{more}; {next(iter(bad.values()))}"
+    if not skip or len(bad) == len(split):
+        raise UsageError(
+            f"{len(bad)} of {len(split)} pictures of the {name} data cannot be read ({listed}); repair or remove them, "
+            "or pass --skip_unreadable to leave them out"
+        )
+    warnings.warn(f"{len(bad)} of {len(split)} pictures of the {name} data are left out: {listed}", stacklevel=2)
+    return split.select([row for row in range(len(split)) if row not in bad])
+
+
+def _damaged(split: Dataset, column: str, name: str) -> Iterator[tuple[int, str]]:
+    """Yield the rows whose pictures cannot be read, with the reason."""
+    stored = split.select_columns([column])
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(split), desc=f"checking pictures ({name})", disable=len(split) < 100) as bar,
+    ):
+        for start in range(0, len(split), _PART):
+            part = stored[start : start + _PART][column]
+            for row, reason in enumerate(pool.map(_complaint, part), start=start):
+                bar.update()
+                if reason:
+                    yield row, reason
+
+
+def _complaint(image: dict[str, Any]) -> str | None:
+    try:
+        decode(image)
+    except RunError as error:
+        return str(error)
+    return None

@@ -1,0 +1,178 @@
+"""What `--dataset` and the like name: a file, a folder, a saved data set or one on the Hub, by its splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.csv.csv import CsvConfig
+
+from training.errors import UsageError, redacted
+from training.reading import folders
+from training.reading.formats import FORMATS, read_table, suffix_of
+from training.reading.kinds import picture
+from training.reading.tables import Table, Wanted, of_data_set, replace_column, typed
+from training.settings.data import FileArguments
+
+Reader = Callable[[Sequence[Wanted]], Dataset]
+
+
+def read_source(
+    source: str, options: FileArguments, *, config: str | None = None, images: bool = False
+) -> dict[str, Reader]:
+    """Return a reader for each split; it reads the wanted columns, each as its kind.
+
+    Args:
+        source: a file, a folder, or the name of a data set on the Hub.
+        options: how text files are read.
+        config: configuration of a data set on the Hub.
+        images: a folder may hold images in a folder for each class.
+
+    Raises:
+        UsageError: there is no such file, folder or data set, or it cannot be read.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return {"train": partial(_read_files, [path], options)}
+    if path.is_dir():
+        return _read_folder(path, options, config, images)
+    if suffix_of(path) in FORMATS or source.count("/") > 1 or source[:1] in (".", "/", "~") or source != source.strip():
+        raise UsageError(f"file not found: {source}; pass the path of a file or a folder, or the name of a data set")
+    return _of_library(source, partial(load_dataset, source, config))
+
+
+def _read_folder(folder: Path, options: FileArguments, config: str | None, images: bool) -> dict[str, Reader]:
+    files = folders.files_under(folder)
+    if (
+        (folder / "dataset_dict.json").is_file()
+        or (folder / "dataset_info.json").is_file()
+        and (folder / "state.json").is_file()
+    ):
+        return _of_library(str(folder), partial(load_from_disk, str(folder)))
+    if _has_configs(folder / "README.md"):
+        return _of_library(str(folder), partial(_load_configured, str(folder), config))
+    if images and any(folders.is_picture(path) for path in files):
+        roots = folders.picture_roots(folder)
+        return {split: partial(_read_pictures, root, options) for split, root in roots.items()}
+    data, others = folders.partition(files, lambda path: suffix_of(path) in FORMATS)
+    if not data:
+        return _of_library(str(folder), partial(load_dataset, str(folder), config))
+    folders.left_out(folder, others, "files", f"readable are {', '.join(FORMATS)}")
+    splits = folders.split_files(folder, data)
+    return {split: partial(_read_files, held, options) for split, held in splits.items()}
+
+
+def _read_files(paths: Sequence[Path], options: FileArguments, wanted: Sequence[Wanted]) -> Dataset:
+    """Read files, one below the other."""
+    return _joined([typed(read_table(path, wanted, options), wanted) for path in paths])
+
+
+def _joined(parts: list[Dataset]) -> Dataset:
+    """Put data sets below each other; classes that they number differently become names."""
+    if len(parts) == 1:
+        return parts[0]
+    for name in parts[0].column_names:
+        if any(part.features[name] != parts[0].features[name] for part in parts):
+            parts = [_by_name(part, name) for part in parts]
+    return concatenate_datasets(parts)
+
+
+def _by_name(part: Dataset, name: str) -> Dataset:
+    feature = part.features[name]
+    if not isinstance(feature, ClassLabel):
+        return part
+    named = [feature.names[number] if number >= 0 else str(number) for number in part[name]]
+    return replace_column(part, name, named, Value("string"))
+
+
+def _read_pictures(root: Path, options: FileArguments, wanted: Sequence[Wanted]) -> Dataset:
+    """Read a folder with a folder for each class, or with files that say what its pictures show."""
+    tables, others = folders.partition(folders.files_under(root), folders.is_metadata)
+    pictures, rest = folders.partition(others, folders.is_picture)
+    folders.left_out(root, rest, "files", "they are no images that can be read")
+    if tables:
+        data = _joined([_with_files(path, options, wanted) for path in tables])
+        shown = {row["path"] for one in wanted if one.kind is picture for row in data[one.name]}
+        unnamed = [path for path in pictures if str(path.resolve()) not in shown]
+        folders.left_out(root, unnamed if shown else [], "pictures", f"{tables[0].name} does not name them")
+        return data
+    held = folders.pictures_by_class(root)
+    names = sorted({name for _, name in held})
+    columns = {"image": [str(path) for path, _ in held], "label": [names.index(name) for _, name in held]}
+    table = Table(
+        list(columns), columns, str(root), lambda row: str(held[row][0]), str(root.resolve()),
+        {"label": ClassLabel(names=names)}, len(held),
+    )  # fmt: skip
+    return typed(table, wanted)
+
+
+def _with_files(path: Path, options: FileArguments, wanted: Sequence[Wanted]) -> Dataset:
+    """Read a metadata file, in which file_name is the path of a picture."""
+    own = [one._replace(name="file_name") if one.kind is picture else one for one in wanted]
+    data = typed(read_table(path, own, options), own)
+    return data.rename_columns({new.name: old.name for old, new in zip(wanted, own, strict=True)})
+
+
+def _has_configs(readme: Path) -> bool:
+    """Tell whether the card of a data set says which files belong to which split, and how they are read."""
+    if not readme.is_file():
+        return False
+    parts = readme.read_text(encoding="utf-8", errors="replace").split("---")
+    try:
+        head = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        return False
+    return isinstance(head, dict) and "configs" in head
+
+
+def _load_configured(source: str, config: str | None) -> Any:
+    """Load a folder as its card says. In csv files words such as NA are texts, unless the card says otherwise."""
+    found = load_dataset_builder(source, config).config
+    plain = isinstance(found, CsvConfig) and found.keep_default_na and found.na_values is None
+    return load_dataset(source, config, **({"keep_default_na": False, "na_values": [""]} if plain else {}))
+
+
+def _of_library(source: str, load: Callable[[], Any]) -> dict[str, Reader]:
+    with _loading(source):
+        found = load()
+    splits = found if isinstance(found, DatasetDict) else {"train": found}
+    return {name: partial(_typed_split, source, name, split) for name, split in splits.items()}
+
+
+def _typed_split(source: str, name: str, split: Dataset, wanted: Sequence[Wanted]) -> Dataset:
+    if not len(split):
+        raise UsageError(f"the {name} data have no rows; at least one is needed")
+    return typed(of_data_set(split, f"the {name} data"), wanted)
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    """Turn whatever the libraries raise into a sentence."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # the libraries raise many kinds; all mean that the source cannot be read
+        if "corresponds to no data" in str(error):
+            raise UsageError(f"the data set {source} has no rows; at least one is needed") from error
+        reason = str(error) or type(error).__name__
+        if isinstance(error, DatasetGenerationError) and error.__cause__:  # which says no more than that there was one
+            reason = f"{reason}: {error.__cause__}"
+        if "doesn't exist on the Hub" in reason or type(error).__name__ == "HFValidationError":
+            reason = f"there is neither such a file or folder nor such a data set on the Hub ({reason})"
+        raise UsageError(f"the data set {source} cannot be loaded: {redacted(reason)}") from error

@@ -1,0 +1,115 @@
+"""Lines of text files: packed or not, in whatever encoding, or a sentence about why not."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from training.errors import UsageError
+
+_PACKED: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b\x08": gzip.open, b"BZh91AY&SY": bz2.open, b"\xfd7zXZ\x00": lzma.open
+}  # fmt: skip
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz")
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive or an Office document",
+    b"PAR1": "a parquet file",
+    b"\xd0\xcf\x11\xe0": "an old Office document",
+    b"%PDF": "a PDF document",
+    b"SQLite format 3": "a SQLite database",
+}
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_SHOWN = 30
+
+
+def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
+    r"""Yield the lines of a file with their ends, of which \n, \r and \r\n are ones.
+
+    Args:
+        path: may be packed by gzip, bzip2 or xz.
+        encoding: UTF-8 if None, unless the first bytes say UTF-16 or UTF-32.
+
+    Raises:
+        UsageError: the file is damaged, of another kind, or in another encoding.
+    """
+    with _opened(path) as file:
+        start = file.read(4)
+        file.seek(0)
+        known = encoding or next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+        count = 0
+        try:
+            for count, line in enumerate(io.TextIOWrapper(file, encoding=known, newline=""), start=1):
+                if "\0" in line:
+                    raise UsageError(_nul(path, count))
+                yield line.removeprefix("\ufeff") if count == 1 else line
+        except UnicodeError as error:
+            raise UsageError(_undecoded(path, encoding, known, error)) from error
+
+
+def whole_text(path: Path, encoding: str | None = None) -> str:
+    """Return all that a file holds; see `lines_of`."""
+    return "".join(lines_of(path, encoding))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise UsageError(f"{path} is empty; it needs a header and at least one row")
+    for mark, what in _OTHERS.items():
+        if start.startswith(mark):
+            raise UsageError(
+                f"{path} is {what} by its content, and not what its name says; rename it, or export it as csv"
+            )
+    opener = next((opener for mark, opener in _PACKED.items() if start.startswith(mark)), open)
+    with opener(path, "rb") as file:
+        try:
+            yield file
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            raise UsageError(
+                f"{path} cannot be read: {str(error) or type(error).__name__}; make or copy it again"
+            ) from error
+
+
+def _nul(path: Path, line: int) -> str:
+    return (
+        f"line {line} of {path} holds NUL characters, which no text has; if it is UTF-16 without a mark, pass "
+        "--encoding utf-16-le (or utf-16-be), otherwise make or copy it again"
+    )
+
+
+def _undecoded(path: Path, given: str | None, encoding: str, error: UnicodeError) -> str:
+    if given is not None or encoding not in ("utf-8", "utf-8-sig"):
+        return f"{path} is not in the encoding {encoding} ({getattr(error, 'reason', error)}); pass another --encoding"
+    number, line, place = _first_undecoded(path)
+    if b"\0" in line:
+        return _nul(path, number)
+    part = line.decode("cp1252", errors="replace")[max(0, place - _SHOWN // 2) :][:_SHOWN].strip()
+    return (
+        f"line {number} of {path} is not UTF-8; pass its --encoding, such as cp1252 if {part!r} is right (Western "
+        "Windows), or save the file as UTF-8"
+    )
+
+
+def _first_undecoded(path: Path) -> tuple[int, bytes, int]:
+    r"""Return number and content of the first line that is not UTF-8, and where; a lone \r ends a line, too."""
+    with _opened(path) as file:
+        text = file.read().replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return number, line, error.start
+    return 1, b"", 0
