@@ -50,8 +50,8 @@ class PathRule:
         path: how far a weight may go in the whole run, as a share of its own norm.
         power: of the guard; 0 is no guard.
         reference: the slope that the guard compares with, one of `REFERENCES`.
-        direction: of the slope: that of the optimizer's "step", which agrees with the gradient most at first, or the
-            "gradient" itself, whose norm falls with the residuals alone.
+        direction: of the slope: that of the optimizer's "step", which agrees with the gradient most at first, the
+            "gradient" itself, whose norm falls with the residuals alone, or "library", the step to first order.
     """
 
     path: float
@@ -88,6 +88,10 @@ class RuledSteps(StepRule):
     def _slope(
         self, before: list[tuple[Stacks, Stacks]], steps: list[Stacks], lengths: list[Lengths]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        if self.direction == "library":
+            slope, count = super()._slope(before, steps, lengths)
+            self.slopes.append(slope.item())
+            return slope, count
         slopes = []
         for family, (values, gradients), step, length in zip(self._families, before, steps, lengths, strict=True):
             if self.direction == "gradient":

@@ -93,7 +93,7 @@ def _with_lora(method: Method, encoder: nn.Module, adapted_layers: str, gradient
     return get_peft_model(encoder, config)
 
 
-def optimizer_of(method: Method, model: Adaptable, rate: float, task: Task, num_steps: int) -> Optimizer:
+def optimizer_of(method: Method, model: Adaptable, rate: float, task: Task) -> Optimizer:
     """Make AdamW without weight decay; the head has a rate of its own, whatever `rate` is."""
     eps = {} if method.adam_eps is None else {"eps": method.adam_eps}
     if method.adapter == "deep_lora":
@@ -103,8 +103,15 @@ def optimizer_of(method: Method, model: Adaptable, rate: float, task: Task, num_
         optimizer = AdamW(trained, lr=rate, weight_decay=0.0, **eps)
     if isinstance(model.head, nn.Linear):
         optimizer.add_param_group({"params": list(model.head.parameters()), "lr": task.settings.head_rate, "eps": 1e-8})
-    if method.rule is not None:
-        RuledSteps(optimizer, model.encoder, num_steps, PathRule(**method.rule))
-    elif method.path != 0.0:
-        StepRule(optimizer, model.encoder, num_steps, path=method.path, likelihood=task.likelihood)
     return optimizer
+
+
+def train_by_rule(
+    method: Method, model: Adaptable, task: Task, optimizer: Optimizer, schedule: Any, num_steps: int
+) -> None:
+    """Set the lengths of the optimizer's steps, if the method asks for it."""
+    if method.rule is not None:
+        RuledSteps(optimizer, model.encoder, num_steps, PathRule(**method.rule), schedule)
+    elif method.path != 0.0:
+        likelihood = task.likelihood
+        StepRule(optimizer, model.encoder, num_steps, path=method.path, likelihood=likelihood, scheduler=schedule)

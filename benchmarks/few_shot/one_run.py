@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from statistics import fmean, median
@@ -13,7 +14,7 @@ from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.few_shot.methods import Method, adapted, optimizer_of
+from benchmarks.few_shot.methods import Method, adapted, optimizer_of, train_by_rule
 from benchmarks.few_shot.tasks.base import Adaptable, Parts, Task
 from deep_lora import kept_ranks, to_lora
 from dmf.linalg import factor_svd
@@ -65,13 +66,14 @@ def steps(
     task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], rate: float, seed: int
 ) -> Iterator[tuple[int, float]]:
     """Train; yield the number and the loss of every step, after it."""
-    optimizer = optimizer_of(method, model, rate, task, len(batches))
+    optimizer = optimizer_of(method, model, rate, task)
     schedule = schedule_of(task, optimizer)
+    train_by_rule(method, model, task, optimizer, schedule, len(batches))
     for step, batch in enumerate(batches, start=1):
         if method.restart and step == method.restart + 1:
             model.encoder = model.encoder.merge_and_unload()
             start_from(task, method, model, batches[method.restart :], seed)
-            optimizer = optimizer_of(method, model, rate, task, len(batches))
+            optimizer = optimizer_of(method, model, rate, task)
             schedule = schedule_of(task, optimizer, step - 1)
         model.train()
         torch.manual_seed(seed * 1_000_003 + step)  # the same dropout for every method
@@ -84,10 +86,15 @@ def steps(
 
 
 def schedule_of(task: Task, optimizer: Optimizer, done: int = 0) -> LambdaLR:
-    """Make a constant schedule, or linear decay to 0 (Trainer's default), for the head's rate too."""
-    if task.settings.schedule == "constant":
-        return LambdaLR(optimizer, lambda step: 1.0)
-    return LambdaLR(optimizer, lambda step: max(0.0, 1 - (done + step) / task.settings.steps))
+    """Make a constant rate, or linear (as in Trainer) or cosine decay to 0, for the head too."""
+    steps = task.settings.steps
+    shapes = {
+        "constant": lambda share: 1.0,
+        "linear": lambda share: max(0.0, 1 - share),
+        "cosine": lambda share: (1 + math.cos(math.pi * min(1.0, share))) / 2,
+    }
+    shape = shapes[task.settings.schedule]
+    return LambdaLR(optimizer, lambda step: shape((done + step) / steps))
 
 
 def measured(task: Task, model: Adaptable, parts: Parts) -> dict[str, float]:

@@ -15,6 +15,7 @@ NAMES = {
     "rotten_tomatoes": "reviews",
     "stsb": "STS-B",
     "rare_words": "Rare Words",
+    "men": "MEN",
     "e2e": "E2E (nats)",
 }
 PERCENT = 100

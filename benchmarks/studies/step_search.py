@@ -58,7 +58,7 @@ def trial(settings: dict[str, Any], chosen: Trial) -> dict[str, Any]:
     batches = task.batches(parts.pop("train"), chosen.seed)
     model = task.model(chosen.seed)
     start_from(task, method, model, batches, chosen.seed)
-    optimizer = optimizer_of(method, model, variant["rate"], task, len(batches))
+    optimizer = optimizer_of(method, model, variant["rate"], task)
     schedule = schedule_of(task, optimizer)
     rule = variant.get("rule")
     asked = None if rule is None else PathRule(**rule)

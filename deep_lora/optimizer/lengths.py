@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Chosen by the search in docs/few_shot.md, as are `LIKELIHOOD` and `OTHERS` below.
+# Chosen by the search in docs/few_shot.md.
 MEMORY = 0.8  # weight of the past in the running mean of the slope
 FIRST_STEPS = 3  # whose slopes `largest_of_first` compares
 CAP = 0.15  # no factor moves further in a step than this share of its norm
@@ -118,10 +118,6 @@ class Pace:
     reference: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-LIKELIHOOD = Pace(0.12, 2.0, largest_of_first)  # losses that are one: of tokens, of classes
-OTHERS = Pace(0.24, 3.0, mean_of_all)
-
-
 def listened(
     state: Float[Tensor, " 3"], slope: Float[Tensor, ""], heard: Float[Tensor, ""], pace: Pace
 ) -> Float[Tensor, " 3"]:
@@ -132,9 +128,9 @@ def listened(
     Args:
         heard: 0 where the step had no length, which says nothing; the state then stays.
 
-    >>> state = torch.zeros(3)
+    >>> state, pace = torch.zeros(3), Pace(0.24, 3.0, mean_of_all)
     >>> for slope in (4.0, 2.0, 0.0):
-    ...     state = listened(state, torch.tensor(slope), torch.tensor(1.0), OTHERS)
+    ...     state = listened(state, torch.tensor(slope), torch.tensor(1.0), pace)
     >>> state
     tensor([2.8800, 2.0000, 3.0000])
     """
@@ -151,9 +147,10 @@ def guard(state: Float[Tensor, " 3"], pace: Pace) -> Float[Tensor, ""]:
 
     Source: ours (docs/few_shot.md).
 
-    >>> guard(torch.tensor([1.0, 2.0, 10.0]), OTHERS), guard(torch.tensor([1.0, 2.0, 10.0]), LIKELIHOOD)
-    (tensor(0.1250), tensor(0.2500))
-    >>> guard(torch.tensor([3.0, 2.0, 10.0]), OTHERS), guard(torch.zeros(3), OTHERS)
+    >>> pace = Pace(0.24, 3.0, mean_of_all)
+    >>> guard(torch.tensor([1.0, 2.0, 10.0]), pace)
+    tensor(0.1250)
+    >>> guard(torch.tensor([3.0, 2.0, 10.0]), pace), guard(torch.zeros(3), pace)
     (tensor(1.), tensor(1.))
     """
     mean, reference, _ = state.unbind()

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from deep_lora.optimizer.factored import Factored, factored_weights
 from deep_lora.optimizer.families import Lengths, Stacks, families
-from deep_lora.optimizer.lengths import LIKELIHOOD, OTHERS, TINY, guard, listened
-from deep_lora.optimizer.likelihoods import maximizes_likelihood
+from deep_lora.optimizer.lengths import TINY, guard, listened
+from deep_lora.optimizer.paces import SIMILARITIES, pace_of
 from deep_lora.optimizer.schedules import RATE, schedule_sum, share_left
 
 # Entries of the adapter's optimizer group, so that they are saved and loaded with the optimizer.
@@ -33,7 +33,8 @@ class StepRule:
     of the rate, T the number of steps, and g_t <= 1 a guard (`deep_lora.optimizer.lengths.guard`): steps become short
     where the loss falls less than it did, so that little is learned by heart. Models that maximize a likelihood, of
     tokens or of classes, have a shorter path and another guard: such a loss goes on falling by confidence alone when
-    all examples are learned, which that of scores and similarities does not.
+    all examples are learned, which that of scores and similarities does not. Where a matrix is trained beside the
+    adapter, as a new head is, the guard is milder, for the adapter has to learn what the head can read.
 
     So the learning rate of the adapter has no influence, `|dW|_F <= b |W|_F` always, and runs of any number of steps,
     ranks and depths go equally far. No factor moves further in one step than 0.15 of its own norm. Parameters beside
@@ -53,7 +54,7 @@ class StepRule:
         max_grad_norm: gradients of all parameters are clipped to this norm after the guard has seen them; None clips
             nothing. Gradients that were clipped before let the guard hear less.
         likelihood: whether the loss is a cross-entropy, of tokens or of classes; None asks the model
-            (`deep_lora.optimizer.likelihoods`). Say True for a head of your own with such a loss.
+            (`deep_lora.optimizer.paces`). Say True for a head of your own with such a loss.
         scheduler: of the rate, for f_1 + ... + f_T. If None, the sum is taken as that of a rate that falls to zero,
             linearly or as a cosine, where the optimizer has a scheduler, and of a constant rate where it has none.
         resume: go on with the state that the optimizer has loaded, or with this one, of `saved()`; otherwise the run
@@ -75,7 +76,7 @@ class StepRule:
         scheduler: Any = None,
         resume: bool | Mapping[str, Any] = False,
     ) -> None:
-        self.pace = LIKELIHOOD if (maximizes_likelihood(model) if likelihood is None else likelihood) else OTHERS
+        self.pace = pace_of(model, optimizer, likelihood)
         path = self.pace.path if path is None else path
         _check_numbers(num_steps, path)
         _check_single_copy(optimizer)
@@ -229,7 +230,9 @@ def _check_numbers(num_steps: int, path: float) -> None:
             f"`num_steps` must be the number of optimizer steps of the whole run, at least 1, got {num_steps!r}"
         )
     if not 0 < path < float("inf"):
-        raise ValueError(f"`path` must be positive, a share of the weights' norms such as {OTHERS.path}, got {path!r}")
+        raise ValueError(
+            f"`path` must be positive, a share of the weights' norms such as {SIMILARITIES.path}, got {path!r}"
+        )
 
 
 def _check_single_copy(optimizer: Optimizer) -> None:

@@ -86,7 +86,7 @@ def test_the_guard_shortens_steps_as_slopes_fall_and_zero_power_is_none() -> Non
     assert min(guarded.guards) < 1.0
 
 
-@pytest.mark.parametrize("direction", ["step", "gradient"])
+@pytest.mark.parametrize("direction", ["step", "gradient", "library"])
 def test_the_slope_is_the_decrease_of_the_loss_for_each_share_that_the_weights_move(direction: str) -> None:
     torch.manual_seed(0)
     model = adapted("deep_lora").double()

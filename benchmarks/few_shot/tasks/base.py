@@ -30,7 +30,7 @@ class TaskSettings:
         samples, validation, test: numbers of examples.
         max_tokens: longer texts are left out.
         head_rate: of the linear head on top of the encoder, for every method; 0 freezes it at its random values.
-        schedule: of all rates: "constant", or "linear" decay to 0, Trainer's default.
+        schedule: of all rates: "constant", or decay to 0, "linear" (Trainer's default) or "cosine".
         noise: in the training labels: the standard deviation of what is added to scores in [0, 1], or the share of
             classes that are replaced by the other one.
     """
@@ -48,8 +48,8 @@ class TaskSettings:
     schedule: str = "constant"
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "linear"):
-            raise ValueError(f"`schedule` must be 'constant' or 'linear', got {self.schedule!r}")
+        if self.schedule not in ("constant", "linear", "cosine"):
+            raise ValueError(f"`schedule` must be 'constant', 'linear' or 'cosine', got {self.schedule!r}")
 
 
 class PooledEncoder(nn.Module):

@@ -143,7 +143,7 @@ def test_a_method_starts_from_the_pretrained_model_and_trains_no_embedding(name:
     assert word_pairs.loss(model.eval(), chosen, 0).item() == pytest.approx(before, rel=1e-3)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained and not any("embeddings" in name for name in trained)
-    assert all(group["weight_decay"] == 0 for group in optimizer_of(method, model, 1e-3, word_pairs, 100).param_groups)
+    assert all(group["weight_decay"] == 0 for group in optimizer_of(method, model, 1e-3, word_pairs).param_groups)
 
 
 def test_a_key_names_the_later_fields_only_when_they_are_used() -> None:

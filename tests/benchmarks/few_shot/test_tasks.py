@@ -114,7 +114,7 @@ def test_a_head_of_rate_zero_stays_at_its_start() -> None:
     model = task.model(0)
     assert isinstance(model, PooledEncoder) and not any(p.requires_grad for p in model.head.parameters())
     before = model.head.weight.clone()
-    optimizer = optimizer_of(Method("full"), model, 1e-3, task, 100)
+    optimizer = optimizer_of(Method("full"), model, 1e-3, task)
     task.loss(model, task.split(0)["train"], 0).backward()
     optimizer.step()
     assert torch.equal(model.head.weight, before)
@@ -122,17 +122,21 @@ def test_a_head_of_rate_zero_stays_at_its_start() -> None:
 
 def test_the_rate_falls_to_zero_or_stays_for_every_group(word_pairs: Task) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    rates = {"constant": [1.0, 1.0, 1.0], "linear": [1.0, 0.5, 0.0]}
+    rates = {
+        "constant": [1.0, 1.0, 1.0, 1.0],
+        "linear": [1.0, 2 / 3, 1 / 3, 0.0],
+        "cosine": [1.0, 0.75, 0.25, 0.0],  # cos of 0, 60, 120 and 180 degrees, from [-1, 1] to [0, 1]
+    }
     for schedule, expected in rates.items():
         optimizer = torch.optim.SGD([{"params": [parameters[0]]}, {"params": [parameters[1]], "lr": 0.1}], lr=1.0)
-        word_pairs.settings = TaskSettings(name="simlex", **SMALL | {"steps": 2}, schedule=schedule)
+        word_pairs.settings = TaskSettings(name="simlex", **SMALL | {"steps": 3}, schedule=schedule)
         scheduled = schedule_of(word_pairs, optimizer)
         for share in expected:
             assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([share, 0.1 * share])
             optimizer.step()
             scheduled.step()
-    with pytest.raises(ValueError, match="`schedule` must be 'constant' or 'linear', got 'cosine'"):
-        TaskSettings(name="simlex", **SMALL, schedule="cosine")
+    with pytest.raises(ValueError, match="`schedule` must be 'constant', 'linear' or 'cosine', got 'step'"):
+        TaskSettings(name="simlex", **SMALL, schedule="step")
 
 
 @pytest.mark.parametrize("predicted", [[0.5, 0.5, 0.5], [0.1, float("nan"), 0.2], [0.1, float("inf"), 0.2]])

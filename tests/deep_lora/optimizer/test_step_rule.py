@@ -15,7 +15,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from transformers.optimization import get_linear_schedule_with_warmup
 
 from deep_lora import DeepLoraConfig, adapted_layers
-from deep_lora.optimizer.lengths import LIKELIHOOD, OTHERS, guard
+from deep_lora.optimizer.lengths import guard
+from deep_lora.optimizer.paces import LIKELIHOOD, SCORES, SIMILARITIES
 from deep_lora.optimizer.steps import StepRule
 from tests.deep_lora.optimizer.ruled import MOST, PATH, STEPS, dense, norms, run, seeded, trained
 from tests.models import Mixed, adapt, adapter_tensors, bert_classifier, gpt2, ids
@@ -265,6 +266,5 @@ def test_tensors_that_no_gradient_reaches_are_named() -> None:
 
 def test_the_guards_formula() -> None:
     state = torch.tensor([1.0, 4.0, 9.0])
-    assert guard(state, OTHERS).item() == pytest.approx(1 / 64) and guard(state, LIKELIHOOD).item() == pytest.approx(
-        1 / 16
-    )
+    powers = {LIKELIHOOD: 2, SCORES: 1, SIMILARITIES: 6}
+    assert all(guard(state, pace).item() == pytest.approx(4.0**-power) for pace, power in powers.items())

@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from deep_lora import create_optimizer
-from deep_lora.optimizer.lengths import LIKELIHOOD, guard
+from deep_lora.optimizer.lengths import guard
+from deep_lora.optimizer.paces import LIKELIHOOD
 from tests.deep_lora.optimizer.ruled import MOST, dense, norms
 from tests.models import adapt, ids, llama
 

@@ -12,7 +12,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from deep_lora import create_optimizer
-from deep_lora.optimizer.lengths import LIKELIHOOD, guard
+from deep_lora.optimizer.lengths import guard
+from deep_lora.optimizer.paces import LIKELIHOOD
 from tests.deep_lora.optimizer.ruled import MOST, dense, norms
 from tests.models import adapt, ids, llama
 from tests.processes import results_of_two

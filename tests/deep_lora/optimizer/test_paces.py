@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import nn
 from torch.optim import AdamW
 from transformers import (
@@ -23,9 +24,7 @@ from transformers import (
 )
 
 from deep_lora import StepRule, create_optimizer
-from deep_lora.optimizer.lengths import LIKELIHOOD
-from deep_lora.optimizer.lengths import OTHERS as OTHER_PACE
-from deep_lora.optimizer.likelihoods import maximizes_likelihood
+from deep_lora.optimizer.paces import LIKELIHOOD, SCORES, SIMILARITIES, maximizes_likelihood
 from tests.deep_lora.optimizer.ruled import trained
 from tests.models import adapt, gpt2, llama
 
@@ -73,10 +72,27 @@ def test_models_whose_loss_is_a_likelihood_are_known(make: Callable[[], nn.Modul
     assert maximizes_likelihood(model) is expected
     if isinstance(model, PreTrainedModel):
         adapted = adapt(model, r=2, target_modules="all-linear")
-        rule = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, 20)
-        assert rule.pace is (LIKELIHOOD if expected else OTHER_PACE) and rule.path == rule.pace.path
-        other = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, 20, likelihood=not expected)
-        assert other.pace is (OTHER_PACE if expected else LIKELIHOOD)
+        parameters = trained(adapted)
+        without = SCORES if any(p.ndim > 1 for p in adapted.parameters() if _is_head(adapted, p)) else SIMILARITIES
+        rule = StepRule(AdamW(parameters, lr=1e-2), adapted, 20)
+        assert rule.pace is (LIKELIHOOD if expected else without) and rule.path == rule.pace.path
+        other = StepRule(AdamW(parameters, lr=1e-2), adapted, 20, likelihood=not expected)
+        assert other.pace is (without if expected else LIKELIHOOD)
+
+
+def _is_head(model: nn.Module, parameter: nn.Parameter) -> bool:
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    return "modules_to_save" in names.get(id(parameter), "")
+
+
+def test_a_matrix_that_the_optimizer_trains_beside_the_adapter_makes_the_guard_milder() -> None:
+    model = adapt(BertModel(BertConfig(vocab_size=8, **SIZES)), r=2, target_modules="all-linear")
+    head, scale = nn.Linear(8, 1), nn.Parameter(torch.zeros(()))
+    paces = [
+        StepRule(AdamW([*trained(model), *others], lr=1e-2), model, 20).pace
+        for others in ([], [scale, head.bias], [head.weight])
+    ]
+    assert paces == [SIMILARITIES, SIMILARITIES, SCORES]
 
 
 def test_the_likelihood_belongs_to_the_step_rule() -> None:
