@@ -15,10 +15,10 @@ from deep_lora.layers.finding import adapted_layers
 def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_name: str = "default") -> None:
     """Give U, the cores and V of an adapter another precision, in place.
 
-    Trainers that cast what is trained to bfloat16 (TRL does, on quantized weights) leave cores which steps of a usual
-    rate may not move: a diagonal that starts at 1 moves by 0.004 or not at all. Call this between the making of such a
-    trainer and `train()`. Cores that are still as they started get their start in full, so that the adapter remains an
-    identity; a trained adapter keeps the rounding that it has. The parameters remain the same objects.
+    Trainers that cast what is trained to bfloat16 (TRL does, on quantized weights) leave U and V which steps of a
+    usual rate may not move: a number near 1 moves by 0.004 or not at all. Call this between the making of such a
+    trainer and `train()`. A fresh adapter remains an identity; a trained one keeps the rounding that it has. The
+    parameters remain the same objects.
 
     Args:
         model: holds the adapter.
@@ -40,7 +40,8 @@ def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_
     for layer in adapted_layers(model, adapter_name).values():
         if adapter_name in layer.tied_to:
             continue  # it shares the parameters of another layer
-        fresh = adapter_name in layer.deep_lora_start and layer.at_start(adapter_name)
+        held = adapter_name in layer.deep_lora_start and not layer.differences[adapter_name]
+        fresh = held and layer.at_start(adapter_name)
         for name in layer.adapter_layer_names:
             parameter = getattr(layer, name)[adapter_name]
             parameter.data = parameter.data.to(dtype)

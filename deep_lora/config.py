@@ -19,8 +19,9 @@ from deep_lora.targets import ALL_LINEAR, check_lists, check_targets
 PEFT_TYPE = claim_peft_type("deep_lora")
 PAPER_INIT_SCALE, SUBTRACTED_INIT_SCALE = 1e-3, 0.3
 VARIANTS = ("compressed", "narrow", "wide")
-FORMAT_VERSION = 2  # of the saved parameters; raised when their meaning changes
+FORMAT_VERSION = 3  # of the saved parameters; raised when their meaning changes
 SCALED_FORMAT = 2  # from here on the factors are stored smaller (`deep_lora.weights.start.stored_scale`)
+DIFFERENCES_FORMAT = 3  # and cores as differences from their start (`deep_lora.weights.start.stores_differences`)
 
 
 @dataclass
@@ -28,7 +29,8 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
     """Configuration of Deep LoRA: `dW = U W_L ... W_1 V^T`, a compressed deep factorization. There is no alpha.
 
     Each adapted weight (out x in) holds `deep_lora_U` (out, r), `deep_lora_core` (n, r, r) and `deep_lora_V` (in, r):
-    `dW = kappa^n U core[n-1] ... core[0] V^T`, minus its value at the start if `subtract_start`.
+    `dW = kappa^n U W[n-1] ... W[0] V^T`. If `subtract_start`, its value at the start is taken off, and `deep_lora_core`
+    is what the W differ by from their start; otherwise it is the W themselves.
 
     Source: Yaras et al., ICML 2024, Deep LoRA; `DeepLoraConfig.paper()` has the paper's own settings. docs/few_shot.md
     says what led to other defaults.

@@ -72,6 +72,39 @@ def fold_cores(
         return (product.mT if transposed else product).to(core.dtype)
 
 
+def fold_differences(
+    core: Float[Tensor, "n *batch r r"], core_scale: float, start: Float[Tensor, ""], *, transposed: bool = False
+) -> Float[Tensor, "*batch r r"]:
+    """Multiply cores that are stored as differences from `start I` to the middle of the update; nothing cancels.
+
+    With `s = kappa start` and `d_l = kappa core[l-1]`, `P_n = (s I + d_n) ... (s I + d_1) - s^n I` is found by
+
+        P_1 = d_1,    P_l = (s I + d_l) P_{l-1} + s^{l-1} d_l,
+
+    which is exactly zero where all differences are, in every precision.
+
+    Args:
+        core: stored differences in order of action, at least one.
+        core_scale: kappa.
+        start: what was taken from every core's diagonal; subtracted from the product too.
+        transposed: fold the transposed chain (for a tied output head, which acts in the other direction).
+
+    Source: Yaras et al., ICML 2024, Deep LoRA; kappa, the subtraction and the differences are ours.
+
+    >>> fold_differences(torch.eye(2).expand(2, 2, 2), 1.0, torch.tensor(2.0))  # 3 * 3 - 2 * 2
+    tensor([[5., 0.],
+            [0., 5.]])
+    """
+    with full_precision(core):
+        first, *others = _scaled(core, core_scale)
+        s = _scaled(start, core_scale)
+        product, power = first, s
+        for difference in others:
+            product = torch.addcmul(torch.addcmul(difference @ product, s, product), power, difference)
+            power = power * s
+        return (product.mT if transposed else product).to(core.dtype)
+
+
 def start_product(start: Float[Tensor, ""], core_scale: float, num_cores: int) -> Float[Tensor, ""]:
     """Compute `(kappa start)^n` with the roundings of `fold_cores` on the cores `start I`.
 

@@ -175,9 +175,17 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def cores_of(layer: DeepLoraLayer, adapter_name: str = "default") -> Tensor:
+    """The cores of the update over kappa; what is stored of them lacks the start."""
+    core = layer.deep_lora_core[adapter_name].detach()
+    if not layer.differences[adapter_name]:
+        return core
+    return core + layer.deep_lora_start[adapter_name].to(core) * torch.eye(core.shape[-1], dtype=core.dtype)
+
+
 @torch.no_grad()
 def disturb_(model: nn.Module, scale: float = 0.3, seed: int = 5) -> None:
-    """Random, non-zero updates of moderate size: every kappa * core becomes `scale` times a random matrix."""
+    """Random, non-zero updates of moderate size: every kappa * stored core becomes `scale` times a random matrix."""
     generator = torch.Generator().manual_seed(seed)
     for layer in layers_of(model):
         for name, core in layer.deep_lora_core.items():

@@ -20,7 +20,7 @@ from deep_lora.export.folders import PREFIX, AdapterFiles
 from deep_lora.files import FACTOR_NAMES, AdapterFileError, Shapes, factors_by_module
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
-from deep_lora.weights.saved import SETTINGS, check_settings, saved_scales
+from deep_lora.weights.saved import SETTINGS, check_settings, held_settings, saved_scales
 
 
 def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel:
@@ -42,6 +42,8 @@ def deep_lora_skeleton(files: AdapterFiles, base: nn.Module | None) -> PeftModel
         settings = {name: files.tensors[name] for name in files.tensors if name.endswith(f".{SETTINGS}")}
         factors = {name: tensor for name, tensor in files.tensors.items() if is_own(name) and name not in settings}
         own = {f"{name}.default": tensor for name, tensor in factors.items()}
+        for name, layer in adapted_layers(model).items():  # what was saved is compared below, when heads are tied
+            own[f"{name}.{SETTINGS}.default"] = held_settings(layer, "default")
         result = model.load_state_dict(own, strict=False, assign=True)
     except (
         ValueError,

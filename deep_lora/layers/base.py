@@ -26,7 +26,7 @@ from deep_lora.weights.offload import device_of_base, fetched, offloading_hook, 
 from deep_lora.weights.quantized import quantization_backend
 from deep_lora.weights.reading import ReadWeight
 from deep_lora.weights.saved import complete_state_, prepare_state_, settings_of
-from deep_lora.weights.start import draw_start_, stored_scale
+from deep_lora.weights.start import draw_start_, stored_scale, stores_differences
 
 SUBSPACES = ("deep_lora_U", "deep_lora_V")
 
@@ -44,15 +44,16 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
     """State and behavior shared by all adapted layers; mixed into an `nn.Module`.
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
-    `deep_lora_start` is what the diagonals of the cores held at the start; a buffer, so that it is rounded, moved and
-    saved just as they are. The rest of `other_param_names` follows from the config; what of it decides the numbers is
-    saved in `deep_lora_settings`, for a comparison when the adapter is loaded.
+    `deep_lora_start` is what the diagonals of the cores are at the start; a buffer, so that it is moved and saved just
+    as they are. Cores that have a start are stored as differences from it, unless `differences` says otherwise, of
+    adapters of earlier formats; their start is rounded as they are. The rest of `other_param_names` follows from the
+    config; what of it decides the numbers is saved in `deep_lora_settings`, and compared when the adapter is loaded.
     """
 
     adapter_layer_names = FACTOR_NAMES
     other_param_names = (
         "r", "depth", "variant", "init_scale", "core_scale", "outer_scale", "scaling", "tied_to",
-        "deep_lora_dropout", "deep_lora_start", "deep_lora_settings",
+        "differences", "deep_lora_dropout", "deep_lora_start", "deep_lora_settings",
     )  # fmt: skip
     saved_names = (*adapter_layer_names, "deep_lora_start", "deep_lora_settings")
     supports_dropout: ClassVar[bool] = True
@@ -85,6 +86,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         self.init_scale: dict[str, float] = {}
         self.core_scale: dict[str, float] = {}
         self.outer_scale: dict[str, float] = {}
+        self.differences: dict[str, bool] = {}
         self.deep_lora_start = BufferDict({}, persistent=True)
         self.deep_lora_settings = BufferDict({}, persistent=True)
         self.scaling: dict[str, float] = {}
@@ -131,6 +133,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         self.variant[adapter_name], self.init_scale[adapter_name] = config.variant, config.init_scale
         self.core_scale[adapter_name], self.scaling[adapter_name] = scale, 1.0
         self.outer_scale[adapter_name] = stored_scale(config)
+        self.differences[adapter_name] = stores_differences(config)
         dropout = config.deep_lora_dropout
         self.deep_lora_dropout[adapter_name] = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         if tied_layer is not None:
@@ -233,10 +236,11 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
     def update(self, adapter_name: str) -> Update:
         """Gather what that adapter adds to the weight; every process has to call this where the weights are sharded."""
         core = gathered(fetched(self.deep_lora_core, adapter_name))
-        # The start is rounded as the cores were: some trainers cast parameters alone, and a fresh adapter is to remain
-        # an identity.
-        has_start = adapter_name in self.deep_lora_start
-        start = fetched(self.deep_lora_start, adapter_name).to(core.dtype) if has_start else None
+        start = fetched(self.deep_lora_start, adapter_name) if adapter_name in self.deep_lora_start else None
+        if start is not None and not self.differences[adapter_name]:
+            # Rounded as the cores were: some trainers cast parameters alone, and a fresh adapter is to remain an
+            # identity.
+            start = start.to(core.dtype)
         return Update(
             gathered(fetched(self.deep_lora_U, adapter_name)),
             core,
@@ -246,6 +250,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
             self.scaling[adapter_name],
             start,
             self.exchanges(adapter_name),
+            self.differences[adapter_name],
         )
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""A warning at the first step of an optimizer that decays cores, whose product has its start subtracted."""
+"""A warning at the first step of an optimizer that decays cores which hold their start, as earlier formats have them.
+
+Cores that are stored as differences from it decay to where they started.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def watch_step(model: nn.Module) -> None:
         core
         for layer in adapted_layers(model).values()
         for name, core in layer.deep_lora_core.items()
-        if name in layer.deep_lora_start and core.requires_grad
+        if name in layer.deep_lora_start and not layer.differences[name] and core.requires_grad
     ]
     if cores:
         _Listener(cores)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deep_lora.functional import Factors, cores_at, delta_weight, fold_cores
+from deep_lora.functional import Factors, cores_at, delta_weight, fold_cores, fold_differences
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Update:
         core_scale: kappa, by which every stored core is multiplied.
         outer_scale: by which the stored U and V are multiplied.
         scaling: of the whole update; 1 is the trained one.
-        start: what the diagonals of the cores held at the start, in their dtype; subtracted. None subtracts nothing.
+        start: what the diagonals of the cores held at the start; subtracted. None subtracts nothing.
+        differences: the stored cores lack that start; otherwise `start` is rounded as they are.
         transposed: the chain of cores acts in the other direction, as in a tied head.
 
     >>> eye = torch.eye(2)
@@ -40,10 +41,14 @@ class Update:
     scaling: float = 1.0
     start: Float[Tensor, ""] | None = None
     transposed: bool = False
+    differences: bool = False
 
     def folded(self) -> Float[Tensor, "*batch r r"]:
-        """Return the r x r middle (see `deep_lora.functional.fold_cores`), scaling included."""
-        folded = fold_cores(self.core, self.core_scale, self.start, transposed=self.transposed)
+        """Return the r x r middle (see `fold_cores` and `fold_differences` in `deep_lora.functional`), scaled."""
+        if self.differences and self.start is not None:
+            folded = fold_differences(self.core, self.core_scale, self.start, transposed=self.transposed)
+        else:
+            folded = fold_cores(self.core, self.core_scale, self.start, transposed=self.transposed)
         scale = self.outer_scale**2 * self.scaling
         return folded if scale == 1.0 else folded * scale
 
@@ -61,5 +66,5 @@ class Update:
         Where the start is subtracted this is exact; elsewhere cores may have been rounded to half precision since.
         """
         if self.start is not None:
-            return cores_at(self.core, self.start.to(self.core.device))
+            return cores_at(self.core, 0.0 if self.differences else self.start.to(self.core.device))
         return cores_at(self.core, init_scale / self.core_scale, tolerance=torch.finfo(torch.bfloat16).eps)

@@ -49,7 +49,8 @@ class Factored:
     Attributes:
         left, right, cores: X (out, r), Y (in, r), and the cores that N is made of; a LoRA has none.
         scale, core_scale: of N, and of every core in it.
-        start: what the diagonals of the cores held at first, if that is subtracted; else 0.
+        start: what the diagonals of the cores are at first, if that is subtracted; else 0.
+        left_out: what of it the stored cores lack.
         norm: of the weight that is adapted, `|W|_F`.
         capped: whether steps of X and of Y are capped. One factor of a LoRA starts at zero, where a share of it says
             nothing.
@@ -61,6 +62,7 @@ class Factored:
     scale: float
     core_scale: float
     start: float
+    left_out: float
     norm: float
     capped: tuple[bool, bool]
 
@@ -105,7 +107,8 @@ def _of_deep_lora(layer: DeepLoraLayer) -> Iterator[Factored]:
         for index, norm in enumerate(norms):
             of = [partial(_at, index=index), partial(_at, index=index, axis=1)] if experts else [_whole, _whole]
             factors = Factor(U, of[0]), Factor(V, of[0]), Factor(core, of[1])
-            yield Factored(*factors, layer.outer_scale[name] ** 2, layer.core_scale[name], start, norm, BOTH)
+            scales = layer.outer_scale[name] ** 2, layer.core_scale[name]
+            yield Factored(*factors, *scales, start, start if layer.differences[name] else 0.0, norm, BOTH)
 
 
 def _of_lora(layer: Any) -> Iterator[Factored]:
@@ -125,7 +128,9 @@ def _of_lora(layer: Any) -> Iterator[Factored]:
         for index, norm in enumerate(_norms(weight, experts)):
             right = partial(_expert_rows, index=index, experts=layer.num_experts) if experts else _rows
             left = partial(_expert_columns, index=index, experts=layer.num_experts) if experts else _columns
-            yield Factored(Factor(B, left), Factor(A, right), None, scaling, 1.0, 0.0, norm, (embedding, not embedding))
+            yield Factored(
+                Factor(B, left), Factor(A, right), None, scaling, 1.0, 0.0, 0.0, norm, (embedding, not embedding)
+            )
 
 
 def _norms(weight: Tensor, experts: bool) -> list[float]:

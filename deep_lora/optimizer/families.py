@@ -37,8 +37,8 @@ class Family:
         places = torch.tensor(order).argsort().to(self.device)
         self.left, self.right = places.split(len(weights))
         self.owner = torch.tensor([index % len(weights) for index in order]).to(self.device)
-        numbers = torch.tensor([(weight.scale, weight.core_scale, weight.start, weight.norm) for weight in weights])
-        self.scale, self.core_scale, self.start, self.norms = numbers.to(self.device).unbind(1)
+        numbers = torch.tensor([(w.scale, w.core_scale, w.start, w.left_out, w.norm) for w in weights])
+        self.scale, self.core_scale, self.start, self.left_out, self.norms = numbers.to(self.device).unbind(1)
         self.capped = torch.tensor([weight.capped for weight in weights], device=self.device)
 
     def values(self) -> Stacks:
@@ -89,7 +89,9 @@ class Lengths:
     """
 
     def __init__(self, family: Family, values: Stacks, steps: Stacks) -> None:
-        self.family, self.core, self.step = family, values[-1], steps[-1]
+        self.family, self.step = family, steps[-1]
+        eye = torch.eye(family.rank, dtype=self.step.dtype, device=self.step.device)
+        self.core = values[-1] + family.left_out[:, None, None, None] * eye
         both = [torch.cat([value, step], -1) for value, step in zip(values[:-1], steps[:-1], strict=True)]
         grams = torch.cat([pair.mT @ pair for pair in both])
         self.left, self.right = grams[family.left], grams[family.right]

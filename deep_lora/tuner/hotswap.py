@@ -18,7 +18,7 @@ from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.tuner.wrapping import wrap
 from deep_lora.weights.saved import settings_of
-from deep_lora.weights.start import stored_scale
+from deep_lora.weights.start import stored_scale, stores_differences
 
 _COMPARED = ["variant", "subtract_start", "depth", "depth_pattern", "deep_lora_dropout"]
 Tensors = dict[str, Tensor]
@@ -188,6 +188,7 @@ def _write(layer: DeepLoraLayer, adapter_name: str, new: Tensors, config: DeepLo
     scale = layer._core_scale(config, rank, len(new["deep_lora_core"]))
     outer = stored_scale(config) / layer.outer_scale[adapter_name]
     parts = {part: tensor for part, tensor in new.items() if part != "deep_lora_settings"}
+    parts["deep_lora_core"] = _stored_as(layer.differences[adapter_name], parts, stores_differences(config))
     if rank > layer.r[adapter_name]:
         layer.r[adapter_name], layer.core_scale[adapter_name] = rank, scale
         layer.deep_lora_settings[adapter_name] = settings_of(layer, adapter_name)
@@ -198,6 +199,15 @@ def _write(layer: DeepLoraLayer, adapter_name: str, new: Tensors, config: DeepLo
             old.data.copy_(tensor)
         else:
             old.data = tensor.to(old)
+
+
+def _stored_as(differences: bool, parts: Tensors, were_differences: bool) -> Tensor:
+    """Return the cores as the layer holds them, which may be without the start that an earlier format has in them."""
+    core = parts["deep_lora_core"].clone()
+    if differences != were_differences:
+        start = parts["deep_lora_start"].to(core.dtype)
+        core.diagonal(dim1=-2, dim2=-1).add_(start, alpha=-1 if differences else 1)
+    return core
 
 
 def _fitted(tensors: Tensors, rank: int, core_ratio: float, outer_ratio: float) -> Tensors:

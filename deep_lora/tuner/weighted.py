@@ -133,7 +133,7 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     """Set the adapter of that name to the given update, truncated to its rank.
 
     With `dW = L S R^T`: U = L and V = R, over `outer_scale`, and every core `((S + start) ** (1/n)) / kappa` on its
-    diagonal.
+    diagonal, less what is left out of it.
 
     Raises:
         ValueError: if the adapter holds stacked experts, or has no cores to hold the singular values.
@@ -155,6 +155,9 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     update = layer.update(adapter_name)
     kappa, start, values = update.core_scale, update.start, values / update.scaling
     if start is not None:
-        values = values + start_product(start.cpu(), kappa, core.shape[0])
-    roots = values ** (1.0 / core.shape[0])
-    core.copy_(torch.diag(roots / kappa).to(core).expand_as(core))
+        start = start.cpu().double() if update.differences else start.cpu()
+        values = values + start_product(start, kappa, core.shape[0])
+    diagonal = values ** (1.0 / core.shape[0]) / kappa
+    if start is not None and update.differences:
+        diagonal = diagonal - start
+    core.copy_(torch.diag(diagonal).to(core).expand_as(core))

@@ -18,19 +18,22 @@ from deep_lora.files import BOUND_NAME, AdapterFileError, check_unbounded
 from deep_lora.weights.offload import fetched, offloading_hook
 
 SETTINGS = "deep_lora_settings"
+_STARTS = {0: "its start not subtracted", 1: "its start subtracted", 2: "its start left out of the cores"}
 
 
 def settings_of(layer: Any, adapter_name: str) -> Tensor:
-    """Return the variant's number, whether a start is subtracted, and the bits of the scales of cores and of U and V.
+    """Return the variant's number, what becomes of the start, and the bits of the scales of cores and of U and V.
 
     Integers, which no cast rounds. They lie where the cores do, on the meta device too.
     """
-    return _settings(layer, adapter_name).to(layer.deep_lora_core[adapter_name].device)
+    return held_settings(layer, adapter_name).to(layer.deep_lora_core[adapter_name].device)
 
 
-def _settings(layer: Any, adapter_name: str) -> Tensor:
+def held_settings(layer: Any, adapter_name: str) -> Tensor:
+    """Return the same on the CPU."""
     scales = (layer.core_scale[adapter_name], layer.outer_scale[adapter_name])
-    numbers = [VARIANTS.index(layer.variant[adapter_name]), int(adapter_name in layer.deep_lora_start)]
+    start = int(adapter_name in layer.deep_lora_start) + int(layer.differences[adapter_name])
+    numbers = [VARIANTS.index(layer.variant[adapter_name]), start]
     bits = struct.unpack("<2q", struct.pack("<2d", *scales))
     return torch.tensor([*numbers, *bits], device="cpu")
 
@@ -56,7 +59,7 @@ def check_settings(layer: Any, adapter_name: str, saved: Tensor) -> None:
     Raises:
         AdapterFileError: the message says how they differ, and what to do.
     """
-    own = _described(_settings(layer, adapter_name))
+    own = _described(held_settings(layer, adapter_name))
     theirs = _described(saved)
     if own != theirs:
         raise AdapterFileError(
@@ -71,7 +74,7 @@ def _described(settings: Tensor) -> str:
     variant, start = settings[:2].tolist()
     name = VARIANTS[variant] if 0 <= variant < len(VARIANTS) else f"number {variant}"
     scales = f"cores times {core_scale!r}, U and V times {outer_scale!r}"
-    return f"variant {name}, {scales}, its start {'' if start else 'not '}subtracted"
+    return f"variant {name}, {scales}, {_STARTS.get(start, f'start number {start}')}"
 
 
 def check_state(layer: Any, state: dict[str, Tensor], prefix: str) -> None:
@@ -105,6 +108,12 @@ def _has_factors(layer: Any, adapter_name: str, state: dict[str, Tensor], prefix
 
 def _check_start(layer: Any, adapter_name: str, saved: Tensor | None) -> None:
     """Raise if an earlier version, which saved no settings, has subtracted another start, but for its rounding."""
+    if saved is not None and layer.differences[adapter_name]:
+        raise AdapterFileError(
+            "what is loaded was saved by an earlier version, whose cores hold their start; those of the adapter "
+            f"{adapter_name!r} of this model do not; load it under another name, or delete the adapter first and "
+            "load it with its own configuration"
+        )
     held = fetched(layer.deep_lora_start, adapter_name) if adapter_name in layer.deep_lora_start else None
     if saved is None or "meta" in {tensor.device.type for tensor in (saved, held) if tensor is not None}:
         return
@@ -121,11 +130,13 @@ def prepare_state_(layer: Any, state: dict[str, Tensor], prefix: str, *_: object
     """Check a state and complete it where an earlier version has saved it; a hook of `load_state_dict`."""
     check_state(layer, state, prefix)
     for adapter_name, settings in layer.deep_lora_settings.items():
-        state[f"{prefix}{SETTINGS}.{adapter_name}"] = _settings(layer, adapter_name) if settings.is_meta else settings
+        state[f"{prefix}{SETTINGS}.{adapter_name}"] = (
+            held_settings(layer, adapter_name) if settings.is_meta else settings
+        )
 
 
 def complete_state_(layer: Any, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
-    """Save offloaded values, and the start with the rounding of the cores, for whoever loads both in float32."""
+    """Save offloaded values, and a start that the cores hold with their rounding, for whoever loads both in float32."""
     for name in layer.saved_names:
         container = getattr(layer, name)
         for adapter_name in container if offloading_hook(container) is not None else ():
@@ -134,6 +145,6 @@ def complete_state_(layer: Any, state: dict[str, Tensor], prefix: str, metadata:
                 state[key] = fetched(container, adapter_name).detach()
     for adapter_name in layer.deep_lora_start:
         key = f"{prefix}deep_lora_start.{adapter_name}"
-        if key in state:
+        if key in state and not layer.differences[adapter_name]:
             start = state[key]
             state[key] = start.to(layer.deep_lora_core[adapter_name].dtype).to(start.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deep_lora.config import SCALED_FORMAT, DeepLoraConfig
+from deep_lora.config import DIFFERENCES_FORMAT, SCALED_FORMAT, DeepLoraConfig
 from deep_lora.functional import LARGEST_RATE_SCALE, STORED_SCALE
 from dmf.functional import identity_chain, orthogonal
 
@@ -24,6 +24,20 @@ def stored_scale(config: DeepLoraConfig) -> float:
     return STORED_SCALE if scaled else 1.0
 
 
+def stores_differences(config: DeepLoraConfig) -> bool:
+    """Tell whether the cores are stored as differences from their start, and not as in an adapter that was saved
+    before, or has no start that is subtracted.
+
+    Whatever pulls parameters to zero, such as weight decay, then pulls the update to zero; and half precision rounds
+    what was learned, and not its sum with the start.
+
+    >>> stores_differences(DeepLoraConfig()), stores_differences(DeepLoraConfig.paper())
+    (True, False)
+    """
+    subtracted = config.variant == "compressed" and config.subtract_start
+    return subtracted and config.deep_lora_version >= DIFFERENCES_FORMAT
+
+
 @torch.no_grad()
 def draw_start_(
     U: Tensor, core: Tensor, V: Tensor, config: DeepLoraConfig, core_scale: float, outer_scale: float = 1.0
@@ -32,7 +46,7 @@ def draw_start_(
 
     | variant | U, V | cores |
     |---|---|---|
-    | compressed | random orthonormal, over `outer_scale` | `eps I / kappa` |
+    | compressed | random orthonormal, over `outer_scale` | `eps I / kappa`, or zero where that is left out |
     | narrow, wide | `eps` times random orthogonal | `eps / kappa` times random orthogonal |
 
     With `init_weights=False` the update is random and of LoRA's order of magnitude, not an identity. With
@@ -50,15 +64,23 @@ def draw_start_(
         basis.copy_(_stacked_orthogonal(basis) if drawn else torch.eye(*basis.shape[-2:], device=basis.device))
         if outer != 1.0:
             basis.mul_(outer)
-    if core.numel() == 0:
-        return
+    if core.numel() > 0:
+        _draw_cores_(core, config, core_scale)
+
+
+def _draw_cores_(core: Tensor, config: DeepLoraConfig, core_scale: float) -> None:
+    start = config.init_scale / core_scale
     if not config.init_weights:
         core.normal_().div_(2 * core_scale * core.shape[-1] ** 0.5)
-    elif compressed:
-        eye = identity_chain(core.shape[0], core.shape[-1], config.init_scale / core_scale, device=core.device)
+        if stores_differences(config):
+            core.diagonal(dim1=-2, dim2=-1).sub_(start)
+    elif stores_differences(config):
+        core.zero_()
+    elif config.variant == "compressed":
+        eye = identity_chain(core.shape[0], core.shape[-1], start, device=core.device)
         core.copy_(eye.reshape(core.shape[0], *(1,) * (core.ndim - 3), *core.shape[-2:]).expand_as(core))
     else:
-        core.copy_(_stacked_orthogonal(core) * (config.init_scale / core_scale))
+        core.copy_(_stacked_orthogonal(core) * start)
 
 
 def _stacked_orthogonal(like: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from tests.models import (  # fmt: skip
     Pixels,
     adapt,
     bases_of,
+    cores_of,
     disturb_,
     ids,
     layers_of,
@@ -53,12 +54,12 @@ def _out(model: nn.Module, x: Tensor, **kwargs) -> Tensor:
 
 def _stored_eps(layer: DeepLoraLayer, name: str = "default") -> float:
     """eps as a fresh adapter stores it, rounding included: the first diagonal entry of its first kappa * core."""
-    return layer.core_scale[name] * layer.deep_lora_core[name].flatten()[0].item()
+    return layer.core_scale[name] * cores_of(layer, name).flatten()[0].item()
 
 
 def _reference_delta(layer: DeepLoraLayer, name: str, eps: float) -> Tensor:
     """dW of a layer in the layout of its base weight, from the raw tensors."""
-    (U, V), core = bases_of(layer, name), layer.deep_lora_core[name]
+    (U, V), core = bases_of(layer, name), cores_of(layer, name)
     function = dense_update if U.ndim == 2 else dense_expert_updates
     delta = function(U, core, V, kappa=layer.core_scale[name], eps=eps)
     shape = layer.get_base_weight().shape
@@ -121,7 +122,7 @@ def test_the_dense_update_is_the_definition_with_and_without_its_start(eps, subt
     stored = {layer: _stored_eps(layer) for layer in layers_of(model)}
     disturb_(model)
     for layer in layers_of(model):
-        (U, V), core = bases_of(layer), layer.deep_lora_core["default"]
+        (U, V), core = bases_of(layer), cores_of(layer)
         wanted = dense_update(U, core, V, kappa=layer.core_scale["default"], eps=stored[layer], subtract=subtract)
         error = (layer.get_delta_weight("default") - wanted).abs().max()
         assert error <= 100 * EPS * max(1.0, wanted.abs().max())  # products of 4 x 4 matrices of order one

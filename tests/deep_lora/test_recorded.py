@@ -51,6 +51,8 @@ def load(model, section: str, variant: str) -> None:
             parameter = getattr(layer, f"deep_lora_{kind}")["default"]
             assert parameter.shape == value.shape
             parameter.copy_(value)
+            if kind == "core" and layer.differences["default"]:  # what was recorded holds the start
+                parameter.diagonal(dim1=-2, dim2=-1).sub_(layer.deep_lora_start["default"])
 
 
 def train(model, optimizer) -> list[float]:

@@ -62,7 +62,7 @@ def test_no_folder_holds_more_than_about_a_dozen_unlike_files() -> None:
         (r"isinstance\(module, DeepLoraLayer\)", {"deep_lora/layers/finding.py"}),  # the loop over adapted layers
         (r"matplotlib\.use\(", {"training/results/figures.py"}),
         (r"\.remainder\b", {"evaluation_hooks/batches.py"}),  # rows of a last batch that are repeats
-        (r"multiprocessing\.spawn\(", {"tests/processes.py"}),
+        (r"start_processes\(|multiprocessing\.spawn\(", {"tests/processes.py"}),
     ],
 )
 def test_it_stands_in_one_place(what: str, home: set[str]) -> None:

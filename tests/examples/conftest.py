@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +10,8 @@ import pytest
 for library in ("datasets", "sklearn", "matplotlib", "pandas"):
     pytest.importorskip(library)
 
-from tests.examples import cases  # noqa: E402
-from tests.paths import ROOT  # noqa: E402
-from training import CONFIGS  # noqa: E402
+from tests.examples import cases, launched  # noqa: E402
+from tests.processes import run_two  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +46,5 @@ def together(tmp_path_factory, words):
     halves = {"few_shot_text": 8, "causal_lm": 2, "modality_gap": 8}
     halved = {name: [*words[name], "--per_device_train_batch_size", str(half)] for name, half in halves.items()}
     (folder / "words.json").write_text(json.dumps(halved))
-    config = ["--config_file", str(CONFIGS / "cpu_2_processes.yaml"), "--main_process_port", "0"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *config, "-m", "tests.examples.launched", str(folder)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "Agg"}
-    done = subprocess.run(launch, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_two(launched.run_all, folder)
     return folder, [json.loads((folder / f"report-{rank}.json").read_text()) for rank in range(2)]

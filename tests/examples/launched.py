@@ -1,6 +1,4 @@
-"""Run examples one after the other in each process of one `accelerate launch`, which imports torch once.
-
-    accelerate launch ... -m tests.examples.launched FOLDER
+"""Run examples one after the other in each of two processes, as `accelerate launch` would start them.
 
 `FOLDER/words.json` maps the name of an example to the words of its command line; `FOLDER/<name>` is its output folder.
 `FOLDER/report-<rank>.json` says of each example its exit status, what this process printed, and which files in the
@@ -16,12 +14,17 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from tests.paths import ROOT
+from tests.processes import end_process, take_rank
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def run_all(rank: int, place: str, port: int) -> NoReturn:
+    """Be one of the two processes."""
+    take_rank(rank, 2, port)
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}  # as the shipped configuration says
+    folder = Path(place)
     written: list[str] = []
 
     def watch(event: str, arguments: tuple) -> None:
@@ -34,7 +37,8 @@ def main() -> None:
     for name, words in json.loads((folder / "words.json").read_text()).items():
         report[name] = run(name, [*words, "--output_dir", str(folder / name)]) | {"written": written.copy()}
         written.clear()
-    (folder / f"report-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
+    (folder / f"report-{rank}.json").write_text(json.dumps(report))
+    end_process()
 
 
 def run(name: str, words: list[str]) -> dict[str, object]:
@@ -47,7 +51,3 @@ def run(name: str, words: list[str]) -> dict[str, object]:
         except SystemExit as left:
             status = left.code
     return {"status": status or 0, "printed": printed.getvalue()}
-
-
-if __name__ == "__main__":
-    main()

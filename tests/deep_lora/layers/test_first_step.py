@@ -1,4 +1,4 @@
-"""Weight decay of the cores is told of at the first step, whoever made the optimizer."""
+"""Weight decay pulls an update to zero; of cores that hold their start it is told at the first step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import nn
 from torch.optim import optimizer as torch_optimizer
 from transformers import Trainer, TrainingArguments
 
-from deep_lora import create_optimizer
-from tests.models import LAYER_CASES, adapt, bert_classifier, llama
+from deep_lora import DeepLoraCallback, create_optimizer
+from tests.models import LAYER_CASES, adapt, bert_classifier, disturb_, layers_of, llama
 
+BEFORE = {"deep_lora_version": 2}  # when cores held their start
 WARNING = "has a weight decay of 0.01 for the cores"
 OPTIMIZERS = {
     "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-3),
@@ -50,12 +51,40 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-@pytest.mark.parametrize("make", OPTIMIZERS)
+def decay(model: nn.Module) -> None:
+    """Take steps without any gradient, as of a layer that the data do not reach."""
+    optimizer = torch.optim.AdamW(trained(model), lr=0.1, weight_decay=5.0)
+    for parameter in trained(model):
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(30):
+        optimizer.step()
+
+
+def sizes(model: nn.Module) -> list[float]:
+    return [layer.get_delta_weight("default").abs().max().item() for layer in layers_of(model)]
+
+
 @pytest.mark.parametrize("case", LAYER_CASES)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_decay_without_a_gradient_keeps_the_identity_and_takes_a_trained_update_back_to_it(case, depth) -> None:
+    base, _, settings = LAYER_CASES[case]
+    model = adapt(base(), r=2, depth=depth, **settings)
+    decay(model)
+    assert not any(sizes(model))
+    model = adapt(base(), r=2, depth=depth, **settings)
+    disturb_(model)
+    before = sizes(model)
+    decay(model)  # U, V and one core by 2^-30 each
+    assert all(0 < size < 1e-20 * old for size, old in zip(sizes(model), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("case", "make"), [*((case, "AdamW") for case in LAYER_CASES), *(("linear", make) for make in list(OPTIMIZERS)[1:])]
+)
 def test_decay_is_told_of_once_in_every_layer_and_leaves_no_hook(case, make) -> None:
     before = hooks()
     base, inputs, settings = LAYER_CASES[case]
-    model = adapt(base(), r=2, **settings)
+    model = adapt(base(), r=2, **settings, **BEFORE)
     optimizer = OPTIMIZERS[make](trained(model))
     found = [message for _ in range(3) for message in step(model, outputs(model, inputs).sum(), optimizer)]
     assert len(found) == 1 and WARNING in found[0]
@@ -65,12 +94,13 @@ def test_decay_is_told_of_once_in_every_layer_and_leaves_no_hook(case, make) -> 
 @pytest.mark.parametrize(
     ("settings", "make"),
     [
-        ({}, lambda model: torch.optim.AdamW(trained(model), weight_decay=0.0)),
-        ({}, lambda model: create_optimizer(model, num_steps=3)),
+        ({}, lambda model: torch.optim.AdamW(trained(model))),
+        (BEFORE, lambda model: torch.optim.AdamW(trained(model), weight_decay=0.0)),
+        (BEFORE, lambda model: create_optimizer(model, num_steps=3)),
         ({"subtract_start": False, "init_scale": 0.1}, lambda model: torch.optim.AdamW(trained(model))),
         ({"variant": "narrow"}, lambda model: torch.optim.AdamW(trained(model))),
     ],
-    ids=["no decay", "create_optimizer", "not subtracted", "narrow"],
+    ids=["differences", "no decay", "create_optimizer", "not subtracted", "narrow"],
 )
 def test_nothing_is_said_where_the_identity_stays(settings, make) -> None:
     before = hooks()
@@ -81,7 +111,7 @@ def test_nothing_is_said_where_the_identity_stays(settings, make) -> None:
 
 
 def test_optimizers_of_others_do_not_use_the_warning_up() -> None:
-    model = adapt(nn.Sequential(nn.Linear(6, 6)), r=2, target_modules=["0"])
+    model = adapt(nn.Sequential(nn.Linear(6, 6)), r=2, target_modules=["0"], **BEFORE)
     other = get_peft_model(nn.Sequential(nn.Linear(6, 6)), LoraConfig(r=2, target_modules=["0"]))
     model(torch.ones(2, 6)).sum().backward()
     x = torch.ones(2, 6)
@@ -91,7 +121,7 @@ def test_optimizers_of_others_do_not_use_the_warning_up() -> None:
 
 def test_a_model_that_is_gone_is_not_waited_for_and_a_copy_is() -> None:
     before = hooks()
-    model = adapt(nn.Sequential(nn.Linear(6, 6)), r=2, target_modules=["0"])
+    model = adapt(nn.Sequential(nn.Linear(6, 6)), r=2, target_modules=["0"], **BEFORE)
     twin = copy.deepcopy(model)
     model(torch.ones(2, 6)).sum().backward()
     del model
@@ -102,10 +132,11 @@ def test_a_model_that_is_gone_is_not_waited_for_and_a_copy_is() -> None:
     assert WARNING in step(twin, twin(torch.ones(2, 6)).sum(), torch.optim.AdamW(trained(twin)))[0]
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-@pytest.mark.parametrize("base", [llama, bert_classifier], ids=["llama", "bert"])
-def test_a_plain_trainer_is_warned(base, decay, tmp_path) -> None:
-    model = adapt(base(), r=2, target_modules=["query" if base is bert_classifier else "q_proj"])
+@pytest.mark.parametrize(
+    ("base", "decay", "settings"), [(llama, 0.0, BEFORE), (llama, 0.01, BEFORE), (bert_classifier, 0.01, {})]
+)
+def test_a_plain_trainer_is_warned(base, decay, settings, tmp_path) -> None:
+    model = adapt(base(), r=2, target_modules=["query" if base is bert_classifier else "q_proj"], **settings)
     labels = torch.tensor(1) if base is bert_classifier else torch.arange(4)
     items = [{"input_ids": torch.arange(4), "labels": labels}] * 4
     args = TrainingArguments(
@@ -114,5 +145,5 @@ def test_a_plain_trainer_is_warned(base, decay, tmp_path) -> None:
     )  # fmt: skip
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        Trainer(model, args, train_dataset=items).train()
-    assert sum(WARNING in str(warning.message) for warning in caught) == (decay > 0)
+        Trainer(model, args, train_dataset=items, callbacks=[DeepLoraCallback()]).train()
+    assert sum(WARNING in str(warning.message) for warning in caught) == (decay > 0 and settings == BEFORE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -27,7 +27,7 @@ from deep_lora.optimizer.lengths import CAP
 from deep_lora.optimizer.schedules import schedule_sum, share_left
 from deep_lora.optimizer.steps import StepRule
 from tests.deep_lora.optimizer.ruled import MODELS, MOST, PATH, SHORT, STEPS, norms, run, seeded, trained
-from tests.models import adapter_tensors
+from tests.models import bases_of, cores_of, layers_of
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -127,16 +127,21 @@ def test_without_a_word_on_the_scheduler_a_falling_rate_goes_the_path_and_a_cons
         assert sum(lengths).item() == pytest.approx(PATH, rel=MOST)
 
 
+def factors(model: nn.Module) -> list[Tensor]:
+    """U, V and the cores with their start."""
+    return [tensor.clone() for layer in layers_of(model) for tensor in (*bases_of(layer), cores_of(layer))]
+
+
 def test_no_factor_moves_further_than_the_cap() -> None:
     model, x = seeded("linear and embedding")
-    before = {name: p.detach().clone() for name, p in adapter_tensors(model).items()}
+    before = factors(model)
     optimizer = AdamW(trained(model), lr=1e-2, weight_decay=0.0)
     StepRule(optimizer, model, STEPS, path=50.0)
     model(x).square().mean().backward()
     optimizer.step()
     shares = []
-    for name, p in adapter_tensors(model).items():
-        of = (-2, -1) if p.ndim == 3 else None
-        share = (p.detach() - before[name]).norm(dim=of) / before[name].norm(dim=of)
+    for old, new in zip(before, factors(model), strict=True):
+        of = (-2, -1) if old.ndim == 3 else None
+        share = (new - old).norm(dim=of) / old.norm(dim=of)
         shares.append(share.max().item())
     assert max(shares) <= CAP * (1 + MOST) and max(shares) == pytest.approx(CAP, rel=MOST)

@@ -71,6 +71,18 @@ def test_adapters_of_other_scales_are_swapped_too(other: dict[str, float], tmp_p
     close(output(model, ids()), wanted)
 
 
+@pytest.mark.parametrize(("here", "there"), [(3, 2), (2, 3), (3, 1)])
+@pytest.mark.parametrize("name", ["linear", "experts"])
+def test_adapters_of_earlier_formats_are_swapped_too(name: str, here: int, there: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    build, x, settings = CASES[name]
+    base = build().eval()
+    wanted = saved(base, x, tmp_path, r=3, deep_lora_version=there, **settings)
+    model = adapt(base, r=4, deep_lora_version=here, **settings)
+    swap(model, tmp_path)
+    close(output(model, x), wanted)
+
+
 def test_modules_that_the_other_adapter_lacks_are_the_bases(tmp_path: Path) -> None:
     torch.manual_seed(0)
     base = Mixed().eval()

@@ -22,6 +22,7 @@ OTHERS = {
     "small start": ({"init_scale": 1e-3}, {}),
     "scale": ({"core_scale": 1.0}, {}),
     "first format": ({"deep_lora_version": 1}, {}),
+    "second format": ({"deep_lora_version": 2}, {}),
     "scale of U and V alone": ({"core_scale": STORED_SCALE * auto_core_scale(2, 0.3)}, {}),
     "scale by a hair": ({"core_scale": 1.0 + 2**-30}, {"core_scale": 1.0}),
     "variant": ({"variant": "narrow", "depth": 5}, {}),
@@ -83,15 +84,18 @@ def _factors(model: nn.Module) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("case", LAYER_CASES)
 def test_files_of_earlier_versions_and_parameters_alone_are_loaded(case, tmp_path) -> None:
-    source = adapted(case)
+    before = {"deep_lora_version": 2}
+    source = adapted(case, **before)
     state = {key: value for key, value in get_peft_model_state_dict(source).items() if SETTINGS not in key}
-    model = adapted(case)
+    model = adapted(case, **before)
     for layer in layers_of(model):
         nn.init.zeros_(layer.deep_lora_core["default"])
     result = set_peft_model_state_dict(model, state)
     assert not [key for key in result.missing_keys if "deep_lora" in key]
     assert all(torch.equal(new, old) for new, old in zip(updates(model), updates(source), strict=True))
     model.load_state_dict({name: p.detach() for name, p in source.named_parameters()}, strict=False)
+    with pytest.raises(AdapterFileError, match="an earlier version, whose cores hold their start; those of .*'default"):
+        set_peft_model_state_dict(adapted(case), state)
     bare = adapted(case, subtract_start=False, init_scale=0.3)
     with pytest.raises(AdapterFileError, match="subtracts a start of .* from its cores, the adapter 'default' of"):
         set_peft_model_state_dict(bare, state)
@@ -100,7 +104,7 @@ def test_files_of_earlier_versions_and_parameters_alone_are_loaded(case, tmp_pat
 @pytest.mark.parametrize("with_settings", [True, False])
 @pytest.mark.parametrize("case", ["linear", "embedding", "gpt2", "conv2d"])
 def test_an_empty_adapter_lies_on_the_meta_device_whole_and_takes_its_values(case, with_settings) -> None:
-    source, base = adapted(case), LAYER_CASES[case][0]
+    source, base = adapted(case, **({} if with_settings else {"deep_lora_version": 2})), LAYER_CASES[case][0]
     state = {key: t for key, t in get_peft_model_state_dict(source).items() if with_settings or SETTINGS not in key}
     torch.manual_seed(0)
     model = inject_adapter_in_model(source.peft_config["default"], base(), low_cpu_mem_usage=True)

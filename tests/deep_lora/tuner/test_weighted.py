@@ -78,9 +78,9 @@ def test_svd_takes_the_largest_rank_by_default() -> None:
     assert model.peft_config["new"].r == 4
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 6])
-def test_the_combination_is_exact_at_every_depth(depth: int) -> None:
-    model = _model((2, 2), depth=depth)
+@pytest.mark.parametrize(("depth", "version"), [(1, 3), (2, 3), (3, 3), (6, 3), (3, 2)])
+def test_the_combination_is_exact_at_every_depth_and_in_every_format(depth: int, version: int) -> None:
+    model = _model((2, 2), depth=depth, deep_lora_version=version)
     dense = [_dense(layer, "a") - _dense(layer, "b") for layer in layers_of(model)]
     model.add_weighted_adapter(["a", "b"], [1.0, -1.0], "new", combination_type="cat")
     for layer, total in zip(layers_of(model), dense, strict=True):

@@ -1,4 +1,4 @@
-"""Factors are stored smaller at the default start; adapters of before, and chosen scales, are as they were."""
+"""How factors are stored: smaller at the default start, cores without it; earlier formats are as they were."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from tests.models import adapt, bases_of, disturb_, layers_of
+from tests.models import adapt, bases_of, cores_of, disturb_, layers_of
 
 
 @pytest.mark.parametrize("settings", [{}, {"core_scale": 2.0}, {"init_scale": 1e-3}, {"variant": "narrow"}], ids=str)
@@ -22,20 +22,40 @@ def test_only_the_default_start_is_stored_smaller_and_a_fresh_adapter_has_the_sa
             assert torch.allclose(basis.mT @ basis, torch.eye(2), atol=1e-6)
 
 
-def test_an_adapter_of_the_first_format_computes_what_it_did(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "outer"), [(1, 1.0), (2, 4.0)])
+def test_an_adapter_of_an_earlier_format_computes_what_it_did(version: int, outer: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(6, 5))
-    model = adapt(base, r=2, target_modules=["0"], deep_lora_version=1)
-    disturb_(model)
+    model = adapt(base, r=2, target_modules=["0"], deep_lora_version=version)
     (layer,) = layers_of(model)
-    assert layer.outer_scale["default"] == 1.0
+    assert torch.equal(layer.deep_lora_core["default"], layer.deep_lora_start["default"] * torch.eye(2).expand(3, 2, 2))
+    disturb_(model)
+    assert layer.outer_scale["default"] == outer
     U, core, V = (getattr(layer, name)["default"] for name in layer.adapter_layer_names)
     kappa = layer.core_scale["default"]
-    assert kappa == pytest.approx(1 / (2 * 0.3**2) / 2)
+    assert kappa == pytest.approx(outer / (2 * 0.3**2) / 2)
     chain = (kappa * core[2]) @ (kappa * core[1]) @ (kappa * core[0])
-    expected = U @ (chain - 0.3**3 * torch.eye(2)) @ V.mT
+    expected = outer**2 * U @ (chain - 0.3**3 * torch.eye(2)) @ V.mT
     model.save_pretrained(str(tmp_path))
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["deep_lora_version"] == 1
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["deep_lora_version"] == version
     again = PeftModel.from_pretrained(nn.Sequential(nn.Linear(6, 5)), str(tmp_path))
     found = layers_of(again)[0].get_delta_weight("default")
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cores_are_stored_as_differences_from_their_start(tmp_path: Path) -> None:
+    """The same update as of the second format with the start added, from files too."""
+    torch.manual_seed(0)
+    model, before = (
+        adapt(nn.Sequential(nn.Linear(6, 5)), r=2, target_modules=["0"], deep_lora_version=version)
+        for version in (3, 2)
+    )
+    assert not layers_of(model)[0].deep_lora_core["default"].any()
+    disturb_(model)
+    state = model.state_dict()
+    state["base_model.model.0.deep_lora_core.default"] = cores_of(layers_of(model)[0])
+    before.load_state_dict({name: tensor for name, tensor in state.items() if "settings" not in name}, strict=False)
+    expected = layers_of(before)[0].get_delta_weight("default")
+    model.save_pretrained(str(tmp_path))
+    for found in (model, PeftModel.from_pretrained(nn.Sequential(nn.Linear(6, 5)), str(tmp_path))):
+        torch.testing.assert_close(layers_of(found)[0].get_delta_weight("default"), expected)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import set_seed
 
-from tests.paths import ROOT
 from tests.processes import results_of_two
 from tests.training import tiny
 from tests.training.tiny import QUICK
-from training import CONFIGS
+from tests.training.two_processes import command_of_two
 from training.commands.contrastive import TYPES, build_job
 from training.runner import build_trainer, evaluate
 from training.settings.parsing import parse
@@ -88,13 +85,9 @@ def test_metrics_do_not_count_repeated_pairs_of_an_uneven_last_batch(both) -> No
             )
 
 
-def test_accelerate_launch_runs_the_command_unchanged(tmp_path) -> None:
+def test_the_command_runs_in_two_processes(tmp_path) -> None:
     save_all(tmp_path)
-    config = str(CONFIGS / "cpu_2_processes.yaml")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
     arguments = words(tmp_path, 4, max_steps=2, chunk_size=2, swap="hard", swap_probability=0.5, schedule="linear")
-    command = [*launch, "-m", "training", "contrastive", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command_of_two(["contrastive", *arguments], tmp_path)
     found = tiny.results(tmp_path / "run-4")
     assert found["processes"] == 2 and found["status"] == "complete" and found["files"] == ["adapter", "lora_export"]

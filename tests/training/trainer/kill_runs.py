@@ -22,15 +22,11 @@ import datasets
 import torch
 from safetensors.torch import load_file
 
-from tests.processes import free_port, take_rank
+from tests.processes import forks, free_port, take_rank
 from tests.training import tiny
 from training.cli import main
 from training.trainer import checkpoints
 
-PRELOAD = [
-    "training.commands.finetune", "training.commands.contrastive", "transformers.models.bert.modeling_bert",
-    "transformers.models.clip.modeling_clip", "tests.training.trainer.kill_runs",
-]  # fmt: skip
 COMMANDS = {
     "finetune": {"model": "bert", "dataset": "reviews.csv", "adapter_dropout": 0.1,
                  "lr_scheduler_type": "constant"},
@@ -79,8 +75,7 @@ class Runs:
 
     def __init__(self, folder: Path, processes: int = 1, command: str = "finetune", steps: int = 12) -> None:
         self.folder, self.processes, self.command, self.steps = folder, processes, command, steps
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
+        self.context = forks()
         tiny.save_bert(folder / "bert")
         tiny.save_csv(folder / "reviews.csv", rows=30)
         tiny.save_clip(folder / "clip")

@@ -38,7 +38,6 @@ def command(folder: Path, name: str, batch: int) -> list[str]:
 
 
 def work(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
     take_rank(rank, 2, port)
     os.environ.update(FSDP)
     original = accelerate.state.PartialState.__init__

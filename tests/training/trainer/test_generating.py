@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import types
 
@@ -11,10 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from tests.paths import ROOT
 from tests.training import tiny
 from tests.training.tiny import QUICK
-from training import CONFIGS
+from tests.training.two_processes import command_of_two
 from training.tasks.text_metrics import exact_match, text_scorer
 from training.trainer.generating import Generation, decode
 
@@ -139,23 +137,12 @@ def test_two_processes_generate_and_score_what_one_does(t5, finetune, tmp_path) 
     (tmp_path / "validation.csv").write_text("\n".join(rows[:1] + [row + " film" * (i % 3) for i, row in
                                                                    enumerate(rows[1:22])]))  # fmt: skip
     options = [*GENERATING, "--max_new_tokens", "6", "--validation_data", str(tmp_path / "validation.csv")]
-    options += [
-        "--init_batches",
-        "0",
-        "--path_length",
-        "0",
-        "--learning_rate",
-        "1e-4",
-        "--per_device_eval_batch_size",
-        "4",
-    ]
+    options += ["--init_batches", "0", "--path_length", "0", "--learning_rate", "1e-4"]
+    options += ["--per_device_eval_batch_size", "4"]
     status, printed = finetune(t5, data, *options, "--per_device_train_batch_size", "8", output=tmp_path / "one")
     assert status == 0, printed
-    config = ["--config_file", str(CONFIGS / "cpu_2_processes.yaml"), "--main_process_port", "0"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *config, "-m", "training", "finetune", *QUICK]
     where = ["--model", str(t5), "--dataset", str(data), "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run([*launch, *where, *options], capture_output=True, text=True, timeout=240, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command_of_two(["finetune", *QUICK, *where, *options], tmp_path)
     one, two = (tiny.results(tmp_path / name)["metrics"]["validation"] for name in ("one", "two"))
     names = ("rougeL", "bleu", "exact_match", "token_loss") if "rougeL" in one else ("exact_match", "token_loss")
     assert {name: two[name] for name in names} == pytest.approx({name: one[name] for name in names}, rel=1e-4)
