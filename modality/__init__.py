@@ -25,7 +25,14 @@ A CLIP model, fine-tuned with Deep LoRA, a temperature that rises and features t
 """
 
 from modality.losses import contrastive_loss, encode_in_chunks, sigmoid_loss
-from modality.metrics import ModalityGapCallback, PairStatistics, modality_gap, recall_at_k
+from modality.metrics import (
+    ModalityGapCallback,
+    PairStatistics,
+    modality_gap,
+    recall_at_k,
+    search_metrics,
+    zero_shot_accuracy,
+)
 from modality.models import ContrastiveModel, DualEncoder
 from modality.output import ContrastiveOutput
 from modality.swapping import ModalitySwapCollator, swap_features
@@ -60,7 +67,9 @@ __all__ = [
     "modality_gap",
     "recall_at_k",
     "reparameterize_logit_scale_",
+    "search_metrics",
     "sigmoid_loss",
     "swap_features",
     "temperature_parameter_groups",
+    "zero_shot_accuracy",
 ]
