@@ -24,6 +24,7 @@ A CLIP model, fine-tuned with Deep LoRA, a temperature that rises and features t
     model.save_pretrained("clip-small-gap")
 """
 
+from modality.alignment import Centering, LinearAlignment, load_alignment
 from modality.losses import contrastive_loss, encode_in_chunks, sigmoid_loss
 from modality.metrics import (
     ModalityGapCallback,
@@ -49,11 +50,13 @@ from modality.temperature import (
 )
 
 __all__ = [
+    "Centering",
     "ConstantSchedule",
     "ContrastiveModel",
     "ContrastiveOutput",
     "CosineAlternation",
     "DualEncoder",
+    "LinearAlignment",
     "LinearSchedule",
     "ModalityGapCallback",
     "ModalitySwapCollator",
@@ -64,6 +67,7 @@ __all__ = [
     "contrastive_loss",
     "encode_in_chunks",
     "find_temperature",
+    "load_alignment",
     "modality_gap",
     "recall_at_k",
     "reparameterize_logit_scale_",
