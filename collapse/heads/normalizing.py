@@ -10,7 +10,7 @@ from torch import nn
 from collapse.classifier import MarginKind, NormalizedClassifier, SimplexClassifier
 from collapse.classifier.margins import check_margin
 from collapse.classifier.normalized import check_has_classes
-from collapse.heads.finding import LinearHead, base_model_of, find_head
+from collapse.heads.finding import Head, LinearHead, base_model_of, find_head
 from collapse.heads.hooks import register_hooks
 
 CONFIG_KEY = "normalized_classifier"
@@ -44,8 +44,7 @@ def normalize_classifier_(
         scale: of the cosines; None takes the value in `model.config`, if any, or else `scale_for_loss(num_labels)`.
         learnable_scale: see `NormalizedClassifier`.
         head: the layer's name, if `find_head` needs it.
-        margin: of the model's own loss in training, with `labels` among its inputs: that of CosFace or ArcFace, in a
-            Trainer too. None takes the value in `model.config`, if any, or else 0.
+        margin: of the model's own loss in training (CosFace, ArcFace). None takes `model.config`'s, if any, or else 0.
         margin_kind: "cosface" takes the margin off the cosine, "arcface" adds it to the angle; see `with_margin`.
         simplex: make the head a `SimplexClassifier`, whose class vectors are fixed.
 
@@ -53,10 +52,9 @@ def normalize_classifier_(
         The new head in use (that of the active adapter).
 
     Raises:
-        ValueError: for regression, multi-label and question-answering models, for a head that is already normalized or
-            quantized, or without a head; for a margin out of range, or of a module that has no loss of its own; for a
-            simplex that does not fit. From then on the model raises a TypeError for labels that are not integers, and
-            with a margin a ValueError for training batches without labels.
+        ValueError: for regression, multi-label and question-answering models, a head that is already normalized or
+            quantized, or none; a margin out of range, or of a module without a loss; a simplex that does not fit. Then
+            on the model raises a TypeError for labels that are not integers, and with a margin a ValueError without.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -68,20 +66,13 @@ def normalize_classifier_(
     config = getattr(base, "config", None)
     check_has_classes(base)
     found = find_head(model, head)
-    for old in found.copies.values():
-        _check_replaceable(found.name, old)
     settings = _settings(config, scale, learnable_scale, margin, margin_kind, simplex) | {"head": found.name}
     if settings.get("margin") and config is None:
         raise ValueError(
             f"a margin is part of the loss, and {type(base).__name__} is no model of transformers that computes one; "
             "put `NormalizedClassifier(..., margin=...)` into it and call that with features and labels"
         )
-    heads = []
-    for path, old in found.copies.items():
-        new = _normalized(old, settings)
-        parent, _, attribute = path.rpartition(".")
-        setattr(base.get_submodule(parent), attribute, new)
-        heads.append((path, new))
+    heads = _replaced(base, found, settings)
     if config is not None:
         setattr(config, CONFIG_KEY, settings | {SCALE_KEY: heads[0][1].initial_scale})
     register_hooks(base, found.name, settings.get("margin", 0.0), settings.get("margin_kind", "cosface"))
@@ -98,6 +89,19 @@ def _check_replaceable(name: str, old: LinearHead) -> None:
             f"the classifier {name!r} is a {type(old).__name__} with {old.weight.dtype} weights; keep the head out of "
             "quantization (for bitsandbytes: `llm_int8_skip_modules`)"
         )
+
+
+def _replaced(base: nn.Module, found: Head, settings: dict[str, Any]) -> list[tuple[str, NormalizedClassifier]]:
+    """Replace every copy of the head, or none if one cannot be."""
+    for old in found.copies.values():
+        _check_replaceable(found.name, old)
+    heads = []
+    for path, old in found.copies.items():
+        new = _normalized(old, settings)
+        parent, _, attribute = path.rpartition(".")
+        setattr(base.get_submodule(parent), attribute, new)
+        heads.append((path, new))
+    return heads
 
 
 def _settings(

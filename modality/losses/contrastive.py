@@ -65,9 +65,8 @@ def contrastive_loss(
             of the row, so that they neither attract nor repel.
         label_smoothing: share of the target spread over all columns that take part, in [0, 1).
         direction: "x_to_y" contrasts each x with all y alone, without the 1/2 ("y_to_x" the reverse).
-        negatives: further rows of y's modality that belong to no x, such as mined hard negatives, which push every x;
-            over ranks, on all of them or on none.
-        normalize: normalize the rows first; False for rows that are normalized, or a control without normalization.
+        negatives: rows like y's that belong to no x (hard negatives) and push every x; on all ranks or on none.
+        normalize: normalize the rows first; False if they are, or for a control without normalization.
         gather: contrast with the rows of all ranks of `group`. The value is then this rank's share, scaled so that the
             mean over ranks is the loss of the whole batch; the same holds for the gradient that DDP averages. A rank
             may hold no rows, but not all of them.
@@ -81,10 +80,7 @@ def contrastive_loss(
     >>> round(contrastive_loss(torch.eye(4), torch.eye(4), 10.0).item(), 6)
     0.000136
     """
-    check_duplicates(duplicates)
-    if isinstance(label_smoothing, bool) or not 0 <= label_smoothing < 1:
-        raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing!r}")
-    check_direction(direction, negatives is not None)
+    _check_contrast(duplicates, label_smoothing, direction, negatives)
 
     def row_loss(logits: Tensor, own: Tensor, same: Tensor | None) -> Tensor:
         if same is None:
@@ -249,6 +245,13 @@ def check_duplicates(duplicates: str) -> None:
     """Raise unless this is a way to treat duplicates."""
     if duplicates not in get_args(Duplicates):
         raise ValueError(f"`duplicates` must be 'share' or 'exclude', got {duplicates!r}")
+
+
+def _check_contrast(duplicates: str, label_smoothing: float, direction: str, negatives: Tensor | None) -> None:
+    check_duplicates(duplicates)
+    if isinstance(label_smoothing, bool) or not 0 <= label_smoothing < 1:
+        raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing!r}")
+    check_direction(direction, negatives is not None)
 
 
 def check_direction(direction: str, has_negatives: bool = False) -> None:

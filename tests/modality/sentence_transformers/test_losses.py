@@ -111,7 +111,7 @@ def test_in_its_trainer_a_learned_temperature_learns_and_a_fixed_one_does_not(ba
 @pytest.mark.parametrize(
     ("settings", "columns", "text"),
     [
-        ({}, 1, "needs the columns anchor and positive, got 1 columns"),
+        ({}, 1, "needs the columns anchor and positive, got 1 columns of text or images"),
         ({"loss": "sigmoid"}, 3, "the sigmoid loss takes anchor and positive, got 3 columns; hard negatives need"),
         ({"loss": "sigmoid", "direction": "x_to_y"}, 2, "the sigmoid loss has no directions"),
         ({"loss": "triplet"}, 2, "`loss` must be 'contrastive' or 'sigmoid', got 'triplet'"),
