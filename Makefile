@@ -59,7 +59,8 @@ docs: $(STAMPS)-docs
 	$(BIN)/pdoc --docformat google --output-directory site \
 		deep_lora dmf dmf.completion dmf.functional dmf.linalg dmf.subspaces dmf.sparse dmf.theory dmf.files \
 		collapse collapse.classifier collapse.losses collapse.metrics collapse.theory evaluation_hooks \
-		modality modality.losses modality.metrics modality.models modality.swapping modality.temperature modality.theory \
+		modality modality.alignment modality.losses modality.metrics modality.models modality.sentence_transformers \
+		modality.swapping modality.temperature modality.theory \
 		training
 
 # torch goes in before anything that depends on it, so that nothing else chooses which build.

@@ -73,7 +73,7 @@ class NeuralCollapseCallback(EvaluationCallback):
         statistics = self.observer.statistics.reduce()
         if statistics.num_samples == 0:
             return {}
-        found = neural_collapse(statistics, self.observer.class_vectors(), **self._options)
+        found = neural_collapse(statistics, weight=self.observer.class_vectors(), **self._options)
         if self.observer.center_samples:
             found["nc4"] = _weighted_mean(*self.observer.center_agreement(statistics), statistics.means.device)
         return found

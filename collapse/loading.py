@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from collapse.classifier import NormalizedClassifier
-from collapse.heads import CONFIG_KEY, normalize_classifier_
+from collapse.heads.normalizing import CONFIG_KEY, normalize_classifier_
 
 ModelType = TypeVar("ModelType", bound=PreTrainedModel)
 

@@ -37,24 +37,24 @@ GlobalMean = Literal["samples", "classes"]
 
 
 def neural_collapse(
-    statistics: ClassStatistics | Any,
-    weight: Float[Tensor, "K d"] | None = None,
-    *,
+    features: ClassStatistics | Any,
     labels: Any = None,
+    weight: Float[Tensor, "K d"] | Any = None,
+    *,
     centered_means: bool = False,
     global_mean: GlobalMean = "samples",
     rcond: float | None = None,
     quotient: bool = False,
     max_pair_classes: int = 2048,
 ) -> dict[str, float]:
-    """Compute all metrics of class statistics and, if given, the classifier's weight.
+    """Compute all metrics of features, their labels and, if given, the classifier's weight.
 
     Args:
-        statistics: class statistics of the penultimate features; with several processes, `reduce` them first. Or the
-            features themselves, with labels: tensors, arrays of NumPy or lists.
-        labels: a class index for each row of features; without a weight they may come second.
-        weight: classifier rows; without them there is no `nc2` and no `nc3`. For a `NormalizedClassifier` pass its
-            `class_vectors()`, and statistics of `unit_rows(features)`.
+        features: what enters the classifier, one row for each sample: a tensor, an array of NumPy or a list. Or class
+            statistics of it, which hold their labels; with several processes, `reduce` them first.
+        labels: a class index for each row of features; -100 is left out.
+        weight: classifier rows, such as a Linear's weight; without them there is no `nc2` and no `nc3`. For a
+            `NormalizedClassifier` pass its `class_vectors()`, and `unit_rows(features)`.
         centered_means: subtract the global mean from the class means in NC3, as Papyan et al. do; the authors do not.
         global_mean: h_G, the mean of all samples or of the class means; the same on balanced data.
         rcond: relative cut-off of the pseudo-inverse in NC1; None drops rounding errors only.
@@ -65,19 +65,17 @@ def neural_collapse(
         `nc1`, `cdnv`, `feature_norm_spread`, and with a weight `nc2`, `nc3`.
 
     Raises:
-        TypeError: for something else than statistics, or features and labels.
-        ValueError: with fewer than two observed classes, or a weight that does not fit.
+        TypeError: for features without labels, statistics with labels, or labels that are not integers.
+        ValueError: with fewer than two observed classes, or features, labels and weight that do not fit or are not
+            finite.
 
-    >>> statistics = ClassStatistics(2, 2)
-    >>> features = torch.tensor([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.1], [-1.0, -0.1]])
-    >>> statistics.update(features, torch.tensor([0, 0, 1, 1]))
-    >>> metrics = neural_collapse(statistics, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    >>> features = [[1.0, 0.1], [1.0, -0.1], [-1.0, 0.1], [-1.0, -0.1]]
+    >>> metrics = neural_collapse(features, [0, 0, 1, 1], weight=[[1.0, 0.0], [-1.0, 0.0]])
     >>> {name: round(value, 3) for name, value in metrics.items()}
     {'nc1': 0.0, 'cdnv': 0.003, 'feature_norm_spread': 0.0, 'nc2': 0.0, 'nc3': 0.0}
     """
-    if labels is None and not isinstance(statistics, ClassStatistics):
-        weight, labels = None, weight
-    statistics = collected(statistics, labels, None if weight is None else len(weight))
+    weight = None if weight is None else _checked_weight(weight)
+    statistics = collected(features, labels, None if weight is None else len(weight))
     if quotient or statistics.within == "trace":
         first = separation_quotient(statistics, global_mean=global_mean)
     else:
@@ -177,7 +175,7 @@ def nc3(
     if weight.shape != statistics.means.shape:
         raise ValueError(
             f"`weight` must have one row for each class, {tuple(statistics.means.shape)}, got {tuple(weight.shape)}; "
-            "a Linear's weight fits as it is"
+            "a Linear's weight fits as it is, a Flax kernel transposed"
         )
     check_observed(statistics)
     observed = statistics.observed
@@ -200,6 +198,16 @@ def feature_norm_spread(statistics: ClassStatistics) -> float:
     mean = statistics.norm_mean.item()
     deviation = (statistics.norm_deviation.item() / statistics.num_samples) ** 0.5
     return deviation / mean if mean > 0 else 0.0
+
+
+def _checked_weight(weight: Any) -> Float[Tensor, "K d"]:
+    rows = torch.as_tensor(weight)
+    if rows.dim() != 2 or not rows.is_floating_point() or not rows.isfinite().all():
+        raise ValueError(
+            f"`weight` must be a finite (classes, features) matrix, got {rows.dtype} of shape {tuple(rows.shape)}; a "
+            "Linear's weight fits as it is, a Flax kernel transposed"
+        )
+    return rows
 
 
 def _between_eigenpairs(centered: Float[Tensor, "K d"]) -> tuple[Tensor, Tensor]:

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from collapse.centers import TILE_ROWS, nearest_center_agreement
-from collapse.classifier import NormalizedClassifier, check_has_classes
-from collapse.heads import LinearHead, base_model_of, find_head
+from collapse.classifier import NormalizedClassifier
+from collapse.classifier.normalized import check_has_classes
+from collapse.heads.finding import LinearHead, base_model_of, find_head
+from collapse.language import last_token_rows, next_token_pairs, shifts_labels
 from collapse.sphere import unit_rows
 from collapse.statistics import ClassStatistics, Within
 from evaluation_hooks import Observer
 
-LOSS_TOLERANCE = 1e-3  # which may be in half precision
 RowCount = Callable[[int], int]
 
 
@@ -170,7 +170,7 @@ class HeadObserver(Observer):
         if self._shifts is None:
             self._shifts = shifts_labels(module, output, labels)
         if self._shifts and labels.ndim == 2 and features.ndim == 3:
-            features, labels = features[:, :-1], labels[:, 1:]
+            features, labels = next_token_pairs(features, labels)
         if features.ndim == labels.ndim + 2:
             input_ids = kwargs.get("input_ids", args[0] if args else None)
             features = last_token_rows(features, input_ids, _pad_token_id(module))
@@ -189,61 +189,6 @@ class HeadObserver(Observer):
         rows = unit_rows(features) if isinstance(self.head, NormalizedClassifier) else features
         self.statistics.update(rows, labels)
         self._sample.add(rows.reshape(-1, rows.shape[-1])[(labels != -100).reshape(-1)].float())
-
-
-def last_token_rows(
-    features: Float[Tensor, "batch tokens d"], input_ids: Int[Tensor, "batch tokens"] | None, pad_token_id: int | None
-) -> Float[Tensor, "batch d"]:
-    """Pick the row of each sequence's last token that is not padding, as decoder classifiers of transformers do.
-
-    >>> features = torch.arange(6.0).view(2, 3, 1)
-    >>> last_token_rows(features, torch.tensor([[5, 6, 0], [5, 6, 7]]), 0).flatten()
-    tensor([1., 5.])
-    """
-    if input_ids is None or pad_token_id is None:
-        return features[:, -1]
-    positions = torch.arange(features.shape[1], device=features.device)
-    last = (positions * (input_ids != pad_token_id).to(positions)).argmax(-1)
-    return features[torch.arange(len(features), device=features.device), last]
-
-
-def shifts_labels(model: nn.Module, output: Any, labels: Int[Tensor, "batch tokens"]) -> bool:
-    """Tell whether the loss of a model shifts its labels, by its kind and by what it returned for a batch.
-
-    Models that generate text and have no encoder (`GPT2LMHeadModel`, `*ForCausalLM`) shift them, but for some
-    (`BartForCausalLM`, `XLNetLMHeadModel`); so if the loss is that of the labels as they are, they were not shifted.
-    Masked language models, encoder-decoders and token classifiers do not shift.
-
-    Args:
-        model: a transformers model.
-        output: what it returned.
-        labels: that it had.
-
-    >>> shifts_labels(nn.Linear(2, 2), None, torch.zeros(1, 3).long())
-    False
-    """
-    config, can_generate = getattr(model, "config", None), getattr(model, "can_generate", None)
-    if can_generate is None or not can_generate() or getattr(config, "is_encoder_decoder", False):
-        return False
-    logits, loss = getattr(output, "logits", None), getattr(output, "loss", None)
-    if loss is None or logits is None or logits.shape[:-1] != labels.shape or labels.dim() != 2 or labels.shape[1] < 2:
-        return True
-    as_they_are, shifted = _loss(logits, labels), _loss(logits[:, :-1], labels[:, 1:])
-    return not (_close(as_they_are, loss) and not _close(shifted, loss))
-
-
-def _close(expected: Tensor, loss: Tensor) -> bool:
-    return bool((expected - loss).abs() <= LOSS_TOLERANCE * loss.abs())
-
-
-@torch.no_grad()
-def _loss(logits: Float[Tensor, "batch tokens K"], labels: Int[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
-    """Compute the mean cross entropy, a sequence at a time: logits over a vocabulary are large."""
-    labels = labels.to(logits.device)
-    sums = [
-        functional.cross_entropy(row.float(), own, reduction="sum") for row, own in zip(logits, labels, strict=True)
-    ]
-    return torch.stack(sums).sum() / (labels != -100).sum()
 
 
 def _pad_token_id(module: nn.Module) -> int | None:

@@ -1,4 +1,4 @@
-"""How far a Gram matrix is from the simplex ETF, with and without forming it.
+"""The simplex ETF, and how far a Gram matrix is from it, with and without forming it.
 
     distance(W, M) = | W M^T / |W M^T|_F - T |_F,   T = (I_K - 1 1^T / K) / sqrt(K - 1)      (rows are classes)
 
@@ -33,6 +33,44 @@ class PairMoments(NamedTuple):
     gram: Float[Tensor, "d d"]  # C^T C
     cross: Float[Tensor, "d d"]  # C^T D
     rest: Float[Tensor, "d d"]  # D^T D
+
+
+def simplex_vectors(num_classes: int, num_features: int, seed: int = 0) -> Float[Tensor, "K d"]:
+    """Make the corners of a simplex ETF: K unit rows with cosines of -1 / (K - 1), in a random orientation.
+
+        M = sqrt(K / (K - 1)) B Q,   B B^T = I_K - 1 1^T / K,   Q Q^T = I_{K-1}
+
+    Args:
+        num_classes: K, at least 2.
+        num_features: d, at least K - 1.
+        seed: of the orientation; the same numbers on every machine with the same LAPACK.
+
+    Raises:
+        ValueError: for sizes out of range.
+
+    Source: Papyan, Han and Donoho, PNAS 2020 (the simplex equiangular tight frame).
+
+    >>> corners = simplex_vectors(3, 2)
+    >>> (corners @ corners.mT).mul(2).round().int().tolist()
+    [[2, -1, -1], [-1, 2, -1], [-1, -1, 2]]
+    """
+    for name, value, least in (("num_classes", num_classes, 2), ("num_features", num_features, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"`{name}` of a simplex must be an integer of at least {least}, got {value!r}")
+    if num_features < num_classes - 1:
+        raise ValueError(
+            f"a simplex of {num_classes} classes needs at least {num_classes - 1} features, got {num_features}; widen "
+            "the features, or train the class vectors (`NormalizedClassifier`)"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randn(num_features, num_classes - 1, generator=generator, dtype=torch.float64)
+    axes = torch.linalg.qr(draws)[0].mT
+    # Helmert's basis of what is orthogonal to the ones: column j is (1, ..., 1, -j, 0, ..., 0) / sqrt(j (j + 1)).
+    place = torch.arange(1, num_classes, dtype=torch.float64)
+    basis = torch.ones(num_classes, num_classes - 1, dtype=torch.float64).triu_()
+    basis.diagonal(-1).copy_(-place)
+    basis /= (place * (place + 1)).sqrt()
+    return (math.sqrt(num_classes / (num_classes - 1)) * basis @ axes).float()
 
 
 def simplex_distance(

@@ -250,7 +250,10 @@ def collected(statistics: Any, labels: Any = None, num_classes: int | None = Non
     """
     if isinstance(statistics, ClassStatistics):
         if labels is not None:
-            raise TypeError("class statistics hold their labels already; pass `labels` with features only")
+            raise TypeError(
+                "class statistics hold their labels already; pass `labels` with features only, and a classifier's rows "
+                "by name, `weight=`"
+            )
         return statistics
     if labels is None:
         raise TypeError(

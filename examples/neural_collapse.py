@@ -88,7 +88,7 @@ def measure(network: nn.Module, head: Head, train: TensorDataset, test: TensorDa
         rows, weight = unit_rows(rows), head.class_vectors()
     statistics = ClassStatistics(*weight.shape)
     statistics.update(rows, labels)
-    return neural_collapse(statistics, weight) | {
+    return neural_collapse(statistics, weight=weight) | {
         "nc4": nearest_center_agreement(rows, predictions, statistics),
         "train_accuracy": (predictions == labels).double().mean().item(),
         "test_accuracy": (head(test_rows).argmax(1) == test.tensors[1]).double().mean().item(),

@@ -24,8 +24,16 @@ A CLIP model, fine-tuned with Deep LoRA, a temperature that rises and features t
     model.save_pretrained("clip-small-gap")
 """
 
+from modality.alignment import Centering, LinearAlignment, load_alignment
 from modality.losses import contrastive_loss, encode_in_chunks, sigmoid_loss
-from modality.metrics import ModalityGapCallback, PairStatistics, modality_gap, recall_at_k
+from modality.metrics import (
+    ModalityGapCallback,
+    PairStatistics,
+    modality_gap,
+    recall_at_k,
+    search_metrics,
+    zero_shot_accuracy,
+)
 from modality.models import ContrastiveModel, DualEncoder
 from modality.output import ContrastiveOutput
 from modality.swapping import ModalitySwapCollator, swap_features
@@ -42,11 +50,13 @@ from modality.temperature import (
 )
 
 __all__ = [
+    "Centering",
     "ConstantSchedule",
     "ContrastiveModel",
     "ContrastiveOutput",
     "CosineAlternation",
     "DualEncoder",
+    "LinearAlignment",
     "LinearSchedule",
     "ModalityGapCallback",
     "ModalitySwapCollator",
@@ -57,10 +67,13 @@ __all__ = [
     "contrastive_loss",
     "encode_in_chunks",
     "find_temperature",
+    "load_alignment",
     "modality_gap",
     "recall_at_k",
     "reparameterize_logit_scale_",
+    "search_metrics",
     "sigmoid_loss",
     "swap_features",
     "temperature_parameter_groups",
+    "zero_shot_accuracy",
 ]

@@ -1,4 +1,4 @@
-"""Make the tables of the README and of the pages, and the figures of `docs/few_shot.md`, from `benchmarks/results`.
+"""Make the tables of the README and of the pages, and the figures of `docs`, from `benchmarks/results`.
 
 python -m benchmarks.pages            # print the tables
 python -m benchmarks.pages --write    # put them between their markers, and draw docs/images
@@ -15,6 +15,7 @@ from benchmarks.markdown import filled
 from benchmarks.pages import benchmark_tables, few_shot_tables, readme_tables, step_search
 from benchmarks.pages.few_shot_figures import draw_all
 from benchmarks.pages.few_shot_overview import OVERVIEWS
+from benchmarks.pages.method_figures import draw_pages
 from benchmarks.result_files import FOLDER, ROOT
 
 DOCS = ROOT / "docs"
@@ -43,7 +44,7 @@ def main() -> None:
     if parser.parse_args().write:
         for page in PAGES:
             page.write_text(with_tables(page, page.read_text(encoding="utf8")), encoding="utf8")
-        print(*PAGES, *draw_all(DOCS / "images"), sep="\n")
+        print(*PAGES, *draw_all(DOCS / "images"), *draw_pages(DOCS / "images"), sep="\n")
     else:
         for name, make in {name: make for tables in PAGES.values() for name, make in tables.items()}.items():
             print(f"{name}\n{make()}\n")

@@ -17,6 +17,7 @@ from modality.losses.tiles import sum_in_tiles
 from modality.rows import at_least_float32, check_pairs, same_ids, unit_rows
 
 Duplicates = Literal["share", "exclude"]
+Direction = Literal["both", "x_to_y", "y_to_x"]
 RowLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # logits (m, n), own column (m,), positives -> (m,)
 
 
@@ -44,6 +45,8 @@ def contrastive_loss(
     ids: Int[Tensor, " n"] | None = None,
     duplicates: Duplicates = "share",
     label_smoothing: float = 0.0,
+    direction: Direction = "both",
+    negatives: Float[Tensor, "m d"] | None = None,
     normalize: bool = True,
     gather: bool = False,
     group: Group = None,
@@ -61,7 +64,9 @@ def contrastive_loss(
         duplicates: "share" spreads the target evenly over a row's positives; "exclude" leaves the other positives out
             of the row, so that they neither attract nor repel.
         label_smoothing: share of the target spread over all columns that take part, in [0, 1).
-        normalize: normalize the rows first; False for rows that are normalized, or a control without normalization.
+        direction: "x_to_y" contrasts each x with all y alone, without the 1/2 ("y_to_x" the reverse).
+        negatives: rows like y's that belong to no x (hard negatives) and push every x; on all ranks or on none.
+        normalize: normalize the rows first; False if they are, or for a control without normalization.
         gather: contrast with the rows of all ranks of `group`. The value is then this rank's share, scaled so that the
             mean over ranks is the loss of the whole batch; the same holds for the gradient that DDP averages. A rank
             may hold no rows, but not all of them.
@@ -75,9 +80,7 @@ def contrastive_loss(
     >>> round(contrastive_loss(torch.eye(4), torch.eye(4), 10.0).item(), 6)
     0.000136
     """
-    check_duplicates(duplicates)
-    if isinstance(label_smoothing, bool) or not 0 <= label_smoothing < 1:
-        raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing!r}")
+    _check_contrast(duplicates, label_smoothing, direction, negatives)
 
     def row_loss(logits: Tensor, own: Tensor, same: Tensor | None) -> Tensor:
         if same is None:
@@ -88,9 +91,9 @@ def contrastive_loss(
 
     check_pairs(x, y, may_be_empty=gather and world_size_of(group) > 1)
     with torch.autocast(x.device.type, enabled=False):
-        batch = _batch(x, y, inverse_temperature, positives, ids, normalize, gather, group)
-        rows = _tiled(row_loss, batch, block_size) + _tiled(row_loss, batch.swapped(), block_size)
-        return rows / 2 * batch.share
+        batch = _batch(x, y, inverse_temperature, positives, ids, normalize, gather, group, negatives)
+        ways = {"both": [batch, batch.swapped()], "x_to_y": [batch], "y_to_x": [batch.swapped()]}[direction]
+        return torch.stack([_tiled(row_loss, way, block_size) for way in ways]).mean() * batch.share
 
 
 def sigmoid_loss(
@@ -150,13 +153,14 @@ class _Batch(NamedTuple):
     share: float
     positives: Bool[Tensor, "n n"] | None
     ids: Int[Tensor, " total"] | None
+    num_negatives: int = 0  # the last rows of `keys_y`
 
     def swapped(self) -> _Batch:
         """Return the batch in the other direction."""
         positives = None if self.positives is None else self.positives.mT
         return self._replace(
             queries_x=self.queries_y, keys_y=self.keys_x, queries_y=self.queries_x, keys_x=self.keys_y,
-            positives=positives,
+            positives=positives, num_negatives=0,
         )  # fmt: skip
 
     def same(self, rows: slice, own: Int[Tensor, " m"]) -> Bool[Tensor, "m total"] | None:
@@ -167,7 +171,7 @@ class _Batch(NamedTuple):
             mask = same_ids(self.ids[own], self.ids)
         else:
             return None
-        return mask.scatter_(1, own[:, None], True)
+        return F.pad(mask.scatter_(1, own[:, None], True), (0, self.num_negatives))
 
 
 def _batch(
@@ -179,13 +183,16 @@ def _batch(
     normalize: bool,
     gather: bool,
     group: Group,
+    negatives: Tensor | None = None,
 ) -> _Batch:
     _check_scale(inverse_temperature)
     _check_duplicates(len(x), positives, ids, gather)
     x, y = (unit_rows(x), unit_rows(y)) if normalize else (at_least_float32(x), at_least_float32(y))
     ids = None if ids is None else ids.to(x.device)
+    negatives = y[:0] if negatives is None else _checked_negatives(negatives, y, normalize, gather, group)
     if not gather:
-        return _Batch(x, y, y, x, inverse_temperature, 0, 1 / len(x), positives, ids)
+        keys_y = torch.cat([y, negatives]) if len(negatives) else y
+        return _Batch(x, keys_y, y, x, inverse_temperature, 0, 1 / len(x), positives, ids, len(negatives))
     # One collective for both modalities.
     gathered = gather_rows(torch.cat([x, y], dim=1), group=group)
     keys_x, keys_y = gathered.rows.split(x.shape[1], dim=1)
@@ -193,7 +200,18 @@ def _batch(
     if len(gathered.rows) == 0:
         raise ValueError("there is no pair on any rank; a contrastive loss needs rows on at least one of them")
     share = gathered.world_size / len(gathered.rows)
-    return _Batch(x, keys_y, y, keys_x, inverse_temperature, gathered.offset, share, None, all_ids)
+    keys_y = torch.cat([keys_y, negatives]) if len(negatives) else keys_y
+    return _Batch(x, keys_y, y, keys_x, inverse_temperature, gathered.offset, share, None, all_ids, len(negatives))
+
+
+def _checked_negatives(
+    negatives: Tensor, y: Tensor, normalize: bool, gather: bool, group: Group
+) -> Float[Tensor, "m d"]:
+    if not isinstance(negatives, Tensor) or negatives.dim() != 2 or negatives.shape[1:] != y.shape[1:]:
+        found = tuple(negatives.shape) if isinstance(negatives, Tensor) else type(negatives).__name__
+        raise ValueError(f"`negatives` must be rows like those of y, (m, {y.shape[1]}), got {found}")
+    rows = unit_rows(negatives) if normalize else at_least_float32(negatives)
+    return gather_rows(rows.to(y), group=group).rows if gather else rows.to(y)
 
 
 def _tiled(
@@ -227,6 +245,21 @@ def check_duplicates(duplicates: str) -> None:
     """Raise unless this is a way to treat duplicates."""
     if duplicates not in get_args(Duplicates):
         raise ValueError(f"`duplicates` must be 'share' or 'exclude', got {duplicates!r}")
+
+
+def _check_contrast(duplicates: str, label_smoothing: float, direction: str, negatives: Tensor | None) -> None:
+    check_duplicates(duplicates)
+    if isinstance(label_smoothing, bool) or not 0 <= label_smoothing < 1:
+        raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing!r}")
+    check_direction(direction, negatives is not None)
+
+
+def check_direction(direction: str, has_negatives: bool = False) -> None:
+    """Raise unless this is a direction of the loss, in which negatives take part."""
+    if direction not in get_args(Direction):
+        raise ValueError(f"`direction` must be 'both', 'x_to_y' or 'y_to_x', got {direction!r}")
+    if has_negatives and direction == "y_to_x":
+        raise ValueError("`negatives` are rows of y, which the direction 'y_to_x' does not contrast with; swap x and y")
 
 
 def _check_scale(inverse_temperature: float | Tensor) -> None:

@@ -50,11 +50,8 @@ class ContrastiveObjective(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        if loss not in get_args(Loss):
-            raise ValueError(f"`loss` must be 'contrastive' or 'sigmoid', got {loss!r}")
+        check_loss(loss, label_smoothing)
         check_duplicates(duplicates)
-        if loss == "sigmoid" and label_smoothing:
-            raise ValueError("the sigmoid loss has no label smoothing; leave `label_smoothing` at 0")
         self.loss, self.gather, self.block_size = loss, gather, block_size
         self.duplicates, self.label_smoothing, self.normalize = duplicates, label_smoothing, normalize
         self.swap_steps = 0
@@ -118,3 +115,15 @@ class ContrastiveObjective(nn.Module):
             ids=ids, duplicates=self.duplicates, label_smoothing=self.label_smoothing, normalize=False, gather=gather,
             block_size=self.block_size,
         )  # fmt: skip
+
+
+def check_loss(loss: str, label_smoothing: float) -> None:
+    """Raise unless this is a loss, with label smoothing only if it has that.
+
+    Raises:
+        ValueError: if not.
+    """
+    if loss not in get_args(Loss):
+        raise ValueError(f"`loss` must be 'contrastive' or 'sigmoid', got {loss!r}")
+    if loss == "sigmoid" and label_smoothing:
+        raise ValueError("the sigmoid loss has no label smoothing; leave `label_smoothing` at 0")

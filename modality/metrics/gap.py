@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -57,6 +59,31 @@ def modality_gap(statistics: PairStatistics | Any, y: Any = None) -> dict[str, f
         "distribution_gap": between.sqrt().item(),
         "linear_separability": _gaussian_accuracy(moments),
     }
+
+
+def pairwise_gaps(features: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
+    """Compute `modality_gap` of every two of several modalities, such as image, text and sound in one space.
+
+    Args:
+        features: name of the modality -> its features, of one width; as many rows as you like of each. Rows of two
+            modalities are pairs if there are as many of both.
+
+    Returns:
+        (name, other name) -> what `modality_gap` returns.
+
+    Raises:
+        TypeError, ValueError: for fewer than two modalities, and as `modality_gap`.
+
+    >>> gaps = pairwise_gaps({"image": torch.eye(2), "text": -torch.eye(2), "sound": torch.eye(2)})
+    >>> {pair: round(found["gap"], 4) for pair, found in gaps.items()}
+    {('image', 'text'): 1.4142, ('image', 'sound'): 0.0, ('text', 'sound'): 1.4142}
+    """
+    if not isinstance(features, Mapping) or len(features) < 2:
+        raise TypeError(
+            f"gaps lie between modalities: pass at least two by name, such as {{'image': x, 'text': y}}, got "
+            f"{list(features) if isinstance(features, Mapping) else type(features).__name__}"
+        )
+    return {(one, other): modality_gap(features[one], features[other]) for one, other in combinations(features, 2)}
 
 
 def uniformity(statistics: PairStatistics) -> float:

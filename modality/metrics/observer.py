@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from evaluation_hooks import Observer
 from modality.losses.gather import gather_features, world_size_of
 from modality.metrics.gap import modality_gap
-from modality.metrics.retrieval import check_ks, margin, recall_at_k
+from modality.metrics.ranking import check_ks
+from modality.metrics.retrieval import margin, recall_at_k
 from modality.metrics.statistics import PairStatistics
 from modality.output import are_paired, paired_embeddings
 

@@ -1,4 +1,4 @@
-"""Retrieval between modalities, in blocks: recall at k, and the margin."""
+"""Retrieval between modalities, in blocks: recall at k, mean reciprocal rank, and the margin."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modality.rows import UNKNOWN_ID, as_rows, check_pairs, same_ids, unit_rows
-
-BLOCK_ROWS = 1024
+from modality.metrics.ranking import (
+    BLOCK_ROWS,
+    as_ids,
+    best_ranks,
+    check_ks,
+    checked_ids,
+    directions,
+    summary_of_ranks,
+)
+from modality.rows import UNKNOWN_ID, as_rows, check_pairs, same_ids
 
 
 @torch.no_grad()
@@ -32,7 +39,8 @@ def recall_at_k(
     Args:
         x, y: features of any norm, as tensors, arrays of NumPy or lists. Without ids they are pairs, row by row.
         ks: numbers of candidates.
-        x_ids, y_ids: what each row shows. A query is a hit if any row with its id is among the k nearest, so several
+        x_ids, y_ids: what each row shows. With more captions than images `y_ids=` alone will do: the row of the image
+            that each caption belongs to. A query is a hit if any row with its id is among the k nearest, so several
             captions for an image, and duplicates, are right answers, not distractors. For pairs one of them suffices,
             and an id of -1 stands for an unknown one, like that of no other pair.
         block_size: queries at a time: memory O(block_size * pool).
@@ -47,16 +55,40 @@ def recall_at_k(
     >>> recall_at_k(torch.eye(3), torch.eye(3)[[1, 0, 2]], ks=(1, 2))["x_to_y_recall@1"]
     0.3333333333333333
     """
+    found = retrieval_metrics(x, y, ks, x_ids=x_ids, y_ids=y_ids, block_size=block_size)
+    return {name: value for name, value in found.items() if not name.endswith(("_mrr", "_median_rank"))}
+
+
+@torch.no_grad()
+def retrieval_metrics(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    ks: Sequence[int] = (1, 5),
+    *,
+    x_ids: Int[Tensor, " n"] | None = None,
+    y_ids: Int[Tensor, " m"] | None = None,
+    block_size: int = BLOCK_ROWS,
+) -> dict[str, float]:
+    """Compute `recall_at_k` with the mean reciprocal rank and the median rank, in both directions.
+
+    Ranks are those of the best right answer and start at 1; `search_metrics` says more of one direction. Arguments and
+    errors are those of `recall_at_k`.
+
+    Returns:
+        `x_to_y_recall@k` for each k, `x_to_y_mrr`, `x_to_y_median_rank`, `x_to_y_pool`, and the same of `y_to_x`.
+
+    >>> found = retrieval_metrics(torch.eye(3), torch.eye(3)[[1, 0, 2]])
+    >>> round(found["x_to_y_mrr"], 4), found["x_to_y_median_rank"]
+    (0.5556, 3.0)
+    """
     check_ks(ks)
     x, y = as_rows(x), as_rows(y)
     x_ids, y_ids = _ids(x, y, x_ids, y_ids)
-    x, y = _directions(x, y, block_size)
+    x, y = directions(x, y, block_size)
     found: dict[str, float] = {}
     for name, queries, keys, query_ids, key_ids in (("x_to_y", x, y, x_ids, y_ids), ("y_to_x", y, x, y_ids, x_ids)):
-        ranks = _ranks(queries, keys, query_ids, key_ids, block_size)
-        if (ranks < 0).any():
-            raise ValueError(f"{int((ranks < 0).sum())} queries {name} have no row with their id in the pool")
-        found |= {f"{name}_recall@{k}": (ranks < k).double().mean().item() for k in ks}
+        ranks = best_ranks(queries, keys, query_ids, key_ids, block_size, f"{name} ")
+        found |= {f"{name}_{metric}": value for metric, value in summary_of_ranks(ranks, ks).items()}
         found[f"{name}_pool"] = float(len(keys))
     return found
 
@@ -89,7 +121,7 @@ def margin(
     x, y = as_rows(x), as_rows(y)
     check_pairs(x, y)
     ids, _ = _ids(x, y, ids, None)
-    x, y = _directions(x, y, block_size)
+    x, y = directions(x, y, block_size)
     own = (x * y).sum(1)
     smallest = math.inf
     for start in range(0, len(x), block_size):
@@ -100,48 +132,22 @@ def margin(
     return smallest
 
 
-def check_ks(ks: Sequence[int]) -> None:
-    """Raise unless these can be the k of recall at k."""
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
-        raise ValueError(f"`ks` must be positive integers, got {ks!r}")
-
-
-def _ranks(queries: Tensor, keys: Tensor, query_ids: Tensor, key_ids: Tensor, block_size: int) -> Int[Tensor, " n"]:
-    """Count the rows with other ids that come before the best row with the query's id; -1 without such a row."""
-    ranks = []
-    for rows, ids in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
-        scores, same = rows @ keys.mT, same_ids(ids, key_ids)
-        best = scores.masked_fill(~same, -math.inf).amax(1)
-        before = ((scores >= best[:, None]) & ~same).sum(1)
-        ranks.append(torch.where(same.any(1), before, -1))
-    return torch.cat(ranks)
-
-
-def _directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
-        raise ValueError(f"`block_size` must be a positive number of rows, got {block_size!r}")
-    if not (x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("features with NaN or inf have no nearest neighbors; check the precision of the model")
-    return unit_rows(x), unit_rows(y)
-
-
 def _ids(x: Tensor, y: Tensor, x_ids: Tensor | None, y_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    are_pairs = x_ids is None or y_ids is None
-    x_ids, y_ids = (None if ids is None else torch.as_tensor(ids) for ids in (x_ids, y_ids))
-    if x_ids is None or y_ids is None:
-        check_pairs(x, y)
-        given = x_ids if x_ids is not None else y_ids
-        x_ids = y_ids = torch.arange(len(x)) if given is None else given
-    elif x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1]:
+    """Return what each row shows. Rows without ids are pairs, or numbered by those of the other side."""
+    if x_ids is not None and y_ids is not None:
+        return checked_ids(x, y, x_ids, y_ids)
+    given = y_ids if x_ids is None else x_ids
+    unequal = isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() == y.dim() == 2 and len(x) != len(y)
+    if unequal and given is not None:
+        return checked_ids(x, y, *(torch.arange(len(r)) if i is None else i for r, i in ((x, x_ids), (y, y_ids))))
+    if unequal and x.shape[1] == y.shape[1]:
         raise ValueError(
-            f"both modalities must be matrices of one width, got shapes {tuple(x.shape)} and {tuple(y.shape)}"
+            f"{len(x)} rows of x and {len(y)} of y are not pairs; say what each row shows with `x_ids` and `y_ids`, or "
+            "with `y_ids` alone if they are rows of x, such as the image that each caption belongs to"
         )
-    for rows, ids in ((x, x_ids), (y, y_ids)):
-        if ids.shape != (len(rows),) or ids.is_floating_point():
-            raise ValueError(f"{len(rows)} rows need as many integer ids, got {ids.dtype} of shape {tuple(ids.shape)}")
-    if are_pairs:
-        x_ids = y_ids = _ids_of_pairs(x_ids)
-    return x_ids.to(x.device), y_ids.to(x.device)
+    check_pairs(x, y)
+    ids = torch.arange(len(x), device=x.device) if given is None else _ids_of_pairs(as_ids(given, x))
+    return ids, ids
 
 
 def _ids_of_pairs(ids: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -24,8 +25,10 @@ class TemperatureScheduleCallback(TrainerCallback):
 
     Args:
         schedule: from progress in [0, 1) to tau; see `LinearSchedule`, or any function.
-        parameter: the end of the temperature's name, if a model has several.
+        parameter: the end of the temperature's name, if a model has several; or the ends of all that follow the
+            schedule together, such as CLAP's `["logit_scale_a", "logit_scale_t"]`.
         trainer: the Trainer to log through.
+        module: where the temperature is, if not in the Trainer's model: a loss of sentence-transformers.
 
     Raises:
         TypeError: for a schedule that cannot be called.
@@ -38,11 +41,21 @@ class TemperatureScheduleCallback(TrainerCallback):
     True
     """
 
-    def __init__(self, schedule: Schedule, *, parameter: str | None = None, trainer: Trainer | None = None) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        parameter: str | Sequence[str] | None = None,
+        trainer: Trainer | None = None,
+        module: nn.Module | None = None,
+    ) -> None:
         if not callable(schedule):
             raise TypeError(f"a schedule must be a function of the progress of training, got {type(schedule).__name__}")
-        self.schedule, self.parameter, self.trainer = schedule, parameter, trainer
-        self._temperature: TemperatureHandle | None = None
+        self.schedule, self.trainer, self.module = schedule, trainer, module
+        self.names: Sequence[str | None] = [parameter] if parameter is None or isinstance(parameter, str) else parameter
+        if not self.names:
+            raise ValueError("`parameter` names no temperature; leave it out if the model has one")
+        self._temperatures: list[TemperatureHandle] = []
 
     def on_init_end(
         self,
@@ -53,23 +66,22 @@ class TemperatureScheduleCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if model is not None:
-            find_temperature(model, self.parameter).freeze()
+            self._find(model)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        self._temperature = find_temperature(model, self.parameter)  # once, because searching a model takes a while
-        self._temperature.freeze()
+        self._temperatures = self._find(model)  # once, because searching a model takes a while
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._temperature is not None:
-            self._temperature.set_tau(temperature_at(self.schedule, state.global_step / state.max_steps))
+        for temperature in self._temperatures:
+            temperature.set_tau(temperature_at(self.schedule, state.global_step / state.max_steps))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._temperature is not None and self.trainer is not None and control.should_log:
-            self.trainer.log({"tau": self._temperature.tau()})
+        if self._temperatures and self.trainer is not None and control.should_log:
+            self.trainer.log({"tau": self._temperatures[0].tau()})
 
     def on_log(
         self,
@@ -79,5 +91,12 @@ class TemperatureScheduleCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self._temperature is not None and self.trainer is None and logs is not None and "loss" in logs:
-            logs["tau"] = state.log_history[-1]["tau"] = self._temperature.tau()
+        if self._temperatures and self.trainer is None and logs is not None and "loss" in logs:
+            logs["tau"] = state.log_history[-1]["tau"] = self._temperatures[0].tau()
+
+    def _find(self, model: nn.Module) -> list[TemperatureHandle]:
+        """Find and freeze the temperatures."""
+        found = [find_temperature(self.module or model, name) for name in self.names]
+        for temperature in found:
+            temperature.freeze()
+        return found

@@ -47,7 +47,7 @@ def direct(model, data, normalized=False):
     statistics = ClassStatistics(LABELS, features.shape[1])
     statistics.update(features, labels)
     agreement = nearest_center_agreement(features, predictions, statistics)
-    return neural_collapse(statistics, weight) | {"nc4": agreement}
+    return neural_collapse(statistics, weight=weight) | {"nc4": agreement}
 
 
 @pytest.mark.parametrize("architecture", [BERT, LLAMA], ids=["encoder", "decoder"])

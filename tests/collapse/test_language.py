@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers as hf
 
-from collapse import ClassStatistics, HeadObserver
-from collapse.observer import shifts_labels
+from collapse import ClassStatistics, HeadObserver, neural_collapse, next_token_pairs
+from collapse.language import shifts_labels
 from tests.collapse.architectures import BART, DECODER, ENCODER, GPT2, XLNET
 from tests.models import VOCABULARY
 
@@ -55,3 +55,21 @@ def test_without_a_loss_the_kind_of_model_decides() -> None:
     model, labels = hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)), torch.ones(2, 3).long()
     assert shifts_labels(model, None, labels)
     assert not shifts_labels(hf.BertForMaskedLM(hf.BertConfig(**ENCODER)), None, labels)
+
+
+def test_stored_hidden_states_of_a_language_model_give_what_its_observer_gives() -> None:
+    torch.manual_seed(0)
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**DECODER)).eval()
+    tokens = torch.randint(3, VOCABULARY, (6, 7))
+    labels = tokens.masked_fill(torch.rand(6, 7) < 0.2, -100)
+    observer = HeadObserver(model, "lm_head")
+    with observer.watching(), torch.no_grad():
+        output = model(input_ids=tokens, labels=labels, output_hidden_states=True)
+    weight = model.lm_head.weight.detach()
+    hidden = output.hidden_states[-1]
+    found = neural_collapse(*next_token_pairs(hidden, labels), weight)
+    assert found == pytest.approx(neural_collapse(observer.statistics, weight=weight))
+    assert found["nc1"] != pytest.approx(neural_collapse(hidden, labels, weight)["nc1"], rel=1e-3)
+    rows, own = next_token_pairs(hidden.numpy(), labels.tolist())
+    loss = torch.nn.functional.cross_entropy((rows @ weight.mT).flatten(0, 1), own.flatten())
+    torch.testing.assert_close(loss, output.loss)

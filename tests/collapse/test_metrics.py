@@ -32,7 +32,7 @@ def test_the_authors_numbers_come_out_in_any_batch_order(case, seed, batch) -> N
     data, expected = slow.recorded(case)
     order = None if seed is None else np.random.default_rng(seed).permutation(len(data.labels))
     statistics = collected(data, order, batch, dtype=torch.float32)
-    found = neural_collapse(statistics, torch.tensor(data.weight))
+    found = neural_collapse(statistics, weight=torch.tensor(data.weight))
     assert [found["nc1"], found["nc2"], found["nc3"]] == pytest.approx(expected, rel=1e-5)
 
 
@@ -42,7 +42,7 @@ def test_the_authors_numbers_come_out_of_merged_statistics(case) -> None:
     parts = np.array_split(np.random.default_rng(0).permutation(len(data.labels)), 5)
     a, b, c, d, e = (collected(data, part, 40, dtype=torch.float32) for part in parts)
     for merged in (a.merge(b).merge(c).merge(d).merge(e), a.merge(b.merge(c)).merge(d.merge(e))):
-        found = neural_collapse(merged, torch.tensor(data.weight))
+        found = neural_collapse(merged, weight=torch.tensor(data.weight))
         assert [found["nc1"], found["nc2"], found["nc3"]] == pytest.approx(expected, rel=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_the_other_metrics_are_their_definitions() -> None:
 def test_the_dictionary_holds_what_the_functions_return_and_leaves_out_what_needs_a_weight() -> None:
     data = labeled()
     statistics, weight = collected(data), torch.tensor(data.weight)
-    assert neural_collapse(statistics, weight)["nc1"] == nc1(statistics)
+    assert neural_collapse(statistics, weight=weight)["nc1"] == nc1(statistics)
     assert neural_collapse(statistics, quotient=True)["nc1"] == separation_quotient(statistics)
     assert neural_collapse(collected(data, within="trace"))["nc1"] == pytest.approx(separation_quotient(statistics))
     assert set(neural_collapse(statistics)) == {"nc1", "cdnv", "feature_norm_spread"}
@@ -91,8 +91,8 @@ def test_metrics_do_not_depend_on_scale_and_rotation(seed, factor) -> None:
     data = labeled(samples=80, seed=seed)
     q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(5, 5)))
     turned = data._replace(features=factor * data.features @ q, weight=data.weight @ q / factor)
-    before = neural_collapse(collected(data), torch.tensor(data.weight))
-    after = neural_collapse(collected(turned), torch.tensor(turned.weight))
+    before = neural_collapse(collected(data), weight=torch.tensor(data.weight))
+    after = neural_collapse(collected(turned), weight=torch.tensor(turned.weight))
     assert after == pytest.approx(before, rel=1e-7)
 
 
@@ -107,7 +107,7 @@ def test_collapsed_features_score_zero_and_agree_with_their_centers() -> None:
     etf = simplex(6, 10)
     statistics, labels = ClassStatistics(6, 10), torch.arange(6).repeat(5)
     statistics.update(3 * etf[labels], labels)
-    found = neural_collapse(statistics, etf)
+    found = neural_collapse(statistics, weight=etf)
     assert max(found.values()) < 1e-13
     assert nearest_center_agreement(etf, torch.arange(6), statistics) == 1.0
 

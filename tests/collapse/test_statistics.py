@@ -77,7 +77,10 @@ def test_classes_without_samples_change_nothing_but_their_own_rows() -> None:
     statistics = collected(padded)
     assert statistics.observed.tolist() == [True] * 4 + [False] * 3
     weight = torch.tensor(data.weight)
-    few, many = neural_collapse(collected(data), weight), neural_collapse(statistics, torch.tensor(padded.weight))
+    few, many = (
+        neural_collapse(collected(data), weight=weight),
+        neural_collapse(statistics, weight=torch.tensor(padded.weight)),
+    )
     for name in ("nc1", "nc3", "cdnv", "feature_norm_spread"):
         assert many[name] == pytest.approx(few[name], rel=1e4 * EPS), name
 

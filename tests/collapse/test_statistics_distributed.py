@@ -52,8 +52,8 @@ def test_two_processes_give_what_one_gives_and_what_the_authors_recorded(ranks) 
     together = loaded(ranks[0][0], alone)
     assert_same(together, alone, scale=10, terms=10_000)
     weight = torch.tensor(data.weight)
-    assert neural_collapse(together, weight) == pytest.approx(neural_collapse(alone, weight), rel=1e-9)
-    found = neural_collapse(together, weight)
+    assert neural_collapse(together, weight=weight) == pytest.approx(neural_collapse(alone, weight=weight), rel=1e-9)
+    found = neural_collapse(together, weight=weight)
     assert [found["nc1"], found["nc2"], found["nc3"]] == pytest.approx(expected, rel=1e-5)
 
 

@@ -29,8 +29,9 @@ def statistics() -> ClassStatistics:
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_and_labels_give_what_their_statistics_give(kind) -> None:
     features, labels = KINDS[kind]
-    right = neural_collapse(statistics(), WEIGHT)
-    assert neural_collapse(features, WEIGHT, labels=labels) == pytest.approx(right)
+    right = neural_collapse(statistics(), weight=WEIGHT)
+    for weight in (WEIGHT, WEIGHT.numpy(), WEIGHT.tolist()):
+        assert neural_collapse(features, labels, weight) == pytest.approx(right)
     alone = neural_collapse(features, labels)
     assert alone == pytest.approx({name: right[name] for name in alone}) and "nc2" not in alone
     assert nc1(features, labels) == nc1(features, labels=labels) == pytest.approx(right["nc1"])
@@ -40,7 +41,7 @@ def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
     weight = torch.eye(5, 6)
     wide = ClassStatistics(5, 6)
     wide.update(FEATURES, LABELS)
-    assert neural_collapse(FEATURES, weight, labels=LABELS) == pytest.approx(neural_collapse(wide, weight))
+    assert neural_collapse(FEATURES, LABELS, weight) == pytest.approx(neural_collapse(wide, weight=weight))
 
 
 @pytest.mark.parametrize(
@@ -49,10 +50,20 @@ def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
         (lambda: neural_collapse(FEATURES), TypeError, "or features and labels, got a Tensor alone; call them with"),
         (lambda: nc1(FEATURES.numpy()), TypeError, "or features and labels, got a ndarray alone"),
         (lambda: nc1(statistics(), LABELS), TypeError, "hold their labels already; pass `labels` with features only"),
+        (lambda: neural_collapse(statistics(), WEIGHT), TypeError, "and a classifier's rows by name, `weight=`"),
+        (lambda: neural_collapse(FEATURES, WEIGHT), TypeError, "integer class indices, got torch.float32"),
+        (lambda: neural_collapse(FEATURES / 0, LABELS), ValueError, "the features hold NaN or inf"),
+        (
+            lambda: neural_collapse(FEATURES, LABELS, WEIGHT.mT),
+            ValueError,
+            "a Linear's weight fits as it is, a",
+        ),
+        (lambda: neural_collapse(FEATURES, LABELS, WEIGHT / 0), ValueError, "`weight` must be a finite .classes, feat"),
+        (lambda: neural_collapse(FEATURES, LABELS, WEIGHT[0]), ValueError, r"got torch.float32 of shape \(6,\)"),
         (lambda: nc1(FEATURES, []), ValueError, "features need a row for each label, got shapes .* and \\(0,\\)"),
         (lambda: nc1(FEATURES, LABELS[:5]), ValueError, "labels"),
         (lambda: nc1(FEATURES, LABELS.float()), TypeError, "integer"),
-        (lambda: neural_collapse(FEATURES, torch.eye(3, 6), labels=LABELS), ValueError, "labels"),
+        (lambda: neural_collapse(FEATURES, LABELS, torch.eye(3, 6)), ValueError, "labels"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, error, text) -> None:

@@ -57,10 +57,10 @@ def logged(run: Trainer, name: str) -> list[float]:
     return [entry[name] for entry in run.state.log_history if name in entry]
 
 
-def train(model: nn.Module, architecture: Architecture, steps: int = 3) -> None:
+def train(model: nn.Module, architecture: Architecture, steps: int = 3, rate: float = 0.5) -> None:
     """Take a few steps of gradient descent on one batch."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trainable, lr=0.5)
+    optimizer = torch.optim.SGD(trainable, lr=rate)
     for _ in range(steps):
         optimizer.zero_grad()
         model(**architecture.batch()).loss.backward()

@@ -69,6 +69,15 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: str, tmp_path, monkeyp
         exec(compile(block, f"{page}.md, block {number}", "exec"), names)
 
 
+@pytest.mark.parametrize("page", ["collapse", "modality"])
+def test_a_page_opens_with_a_few_lines_that_print_what_stands_below_them_and_a_picture(page: str, capsys) -> None:
+    text = text_of(page)
+    block, printed = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S).groups()  # type: ignore[union-attr]
+    assert text.index(block) < text.index("![") < text.index("\n## ") and block == code_of(page)[0]
+    exec(compile(block, page, "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
 @pytest.mark.parametrize("page", METHODS)
 def test_the_first_block_of_a_page_needs_nothing_before_it(page: str) -> None:
     tree = ast.parse(code_of(page)[0])

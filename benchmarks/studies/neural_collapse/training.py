@@ -84,7 +84,7 @@ def measure(network: nn.Module, head: nn.Module, train: Images, test: Images) ->
         rows, weight = unit_rows(rows), head.class_vectors()
     statistics = ClassStatistics(len(weight), rows.shape[1])  # type: ignore[arg-type]
     statistics.update(rows, train.labels)
-    metrics = neural_collapse(statistics, weight)  # type: ignore[arg-type]
+    metrics = neural_collapse(statistics, weight=weight)  # type: ignore[arg-type]
     metrics["nc4"] = nearest_center_agreement(rows, predictions, statistics)
     metrics["train_accuracy"] = (predictions == train.labels).double().mean().item()
     metrics["test_accuracy"] = (head(test_rows).argmax(1) == test.labels).double().mean().item()

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
+import transformers as hf
 from peft import LoraConfig, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
-from modality import ContrastiveModel, CosineAlternation, LinearSchedule, Temperature, TemperatureScheduleCallback
+from modality import (
+    ContrastiveModel,
+    CosineAlternation,
+    LinearSchedule,
+    Temperature,
+    TemperatureScheduleCallback,
+    find_temperature,
+)
 from tests.modality.trainers import clip, logged, trainer
 
 SCHEDULE = LinearSchedule(0.01, 0.07)
@@ -81,3 +93,54 @@ def test_a_schedule_may_be_any_function(tmp_path) -> None:
     run.train()
     assert logged(run, "tau") == pytest.approx([0.1] * 3 + [0.2] * 3)
     assert torch.equal(model.temperature(), Temperature(0.2)())
+
+
+def driven(callback, model, step=3):
+    """The callback at one step of six, as a Trainer calls it."""
+    state, nothing = SimpleNamespace(global_step=step, max_steps=6), None
+    callback.on_train_begin(nothing, state, nothing, model=model)
+    callback.on_step_begin(nothing, state, nothing)
+    return SCHEDULE(step / 6)
+
+
+def test_one_schedule_drives_several_scales_of_a_model() -> None:
+    model = nn.Module()
+    model.logit_scale_a, model.logit_scale_t = (nn.Parameter(torch.tensor(2.0)) for _ in range(2))
+    tau = driven(TemperatureScheduleCallback(SCHEDULE, parameter=["logit_scale_a", "logit_scale_t"]), model)
+    for scale in model.parameters():
+        assert scale.item() == pytest.approx(-math.log(tau)) and not scale.requires_grad
+    with pytest.raises(ValueError, match="Module has 2 temperatures to set"):
+        driven(TemperatureScheduleCallback(SCHEDULE), model)
+    with pytest.raises(ValueError, match="`parameter` names no temperature; leave it out if the model has one"):
+        TemperatureScheduleCallback(SCHEDULE, parameter=[])
+
+
+def test_a_temperature_outside_of_the_trained_model_is_driven_where_it_is() -> None:
+    model, loss = nn.Linear(2, 2), nn.Sequential(Temperature(0.05, mode="scheduled"))
+    tau = driven(TemperatureScheduleCallback(SCHEDULE, module=loss), model)
+    assert loss[0].tau == pytest.approx(tau) and model.weight.requires_grad
+
+
+SMALL = {"num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: hf.XCLIPModel(hf.XCLIPConfig(text_config=SMALL, vision_config=SMALL)), "logit_scale"),
+        (lambda: hf.FlavaModel(hf.FlavaConfig(text_config=SMALL, image_config=SMALL, multimodal_config=SMALL)),
+         "logit_scale"),
+    ],
+    ids=["x-clip", "flava"],
+)  # fmt: skip
+def test_the_temperatures_of_further_models_are_found(build, name) -> None:
+    with torch.device("meta"):
+        assert find_temperature(build()).name == name
+
+
+def test_blip_2_has_no_temperature_to_drive() -> None:
+    config = hf.Blip2Config(vision_config=SMALL, qformer_config=SMALL, text_config=SMALL | {"model_type": "opt"})
+    with torch.device("meta"):
+        model = hf.Blip2ForImageTextRetrieval(config)
+    with pytest.raises(ValueError, match="Blip2ForImageTextRetrieval has 0 temperatures to set"):
+        find_temperature(model)

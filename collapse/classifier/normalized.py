@@ -1,4 +1,4 @@
-"""`NormalizedClassifier`: a linear classifier on the sphere."""
+"""`NormalizedClassifier`: a linear classifier on the sphere, and which models and labels can have one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from collapse.classifier.margins import MarginKind, check_margin, with_margin
 from collapse.scale import attainable_loss, scale_for_loss
 from collapse.sphere import unit_rows
-
-__all__ = [
-    "NormalizedClassifier",
-    "normalized_logits",
-    "subtract_margin",
-]
 
 
 def normalized_logits(
@@ -37,22 +32,6 @@ def normalized_logits(
         return scale * (rows.to(common) @ vectors.to(common).mT)
 
 
-def subtract_margin(
-    logits: Float[Tensor, "*batch K"], labels: Int[Tensor, "*batch"], amount: float | Tensor
-) -> Float[Tensor, "*batch K"]:
-    """Subtract `amount` from the logit of each sample's own class, except for negative labels (padding).
-
-    Source: the additive cosine margin of CosFace (Wang et al., CVPR 2018), `amount = scale * margin`.
-
-    >>> subtract_margin(torch.zeros(2, 2), torch.tensor([1, -100]), 0.5)
-    tensor([[ 0.0000, -0.5000],
-            [ 0.0000,  0.0000]])
-    """
-    own = labels.clamp(min=0)[..., None]
-    taken = (torch.as_tensor(amount).to(logits) * (labels >= 0))[..., None]
-    return logits.scatter_add(-1, own, -taken.to(logits.dtype))
-
-
 class NormalizedClassifier(nn.Module):
     """A drop-in for the last `nn.Linear`: features and class vectors on the unit sphere, logits `scale * cos(h, w_k)`.
 
@@ -67,7 +46,8 @@ class NormalizedClassifier(nn.Module):
             a loss of 0.01 is then attainable. At a scale of 1 it is not: see `attainable_loss`.
         learnable_scale: learn `log(scale / initial scale)`, one more parameter that starts at 0. A head that loads a
             saved one learns it if and only if the saved one did.
-        margin: CosFace margin in [0, 1), subtracted from the own class's cosine in training when labels are passed.
+        margin: taken off the own class's logit in training when labels are passed; see `with_margin`.
+        margin_kind: "cosface" takes it off the cosine, "arcface" adds it to the angle.
 
     Shape:
         features (..., d), optional labels (...) -> logits (..., K), float32 for half precision.
@@ -91,6 +71,7 @@ class NormalizedClassifier(nn.Module):
         learnable_scale: bool = False,
         margin: float = 0.0,
         *,
+        margin_kind: MarginKind = "cosface",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -99,10 +80,11 @@ class NormalizedClassifier(nn.Module):
             raise ValueError(f"`in_features` must be a positive integer, got {in_features!r}")
         if scale is None:
             scale = scale_for_loss(num_classes)
-        _check_classifier(num_classes, scale, margin)
+        _check_classifier(num_classes, scale)
+        check_margin(margin, margin_kind)
         _warn_of_small_scale(num_classes, scale)
         self.in_features, self.out_features = in_features, num_classes
-        self.margin, self.initial_scale = float(margin), float(scale)
+        self.margin, self.margin_kind, self.initial_scale = float(margin), margin_kind, float(scale)
         self.weight = nn.Parameter(torch.empty(num_classes, in_features, device=device, dtype=dtype))
         self.register_buffer("base_temperature", torch.empty((), device=device, dtype=dtype))
         ratio = nn.Parameter(torch.empty((), device=device, dtype=dtype)) if learnable_scale else None
@@ -127,6 +109,12 @@ class NormalizedClassifier(nn.Module):
         """Draw new rows uniformly from the sphere."""
         return unit_rows(torch.randn_like(self.weight, dtype=torch.float32))
 
+    @torch.no_grad()
+    def starting_vectors(self, previous: Float[Tensor, "K d"]) -> Float[Tensor, "K d"]:
+        """Return unit rows with the directions of another head; a zero row has none, and keeps its own."""
+        kept = previous.norm(dim=1, keepdim=True) > 0
+        return unit_rows(torch.where(kept, previous.to(self.weight), self.weight))
+
     def class_vectors(self) -> Float[Tensor, "K d"]:
         """Return the class vectors on the unit sphere, for metrics."""
         return unit_rows(self.weight)
@@ -138,7 +126,7 @@ class NormalizedClassifier(nn.Module):
         logits = normalized_logits(features, self.weight, scale)
         if labels is None or self.margin == 0 or not self.training:
             return logits
-        return subtract_margin(logits, labels, scale * self.margin)
+        return with_margin(logits, labels, scale, self.margin, self.margin_kind)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Learn the scale if and only if the saved head did, so that it is the saved one in either case."""
@@ -164,7 +152,7 @@ class NormalizedClassifier(nn.Module):
     def extra_repr(self) -> str:
         scale = "on meta" if self.base_temperature.is_meta else f"{self.scale.item():.4g}"
         learnable = ", learnable_scale=True" if self.log_temperature_ratio is not None else ""
-        margin = f", margin={self.margin}" if self.margin else ""
+        margin = f", margin={self.margin}, margin_kind={self.margin_kind!r}" if self.margin else ""
         return f"{self.in_features}, {self.out_features}, scale={scale}{learnable}{margin}"
 
 
@@ -213,7 +201,7 @@ def check_labels(labels: Any) -> None:
         )
 
 
-def _check_classifier(num_classes: int, scale: float, margin: float) -> None:
+def _check_classifier(num_classes: int, scale: float) -> None:
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(
             f"`num_classes` must be an integer of at least 2, got {num_classes!r}; one class is regression"
@@ -223,8 +211,6 @@ def _check_classifier(num_classes: int, scale: float, margin: float) -> None:
             f"`scale` must be positive and finite, it multiplies the cosines, got {scale!r}; "
             f"{scale_for_loss(num_classes):.3g} suits {num_classes} classes"
         )
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < 1:
-        raise ValueError(f"`margin` is subtracted from a cosine and must lie in [0, 1), got {margin!r}")
 
 
 def _warn_of_small_scale(num_classes: int, scale: float) -> None:

@@ -1,0 +1,1 @@
+"""Heads of classification models: found by structure, and replaced by normalized ones."""

@@ -1,0 +1,118 @@
+"""Where the classification head of a model is, by structure and not by name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from collapse.classifier import NormalizedClassifier
+
+LinearHead = nn.Linear | NormalizedClassifier
+# What PEFT puts between a module and the name that it had in the base model.
+WRAPPING = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
+
+
+class Head(NamedTuple):
+    """The classifier of a model: its name there, and every copy of it (PEFT keeps one for each adapter).
+
+    `modules_to_save` is for PEFT: all that lies outside of the base model, and which its checkpoint therefore lacks.
+    """
+
+    name: str
+    copies: dict[str, LinearHead]
+    modules_to_save: list[str]
+
+
+def find_head(model: nn.Module, head: str | None = None) -> Head:
+    """Find the last linear layer of a classification model, by structure and not by name.
+
+    It is the only `nn.Linear` (or `NormalizedClassifier`) outside the base model whose output size is
+    `config.num_labels`. This includes nested heads such as RoBERTa's `classifier.out_proj`, and models inside PEFT.
+
+    Args:
+        model: a transformers model, a PEFT model around one, or any module if `head` is given.
+        head: its name in the base model, if there are several candidates.
+
+    Raises:
+        ValueError: if there is no such layer, or more than one.
+
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
+    >>> find_head(BertForSequenceClassification(config)).name
+    'classifier'
+    >>> from transformers import DistilBertConfig, DistilBertForSequenceClassification
+    >>> config = DistilBertConfig(vocab_size=9, dim=4, hidden_dim=4, n_layers=1, n_heads=1, num_labels=3)
+    >>> find_head(DistilBertForSequenceClassification(config)).modules_to_save
+    ['pre_classifier', 'classifier']
+    """
+    base = base_model_of(model)
+    if head is not None:
+        found = {name: copies for name, copies in linear_layers(base).items() if name == head}
+        if not found:
+            raise ValueError(
+                f"the model has no linear layer called {head!r}; its last ones are {list(linear_layers(base))[-3:]}"
+            )
+    else:
+        found = _candidates(base)
+    if len(found) != 1:
+        raise ValueError(
+            f"{type(base).__name__} has {len(found)} layers that could be its classifier: {list(found)}; "
+            "name the right one with `head=`"
+        )
+    ((name, copies),) = found.items()
+    for path in copies:
+        if path.endswith(".base_layer"):
+            raise ValueError(
+                f"the classifier {name!r} is itself the target of an adapter; leave it out of `target_modules` and "
+                "list it in `modules_to_save`"
+            )
+    return Head(name, copies, outside_of_base(base, name))
+
+
+def base_model_of(model: nn.Module) -> nn.Module:
+    """Return the transformers model inside a PEFT model, or else the model itself."""
+    unwrap: Any = getattr(model, "get_base_model", None)
+    return model if unwrap is None else unwrap()
+
+
+def outside_of_base(base: nn.Module, head: str) -> list[str]:
+    """List the outermost modules with parameters beside the base model, or the head if it is inside."""
+    prefix = getattr(base, "base_model_prefix", "")
+    children = {name: module for name, module in base.named_children() if any(True for _ in module.parameters())}
+    if prefix not in children or head.split(".")[0] == prefix:
+        return [head]
+    return [name for name in children if name != prefix]
+
+
+def linear_layers(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
+    """Map the name of every linear layer of the base model, in order, to its copies by path; skip adapters' layers."""
+    modules = dict(base.named_modules())
+    adapted = tuple(path.removesuffix("base_layer") for path in modules if path.endswith(".base_layer"))
+    layers: dict[str, dict[str, LinearHead]] = {}
+    for path, module in modules.items():
+        if path.startswith(adapted) and not path.endswith(".base_layer"):
+            continue
+        if isinstance(module, (nn.Linear, NormalizedClassifier)):
+            name = WRAPPING.sub("", path).removesuffix(".base_layer")
+            layers.setdefault(name, {})[path] = module
+    return layers
+
+
+def _candidates(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
+    num_labels = getattr(getattr(base, "config", None), "num_labels", None)
+    if num_labels is None:
+        raise ValueError(
+            f"{type(base).__name__} has no `config.num_labels` that identifies its classifier; name it with `head=`"
+        )
+    layers = {
+        name: copies
+        for name, copies in linear_layers(base).items()
+        if all(copy.out_features == num_labels for copy in copies.values())
+    }
+    prefix = getattr(base, "base_model_prefix", "") or "\0"
+    outside = {name: copies for name, copies in layers.items() if not name.startswith(prefix + ".")}
+    if outside:
+        return outside
+    return dict(list(layers.items())[-1:])

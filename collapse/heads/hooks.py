@@ -1,0 +1,109 @@
+"""What a model with a normalized head does at every batch and when it is saved, through hooks."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from collapse.classifier import MarginKind, NormalizedClassifier, with_margin
+from collapse.classifier.normalized import check_labels
+from collapse.heads.finding import WRAPPING, linear_layers, outside_of_base
+
+
+def register_hooks(base: nn.Module, head: str, margin: float = 0.0, margin_kind: MarginKind = "cosface") -> None:
+    """Register what a model with a normalized head needs, once it has one."""
+    base.register_forward_pre_hook(_BatchCheck(head), with_kwargs=True)
+    if margin:
+        base.register_forward_hook(_MarginLoss(head, margin, margin_kind), with_kwargs=True)
+    base.register_load_state_dict_pre_hook(_hand_learned_scales_to_copies)
+    base.register_state_dict_post_hook(_complete_learned_scales)
+
+
+@dataclass
+class _BatchCheck:
+    """Check what only shows once a model runs: labels that are not classes, and layers that an adapter leaves out."""
+
+    head: str
+    has_trained: bool = False
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        check_labels(kwargs.get("labels"))
+        if module.training and not self.has_trained:
+            self.has_trained = True
+            warn_of_left_out_layers(module, self.head)
+
+
+@dataclass
+class _MarginLoss:
+    """Replace the loss that a model returns in training by the cross entropy of logits with a margin.
+
+    It is averaged as transformers averages: over `num_items_in_batch` if a Trainer passes it, or else over the labels
+    that are not padding.
+    """
+
+    head: str
+    margin: float
+    kind: MarginKind
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        if not module.training:
+            return output
+        labels, logits = kwargs.get("labels"), getattr(output, "logits", None)
+        if labels is None or logits is None:
+            raise ValueError(
+                f"the margin of {self.margin} is part of the loss, and this training batch has no `labels` (label "
+                "smoothing and `compute_loss_func` take them away) or no named outputs; pass `labels=` without these, "
+                "or normalize the head without a margin"
+            )
+        scale: Any = module.get_submodule(self.head).scale
+        labels = labels.to(logits.device)
+        lowered = with_margin(logits, labels, scale, self.margin, self.kind).flatten(0, -2)
+        count = kwargs.get("num_items_in_batch")
+        total = functional.cross_entropy(lowered, labels.flatten(), reduction="sum")
+        output["loss"] = total / ((labels != -100).sum() if count is None else torch.as_tensor(count).to(total.device))
+        return output
+
+
+def _hand_learned_scales_to_copies(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename the learned scale of a saved adapter as PEFT renames its weight; it skips what a copy has not yet."""
+    for path, module in model.named_modules():
+        saved, wanted = (f"{prefix}{name}.log_temperature_ratio" for name in (WRAPPING.sub("", path), path))
+        if isinstance(module, NormalizedClassifier) and f"{prefix}{path}.weight" in state and wanted not in state:
+            if saved in state:
+                state[wanted] = state.pop(saved)
+
+
+def _complete_learned_scales(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Save a learned scale also while it is as at the start, when a head leaves it out."""
+    for path, module in model.named_modules():
+        weight = state.get(f"{prefix}{path}.weight")
+        if isinstance(module, NormalizedClassifier) and module.log_temperature_ratio is not None and weight is not None:
+            ratio = module.log_temperature_ratio
+            kept = ratio if isinstance(weight, nn.Parameter) else ratio.detach()
+            state.setdefault(f"{prefix}{path}.log_temperature_ratio", kept)
+
+
+def warn_of_left_out_layers(model: nn.Module, head: str) -> None:
+    """Warn if an adapter trains and saves a head, but not the layers beside it that are new as well."""
+    if not any(".modules_to_save." in path for path in linear_layers(model).get(head, {})):
+        return
+    wanted = outside_of_base(model, head)
+    left_out = [
+        path
+        for name in wanted
+        for path, parameter in model.get_submodule(name).named_parameters(prefix=name)
+        if not parameter.requires_grad and not WRAPPING.search(path)
+    ]
+    if left_out:
+        warnings.warn(
+            f"the adapter neither trains nor saves {left_out}; if no checkpoint has them, they are random numbers that "
+            f"differ after loading: pass `modules_to_save={wanted}` to PEFT",
+            stacklevel=2,
+        )

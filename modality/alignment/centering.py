@@ -1,0 +1,120 @@
+"""`Centering`: every modality about its own mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from modality.rows import as_rows, at_least_float32, unit_rows
+
+MEAN, MAP = "mean.", "map."
+
+
+@dataclass(frozen=True)
+class Centering:
+    """Subtract each modality's mean from its normalized features, and normalize again.
+
+        c_m(h) = (h / |h| - mean_m) / |h / |h| - mean_m|
+
+    In a pool of images and texts a text query finds texts first, whatever they show, because its own modality is
+    nearer. Centering takes that away; it needs no training, and no pairs.
+
+        centering = Centering.fit({"image": train_images, "text": train_texts})
+        images = centering.apply("image", images)
+
+    Attributes:
+        means: of each modality's normalized features, (d,), in float64.
+
+    Source: Li et al., arXiv:2507.19054 (GR-CLIP, mixed-modality search); Liang et al., NeurIPS 2022 (the gap as a
+    constant vector).
+
+    >>> centering = Centering.fit({"image": [[1.0, 0.0], [0.0, 1.0]], "text": [[0.0, -1.0], [-1.0, 0.0]]})
+    >>> centering.apply("image", [[2.0, 0.0]])
+    tensor([[ 0.7071, -0.7071]])
+    """
+
+    means: dict[str, Float[Tensor, " d"]]
+
+    @classmethod
+    def fit(cls, features: Mapping[str, Any]) -> Centering:
+        """Take the means of features, best of other data than those that it is applied to.
+
+        Args:
+            features: name of the modality -> its features (n, d), at least two rows, any number of modalities.
+
+        Raises:
+            TypeError, ValueError: for fewer than two modalities, features that are not such, or not finite.
+        """
+        return cls({name: rows.mean(0) for name, rows in checked(features).items()})
+
+    @torch.no_grad()
+    def apply(self, modality: str, rows: Any) -> Float[Tensor, "n d"]:
+        """Return the aligned, normalized features of one modality, in float32 or better.
+
+        Args:
+            modality: a name that it was fitted with.
+            rows: (n, d), as tensors, arrays of NumPy or lists.
+
+        Raises:
+            TypeError, ValueError: for another modality or width, or for features that are not such or not finite.
+        """
+        if modality not in self.means:
+            raise ValueError(f"the alignment was fitted for {list(self.means)}, and not for {modality!r}")
+        found = checked_rows(modality, rows)
+        mean = self.means[modality]
+        if found.shape[1] != len(mean):
+            raise ValueError(f"{modality!r} was fitted with {len(mean)} features, got {found.shape[1]}")
+        found = at_least_float32(found)
+        return unit_rows(self._moved(modality, unit_rows(found) - mean.to(found)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+        return {f"{MEAN}{name}": mean for name, mean in self.means.items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the alignment to one safetensors file, which `load_alignment` reads."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
+        save_file(tensors, str(path), metadata={"alignment": type(self).__name__})
+
+    def _moved(self, modality: str, centered: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return centered
+
+
+def checked(features: Mapping[str, Any]) -> dict[str, Float[Tensor, "n d"]]:
+    """Return the normalized features of each modality, in float64.
+
+    Raises:
+        TypeError, ValueError: as `Centering.fit`.
+    """
+    if not isinstance(features, Mapping) or len(features) < 2 or not all(isinstance(name, str) for name in features):
+        raise TypeError(
+            "an alignment is fitted to at least two modalities by name, such as {'image': x, 'text': y}, got "
+            f"{list(features) if isinstance(features, Mapping) else type(features).__name__}"
+        )
+    found = {name: unit_rows(checked_rows(name, rows).double()) for name, rows in features.items()}
+    for name, rows in found.items():
+        if len(rows) < 2:
+            raise ValueError(f"a mean needs rows: {name!r} has {len(rows)}, and at least two are needed")
+    return found
+
+
+def checked_rows(name: str, rows: Any) -> Float[Tensor, "n d"]:
+    """Return finite features as a matrix.
+
+    Raises:
+        TypeError, ValueError: if they are not.
+    """
+    found = as_rows(rows)
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.dim() != 2:
+        kind = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise TypeError(f"features of {name!r} must be a floating-point matrix (n, d), got {kind}")
+    if not found.isfinite().all():
+        raise ValueError(f"features of {name!r} hold NaN or inf; look at the model's precision before this")
+    return found

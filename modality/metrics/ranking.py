@@ -1,0 +1,160 @@
+"""Ranks of right answers among candidates, in blocks: recall, NDCG, MRR and median rank of any search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from modality.rows import as_rows, same_ids, unit_rows
+
+BLOCK_ROWS = 1024
+
+
+@torch.no_grad()
+def search_metrics(
+    queries: Float[Tensor, "n d"],
+    pool: Float[Tensor, "m d"],
+    query_ids: Int[Tensor, " n"],
+    pool_ids: Int[Tensor, " m"],
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    block_size: int = BLOCK_ROWS,
+) -> dict[str, float]:
+    """Compute how well queries find their right answers in one pool, whose rows may be of several modalities.
+
+    - `recall@k`: the share of queries with a right answer among the k nearest by cosine (a hit rate).
+    - `ndcg@k`: the discounted gain of the k nearest, `sum 1 / log2(1 + rank)` over right answers, divided by
+      that of the best possible order.
+    - `mrr`: the mean of 1 / rank of the best right answer; `median_rank`: the median of that rank, which starts at 1.
+    - `pool`: its size, without which none of these means anything.
+
+    Wrong rows with the same score as a right one come before it, so collapsed features find nothing.
+
+    Args:
+        queries, pool: features of any norm, as tensors, arrays of NumPy or lists.
+        query_ids, pool_ids: what each row shows; every row of the pool with a query's id is a right answer.
+        ks: numbers of candidates.
+        block_size: queries at a time: memory O(block_size * pool).
+
+    Raises:
+        TypeError, ValueError: for features or ids that do not fit or are not finite, a k or block below 1, or a query
+            without a right answer.
+
+    Source: Jarvelin and Kekalainen, 2002 (NDCG, here with gains of 0 and 1); Voorhees, TREC-8, 1999 (MRR).
+
+    >>> found = search_metrics([[1.0, 0.0]], [[1.0, 0.1], [1.0, 0.2]], [7], [3, 7], ks=(1, 2))
+    >>> found["recall@1"], found["recall@2"], round(found["ndcg@2"], 4), found["median_rank"]
+    (0.0, 1.0, 0.6309, 2.0)
+    """
+    check_ks(ks)
+    queries, pool = as_rows(queries), as_rows(pool)
+    query_ids, pool_ids = checked_ids(queries, pool, query_ids, pool_ids)
+    queries, pool = directions(queries, pool, block_size)
+    ranks = best_ranks(queries, pool, query_ids, pool_ids, block_size)
+    found = summary_of_ranks(ranks, ks) | {"pool": float(len(pool))}
+    gains = _gains(queries, pool, query_ids, pool_ids, ks, block_size)
+    return found | {f"ndcg@{k}": gain for k, gain in zip(ks, gains, strict=True)}
+
+
+def summary_of_ranks(ranks: Int[Tensor, " n"], ks: Sequence[int]) -> dict[str, float]:
+    """Summarize how many wrong rows come before the best right answer of each query.
+
+    >>> summary_of_ranks(torch.tensor([0, 3]), (1,))
+    {'recall@1': 0.5, 'mrr': 0.625, 'median_rank': 2.5}
+    """
+    places = 1 + ranks.double()
+    recalls = {f"recall@{k}": (ranks < k).double().mean().item() for k in ks}
+    return recalls | {"mrr": (1 / places).mean().item(), "median_rank": places.quantile(0.5).item()}
+
+
+def check_ks(ks: Sequence[int]) -> None:
+    """Raise unless these can be the k of recall at k."""
+    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
+        raise ValueError(f"`ks` must be positive integers, got {ks!r}")
+
+
+def best_ranks(
+    queries: Tensor, keys: Tensor, query_ids: Tensor, key_ids: Tensor, block_size: int, name: str = ""
+) -> Int[Tensor, " n"]:
+    """Count the rows with other ids that come before the best row with the query's id.
+
+    Raises:
+        ValueError: for queries without such a row.
+    """
+    ranks = []
+    for rows, ids in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
+        scores, same = rows @ keys.mT, same_ids(ids, key_ids)
+        best = scores.masked_fill(~same, -math.inf).amax(1)
+        before = ((scores >= best[:, None]) & ~same).sum(1)
+        ranks.append(torch.where(same.any(1), before, -1))
+    found = torch.cat(ranks)
+    if (found < 0).any():
+        raise ValueError(f"{int((found < 0).sum())} queries {name}have no row with their id in the pool")
+    return found
+
+
+def _gains(
+    queries: Tensor, keys: Tensor, query_ids: Tensor, key_ids: Tensor, ks: Sequence[int], block_size: int
+) -> list[float]:
+    """Compute the mean NDCG at each k."""
+    deepest = min(max(ks), len(keys))
+    discounts = torch.log2(torch.arange(2, deepest + 2, dtype=torch.float64, device=queries.device)).reciprocal()
+    sums = torch.zeros(len(ks), dtype=torch.float64)
+    for rows, ids in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
+        same = same_ids(ids, key_ids)
+        placed = _nearest(rows @ keys.mT, same, deepest).double() * discounts
+        ideal = (torch.arange(deepest, device=same.device) < same.sum(1, keepdim=True)).double() * discounts
+        for number, k in enumerate(ks):
+            sums[number] += (placed[:, :k].sum(1) / ideal[:, :k].sum(1)).sum().item()
+    return (sums / len(queries)).tolist()
+
+
+def _nearest(scores: Float[Tensor, "b m"], same: Bool[Tensor, "b m"], count: int) -> Bool[Tensor, "b count"]:
+    """Tell which of the nearest rows are right, with wrong ones before right ones of the same score."""
+    wrong_first = same.int().argsort(dim=1, stable=True)
+    order = scores.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
+    return same.gather(1, wrong_first.gather(1, order[:, :count]))
+
+
+def directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
+        raise ValueError(f"`block_size` must be a positive number of rows, got {block_size!r}")
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("features with NaN or inf have no nearest neighbors; check the precision of the model")
+    return unit_rows(x), unit_rows(y)
+
+
+def checked_ids(x: Any, y: Any, x_ids: Any, y_ids: Any) -> tuple[Tensor, Tensor]:
+    """Return the ids of both sides as integers, beside matrices of one width."""
+    if not all(isinstance(rows, Tensor) and rows.is_floating_point() and rows.dim() == 2 for rows in (x, y)) or (
+        x.shape[1] != y.shape[1]
+    ):
+        found = [tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__ for rows in (x, y)]
+        raise ValueError(
+            f"both modalities must be floating-point matrices of one width, got shapes {found[0]} and {found[1]}"
+        )
+    x_ids, y_ids = (as_ids(ids, rows) for ids, rows in ((x_ids, x), (y_ids, y)))
+    return x_ids, y_ids
+
+
+def as_ids(ids: Any, rows: Tensor) -> Int[Tensor, " n"]:
+    """Return ids as integers on the device of their rows.
+
+    Raises:
+        ValueError: unless there is one integer for each row.
+    """
+    try:
+        found = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"{len(rows)} rows need as many integer ids, got {type(ids).__name__} of something else; number them, for "
+            "example with `numpy.unique(names, return_inverse=True)[1]`"
+        ) from None
+    if found.shape != (len(rows),) or found.is_floating_point():
+        raise ValueError(f"{len(rows)} rows need as many integer ids, got {found.dtype} of shape {tuple(found.shape)}")
+    return found.to(rows.device)
