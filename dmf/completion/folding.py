@@ -228,10 +228,12 @@ class _State:
         return cls(standardized, data.rows, data.cols, of_rows, of_cols, units, mean, scale)
 
     def solve_rows(self, chosen: Bool[Tensor, " nnz"], penalty: Penalty) -> None:
-        self.of_rows.solve(selected(self.data, chosen), self.of_cols, penalty)
+        if bool(chosen.any()):
+            self.of_rows.solve(selected(self.data, chosen), self.of_cols, penalty)
 
     def solve_columns(self, chosen: Bool[Tensor, " nnz"], penalty: Penalty) -> None:
-        self.of_cols.solve(transposed(selected(self.data, chosen)), self.of_rows, penalty)
+        if bool(chosen.any()):
+            self.of_cols.solve(transposed(selected(self.data, chosen)), self.of_rows, penalty)
 
     def model(self, old: CompletionModel, biases: bool | str) -> CompletionModel:
         """Make the model with these factors: its cores are the identity, since they are in the factors."""
