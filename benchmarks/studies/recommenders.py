@@ -50,7 +50,7 @@ def splits(ratings: Ratings) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     and recbole's file has that order. The sizes agree with those of u1.test: 459 users and 1,410 films.
     """
     everything = np.arange(len(ratings.values))
-    ordered = [(np.delete(everything, part), part) for part in np.split(everything, FOLDS)]
+    ordered = [(np.delete(everything, part), part) for part in np.array_split(everything, FOLDS)]
     shuffled = KFold(FOLDS, shuffle=True, random_state=0).split(everything)
     return dict(zip(NAMES, [*ordered, *shuffled], strict=True))
 

@@ -14,7 +14,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from dmf.completion.data import Axes, Ids, matrix_entries, pairs_of
 from dmf.completion.folding import Penalty, feedback_of, solve_rows
@@ -47,6 +47,7 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
     right_: Float[ndarray, "in r"]
     rows_: Int[ndarray, " known"]
     columns_: Int[ndarray, " known"]
+    n_features_in_: int
     observed_range_: tuple[float, float]
     noise_level_: float
     model_: CompletionModel
@@ -154,7 +155,10 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         """
         check_is_fitted(self)
         options: dict[str, Any] = {"accept_sparse": ("csr", "csc", "coo"), "dtype": np.float64}
-        X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan", **options)
+        if self.n_features_in_ == len(self.column_bias_):
+            X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan", **options)
+        else:  # a fit to pairs of ids, whose features are two
+            X = check_array(X, ensure_all_finite="allow-nan", **options)
         if X.shape[1] != len(self.column_bias_):
             raise ValueError(f"X has {X.shape[1]} columns, and the fitted matrix {len(self.column_bias_)}; pass those")
         table = np.full(X.shape, np.nan) if issparse(X) else np.array(X, dtype=np.float64)

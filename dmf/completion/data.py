@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 from torch import Tensor
 
 from dmf.completion.ids import Axis, axis_of, read_ids
-from dmf.observed import ObservedEntries, check_triplets
+from dmf.observed import ObservedEntries, check_indices, check_triplets
 
 
 class Split(NamedTuple):
@@ -265,12 +265,9 @@ def _sizes(shape: Sequence[int] | None) -> tuple[int | None, int | None]:
 
 
 def _check_inside(ids: Ids, axes: Axes) -> None:
-    for what, index, axis, side in (("rows", ids.rows, axes.rows, 0), ("cols", ids.cols, axes.cols, 1)):
-        if axis.names is None and index.size and index.max() >= axis.size:
-            raise ValueError(
-                f"{what} range from {index.min()} to {index.max()}, but a matrix of shape {axes.rows.size} x "
-                f"{axes.cols.size} has {what} 0 to {axes.shape[side] - 1}; number them from 0, or pass a larger shape"
-            )
+    sides = zip(ids, axes, strict=True)
+    rows, cols = (torch.zeros(1) if axis.names is not None else torch.from_numpy(each) for each, axis in sides)
+    check_indices(rows, cols, axes.shape)
 
 
 def counts(entries: ObservedEntries) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from dmf.completion.data import Counted, Ids, Listed, counted_values
+from dmf.completion.data import Listed, counted_values
 from dmf.completion.fitting import fit_model
 from dmf.completion.prediction import completed_matrix
 from dmf.completion.saving import Fitted, load_fitted, save_fitted
@@ -157,7 +157,7 @@ class MatrixCompletion(Updates, BaseEstimator):
         described = {name: value for name, value in vars(self).items() if name in DESCRIBING}
         try:
             entries, axes = self._listed(X, y, values, shape, sample_weight)
-            fit = fit_model(entries, self.get_params(), self._previous(entries.shape))
+            fit = fit_model(entries, self.get_params(), self._previous(axes, entries.shape))
         except BaseException:  # an earlier fit stays as it was
             self._describe(described)
             raise
@@ -182,11 +182,12 @@ class MatrixCompletion(Updates, BaseEstimator):
         ids, true = self._ids_and_values(X, y, values)
         if ids is None:
             entries = self._matrix(X, sample_weight, reset=False).entries
-            counted = Counted(Ids(entries.rows.numpy(), entries.cols.numpy()), entries.values, entries.weights)
+            rows, cols, given, weights = entries.rows, entries.cols, entries.values, entries.weights
         else:
-            counted = counted_values(ids, true, sample_weight)
-        error = self._at(counted.ids) - counted.values.numpy()
-        return -float(np.sqrt(np.average(error**2, weights=counted.weights)))
+            ids, given, weights = counted_values(ids, true, sample_weight)
+            rows, cols = self._axes.numbers(ids)
+        error = self._clipped(self._completed().entries(rows, cols)) - given.numpy()
+        return -float(np.sqrt(np.average(error**2, weights=weights)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write settings and fitted state to one safetensors file, complete or not at all.

@@ -78,12 +78,13 @@ class Updates(Answers):
 
     def _listed(self, X: Any, y: Any, values: Any, shape: Sequence[int] | None, weights: Any) -> Listed:
         """Read the entries of a fit; a warm start knows the ids of the earlier one."""
+        in_pairs = values is None
         ids, values = self._ids_and_values(X, y, values)
         if ids is None:
             if shape is not None:
                 raise ValueError(f"shape={tuple(shape)} is for triplets only; a matrix X has its own shape")
             return self._matrix(X, weights, reset=True)
-        if values is y:
+        if in_pairs:
             validate_data(self, X, reset=True, skip_check_array=True)
         known = self._axes if self._continues() and shape is None else None
         return listed_entries(ids, values, shape, known=known, weights=weights)
@@ -112,7 +113,7 @@ class Updates(Answers):
         check_settings(self.get_params())
         ids, values = self._ids_and_values(X, y, values)
         if ids is None:
-            entries, axes = self._matrix(X, weights, reset=False)
+            entries, axes = self._matrix(X, weights, reset=False).entries, self._axes
         else:
             entries, axes = listed_entries(ids, values, None, known=self._axes, weights=weights)
         trained = Trained(self.model_, torch.from_numpy(self.rows_), torch.from_numpy(self.columns_))
@@ -132,6 +133,8 @@ class Updates(Answers):
         even = everything if weights is None else everything.with_weights(weights / self.weight_unit_)
         parameters = self.get_params()
         folded = fold(self._completed(), trained, even, rows, cols, self._penalty(), parameters["biases"])
+        if self.n_features_in_ == self._axes.cols.size != axes.cols.size:
+            self._describe({"n_features_in_": axes.cols.size})
         self._keep(folded.trained, folded.completed, everything, axes)
         return self
 
@@ -157,10 +160,15 @@ class Updates(Answers):
             delattr(self, name)
         self.__dict__.update(attributes)
 
-    def _previous(self, shape: tuple[int, int]) -> Trained | None:
+    def _previous(self, axes: Axes, shape: tuple[int, int]) -> Trained | None:
         """Return what to continue from, if this is a warm start."""
         if not self._continues():
             return None
+        if [axis.names is None for axis in axes] != [axis.names is None for axis in self._axes]:
+            raise ValueError(
+                "warm_start continues with a model whose rows and columns have names, and a matrix or shape= has none; "
+                "pass the ids of the entries, or set warm_start=False to start again"
+            )
         model = self.model_.factorization
         kind = (
             self.model_.row_feedback is not None,

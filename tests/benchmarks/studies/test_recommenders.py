@@ -12,7 +12,7 @@ from benchmarks.studies.ratings import Ratings
 
 def made_up(seed: int = 0, users: int = 12, films: int = 15) -> Ratings:
     rng = np.random.default_rng(seed)
-    rows, cols = np.nonzero(rng.random((users, films)) < 0.6)
+    rows, cols = np.nonzero(rng.random((users, films)) < 0.8)
     order = rng.permutation(len(rows))[:100]
     return Ratings(rows[order], cols[order], rng.integers(1, 6, len(order)).astype(float), (users, films))
 

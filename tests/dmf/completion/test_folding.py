@@ -207,9 +207,9 @@ def test_entries_of_known_rows_and_columns_are_refused_by_fold_in_and_other_shap
         model.transform(DATA[:, :24])
     with pytest.raises(NotFittedError):
         MatrixCompletion().fold_in([0], [0], [1.0])
-    of_triplets = MatrixCompletion(**SETTINGS).fit(np.c_[[0, 1, 2], [0, 1, 4]], [1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="X has 2 features|X has 5 columns, and the fitted matrix 5|is expecting 2"):
-        of_triplets.transform(np.full((3, 5), np.nan))
+    of_pairs = MatrixCompletion(**SETTINGS).fit(np.c_[[0, 1, 2], [0, 1, 4]], [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="X has 3 columns, and the fitted matrix 5; pass those"):
+        of_pairs.transform(np.ones((3, 3)))
 
 
 def test_a_column_of_which_nothing_is_known_is_not_filled():
@@ -218,3 +218,12 @@ def test_a_column_of_which_nothing_is_known_is_not_filled():
     model = MatrixCompletion(**SETTINGS).fit(data)
     with pytest.raises(ValueError, match="of column 4 nothing was observed in the fit, so nothing says"):
         model.transform(data)
+
+
+def test_pairs_are_followed_by_tables_and_new_columns_widen_them():
+    rows, cols, values = triplets(DATA)
+    model = MatrixCompletion(**SETTINGS).fit(np.c_[rows, cols], values)
+    expected = MatrixCompletion(**SETTINGS).fit(rows, cols, values)
+    assert np.array_equal(model.transform(DATA), expected.transform(DATA))
+    expected.fold_in([0, 3, 4], [25, 25, 25], [3.0, 4.0, 5.0])
+    assert expected.transform(np.c_[DATA, np.full(40, np.nan)]).shape == (40, 26) and expected.n_features_in_ == 26

@@ -121,3 +121,19 @@ def test_ids_of_another_kind_are_refused(fitted, asked, text):
 def test_a_shape_beside_names_is_refused():
     with pytest.raises(ValueError, match="shape is for numbers, and the rows are text; leave it out: the ids say how"):
         MatrixCompletion(**QUICK).fit(USERS[ROWS], COLS, VALUES, shape=(30, 20))
+
+
+def test_a_matrix_after_a_fit_to_names_is_in_their_order_and_no_warm_start():
+    model = MatrixCompletion(**QUICK, warm_start=True).fit(ROWS + STEAM, COLS, VALUES)
+    assert model.score(ratings()) == pytest.approx(model.score(ROWS + STEAM, COLS, VALUES), rel=1e-12)
+    text = "continues with a model whose rows and columns have names, and a matrix or shape= has none; pass the ids"
+    for data, options in (((ratings(),), {}), ((ROWS, COLS, VALUES), {"shape": (30, 20)})):
+        with pytest.raises(ValueError, match=text):
+            model.fit(*data, **options)
+    model.partial_fit(ratings())
+    assert np.array_equal(model.row_ids_, STEAM + np.arange(30))
+
+
+def test_columns_and_values_may_be_the_same_array():
+    stars = np.array([0, 1, 2, 1])
+    assert MatrixCompletion(**QUICK).fit([0, 1, 2, 3], stars, stars).n_features_in_ == 3

@@ -36,7 +36,10 @@ BAD_DATA = {
         ([-1, 0], [0, 1], [1.0, 2.0]),
         "rows range from -1 to 0, and numbers count from 0; a missing id is often -1",
     ),
-    "float rows": (([0.0, 1.0], [0, 1], [1.0, 2.0]), r"rows must be integers or text, got float64; .*astype\(int\)"),
+    "float rows": (
+        ([0.0, 1.0], [0, 1], [1.0, 2.0]),
+        r"rows must be integers or text, got float64; convert whole floats with `.astype\(int\)`",
+    ),
     "a missing name": ((["a", None], [0, 1], [1.0, 2.0]), "rows must be integers or text, all of one kind, got None"),
     "names of two kinds": (
         ([0, 1], np.array(["a", 5], dtype=object), [1.0, 2.0]),
@@ -75,7 +78,10 @@ def test_bad_data_are_refused(name):
 
 
 BAD_SHAPES = {
-    "too few rows": ({"shape": (2, 20)}, "rows range from 0 to 29, but a matrix of shape 2 x 20 .*pass a larger shape"),
+    "too few rows": (
+        {"shape": (2, 20)},
+        "rows range from 0 to 29, but .* 2 x 20 has rows 0 to 1; number them from 0, or pass a",
+    ),
     "too few columns": ({"shape": (30, 3)}, "cols range from 0 to 19"),
     "three numbers": (
         {"shape": (30, 20, 1)},

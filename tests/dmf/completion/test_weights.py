@@ -135,7 +135,7 @@ def test_bad_weights_are_refused(name):
 
 
 def test_weights_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"sample_weight has shape \(20,\), and the matrix \(30, 20\); pass one "):
+    with pytest.raises(ValueError, match=r"and the matrix \(30, 20\); pass one weight for each row, or"):
         completed(DATA, weights=np.ones(20))
     entries = matrix_entries(DATA).entries
     with pytest.raises(ValueError, match="weights must be like the values, of shape .*float64, got .*float32"):
