@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from dmf.completion.data import Listed, counted_values
 from dmf.completion.fitting import fit_model
 from dmf.completion.prediction import completed_matrix
-from dmf.completion.saving import Fitted, load_fitted, save_fitted
 from dmf.completion.settings import check_settings
+from dmf.completion.storage.saving import Fitted, load_fitted, save_fitted
 from dmf.completion.updates import DESCRIBING, Updates
 
 FITTED = (

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from sklearn.utils import check_random_state
 
-from dmf.completion.checkpoint import checkpoint_seed, fingerprint, read_checkpoint, write_checkpoint
 from dmf.completion.data import Split, compact, split_entries
 from dmf.completion.model import Trained
 from dmf.completion.settings import TrainingSettings, noise_level
 from dmf.completion.start import allowed_rank, continued_model, new_model
+from dmf.completion.storage.checkpoint import checkpoint_seed, fingerprint, read_checkpoint, write_checkpoint
 from dmf.completion.training import Progress, make_optimizer, train
 from dmf.observed import ObservedEntries
 

@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dmf.completion.files import read_file, write_file
 from dmf.completion.model import CompletionModel, Trained
+from dmf.completion.storage.files import read_file, write_file
 from dmf.completion.training import Progress
 from dmf.observed import ObservedEntries
 

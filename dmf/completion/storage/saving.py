@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dmf.completion.data import Axes, Listed
-from dmf.completion.files import read_file, write_file
 from dmf.completion.ids import Axis
 from dmf.completion.model import CompletionModel, factorization_of
+from dmf.completion.storage.files import read_file, write_file
 from dmf.observed import ObservedEntries
 
 KIND = "dmf.MatrixCompletion"
