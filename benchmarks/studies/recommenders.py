@@ -2,9 +2,8 @@
 
 Nothing is tuned: each method is its class with its defaults, on one thread. Predictions are clipped to 1 to 5. For
 ranked lists, the ten best films that a user has not rated in the training part are compared with the films that he
-gives four or five stars in the test part. CPU seconds and peaks of memory come from one process on a shared
-machine, and only their ratios to `MatrixCompletion()` in the same split are meant to be read. Results are added split
-by split.
+gives four or five stars in the test part. CPU seconds and peaks of memory come from a shared machine, and only their
+ratios to `MatrixCompletion()` in the same split are meant to be read. Results are added split by split.
 
     pip install cmfrec==3.5.1.post14 implicit==0.7.3 && pip install --no-deps recbole==1.2.1
     python -m benchmarks.studies.recommenders
