@@ -57,7 +57,7 @@ format: $(STAMPS)-dev
 # What is public, one page a package: pdoc shows the names in __all__.
 docs: $(STAMPS)-docs
 	$(BIN)/pdoc --docformat google --output-directory site \
-		deep_lora dmf dmf.completion dmf.functional dmf.linalg dmf.subspaces dmf.sparse dmf.theory dmf.files \
+		deep_lora dmf dmf.completion dmf.functional dmf.linalg dmf.ranking dmf.subspaces dmf.sparse dmf.theory dmf.files \
 		collapse collapse.classifier collapse.losses collapse.metrics collapse.theory evaluation_hooks \
 		modality modality.alignment modality.losses modality.metrics modality.models modality.sentence_transformers \
 		modality.swapping modality.temperature modality.theory \

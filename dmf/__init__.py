@@ -6,8 +6,8 @@ estimator in the style of scikit-learn; it is imported on first use, or by
 `from dmf import *`, and needs the extra `deep-lora[completion]`.
 
 The mathematics they are made of is in public submodules: `dmf.functional` (chains of factors), `dmf.linalg` (singular
-values and subspaces), `dmf.subspaces` (the subspaces of the first gradient), `dmf.sparse` (products at listed entries)
-and `dmf.theory` (what is proved and observed about training).
+values and subspaces), `dmf.subspaces` (the subspaces of the first gradient), `dmf.sparse` (products at listed entries),
+`dmf.ranking` (how good ranked lists are) and `dmf.theory` (what is proved and observed about training).
 """
 
 from typing import TYPE_CHECKING, Any

@@ -78,8 +78,10 @@ def observed_loss(
 
     Args:
         left, right: `model.two_factors()`.
-        entries: observed values in the dtype and on the device of the factors.
-        average: "observed" divides by the number of entries, "all" by out * in (see `masked_loss`).
+        entries: observed values in the dtype and on the device of the factors. If they have weights w, this is half
+            the weighted mean, `1/2 sum(w (<left[i], right[j]> - value)^2) / sum(w)`.
+        average: "observed" divides by the number of entries, or the sum of their weights, "all" by out * in (see
+            `masked_loss`).
 
     Raises:
         ValueError: if shapes, dtypes or devices do not match, or `average` is unknown.
@@ -89,7 +91,10 @@ def observed_loss(
     tensor(4.5000)
     """
     residual = sampled_product(left, right, entries.pattern) - entries.values
-    return 0.5 * residual.square().sum() / _terms(average, lambda: len(entries), entries.shape[0] * entries.shape[1])
+    weights, total = entries.weights, entries.shape[0] * entries.shape[1]
+    if weights is None:
+        return 0.5 * residual.square().sum() / _terms(average, lambda: len(entries), total)
+    return 0.5 * (weights * residual.square()).sum() / _terms(average, weights.sum, total)
 
 
 def _terms(average: str, observed: Callable[[], Tensor | int], total: int) -> Tensor | int:

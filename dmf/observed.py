@@ -22,10 +22,12 @@ class ObservedEntries:
         rows, cols: integer indices, each pair once.
         values: float32 or float64, finite.
         shape: (n_out, n_in) of the matrix.
+        weights: how much the squared error of each entry counts, positive; None counts all the same.
 
     Raises:
         ValueError: for unequal lengths, no entries, indices out of range, the same entry twice, values that are not
-            finite or not float32/float64, or a shape that is empty or far larger than the entries can fill.
+            finite or not float32/float64, weights that are not positive, or a shape that is empty or far larger than
+            the entries can fill.
 
     >>> entries = ObservedEntries(torch.tensor([1, 0]), torch.tensor([0, 2]), torch.tensor([5.0, 7.0]), (2, 3))
     >>> entries.values, entries.order, len(entries)
@@ -38,15 +40,18 @@ class ObservedEntries:
         cols: Int[Tensor, " nnz"],
         values: Float[Tensor, " nnz"],
         shape: tuple[int, int],
+        weights: Float[Tensor, " nnz"] | None = None,
     ) -> None:
         _check_shape(shape)
-        _check_triplets(rows, cols, values)
+        check_triplets(rows, cols, values)
+        _check_weights(weights, values)
         _check_size(shape, len(rows))
         check_indices(rows, cols, shape)
         keys, order = torch.sort(rows.long() * shape[1] + cols)
         _check_distinct(keys, shape)
         self.order: Int[Tensor, " nnz"] = order
         self.values: Float[Tensor, " nnz"] = values[order]
+        self.weights: Float[Tensor, " nnz"] | None = None if weights is None else weights[order]
         sorted_rows = keys // shape[1]
         self.pattern = SparsityPattern.from_sorted(sorted_rows, keys - sorted_rows * shape[1], shape)
 
@@ -107,13 +112,22 @@ class ObservedEntries:
     def with_values(self, values: Float[Tensor, " nnz"]) -> ObservedEntries:
         """Return the same entries with other values, in the sorted order."""
         changed = object.__new__(ObservedEntries)
-        changed.order, changed.pattern, changed.values = self.order, self.pattern, values
+        changed.order, changed.pattern = self.order, self.pattern
+        changed.values, changed.weights = values, self.weights
+        return changed
+
+    def with_weights(self, weights: Float[Tensor, " nnz"] | None) -> ObservedEntries:
+        """Return the same entries with other weights, in the sorted order, or with none."""
+        _check_weights(weights, self.values)
+        changed = self.with_values(self.values)
+        changed.weights = weights
         return changed
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ObservedEntries:
         """Move the entries to another device or dtype."""
         moved = object.__new__(ObservedEntries)
         moved.values = self.values.to(device=device, dtype=dtype)
+        moved.weights = None if self.weights is None else self.weights.to(device=device, dtype=dtype)
         moved.order = self.order.to(moved.values.device)
         moved.pattern = self.pattern.to(moved.values.device)
         return moved
@@ -137,10 +151,18 @@ def _check_shape(shape: tuple[int, int]) -> None:
         raise ValueError(f"shape must be (n_out, n_in), both at least 1, got {tuple(shape)}")
 
 
+def largest_side(count: int) -> int:
+    """Return how many rows or columns a matrix with this number of observed entries may have.
+
+    >>> largest_side(5), largest_side(10**6)
+    (10000000, 100000000)
+    """
+    return max(LARGE_SIDE, ENTRIES_FACTOR * count)
+
+
 def _check_size(shape: tuple[int, int], count: int) -> None:
     """Refuse shapes that come of names such as 76561198000000000: whatever has a number for each row would be huge."""
-    limit = max(LARGE_SIDE, ENTRIES_FACTOR * count)
-    if max(shape) > limit or shape[0] * shape[1] >= 2**63:
+    if max(shape) > largest_side(count) or shape[0] * shape[1] >= 2**63:
         raise ValueError(
             f"a matrix of {shape[0]} x {shape[1]} with {count} observed entries is nearly all empty, and each row and "
             "column takes memory; number the rows and columns from 0 without gaps, for instance with "
@@ -148,7 +170,8 @@ def _check_size(shape: tuple[int, int], count: int) -> None:
         )
 
 
-def _check_triplets(rows: Tensor, cols: Tensor, values: Tensor) -> None:
+def check_triplets(rows: Tensor, cols: Tensor, values: Tensor) -> None:
+    """Check that rows, cols and values are vectors of equal length, integers and finite floats."""
     if rows.ndim != 1 or not rows.shape == cols.shape == values.shape:
         raise ValueError(
             f"rows, cols and values must be vectors of equal length, got shapes {tuple(rows.shape)}, "
@@ -166,6 +189,18 @@ def _check_triplets(rows: Tensor, cols: Tensor, values: Tensor) -> None:
             f"{infinite} of {len(values)} values are NaN or infinite; leave entries that are not observed out of the "
             "triplets"
         )
+
+
+def _check_weights(weights: Tensor | None, values: Tensor) -> None:
+    if weights is None:
+        return
+    if weights.shape != values.shape or weights.dtype != values.dtype:
+        raise ValueError(
+            f"weights must be like the values, of shape {tuple(values.shape)} and {values.dtype}, got "
+            f"{tuple(weights.shape)} and {weights.dtype}"
+        )
+    if not bool((torch.isfinite(weights) & (weights > 0)).all()):
+        raise ValueError("weights must be finite and positive; leave out entries that shall not count")
 
 
 def _check_distinct(sorted_keys: Tensor, shape: tuple[int, int]) -> None:

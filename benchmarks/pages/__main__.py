@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.few_shot.goals import goals
 from benchmarks.markdown import filled
-from benchmarks.pages import benchmark_tables, few_shot_tables, readme_tables, step_search
+from benchmarks.pages import benchmark_tables, few_shot_tables, readme_tables, recommenders, step_search
 from benchmarks.pages.few_shot_figures import draw_all
 from benchmarks.pages.few_shot_overview import OVERVIEWS
 from benchmarks.pages.method_figures import draw_pages
@@ -28,6 +28,7 @@ FEW_SHOT: Mapping[str, Callable[[], str]] = {
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "README.md": readme_tables.TABLES,
     FOLDER / "README.md": benchmark_tables.TABLES,
+    DOCS / "dmf.md": recommenders.TABLES,
     DOCS / "few_shot.md": FEW_SHOT,
     DOCS / "few_shot_tables.md": FEW_SHOT,
 }
@@ -44,7 +45,9 @@ def main() -> None:
     if parser.parse_args().write:
         for page in PAGES:
             page.write_text(with_tables(page, page.read_text(encoding="utf8")), encoding="utf8")
-        print(*PAGES, *draw_all(DOCS / "images"), *draw_pages(DOCS / "images"), sep="\n")
+        recommenders.draw(DOCS / "images" / "recommenders.svg")
+        print(*PAGES, *draw_all(DOCS / "images"), *draw_pages(DOCS / "images"), sep="
+")
     else:
         for name, make in {name: make for tables in PAGES.values() for name, make in tables.items()}.items():
             print(f"{name}\n{make()}\n")

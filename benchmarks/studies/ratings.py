@@ -130,10 +130,11 @@ def fit_cmfrec(training: Ratings, config: Config, seed: int) -> Callable[[Rating
 
 
 def fit_biases_alone(training: Ratings, config: Config, seed: int) -> Callable[[Ratings], np.ndarray]:
+    from dmf import ObservedEntries
     from dmf.completion.biases import fit_biases
-    from dmf.completion.data import entries_from_triplets
 
-    entries = entries_from_triplets(training.rows, training.cols, training.values, training.shape)
+    parts = (torch.from_numpy(each) for each in (training.rows, training.cols, training.values))
+    entries = ObservedEntries(*parts, training.shape)
     biases = fit_biases(entries, "both", config["bias_decay"])
     return lambda ratings: biases.mean + biases.row[ratings.rows] + biases.column[ratings.cols]
 

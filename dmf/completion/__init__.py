@@ -1,8 +1,9 @@
 """Matrix completion as a scikit-learn estimator; needs the extra `deep-lora[completion]`.
 
-`estimator` is what users see; `data` reads what they pass, `settings` checks their numbers, `units`, `biases` and
-`model` hold the mathematics, `start` says where training begins, `training` is the loop, and `saving`, `checkpoint` and
-`files` are what is kept on disk.
+`estimator` is what users see, with what `answers` and `updates` give it; `data` reads what they pass, `ids` what they
+call rows and columns, `settings` checks their numbers, `units`, `biases` and `model` hold the mathematics, `start` says
+where training begins, `training` is the loop, `folding` adds entries to what it found, and `storage` is what is kept on
+disk.
 """
 
 from dmf.completion.estimator import MatrixCompletion

@@ -39,13 +39,13 @@ def has_columns(biases: bool | str) -> bool:
 
 
 def fit_biases(entries: ObservedEntries, biases: bool | str, decay: float) -> Biases:
-    """Minimize `sum_observed (x_ij - mean - b_i - c_j)^2 + decay (|b|^2 + |c|^2)` with the observed mean.
+    """Minimize `sum_observed w_ij (x_ij - mean - b_i - c_j)^2 + decay (|b|^2 + |c|^2)` with the observed mean.
 
     The decay counts observations: a row with n entries keeps about n / (n + decay) of its own mean, and a row without
     any has bias 0.
 
     Args:
-        entries: observed values x_ij, in float64 on the CPU.
+        entries: observed values x_ij, in float64 on the CPU, with weights w_ij of mean 1 or without.
         biases: True, False or one of `BIASES`.
         decay: nonnegative; 0 takes the solution of least norm.
 
@@ -62,14 +62,17 @@ def fit_biases(entries: ObservedEntries, biases: bool | str, decay: float) -> Bi
     if not has_mean(biases):
         return Biases(0.0, row, column)
     values = entries.values.numpy()
-    mean = float(values.mean())
-    blocks = []
+    weights = np.ones(len(values)) if entries.weights is None else entries.weights.numpy()
+    mean = float(np.average(values, weights=weights))
+    root, blocks = np.sqrt(weights), []
     if has_rows(biases):
-        blocks.append(_indicators(entries.rows.numpy(), n_out))
+        blocks.append(_indicators(entries.rows.numpy(), n_out, root))
     if has_columns(biases):
-        blocks.append(_indicators(entries.cols.numpy(), n_in))
+        blocks.append(_indicators(entries.cols.numpy(), n_in, root))
     if blocks:
-        solution = lsqr(hstack(blocks, format="csr"), values - mean, damp=decay**0.5, atol=1e-12, btol=1e-12)[0]
+        solution = lsqr(hstack(blocks, format="csr"), root * (values - mean), damp=decay**0.5, atol=1e-12, btol=1e-12)[
+            0
+        ]
         if has_rows(biases):
             row, solution = solution[:n_out], solution[n_out:]
         if has_columns(biases):
@@ -77,6 +80,5 @@ def fit_biases(entries: ObservedEntries, biases: bool | str, decay: float) -> Bi
     return Biases(mean, row, column)
 
 
-def _indicators(index: ndarray, size: int) -> csr_matrix:
-    count = len(index)
-    return csr_matrix((np.ones(count), index, np.arange(count + 1)), shape=(count, size))
+def _indicators(index: ndarray, size: int, values: ndarray) -> csr_matrix:
+    return csr_matrix((values, index, np.arange(len(index) + 1)), shape=(len(index), size))

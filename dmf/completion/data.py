@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from torch import Tensor
 
-from dmf.observed import ObservedEntries
+from dmf.completion.ids import Axis, axis_of, read_ids
+from dmf.observed import ObservedEntries, check_indices, check_triplets
 
 
 class Split(NamedTuple):
@@ -22,34 +23,48 @@ class Split(NamedTuple):
     validation: ObservedEntries | None
 
 
-def index_vector(index: ArrayLike, name: str) -> Int[Tensor, "*n"]:
-    """Convert integer indices to a tensor.
+class Ids(NamedTuple):
+    """Ids of the rows and columns of entries: integers or text."""
+
+    rows: Shaped[NDArray, "*n"]
+    cols: Shaped[NDArray, "*n"]
+
+
+class Axes(NamedTuple):
+    """What the rows and the columns of a matrix are called."""
+
+    rows: Axis
+    cols: Axis
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of rows and columns."""
+        return self.rows.size, self.cols.size
+
+    def numbers(self, ids: Ids) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"]]:
+        """Return the numbers of the ids; those that are not known get the number after the last one."""
+        return self.rows.numbers(ids.rows, "rows"), self.cols.numbers(ids.cols, "cols")
+
+    def extended(self, ids: Ids) -> Axes:
+        """Return the axes with all of these ids."""
+        return Axes(self.rows.extended(ids.rows, "rows"), self.cols.extended(ids.cols, "cols"))
+
+
+class Listed(NamedTuple):
+    """The observed entries of a matrix, and what its rows and columns are called."""
+
+    entries: ObservedEntries
+    axes: Axes
+
+
+def pairs_of(X: Any) -> Ids | None:
+    """Return rows and columns if X is a table of them, with two columns of integers or text; None otherwise.
 
     Raises:
-        ValueError: if they are not integers.
-
-    >>> index_vector([3, 1], "rows")
-    tensor([3, 1])
-    """
-    array = np.asarray(index)
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"{name} must be integers that count from 0, got {array.dtype}; convert names or labels with "
-            "`sklearn.preprocessing.OrdinalEncoder` or `pandas.factorize`, and convert whole floats with `.astype(int)`"
-        )
-    if array.size and array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} go up to {array.max()}, which no index reaches; number them with `pandas.factorize`")
-    return torch.from_numpy(array.astype(np.int64))
-
-
-def pairs_of(X: Any) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None:
-    """Return rows and columns if X is a table of them, with two columns of integers; None if it is anything else.
-
-    Raises:
-        ValueError: if it has two columns of names, or of floats that are all whole: then they are ids, too.
+        ValueError: if it has two columns of floats that are all whole: then they are ids, too.
 
     >>> pairs_of([[0, 5], [3, 1]])
-    (tensor([0, 3]), tensor([5, 1]))
+    Ids(rows=array([0, 3]), cols=array([5, 1]))
     """
     if issparse(X):
         return None
@@ -58,7 +73,7 @@ def pairs_of(X: Any) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None:
         return None
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
         return None
-    return index_vector(array[:, 0], "the rows in X"), index_vector(array[:, 1], "the columns in X")
+    return Ids(read_ids(array[:, 0], "the rows in X"), read_ids(array[:, 1], "the columns in X"))
 
 
 class Compact(NamedTuple):
@@ -72,44 +87,120 @@ class Compact(NamedTuple):
 def compact(entries: ObservedEntries) -> Compact:
     """Leave out rows and columns without entries: they hold no information.
 
-    >>> compact(entries_from_triplets([0, 7], [2, 4], [5, 6], None)).cols
-    tensor([2, 4])
+    >>> compact(matrix_entries(np.array([[5.0, np.nan, 6.0]])).entries).cols
+    tensor([0, 2])
     """
     (rows, row), (cols, col) = (index.unique(return_inverse=True) for index in (entries.rows, entries.cols))
-    return Compact(ObservedEntries(row, col, entries.values, (len(rows), len(cols))), rows, cols)
+    return Compact(ObservedEntries(row, col, entries.values, (len(rows), len(cols)), entries.weights), rows, cols)
 
 
-def entries_from_triplets(
-    rows: ArrayLike, cols: ArrayLike, values: ArrayLike, shape: Sequence[int] | None
-) -> ObservedEntries:
-    """Collect observed entries from three vectors; without a shape the largest indices decide.
+def listed_entries(
+    ids: Ids,
+    values: ArrayLike,
+    shape: Sequence[int] | None,
+    *,
+    known: Axes | None = None,
+    weights: ArrayLike | None = None,
+) -> Listed:
+    """Collect observed entries from their ids and values.
+
+    Args:
+        shape: of the matrix, where ids are numbers; None takes what the ids need.
+        known: the axes of an earlier fit, whose ids keep their numbers.
+        weights: of the entries; those of weight 0 are left out.
 
     Raises:
-        ValueError: if rows or cols are not integers, values are not real numbers, or as in `ObservedEntries`.
+        ValueError: if values or weights are no real numbers, or as in `Axis` and `ObservedEntries`.
 
-    >>> entries_from_triplets([0, 2], [1, 0], [5, 7], None).shape
-    (3, 2)
+    >>> listed_entries(Ids(np.array(["bob", "ann"]), np.array([2, 0])), [5, 7], None).entries.rows
+    tensor([0, 1])
     """
-    row_index, col_index = index_vector(rows, "rows"), index_vector(cols, "cols")
-    return ObservedEntries(row_index, col_index, _real_values(values), _shape(row_index, col_index, shape))
+    ids, values, weights = counted_values(ids, values, weights)
+    if known is None:
+        sizes = _sizes(shape)
+        known = Axes(axis_of(ids.rows, "rows", sizes[0]), axis_of(ids.cols, "cols", sizes[1]))
+    elif shape is None:
+        known = known.extended(ids)
+    _check_inside(ids, known)
+    shape = (max(1, known.rows.size), max(1, known.cols.size))
+    return Listed(ObservedEntries(*known.numbers(ids), values, shape, weights), known)
 
 
-def entries_from_matrix(matrix: Any) -> ObservedEntries:
+class Counted(NamedTuple):
+    """Ids, values and weights of entries that count."""
+
+    ids: Ids
+    values: Float[Tensor, " nnz"]
+    weights: Float[Tensor, " nnz"] | None
+
+
+def counted_values(ids: Ids, values: ArrayLike, weights: ArrayLike | None) -> Counted:
+    """Read values and weights, and leave out the entries of weight 0.
+
+    Raises:
+        ValueError: if lengths differ, values are no finite real numbers, or weights are negative or not finite.
+    """
+    read = _real_values(values, "values")
+    rows, cols = (torch.zeros(each.shape, dtype=torch.int64) for each in ids)
+    check_triplets(rows, cols, read)
+    if weights is None:
+        return Counted(ids, read, None)
+    found = _weights(weights, read.shape)
+    counting = found > 0
+    return Counted(Ids(*(each[counting.numpy()] for each in ids)), read[counting], found[counting])
+
+
+def matrix_entries(matrix: Any, weights: ArrayLike | None = None) -> Listed:
     """Collect the observed entries of a float array, those that are not NaN, or of a scipy sparse matrix, those stored.
+
+    Args:
+        weights: one for each row, or for each entry of the matrix.
 
     Raises:
         ValueError: if nothing is observed, or as in `ObservedEntries`.
 
-    >>> entries_from_matrix(np.array([[1.0, np.nan], [np.nan, 2.0]])).values
+    >>> matrix_entries(np.array([[1.0, np.nan], [np.nan, 2.0]])).entries.values
     tensor([1., 2.], dtype=torch.float64)
     """
     if issparse(matrix):
         coo = matrix.tocoo()
-        return entries_from_triplets(coo.row, coo.col, coo.data, coo.shape)
-    rows, cols = np.nonzero(~np.isnan(matrix))
-    if len(rows) == 0:
-        raise ValueError(f"all {matrix.size} entries are missing (NaN); at least one observed entry is needed")
-    return entries_from_triplets(rows, cols, matrix[rows, cols], matrix.shape)
+        rows, cols, values = coo.row, coo.col, coo.data
+    else:
+        rows, cols = np.nonzero(~np.isnan(matrix))
+        values = matrix[rows, cols]
+        if len(rows) == 0:
+            raise ValueError(f"all {matrix.size} entries are missing (NaN); at least one observed entry is needed")
+    if weights is not None:
+        given = np.asarray(weights)
+        if given.shape not in (tuple(matrix.shape), (matrix.shape[0],)):
+            raise ValueError(
+                f"sample_weight has shape {given.shape}, and the matrix {tuple(matrix.shape)}; pass one weight for "
+                "each row, or one for each entry"
+            )
+        weights = given[rows] if given.ndim == 1 else given[rows, cols]
+    return listed_entries(Ids(rows.astype(np.int64), cols.astype(np.int64)), values, matrix.shape, weights=weights)
+
+
+def merged(old: ObservedEntries, new: ObservedEntries) -> ObservedEntries:
+    """Add new entries to old ones; where both have an entry, it is the new one. The shape is that of the new ones.
+
+    >>> old = matrix_entries(np.array([[1.0, 2.0]])).entries
+    >>> merged(old, matrix_entries(np.array([[np.nan, 5.0], [7.0, np.nan]])).entries).values
+    tensor([1., 5., 7.], dtype=torch.float64)
+    """
+    keys = [each.rows * new.shape[1] + each.cols for each in (old, new)]
+    kept = ~torch.isin(*keys)
+
+    def joined(name: str) -> Tensor:
+        first, second = (getattr(each, name) for each in (old, new))
+        return torch.cat([first[kept], second])
+
+    if old.weights is None and new.weights is None:
+        weights = None
+    else:
+        first, second = (torch.ones_like(each.values) if each.weights is None else each.weights for each in (old, new))
+        weights = torch.cat([first[kept], second])
+    return ObservedEntries(joined("rows"), joined("cols"), joined("values"), new.shape, weights)
 
 
 def split_entries(entries: ObservedEntries, fraction: float, seed: int) -> Split:
@@ -121,7 +212,7 @@ def split_entries(entries: ObservedEntries, fraction: float, seed: int) -> Split
     Raises:
         ValueError: if one of the parts would be empty.
 
-    >>> parts = split_entries(entries_from_matrix(np.eye(10)), 0.2, seed=0)
+    >>> parts = split_entries(matrix_entries(np.eye(10)).entries, 0.2, seed=0)
     >>> len(parts.training), len(parts.validation)
     (80, 20)
     """
@@ -134,27 +225,49 @@ def split_entries(entries: ObservedEntries, fraction: float, seed: int) -> Split
             "nothing to train on; change it, or set it to 0 to train without validation"
         )
     order = torch.from_numpy(np.random.default_rng([seed, 0]).permutation(len(entries)))
-    rows, cols = entries.rows, entries.cols
-    validation, training = (
-        ObservedEntries(rows[part], cols[part], entries.values[part], entries.shape)
-        for part in (order[:held_out], order[held_out:])
-    )
-    return Split(training, validation)
+    return Split(selected(entries, order[held_out:]), selected(entries, order[:held_out]))
 
 
-def _real_values(values: ArrayLike) -> Float[Tensor, " nnz"]:
+def selected(entries: ObservedEntries, chosen: Shaped[Tensor, " n"]) -> ObservedEntries:
+    """Return some of the entries of the same matrix, by their positions or by a mask."""
+    weights = None if entries.weights is None else entries.weights[chosen]
+    return ObservedEntries(entries.rows[chosen], entries.cols[chosen], entries.values[chosen], entries.shape, weights)
+
+
+def _real_values(values: ArrayLike, what: str) -> Float[Tensor, " nnz"]:
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"values must be real numbers, got {array.dtype}; convert them with `.astype(float)`")
+        raise ValueError(f"{what} must be real numbers, got {array.dtype}; convert them with `.astype(float)`")
     return torch.from_numpy(array.astype(np.float64))
 
 
-def _shape(rows: Tensor, cols: Tensor, shape: Sequence[int] | None) -> tuple[int, int]:
+def _weights(weights: ArrayLike, shape: Sequence[int]) -> Float[Tensor, " nnz"]:
+    found = _real_values(weights, "sample_weight")
+    if found.shape != shape:
+        raise ValueError(
+            f"sample_weight has shape {tuple(found.shape)}, and the values {tuple(shape)}; pass one for each"
+        )
+    if not bool((torch.isfinite(found) & (found >= 0)).all()):
+        raise ValueError("sample_weight has negative, NaN or infinite entries; pass 0 for what shall not count")
+    if not bool((found > 0).any()):
+        raise ValueError(
+            "the weights in sample_weight are all zero, so nothing is left to learn from; pass some positive ones"
+        )
+    return found
+
+
+def _sizes(shape: Sequence[int] | None) -> tuple[int | None, int | None]:
     if shape is None:
-        return (int(rows.max()) + 1, int(cols.max()) + 1) if len(rows) and len(cols) else (1, 1)
+        return None, None
     if len(shape) != 2:
         raise ValueError(f"shape must be (number of rows, number of columns), got {tuple(shape)}")
     return int(shape[0]), int(shape[1])
+
+
+def _check_inside(ids: Ids, axes: Axes) -> None:
+    sides = zip(ids, axes, strict=True)
+    rows, cols = (torch.zeros(1) if axis.names is not None else torch.from_numpy(each) for each, axis in sides)
+    check_indices(rows, cols, axes.shape)
 
 
 def counts(entries: ObservedEntries) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from sklearn.utils import check_random_state
 
-from dmf.completion.checkpoint import checkpoint_seed, fingerprint, read_checkpoint, write_checkpoint
 from dmf.completion.data import Split, compact, split_entries
 from dmf.completion.model import Trained
 from dmf.completion.settings import TrainingSettings, noise_level
 from dmf.completion.start import allowed_rank, continued_model, new_model
+from dmf.completion.storage.checkpoint import checkpoint_seed, fingerprint, read_checkpoint, write_checkpoint
 from dmf.completion.training import Progress, make_optimizer, train
 from dmf.observed import ObservedEntries
 
@@ -20,11 +20,19 @@ Parameters = Mapping[str, Any]
 
 
 class Fit(NamedTuple):
-    """A trained model, the raw entries that it was trained on, without empty rows and columns, and how it went."""
+    """A trained model, what it was trained on, and how it went.
+
+    Attributes:
+        training: the raw entries, without empty rows and columns; their weights have the mean 1.
+        weight_unit: what the weights were divided by for that.
+        noise_level: see `noise_level`.
+    """
 
     trained: Trained
     training: ObservedEntries
     progress: Progress
+    weight_unit: float
+    noise_level: float
 
 
 def fit_model(entries: ObservedEntries, parameters: Parameters, previous: Trained | None) -> Fit:
@@ -43,7 +51,7 @@ def fit_model(entries: ObservedEntries, parameters: Parameters, previous: Traine
     kept_seed = checkpoint_seed(path, digest) if path else None
     seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1)) if kept_seed is None else kept_seed
     data = compact(entries)
-    split = split_entries(data.entries, parameters["validation_fraction"], seed)
+    split, weight_unit = _evened(split_entries(data.entries, parameters["validation_fraction"], seed))
     model = new_model(split.training, parameters, allowed_rank(parameters["rank"], entries.shape), seed)
     model = continued_model(model, data._replace(entries=split.training), previous) if previous else model
     model = model.to(parameters["device"])
@@ -60,7 +68,19 @@ def fit_model(entries: ObservedEntries, parameters: Parameters, previous: Traine
     train(model, standardized, settings, optimizer, progress, keep)
     if path:
         Path(path).unlink(missing_ok=True)
-    return Fit(Trained(model.cpu(), data.rows, data.cols), split.training, progress)
+    level = noise_level(len(split.training), split.training.shape)
+    return Fit(Trained(model.cpu(), data.rows, data.cols), split.training, progress, weight_unit, level)
+
+
+def _evened(split: Split) -> tuple[Split, float]:
+    """Divide the weights by the mean of those of training, so that only their ratios matter."""
+    weights = split.training.weights
+    if weights is None:
+        return split, 1.0
+    unit, validation = weights.mean().item(), split.validation
+    if validation is not None and validation.weights is not None:
+        validation = validation.with_weights(validation.weights / unit)
+    return Split(split.training.with_weights(weights / unit), validation), unit
 
 
 def training_settings(entries: ObservedEntries, parameters: Parameters, seed: int) -> TrainingSettings:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dmf.completion.biases import has_columns, has_mean, has_rows
-from dmf.completion.units import ColumnUnits, one_unit
+from dmf.completion.units import ColumnUnits, has_one_unit, one_unit
 from dmf.compressed import CompressedDMF
 from dmf.observed import ObservedEntries
 from dmf.sparse import SparsityPattern, sparse_product
@@ -97,6 +97,11 @@ class CompletionModel(nn.Module):
         if feedback:
             self.row_feedback = nn.Parameter(torch.zeros_like(factorization.right))
             self.column_feedback = nn.Parameter(torch.zeros_like(factorization.left))
+
+    @property
+    def has_one_unit(self) -> bool:
+        """Say whether all columns are in one unit."""
+        return has_one_unit(ColumnUnits(self.column_offset.numpy(), self.column_unit.numpy()))
 
     def standardize(self, entries: ObservedEntries) -> ObservedEntries:
         """Convert observed values, in float64 on the CPU, to this model's units, dtype and device."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmf.completion.data import counts
 from dmf.completion.model import Seen, Trained
-from dmf.observed import ObservedEntries, check_indices
+from dmf.observed import ObservedEntries
 from dmf.sparse import entry_products
 
 
@@ -28,15 +28,17 @@ class CompletedMatrix:
     column_scale: Float[ndarray, " in"]
 
     def entries(self, rows: Int[Tensor, "*n"], cols: Int[Tensor, "*n"]) -> Float[ndarray, "*n"]:
-        """Return the entries (rows, cols), whose shapes are broadcast.
+        """Return the entries (rows, cols), whose shapes are broadcast; of rows and columns beyond, nothing is known.
 
         Raises:
-            ValueError: if the shapes do not broadcast, or an index is out of range.
+            ValueError: if the shapes do not broadcast.
 
         >>> ones = np.ones((2, 1))
         >>> matrix = CompletedMatrix(1.0, np.zeros(2), np.array([0.0, 5.0]), ones, ones, np.ones(2))
         >>> matrix.entries(torch.tensor(0), torch.tensor([0, 1])).tolist()
         [2.0, 7.0]
+        >>> matrix.entries(torch.tensor(2), torch.tensor([0, 1])).tolist()
+        [1.0, 6.0]
         """
         try:
             rows, cols = torch.broadcast_tensors(rows, cols)
@@ -45,34 +47,35 @@ class CompletedMatrix:
                 f"rows of shape {tuple(rows.shape)} and cols of shape {tuple(cols.shape)} do not broadcast; pass one "
                 "row and one column for each entry"
             ) from error
-        check_indices(rows, cols, (len(self.row_bias), len(self.column_bias)))
+        n_out, n_in = len(self.row_bias), len(self.column_bias)
+        known_row, known_col = (rows < n_out).numpy(), (cols < n_in).numpy()
+        rows, cols = rows.clamp(max=n_out - 1), cols.clamp(max=n_in - 1)
         left, right = torch.from_numpy(self.left), torch.from_numpy(self.right)
         products = entry_products(left, right, rows.reshape(-1), cols.reshape(-1)).reshape(rows.shape).numpy()
         row, col = rows.numpy(), cols.numpy()
-        return self.mean + self.column_scale[col] * self.row_bias[row] + self.column_bias[col] + products
+        scale = self.column_scale[col]
+        if not known_col.all():
+            scale = np.where(known_col, scale, unknown_scale(self.column_scale))
+        row_bias, column_bias = known_row * self.row_bias[row], known_col * self.column_bias[col]
+        return self.mean + scale * row_bias + column_bias + (known_row & known_col) * products
 
     def dense(self) -> Float[ndarray, "out in"]:
         """Return the whole matrix."""
         return self.mean + self.row_bias[:, None] * self.column_scale + self.column_bias + self.left @ self.right.T
 
-    def known_part(self, rows: Int[Tensor, " n"], cols: Int[Tensor, " n"]) -> Float[ndarray, " n"]:
-        """Return entries of a larger matrix, of which nothing is known in the rows and columns that are new.
+    def some(self, rows: Int[ndarray, " m"], cols: Int[ndarray, " n"]) -> Float[ndarray, "m n"]:
+        """Return the entries of these rows in these columns; of a row beyond, nothing is known.
 
         >>> ones = np.ones((2, 1))
         >>> matrix = CompletedMatrix(1.0, np.zeros(2), np.array([0.0, 5.0]), ones, ones, np.ones(2))
-        >>> matrix.known_part(torch.tensor([0, 9]), torch.tensor([1, 1])).tolist()
-        [7.0, 6.0]
+        >>> matrix.some(np.array([0, 2]), np.array([1])).tolist()
+        [[7.0], [6.0]]
         """
-        n_out, n_in = len(self.row_bias), len(self.column_bias)
-        empty = CompletedMatrix(
-            self.mean,
-            np.append(self.row_bias, 0.0),
-            np.append(self.column_bias, 0.0),
-            np.pad(self.left, ((0, 1), (0, 0))),
-            np.pad(self.right, ((0, 1), (0, 0))),
-            np.append(self.column_scale, unknown_scale(self.column_scale)),
-        )
-        return empty.entries(rows.clamp(max=n_out), cols.clamp(max=n_in))
+        known = rows < len(self.row_bias)
+        place = np.minimum(rows, len(self.row_bias) - 1)
+        row_bias, left = known * self.row_bias[place], known[:, None] * self.left[place]
+        biases = row_bias[:, None] * self.column_scale[cols] + self.column_bias[cols]
+        return self.mean + biases + left @ self.right[cols].T
 
 
 def unknown_scale(column_scale: Float[ndarray, " in"]) -> float:
@@ -95,8 +98,10 @@ def completed_matrix(trained: Trained, training: ObservedEntries, shape: tuple[i
     model = trained.model
     in_row, in_column = (count > 0 for count in counts(training))
     scale, offset, unit = model.scale.item(), model.column_offset.numpy(), model.column_unit.numpy()
-    one_unit = bool((unit == 1.0).all()) and not offset.any()
-    mean = model.mean.item() if one_unit or not model.has_biases[0] else training.values.mean().item()
+    one_unit = model.has_one_unit
+    weights = None if training.weights is None else training.weights.numpy()
+    alone = one_unit or not model.has_biases[0]
+    mean = model.mean.item() if alone else float(np.average(training.values.numpy(), weights=weights))
     with torch.no_grad():
         seen = Seen.of(training.to(dtype=model.row_bias.dtype))
         augmented = model.predicting_factors(model.explicit_factors(), seen)

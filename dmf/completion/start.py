@@ -45,13 +45,14 @@ def new_model(entries: ObservedEntries, parameters: Mapping[str, Any], rank: int
     mean, row, column = fit_biases(values, parameters["biases"], parameters["bias_decay"])
     row_bias, column_bias = torch.from_numpy(row), torch.from_numpy(column)
     residual = values.values - mean - row_bias[entries.rows] - column_bias[entries.cols]
-    scale = residual.square().mean().sqrt().item()
+    weights = torch.ones_like(residual) if entries.weights is None else entries.weights
+    scale = (weights * residual.square()).mean().sqrt().item()
     rounding = NOTHING * values.values.abs().max().item()
     has_signal, scale = scale > rounding, max(scale, rounding) or 1.0
-    standardized = values.with_values(residual / scale).to(dtype=getattr(torch, parameters["dtype"]))
+    gradient = values.with_values(weights * residual / scale).to(dtype=getattr(torch, parameters["dtype"]))
     options = {"depth": parameters["depth"], "init_scale": parameters["init_scale"]}
     return CompletionModel(
-        _factorization(standardized, rank, has_signal=has_signal, seed=seed, **options),
+        _factorization(gradient, rank, has_signal=has_signal, seed=seed, **options),
         row_bias / scale,
         column_bias / scale,
         biases=parameters["biases"],

@@ -26,11 +26,12 @@ State = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """Some of the entries."""
+    """Some of the entries, and their weights."""
 
     rows: Int[Tensor, " n"]
     cols: Int[Tensor, " n"]
     values: Float[Tensor, " n"]
+    weights: Float[Tensor, " n"]
 
 
 @dataclass
@@ -143,12 +144,15 @@ def _batches(entries: ObservedEntries, settings: TrainingSettings, epoch: int) -
         return [None]
     order = np.random.default_rng([settings.seed, 1, epoch]).permutation(len(entries))
     shuffled = torch.from_numpy(order).to(entries.values.device)
-    parts = (each[shuffled].split(settings.batch_size) for each in (entries.rows, entries.cols, entries.values))
+    weights = torch.ones_like(entries.values) if entries.weights is None else entries.weights
+    of_all = (entries.rows, entries.cols, entries.values, weights)
+    parts = (each[shuffled].split(settings.batch_size) for each in of_all)
     return [Batch(*part) for part in zip(*parts, strict=True)]
 
 
 def _batch_loss(factors: Factors, batch: Batch) -> Tensor:
-    return 0.5 * (entry_products(*factors, batch.rows, batch.cols) - batch.values).square().mean()
+    squares = (entry_products(*factors, batch.rows, batch.cols) - batch.values).square()
+    return 0.5 * (batch.weights * squares).mean()
 
 
 def _validation_rmse(model: CompletionModel, validation: ObservedEntries, seen: Seen) -> float:

@@ -43,6 +43,15 @@ def one_unit(columns: int) -> ColumnUnits:
     return ColumnUnits(np.zeros(columns), np.ones(columns))
 
 
+def has_one_unit(units: ColumnUnits) -> bool:
+    """Say whether these units change nothing.
+
+    >>> has_one_unit(one_unit(3))
+    True
+    """
+    return bool((units.unit == 1.0).all()) and not bool(units.offset.any())
+
+
 def can_have_units(biases: bool | str) -> bool:
     """Say whether columns can be standardized: each has a bias of its own, or nothing is subtracted at all."""
     return has_columns(biases) or not has_mean(biases)
@@ -52,7 +61,7 @@ def column_units(entries: ObservedEntries, biases: bool | str, wanted: bool | st
     """Choose the unit of each column: its standard deviation around its mean, or its root mean square without biases.
 
     Args:
-        entries: raw values in float64, on the CPU.
+        entries: raw values in float64, on the CPU, with or without weights.
         biases: as in `MatrixCompletion`.
         wanted: True, False or "auto", which takes them only where one unit for all columns does not fit: their
             deviations differ by a typical factor of e, or their means lie far apart compared with their deviations.
@@ -67,13 +76,15 @@ def column_units(entries: ObservedEntries, biases: bool | str, wanted: bool | st
         return one_unit(columns)
     cols, values = entries.cols.numpy(), entries.values.numpy()
     count = np.bincount(cols, minlength=columns)
-    at_least_one = np.maximum(count, 1)
-    offset = np.bincount(cols, values, columns) / at_least_one if has_columns(biases) else np.zeros(columns)
-    unit = np.sqrt(np.bincount(cols, (values - offset[cols]) ** 2, columns) / at_least_one)
+    weights = np.ones(len(values)) if entries.weights is None else entries.weights.numpy()
+    total = np.bincount(cols, weights, columns)
+    total[total == 0] = 1.0
+    offset = np.bincount(cols, weights * values, columns) / total if has_columns(biases) else np.zeros(columns)
+    unit = np.sqrt(np.bincount(cols, weights * (values - offset[cols]) ** 2, columns) / total)
     largest = np.zeros(columns)
     np.maximum.at(largest, cols, np.abs(values))
     unit[unit <= NOTHING * largest] = 0.0
-    distance = np.abs(offset - values.mean()) if has_columns(biases) else np.zeros(columns)
+    distance = np.abs(offset - np.average(values, weights=weights)) if has_columns(biases) else np.zeros(columns)
     distance[distance <= NOTHING * largest.max()] = 0.0
     if wanted == "auto" and not _differ(count, distance, unit):
         return one_unit(columns)

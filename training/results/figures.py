@@ -1,4 +1,4 @@
-"""The figures of this project, as PNG files, without a display."""
+"""The figures of this project, as PNG or SVG files, without a display."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def figure(
     """Give the axes of a new figure, row by row, and save it when the block ends without an error.
 
     Args:
-        path: the PNG file, complete or not there; its folder must exist.
+        path: the .png or .svg file, complete or not there; its folder must exist.
         rows: rows of axes.
         columns: columns of axes.
         size: width and height in inches of one of the axes.
@@ -48,8 +48,9 @@ def figure(
     drawn, axes = plt.subplots(rows, columns, figsize=whole, layout="constrained", squeeze=False, **settings)
     try:
         yield list(axes.flat)
-        with complete_file(path) as partial:
-            drawn.savefig(partial, dpi=dpi, metadata={"Software": None})  # the same bytes for every version
+        with complete_file(path) as partial, plt.rc_context({"svg.hashsalt": "deep-lora"}):
+            changing = "Date" if partial.suffix == ".svg" else "Software"  # without it, the same bytes each time
+            drawn.savefig(partial, dpi=dpi, metadata={changing: None})
     finally:
         plt.close(drawn)
 

@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 
 from dmf import CompressedDMF, MatrixCompletion
 from dmf.completion.biases import fit_biases
-from dmf.completion.data import entries_from_matrix
+from dmf.completion.data import matrix_entries
 from dmf.completion.model import CompletionModel, Seen
 from dmf.completion.settings import noise_level
 from tests.dmf.completion.cases import low_rank, ratings, triplets, with_missing
@@ -51,7 +51,7 @@ def test_a_long_run_reaches_the_minimum_of_the_convex_problem():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_biases_solve_the_normal_equations(decay, seed):
     data = ratings(seed=seed)
-    found, expected = fit_biases(entries_from_matrix(data), "both", decay), ridge_biases(data, decay)
+    found, expected = fit_biases(matrix_entries(data).entries, "both", decay), ridge_biases(data, decay)
     # lsqr stops at a relative residual of 1e-12; the condition number is at most (40 + decay) / decay.
     for mine, theirs in zip(found, expected, strict=True):
         assert np.abs(mine - theirs).max() <= 1e-9
@@ -61,7 +61,7 @@ def test_biases_solve_the_normal_equations(decay, seed):
 @settings(max_examples=25, deadline=None)
 def test_biases_of_one_side_are_shrunk_means(seed, side, decay):
     data = ratings(9, 7, seed=seed)
-    biases = fit_biases(entries_from_matrix(data), side, decay)
+    biases = fit_biases(matrix_entries(data).entries, side, decay)
     axis, mine, other = (1, biases.row, biases.column) if side == "rows" else (0, biases.column, biases.row)
     counts = (~np.isnan(data)).sum(axis)
     expected = np.nansum(data - np.nanmean(data), axis) / (counts + decay)
@@ -70,7 +70,7 @@ def test_biases_of_one_side_are_shrunk_means(seed, side, decay):
 
 def test_feedback_adds_the_mean_vectors_of_what_was_observed():
     data, generator = ratings(8, 6), torch.Generator().manual_seed(0)
-    entries = entries_from_matrix(data)
+    entries = matrix_entries(data).entries
     options = {"dtype": torch.float64, "generator": generator}
     model = CompletionModel(
         CompressedDMF(8, 6, 4, **options),

@@ -10,7 +10,7 @@ pytest.importorskip("sklearn")
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from dmf import MatrixCompletion
-from dmf.completion.data import entries_from_matrix
+from dmf.completion.data import matrix_entries
 from dmf.completion.units import column_units
 from tests.dmf.completion.cases import low_rank, ratings, triplets, with_missing
 
@@ -175,7 +175,7 @@ def test_ratings_and_matrices_of_one_unit_are_not_scaled(seed):
 
 def test_the_scale_of_a_column_is_its_deviation_around_its_mean_and_without_biases_its_root_mean_square():
     data = with_missing(TABLES["wine"]())
-    entries = entries_from_matrix(data)
+    entries = matrix_entries(data).entries
     offset, unit = column_units(entries, True, "auto")
     assert np.allclose(offset, np.nanmean(data, 0), rtol=1e-12) and np.allclose(unit, np.nanstd(data, 0), rtol=1e-9)
     offset, unit = column_units(entries, False, "auto")

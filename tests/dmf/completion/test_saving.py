@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 pytest.importorskip("sklearn")
 
 from dmf import MatrixCompletion
-from dmf.completion import files
+from dmf.completion.storage import files
 from tests.dmf.completion.cases import ratings
 
 

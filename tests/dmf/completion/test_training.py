@@ -32,9 +32,9 @@ def test_early_stopping_restores_the_best_state():
 
 
 def fitting_entries():
-    from dmf.completion.data import entries_from_matrix
+    from dmf.completion.data import matrix_entries
 
-    return entries_from_matrix(ratings(noise=1.0))
+    return matrix_entries(ratings(noise=1.0)).entries
 
 
 def seed_of(model: MatrixCompletion) -> int:

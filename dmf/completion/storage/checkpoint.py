@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dmf.completion.files import read_file, write_file
 from dmf.completion.model import CompletionModel, Trained
+from dmf.completion.storage.files import read_file, write_file
 from dmf.completion.training import Progress
 from dmf.observed import ObservedEntries
 
@@ -32,6 +32,7 @@ def fingerprint(settings: Mapping[str, Any], entries: ObservedEntries, start: Tr
         decisive["random_state"] = type(settings["random_state"]).__name__
     digest = hashlib.sha256(json.dumps([decisive, entries.shape], sort_keys=True).encode())
     tensors = [entries.pattern.row_pointers, entries.pattern.columns, entries.values]
+    tensors += [] if entries.weights is None else [entries.weights]
     tensors += [start.rows, start.cols, *start.model.state_dict().values()] if start else []
     for tensor in tensors:
         digest.update(tensor.detach().cpu().numpy().tobytes())

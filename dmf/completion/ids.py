@@ -1,0 +1,155 @@
+"""What users call their rows and columns, integers or names, and the numbers that a model has for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from numpy import ndarray
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from dmf.observed import largest_side
+
+
+def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
+    """Read ids as an array of int64 or of text.
+
+    Args:
+        ids: integers or text, of any shape; those of a table may be objects.
+        what: what they are called in errors.
+
+    Raises:
+        ValueError: if they are anything else, or some are missing.
+
+    >>> read_ids([3, 1], "rows"), read_ids(["ann", "bob"], "rows").tolist()
+    (array([3, 1]), ['ann', 'bob'])
+    """
+    array = np.asarray(ids)
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind == "O":
+        array = _of_objects(array, what)
+    if array.dtype.kind in "UT":
+        return array.astype(str)
+    if array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{what} must be integers or text, got {array.dtype}; convert whole floats with `.astype(int)`, and other "
+            "names with `.astype(str)`"
+        )
+    if array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{what} go up to {array.max()}, which no index reaches; pass them as text: `.astype(str)`")
+    return array.astype(np.int64)
+
+
+def _of_objects(array: ndarray, what: str) -> ndarray:
+    flat = array.ravel().tolist()
+    for kind, dtype in ((str, np.str_), (Integral, np.int64)):
+        if all(isinstance(each, kind) and not isinstance(each, bool) for each in flat):
+            return array.astype(dtype)
+    other = next(each for each in flat if not isinstance(each, type(flat[0])) or not isinstance(each, (str, Integral)))
+    raise ValueError(
+        f"{what} must be integers or text, all of one kind, got {other!r} among them; leave out entries without an id, "
+        "and convert other names with `.astype(str)`"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """The ids of the rows of a matrix, or of its columns, and the numbers 0, 1, ... that they have.
+
+    Attributes:
+        size: how many there are.
+        names: the id of each number; None where an integer id is the number itself.
+    """
+
+    size: int
+    names: Shaped[ndarray, " size"] | None = None
+
+    @cached_property
+    def _order(self) -> ndarray:
+        return np.argsort(self._known, kind="stable")
+
+    @property
+    def _known(self) -> ndarray:
+        return np.arange(self.size) if self.names is None else self.names
+
+    def numbers(self, ids: Shaped[ndarray, "*n"], what: str) -> Int[Tensor, "*n"]:
+        """Return the number of each id; an id that is not known gets `size`.
+
+        Raises:
+            ValueError: if they are text where the known ones are integers, or the other way round, or a number is
+                negative.
+
+        >>> Axis(2, np.array(["bob", "ann"])).numbers(np.array(["ann", "eve"]), "rows")
+        tensor([1, 2])
+        """
+        self._check_kind(ids, what)
+        if self.names is None:
+            return torch.as_tensor(np.minimum(ids, self.size))
+        if self.size == 0:
+            return torch.zeros(ids.shape, dtype=torch.int64)
+        order = self._order
+        place = np.minimum(np.searchsorted(self.names, ids, sorter=order), self.size - 1)
+        found = order[place]
+        return torch.as_tensor(np.where(self.names[found] == ids, found, self.size))
+
+    def ids(self, numbers: Int[ndarray, "*n"]) -> Shaped[ndarray, "*n"]:
+        """Return the ids of these numbers."""
+        return numbers if self.names is None else self.names[numbers]
+
+    def extended(self, ids: Shaped[ndarray, " n"], what: str) -> Axis:
+        """Return the axis with all of these ids; the numbers of those that are known stay as they are.
+
+        >>> Axis(2, np.array(["bob", "ann"])).extended(np.array(["eve", "ann"]), "rows").names.tolist()
+        ['bob', 'ann', 'eve']
+        """
+        self._check_kind(ids, what)
+        if self.names is None:
+            return Axis(max(self.size, int(ids.max(initial=-1)) + 1))
+        new = np.setdiff1d(ids, self.names)
+        return Axis(self.size + len(new), np.concatenate([self.names, new])) if len(new) else self
+
+    def _check_kind(self, ids: ndarray, what: str) -> None:
+        known = "U" if self.names is not None and self.names.dtype.kind == "U" else "i"
+        if ids.size and ids.dtype.kind != known:
+            kinds = {"U": "text", "i": "integers"}
+            raise ValueError(
+                f"{what} are {kinds[ids.dtype.kind]}, and those that the model was fitted to are {kinds[known]}; pass "
+                "the ids of the fit, in the same kind"
+            )
+        if self.names is None and ids.size and int(ids.min()) < 0:
+            raise ValueError(
+                f"{what} range from {ids.min()} to {ids.max()}, and numbers count from 0; a missing id is often -1: "
+                "leave out such entries, or pass ids as text"
+            )
+
+
+def axis_of(ids: Shaped[ndarray, " n"], what: str, size: int | None) -> Axis:
+    """Make the axis of the ids of a matrix's entries.
+
+    Integers are numbers, so that room may be left for others, as in a matrix; but text, and integers far beyond the
+    entries, such as those of a database, are names, sorted.
+
+    Args:
+        size: how many rows, or columns, the matrix has; None takes what the ids need.
+
+    Raises:
+        ValueError: if there is a size, and the ids are names.
+
+    >>> axis_of(np.array([76561198000000000, 5]), "rows", None).names, axis_of(np.array([2, 5]), "rows", None)
+    (array([                5, 76561198000000000]), Axis(size=6, names=None))
+    """
+    if ids.dtype.kind != "U":
+        if size is not None:
+            return Axis(size).extended(ids[:0], what)
+        if ids.size == 0 or ids.max() < largest_side(len(ids)):
+            return Axis(0).extended(ids, what)
+    elif size is not None:
+        raise ValueError(f"shape is for numbers, and the {what} are text; leave it out: the ids say how many there are")
+    known = np.unique(ids)
+    return Axis(len(known), known)

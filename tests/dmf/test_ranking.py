@@ -1,0 +1,72 @@
+"""Ranking metrics: equal to scikit-learn's, and to their definitions where it has none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.metrics import average_precision_score, ndcg_score
+
+from dmf.ranking import ranking_metrics
+
+ITEMS = 12
+
+
+def random_case(seed: int) -> tuple[np.ndarray, list[set[int]]]:
+    rng = np.random.default_rng(seed)
+    ranked = np.array([rng.permutation(ITEMS) for _ in range(8)])
+    return ranked, [set(rng.permutation(ITEMS)[: rng.integers(1, 7)].tolist()) for _ in range(8)]
+
+
+def as_scores(ranked: np.ndarray, relevant: list[set[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Relevance and score of every item, as scikit-learn takes them."""
+    truth = np.array([[item in wanted for item in range(ITEMS)] for wanted in relevant], float)
+    return truth, -np.argsort(ranked, axis=1).astype(float)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("k", [1, 3, ITEMS])
+def test_ndcg_is_that_of_scikit_learn(seed, k):
+    ranked, relevant = random_case(seed)
+    assert ranking_metrics(ranked, relevant, k).ndcg == pytest.approx(
+        ndcg_score(*as_scores(ranked, relevant), k=k), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_over_whole_lists_is_that_of_scikit_learn(seed):
+    ranked, relevant = random_case(seed)
+    cases = as_scores(ranked, relevant)
+    expected = np.mean([average_precision_score(*row) for row in zip(*cases, strict=True)])
+    assert ranking_metrics(ranked, relevant, ITEMS).map == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 3, 20])
+def test_recall_and_map_are_their_definitions(k):
+    ranked, relevant = random_case(9)
+    recalls, precisions = [], []
+    for row, wanted in zip(ranked.tolist(), relevant, strict=True):
+        top = row[:k]
+        recalls.append(len(set(top) & wanted) / len(wanted))
+        sums = [len(set(top[: i + 1]) & wanted) / (i + 1) for i, item in enumerate(top) if item in wanted]
+        precisions.append(sum(sums) / min(k, len(wanted)))
+    found = ranking_metrics(ranked, relevant, k)
+    assert found.recall == pytest.approx(np.mean(recalls)) and found.map == pytest.approx(np.mean(precisions))
+
+
+def test_users_without_relevant_items_do_not_count_and_shorter_lists_are_cut_off():
+    assert ranking_metrics([["a"], ["b"]], [{"a"}, set()], 5) == (1.0, 1.0, 1.0, 1)
+    assert ranking_metrics([["a"], ["b"]], [{"a", "z"}, []], 2)[1:] == (0.5, 0.5, 1)
+
+
+def test_lists_that_cannot_be_scored_are_refused():
+    with pytest.raises(ValueError, match="there are 1 lists of recommended items and 2 of relevant ones; pass one of"):
+        ranking_metrics([[1]], [{1}, {2}])
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        ranking_metrics([[1]], [{1}], 0)
+    with pytest.raises(ValueError, match="list 0 names an item twice among its first 2; pass distinct items"):
+        ranking_metrics([[1, 1]], [{1}], 2)
+    with pytest.raises(ValueError, match="no user has a relevant item, so there is nothing to find; check the ids"):
+        ranking_metrics([[1]], [set()])
