@@ -18,7 +18,7 @@ from training.errors import RunError, UsageError, public_settings
 from training.names import FIGURE, FIT, MATRIX_NAMES, MODEL, PREDICTIONS, RESULTS
 from training.reading.kinds import number, written
 from training.reading.names import find_names, number_names
-from training.reading.sources import read_source
+from training.reading.sources import read_source, refuse_unused
 from training.reading.tables import Wanted
 from training.results.figures import curve, figure
 from training.results.report import installed_version, write_json
@@ -115,6 +115,7 @@ def read_entries(arguments: CompleteArguments) -> Entries:
     """
     if arguments.data is None:
         raise UsageError("no data to complete were named; pass --data with a file of rows, columns and values")
+    refuse_unused(arguments, [arguments.data, arguments.predict])
     table = read_columns(arguments.data, arguments, with_values=True)
     values = table[arguments.value_column].to_numpy(dtype=float)
     (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
