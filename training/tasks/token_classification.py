@@ -16,10 +16,11 @@ from training.job import IGNORED, Task
 from training.reading.lists import NO_TAG, tags, words
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
-from training.tasks.base import adapter_task, logits_of, replace_columns
+from training.tasks.base import CUT, adapter_task, logits_of, replace_columns
 from training.tasks.entities import ENTITY_METRICS, are_entities, score_entities
 from training.tasks.labels import label_settings
 from training.tasks.metrics import scorer
+from training.tasks.words import encode_words
 
 
 def tag_columns(data: TextDataArguments) -> list[Wanted]:
@@ -67,7 +68,7 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
         return {name: scores[name] for name in chosen}
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
-        return replace_columns(splits, lambda rows: _encode(rows, tokenizer, data, column, numbers))
+        return replace_columns(splits, lambda rows: _encode(rows, tokenizer, data, column, numbers), "words")
 
     return adapter_task(
         name="token_classification",
@@ -102,12 +103,13 @@ def _named(numbers: np.ndarray, kept: np.ndarray, names: list[str]) -> list[list
 def _encode(
     rows: dict[str, list], tokenizer: Any, data: TextDataArguments, column: str, numbers: dict[str, int]
 ) -> dict[str, list]:
-    encoded = tokenizer(rows[data.text_column], is_split_into_words=True, truncation=True, max_length=data.max_length)
-    labels = []
-    for row, own in enumerate(rows[column]):
-        places = encoded.word_ids(row)
-        first = [word is not None and word != previous for previous, word in zip([None, *places], places, strict=False)]
-        labels.append(
-            [numbers[own[word]] if is_first else IGNORED for word, is_first in zip(places, first, strict=True)]
-        )
-    return {**encoded, "labels": labels}
+    encoded, first = encode_words(rows[data.text_column], tokenizer, data.max_length)
+    labels = [
+        [IGNORED if word is None else numbers[own[word]] for word in begun]
+        for own, begun in zip(rows[column], first, strict=True)
+    ]
+    lost = [
+        len(own) - 1 - max((word for word in begun if word is not None), default=-1)
+        for own, begun in zip(rows[column], first, strict=True)
+    ]
+    return {**encoded, "labels": labels, CUT: lost}
