@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
 from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, refused
-from training.job import Job
+from training.job import Job, plain
 from training.models.adapters import has_subspaces
 from training.names import ADAPTER, EXPORT
 from training.results import report
 from training.results.exporting import save_adapter
+from training.results.folders import identity_of, is_of_writing, refuse_other_run, require_writable
 from training.results.hub import push
 from training.settings.common import RunArguments
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
@@ -53,20 +54,23 @@ def run_job(job: Job) -> TrainingResult:
         RunError: the run stopped: a loss that is not finite, no space.
     """
     main_process = job.run.process_index == 0
+    folder = Path(job.run.output_dir or "runs")
+    require_writable(folder)
     if main_process:
         _warn_of_ddp(job.run)
     else:
         logging.set_verbosity_error()
     _refuse_empty_epoch(job)
+    _refuse_unknown_metric(job)
     set_seed(job.run.seed)
     model = job.task.build_model(job)
     choose_rate(job.run)
     choose_length(job.run, len(job.task.splits["train"]))
     is_ruled(job.adapter, model)  # a dry run refuses what cannot work too
-    folder = Path(job.run.output_dir or "runs")
     if main_process:
         print(report.describe(job, model), flush=True)
     if job.run.dry_run:
+        _rehearse(job, model, folder)
         return TrainingResult(folder, job.task.main_metric)
     metrics = _train(job, model, folder)
     trained = {"adapter": folder / ADAPTER, "export": folder / EXPORT if (folder / EXPORT).is_dir() else None}
@@ -96,9 +100,29 @@ def _train(job: Job, model: nn.Module, folder: Path) -> dict[str, dict[str, floa
     return metrics
 
 
+def _rehearse(job: Job, model: nn.Module, folder: Path) -> None:
+    """Refuse what a run would refuse before its first step; what is written meanwhile goes to another folder.
+
+    Raises:
+        UsageError: the folder belongs to another run, or Trainer, optimizer or schedule cannot be set up.
+    """
+    facts = facts_of(job)
+    if not job.run.overwrite:
+        _checkpoint(job, folder, facts)
+    with tempfile.TemporaryDirectory() as spare:
+        job.run.output_dir = spare
+        try:
+            trainer = build_trainer(job, model, facts)
+            trainer.create_optimizer_and_scheduler(max(job.run.max_steps, 1))
+        finally:
+            job.run.output_dir = str(folder)
+
+
 def _checkpoint(job: Job, folder: Path, facts: dict[str, Any]) -> Path | None:
     """Find the checkpoint to resume from, and print a line that says so."""
     resume = checkpoint_to_resume(folder, job.run, facts)
+    if resume is None and not job.run.overwrite:
+        refuse_other_run(folder, job.command, identity_of(plain(facts)))
     if resume is not None and job.run.process_index == 0:
         print(f"{'resumed':>14}  {progress(resume)}", flush=True)
     return resume
@@ -113,6 +137,13 @@ def _refuse_empty_epoch(job: Job) -> None:
         )
 
 
+def _refuse_unknown_metric(job: Job) -> None:
+    """Raise if checkpoints are to be ranked by a metric that the task does not have; Trainer finds out too late."""
+    name, known = job.run.metric_for_best_model, ["loss", *job.task.scores]
+    if name is not None and name.removeprefix("eval_") not in known:
+        raise UsageError(f"--metric_for_best_model got {name!r}; the metrics of this run are {', '.join(known)}")
+
+
 def _save(
     job: Job, trainer: AdapterTrainer, folder: Path, metrics: dict[str, dict[str, float]], resumed: Path | None
 ) -> None:
@@ -125,7 +156,9 @@ def _save(
         save_adapter(trainer, folder)
         if job.run.process_index == 0:
             report.write(folder, job, trainer, metrics, resumed)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if not is_of_writing(error):
+            raise
         raise saving_error(error, folder, ADAPTER) from error
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from training.errors import UsageError
 from training.job import Job, Task, take_hub_options
-from training.models.loading import load_processor
+from training.models.loading import fitted_length, load_processor
 from training.runner import TrainingResult, run_job
 from training.settings.adapter import AdapterArguments
 from training.settings.common import FEATURED, HeadArguments, ModelArguments, RunArguments
@@ -55,6 +56,7 @@ def build_job(
     if data.glue:
         data = with_glue(data, data.glue)
     push, token = take_hub_options(run)
+    data = dataclasses.replace(data, max_length=fitted_length(model, data.max_length, token))
     task = load_task(data, run.metric_source)
     _check(task, data, head, run)
     processor = load_processor(model, token=token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import peft
@@ -9,9 +10,16 @@ import torch
 import transformers
 from torch import nn
 
-from training.errors import UsageError, redacted
+from training.errors import UsageError, loading_error
 from training.job import Task
 from training.settings.common import ModelArguments
+from training.settings.data import LENGTH
+
+# Models that number places from the one after the padding token.
+_AFTER_PADDING = frozenset(
+    ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "longformer",
+     "mpnet", "lilt", "ibert", "xmod")
+)  # fmt: skip
 
 
 class Base(NamedTuple):
@@ -47,8 +55,7 @@ def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -
             **quantized,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = redacted(str(error), token)
-        raise UsageError(f"the model {name} cannot be loaded for --task {task.name}: {reason}") from error
+        raise loading_error(f"the model {name}", error, token, f" for --task {task.name}") from error
     keep_differentiable_(model)
     return Base(model, _new_modules(model, report))
 
@@ -76,12 +83,35 @@ def load_processor(arguments: ModelArguments, images: bool = False, token: str |
     try:
         processor = kind.from_pretrained(name, **_loading_settings(arguments, token))
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = redacted(str(error), token)
         what = "image processor" if images else "tokenizer"
-        raise UsageError(f"the {what} of {name} cannot be loaded: {reason}") from error
+        raise loading_error(f"the {what} of {name}", error, token) from error
     if not images and processor.pad_token is None:
         processor.pad_token = processor.eos_token
     return processor
+
+
+def fitted_length(arguments: ModelArguments, wanted: int | None, token: str | None = None) -> int:
+    """Return after how many tokens a text is cut off.
+
+    Args:
+        arguments: which model.
+        wanted: what was asked for.
+        token: to read private models with.
+
+    Raises:
+        UsageError: the model has no places for so many tokens, or its configuration cannot be read.
+    """
+    name = model_name(arguments)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **_loading_settings(arguments, token)).get_text_config()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise loading_error(f"the configuration of {name}", error, token) from error
+    places = getattr(config, "max_position_embeddings", None) or math.inf
+    if config.model_type in _AFTER_PADDING:
+        places -= (getattr(config, "pad_token_id", None) or 0) + 1
+    if wanted is not None and wanted > places:
+        raise UsageError(f"--max_length got {wanted}; {name} takes at most {places} tokens")
+    return int(wanted or min(LENGTH, places))
 
 
 def model_name(arguments: ModelArguments) -> str:

@@ -22,7 +22,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from training.errors import UsageError, redacted
+from training.errors import UsageError, loading_error, redacted
 from training.reading import folders
 from training.reading.formats import FORMATS, read_table, suffix_of
 from training.reading.kinds import picture
@@ -207,9 +207,12 @@ def _loading(source: str) -> Iterator[None]:
     except Exception as error:  # the libraries raise many kinds; all mean that the source cannot be read
         if "corresponds to no data" in str(error):
             raise UsageError(f"the data set {source} has no rows; at least one is needed") from error
-        reason = str(error) or type(error).__name__
         if isinstance(error, DatasetGenerationError) and error.__cause__:  # which says no more than that there was one
-            reason = f"{reason}: {error.__cause__}"
-        if "doesn't exist on the Hub" in reason or type(error).__name__ == "HFValidationError":
-            reason = f"there is neither such a file or folder nor such a data set on the Hub ({reason})"
-        raise UsageError(f"the data set {source} cannot be loaded: {redacted(reason)}") from error
+            reason = redacted(f"{error}: {error.__cause__}")
+            raise UsageError(f"the data set {source} cannot be loaded: {reason}") from error
+        if "doesn't exist on the Hub" in str(error):
+            raise UsageError(
+                f"the data set {source} cannot be loaded: there is neither such a file or folder nor such a data set "
+                f"on the Hub ({redacted(str(error))})"
+            ) from error
+        raise loading_error(f"the data set {source}", error) from error

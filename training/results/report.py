@@ -20,6 +20,7 @@ from training.job import Job, plain
 from training.models.adapters import adapted_parts, config_of, own_parameters
 from training.names import ADAPTER, EXPORT, FIGURE, RESULTS
 from training.results.figures import curve, figure
+from training.results.folders import IDENTITY, identity_of
 
 _CLASSES = 20  # of so many at each end, names and counts are printed
 _INDENT, _WIDTH = 16, 64
@@ -94,10 +95,11 @@ def write_failure(folder: Path, job: Job, trainer: Trainer, reason: str) -> None
         write_json(folder / RESULTS, base_results(job, trainer) | {"status": "stopped", "reason": reason})
 
 
-def base_results(job: Job, trainer: Trainer) -> dict[str, Any]:
+def base_results(job: Job, trainer: Any) -> dict[str, Any]:
     """Collect what every run says: settings, versions, sizes and the log."""
     return {
         "command": job.command,
+        IDENTITY: identity_of(plain(trainer.facts)),
         "task": job.task.name,
         "auto_class": job.task.auto_class,
         "pipeline": job.task.pipeline,

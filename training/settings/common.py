@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from training.errors import UsageError
 from training.settings.parsing import option
+from training.settings.ranges import is_small_good, refuse_out_of_range
 
 
 @dataclass
@@ -87,6 +88,10 @@ class RunArguments(TrainingArguments):
     license: str | None = option(None, "License named in the model card, such as apache-2.0.")
 
     def __post_init__(self) -> None:
+        refuse_out_of_range(self)
+        greater: bool | None = getattr(self, "greater_is_better", None)
+        if greater is None and is_small_good(self.metric_for_best_model or ""):
+            self.greater_is_better = False
         super().__post_init__()
         if self.batch_eval_metrics:
             raise UsageError(

@@ -67,6 +67,7 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
         collate=lambda processor, model: stack_images,
         score=score_classes,
         main_metric=metrics[0],
+        scores=tuple(metrics),
         counts=class_counts(splits, column),
     )
 

@@ -17,8 +17,8 @@ from training.models.building import build_adapted
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, adapter_task, encode_texts, replace_columns
 from training.tasks.continuation import encode_continuations, require_causal
-from training.tasks.metrics import score_tokens, token_sums
-from training.tasks.text_metrics import text_scorer
+from training.tasks.metrics import TOKEN_METRICS, score_tokens, token_sums
+from training.tasks.text_metrics import TEXT_METRICS, text_scorer
 from training.trainer.generating import GeneratingTrainer, Generation
 from training.trainer.trainer import AdapterTrainer
 
@@ -29,7 +29,7 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         def encode_rows(rows: dict[str, list]) -> dict[str, list]:
             targets = rows[data.target_column] if data.target_column else None
-            return encode_continuations(rows[data.text_column], targets, tokenizer, data.max_length)
+            return encode_continuations(rows[data.text_column], targets, tokenizer, data.length)
 
         return replace_columns(splits, encode_rows, "tokens")
 
@@ -46,6 +46,7 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
         score=score_tokens,
         reduce_logits=lambda logits, labels: token_sums(_first(logits)[:, :-1], labels[:, 1:]),
         main_metric="perplexity",
+        scores=TOKEN_METRICS,
     )
 
 
@@ -62,12 +63,12 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
     target = data.target_column
 
     def encode_rows(rows: dict[str, list], tokenizer: Any) -> dict[str, list]:
-        encoded, lost = encode_texts(tokenizer, rows[data.text_column], max_length=data.max_length)
+        encoded, lost = encode_texts(tokenizer, rows[data.text_column], max_length=data.length)
 
         def encode_target(texts: list[str], **settings: Any) -> Any:
             return tokenizer(text_target=texts, **settings)
 
-        targets, lost_of_targets = encode_texts(encode_target, rows[target], max_length=data.max_length)
+        targets, lost_of_targets = encode_texts(encode_target, rows[target], max_length=data.length)
         return {**encoded, "labels": targets["input_ids"], CUT: np.add(lost, lost_of_targets).tolist()}
 
     return adapter_task(
@@ -82,6 +83,7 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
         score=score_tokens,
         reduce_logits=lambda logits, labels: token_sums(_first(logits), labels),
         main_metric="perplexity",
+        scores=(*TOKEN_METRICS, *(TEXT_METRICS if data.predict_with_generate else ())),
         trainer_class=_generating(data, metric_source) if data.predict_with_generate else AdapterTrainer,
         generates=data.predict_with_generate,
     )
@@ -94,7 +96,7 @@ def _build_causal(job: Job) -> nn.Module:
 
 
 def _generating(data: TextDataArguments, metric_source: str) -> Callable[..., GeneratingTrainer]:
-    length = data.max_length if data.max_new_tokens is None else data.max_new_tokens
+    length = data.length if data.max_new_tokens is None else data.max_new_tokens
     generation = Generation({"num_beams": data.num_beams, "max_new_tokens": length}, text_scorer(metric_source))
     return partial(GeneratingTrainer, generation=generation)
 

@@ -61,6 +61,7 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
         collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=score_classes,
         main_metric=metrics[0],
+        scores=tuple(metrics),
         counts=class_counts(splits, column),
     )
 
@@ -90,14 +91,13 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
         collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=score_numbers,
         main_metric=metrics[0],
+        scores=tuple(metrics),
     )
 
 
 def _encode(splits: Splits, tokenizer: Any, *, data: TextDataArguments, column: str) -> Splits:
     def encode(rows: dict[str, list]) -> dict[str, list]:
-        encoded, lost = encode_texts(
-            tokenizer, *(rows[name] for name in text_columns(data)), max_length=data.max_length
-        )
+        encoded, lost = encode_texts(tokenizer, *(rows[name] for name in text_columns(data)), max_length=data.length)
         return {**encoded, "labels": rows[column], CUT: lost}
 
     return replace_columns(splits, encode, "tokens")

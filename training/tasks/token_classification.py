@@ -81,6 +81,7 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
         collate=lambda tokenizer, model: DataCollatorForTokenClassification(tokenizer),
         score=score_tags,
         main_metric=chosen[0],
+        scores=tuple(chosen),
         counts={name: {tag: held[tag] for tag in names} for name, held in counts.items()},
     )
 
@@ -103,7 +104,7 @@ def _named(numbers: np.ndarray, kept: np.ndarray, names: list[str]) -> list[list
 def _encode(
     rows: dict[str, list], tokenizer: Any, data: TextDataArguments, column: str, numbers: dict[str, int]
 ) -> dict[str, list]:
-    encoded, first = encode_words(rows[data.text_column], tokenizer, data.max_length)
+    encoded, first = encode_words(rows[data.text_column], tokenizer, data.length)
     labels = [
         [IGNORED if word is None else numbers[own[word]] for word in begun]
         for own, begun in zip(rows[column], first, strict=True)
