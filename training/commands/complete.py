@@ -86,7 +86,7 @@ def main(words: Sequence[str]) -> int:
     count, shape = len(entries.values), (len(entries.names["rows"]), len(entries.names["columns"]))
     print(f"{count:,} of {shape[0]:,} x {shape[1]:,} entries ({count / shape[0] / shape[1]:.2%}), "
           f"rank up to {arguments.rank}")  # fmt: skip
-    wanted = read_wanted(entries.names, arguments) if arguments.predict else None
+    wanted = find_entries(entries.names, arguments) if arguments.predict else None
     identity = identity_of(decisive(arguments, entries))
     if not arguments.overwrite:
         refuse_other_run(folder, "complete", identity)
@@ -207,7 +207,7 @@ class Questions(NamedTuple):
     unknown: dict[str, list[str]]
 
 
-def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Questions:
+def find_entries(names: dict[str, list[str]], arguments: CompleteArguments) -> Questions:
     """Read the entries of `--predict`; unknown names get the number after the last one, and are told.
 
     Raises:

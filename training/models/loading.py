@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import peft
 import torch
@@ -11,7 +11,6 @@ import transformers
 from torch import nn
 
 from training.errors import UsageError, loading_error
-from training.job import Task
 from training.settings.common import ModelArguments
 from training.settings.data import LENGTH
 
@@ -22,6 +21,17 @@ _AFTER_PADDING = frozenset(
 )  # fmt: skip
 
 
+class Headed(Protocol):
+    """What has to be known of a task to load a model for it; see `training.job.Task`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def auto_class(self) -> str: ...
+    @property
+    def model_settings(self) -> dict[str, Any]: ...
+
+
 class Base(NamedTuple):
     """A base model and what its checkpoint did not have, such as a new classifier."""
 
@@ -29,7 +39,7 @@ class Base(NamedTuple):
     new_modules: list[str]
 
 
-def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -> Base:
+def load_base(arguments: ModelArguments, task: Headed, token: str | None = None) -> Base:
     """Load the base model of a task, with a head for its labels.
 
     Raises:

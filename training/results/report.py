@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import Trainer
@@ -18,7 +18,9 @@ from dmf.files import complete_file
 from training.errors import public_settings
 from training.job import Job, plain
 from training.models.adapters import adapted_parts, config_of, own_parameters
-from training.names import ADAPTER, EXPORT, FIGURE, RESULTS
+from training.names import ADAPTER, CONFUSION, EXPORT, FIGURE, RESULTS
+from training.results import classes
+from training.results.classes import ClassScores
 from training.results.figures import curve, figure
 from training.results.folders import IDENTITY, identity_of
 
@@ -49,7 +51,7 @@ def describe(job: Job, model: nn.Module) -> str:
         f"learning rate {run.learning_rate:g}",
         "writes": run.output_dir,
     }
-    return "\n".join(f"{name:>14}  {text}" for name, text in lines.items())
+    return "\n".join(_wrapped(name, str(text)) for name, text in lines.items())
 
 
 def _class_lines(counts: dict[str, dict[str, int]]) -> str:
@@ -64,8 +66,7 @@ def _class_lines(counts: dict[str, dict[str, int]]) -> str:
         between = f"... {len(shown) - 2 * _CLASSES} more of {held[0]:,} to {held[-1]:,} rows ..."
         shown = [*shown[:_CLASSES], between, *shown[-_CLASSES:]]
     of_splits = train + (f" ({', '.join(others)})" if others else "")
-    wrapped = textwrap.fill(f"{of_splits}: {', '.join(shown)}", _WIDTH, break_long_words=False, break_on_hyphens=False)
-    return wrapped.replace("\n", "\n" + " " * _INDENT)
+    return f"{of_splits}: {', '.join(shown)}"
 
 
 def _trained_whole(model: nn.Module) -> list[str]:
@@ -76,17 +77,29 @@ def _trained_whole(model: nn.Module) -> list[str]:
     return list(dict.fromkeys([*shown, *beside]))
 
 
-def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str, float]], resumed: Path | None) -> None:
-    """Write `results.json` and the figure of a finished run."""
+class Measured(NamedTuple):
+    """What a run has measured at its end, by the data: metrics, and scores by class; and where it resumed from."""
+
+    metrics: dict[str, dict[str, float]]
+    by_class: dict[str, ClassScores]
+    resumed: Path | None
+
+
+def write(folder: Path, job: Job, trainer: Trainer, measured: Measured) -> None:
+    """Write `results.json` and the figures of a finished run."""
+    metrics, by_class, resumed = measured
     results = base_results(job, trainer) | {
         "status": "complete",
         "metrics": metrics,
+        "by_class": {split: scores.as_json() for split, scores in by_class.items()},
         "main_metric": job.task.main_metric,
         "resumed_from": None if resumed is None else resumed.name,
         "files": [name for name in (ADAPTER, EXPORT) if (folder / name).is_dir()],
     }
     write_json(folder / RESULTS, results)
     draw(folder / FIGURE, results["log"], job.task.panels or ((job.task.main_metric,),))
+    for split, scores in list(by_class.items())[-1:]:  # test data, if there are some
+        classes.draw(folder / CONFUSION, scores, f"{split} data")
 
 
 def write_failure(folder: Path, job: Job, trainer: Trainer, reason: str) -> None:
@@ -130,14 +143,26 @@ def installed_version(package: str) -> str:
         return "not installed"
 
 
-def summary(folder: Path, metrics: dict[str, dict[str, float]]) -> str:
-    """Summarize the metrics and what was written, for the terminal."""
-    lines = [
-        f"{split:>14}  " + ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "runtime")
-        for split, values in metrics.items()
-    ]
-    written = [name for name in (ADAPTER, EXPORT, RESULTS, FIGURE) if (folder / name).exists()]
-    return "\n".join([*lines, f"{'written to':>14}  {folder}: {', '.join(written)}"])
+def summary(folder: Path, metrics: dict[str, dict[str, float]], by_class: dict[str, ClassScores]) -> str:
+    """Summarize the metrics, the scores by class and what was written, for the terminal."""
+    lines = []
+    for split, values in metrics.items():
+        held = [_named(name, value, by_class.get(split)) for name, value in values.items() if name != "runtime"]
+        lines.append(_wrapped(split, ", ".join(held)))
+    tables = [f"\n{split} data, class by class:\n{classes.table(scores)}\n" for split, scores in by_class.items()]
+    written = [name for name in (ADAPTER, EXPORT, RESULTS, FIGURE, CONFUSION) if (folder / name).exists()]
+    return "\n".join([*lines, *tables, _wrapped("written to", f"{folder}: {', '.join(written)}")])
+
+
+def _named(name: str, value: float, scores: ClassScores | None) -> str:
+    beside = f" (always {scores.names[scores.commonest]!r}: {scores.baseline:.4g})" if scores else ""
+    return f"{name} {value:.4g}{beside if name == 'accuracy' else ''}"
+
+
+def _wrapped(name: str, text: str) -> str:
+    """Return a line with its name, on several lines where it would be too long for a terminal."""
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return f"{name:>14}  " + f"\n{'':>{_INDENT}}".join(lines)
 
 
 def draw(path: Path, log: list[dict[str, float]], panels: Sequence[Sequence[str]]) -> None:

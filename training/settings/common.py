@@ -48,6 +48,7 @@ class HeadArguments:
     head_scale: float | None = option(
         None, "Scale of the logits of a normalized head; found from the number of classes if unset."
     )
+    balance_classes: bool = option(False, "Weigh the loss of rare classes more: n / (classes x n of the class).")
 
 
 @dataclass
@@ -79,6 +80,10 @@ class RunArguments(TrainingArguments):
     push_to_hub: bool = option(False, "Upload the adapter, and its LoRA export, to the Hub after training.")
     hub_private_repo: bool | None = option(None, "Make the new repository private.")
     dry_run: bool = option(False, "Show what would be trained, and stop.")
+    early_stopping_patience: int | None = option(
+        None, "Evaluations without a better --metric_for_best_model (the loss if unset) after which training ends; the "
+        "best model is kept. If unset, training does not end early."
+    )  # fmt: skip
     overwrite: bool = option(False, "Delete the checkpoints of an earlier run in --output_dir instead of resuming it.")
     metric_source: Literal["local", "evaluate"] = option(
         "local",
@@ -92,6 +97,13 @@ class RunArguments(TrainingArguments):
         greater: bool | None = getattr(self, "greater_is_better", None)
         if greater is None and is_small_good(self.metric_for_best_model or ""):
             self.greater_is_better = False
+        if self.early_stopping_patience is not None:
+            if self.eval_strategy == "no" or self.eval_strategy != self.save_strategy:
+                raise UsageError(
+                    "--early_stopping_patience keeps the best model; it needs --eval_strategy and --save_strategy "
+                    "epoch, or both steps"
+                )
+            self.load_best_model_at_end = True
         super().__post_init__()
         if self.batch_eval_metrics:
             raise UsageError(

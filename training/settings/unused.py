@@ -48,7 +48,7 @@ RULES = (
     Rule(("init_batches",), lambda s: s["adapter"] == "deep_lora" or s["adapter_config"], "--adapter deep_lora"),
     Rule(("lora_alpha",), _one_of("adapter", "lora"), "--adapter lora; deep_lora has no alpha"),
     Rule(("head_scale",), _given("normalized_head"), "--normalized_head"),
-    Rule(("num_beams", "max_new_tokens"), _given("predict_with_generate"), "--predict_with_generate"),
+    Rule(("num_beams", "max_new_tokens"), _one_of("predict_with_generate", True), "--predict_with_generate"),
     Rule(("target_column",), _one_of("task", "causal_lm", "seq2seq"), "--task causal_lm or seq2seq"),
     Rule(("text_pair_column",), _one_of("task", "classification", "regression"), "--task classification or regression"),
     Rule(
@@ -57,7 +57,7 @@ RULES = (
         "a --task with labels: classification, regression or token_classification",
     ),
     Rule(("task", "text_column", "text_pair_column"), _without("glue"), "no --glue, whose tasks have their own"),
-    Rule(("hub_model_id", "hub_private_repo"), _given("push_to_hub"), "--push_to_hub"),
+    Rule(("hub_model_id", "hub_private_repo"), _one_of("push_to_hub", True), "--push_to_hub"),
     Rule(("eval_steps",), _one_of("eval_strategy", "steps"), "--eval_strategy steps"),
     Rule(("save_steps",), _one_of("save_strategy", "steps"), "--save_strategy steps"),
     Rule(("logging_steps",), _one_of("logging_strategy", "steps"), "--logging_strategy steps"),

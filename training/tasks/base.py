@@ -11,7 +11,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from training.data import Splits
-from training.job import Task
+from training.job import IGNORED, Task
 from training.models.building import build_adapted
 from training.trainer.trainer import AdapterTrainer
 
@@ -24,6 +24,13 @@ def logits_of(prediction: EvalPrediction) -> np.ndarray:
     """Return the logits; some models return more beside them."""
     predictions = prediction.predictions
     return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
+
+
+def classes_of(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the predicted and of the true classes, without places that have no label."""
+    predictions, references = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
+    kept = references != IGNORED
+    return predictions[kept], references[kept]
 
 
 def replace_columns(splits: Splits, function: Callable[[dict[str, list]], dict[str, list]], unit: str) -> Splits:

@@ -51,6 +51,20 @@ def encode_continuations(
     }
 
 
+def encode_prompts(texts: Sequence[str], tokenizer: Any, max_length: int) -> tuple[dict[str, list[Any]], list[int]]:
+    """Encode prompts as `encode_continuations` does, and how many tokens of each are cut off at the front."""
+    rows = []
+    for text in texts:
+        ids = _encoded(text, tokenizer)
+        while len(ids) > 1 and ids[-1] in tokenizer.all_special_ids and not text.endswith(tokenizer.decode(ids[-1:])):
+            ids = ids[:-1]  # the end that the tokenizer adds
+        first = int(bool(ids) and ids[0] in tokenizer.all_special_ids)
+        lost = max(0, len(ids) - max_length)
+        rows.append((ids if not lost else [*ids[:first], *ids[first + lost :]], lost))
+    encoded = {"input_ids": [row for row, _ in rows], "attention_mask": [[1] * len(row) for row, _ in rows]}
+    return encoded, [lost for _, lost in rows]
+
+
 def _between(prompt: str, target: str) -> str:
     return "" if not prompt or prompt[-1:].isspace() or target[:1].isspace() else " "
 

@@ -14,7 +14,7 @@ from training.reading.kinds import HIDDEN, class_name, number
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks import glue
-from training.tasks.base import CUT, adapter_task, encode_texts, logits_of, replace_columns
+from training.tasks.base import CUT, adapter_task, classes_of, encode_texts, logits_of, replace_columns
 from training.tasks.labels import class_counts, label_settings, with_classes, without_test
 from training.tasks.metrics import scorer
 from training.tasks.text import text_columns, wanted_texts
@@ -48,7 +48,7 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
     score = scorer(metrics, metric_source, classes=len(names))
 
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
-        return score(logits_of(prediction).argmax(-1), prediction.label_ids)
+        return score(*classes_of(prediction))
 
     return adapter_task(
         name="classification",
@@ -62,6 +62,7 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
         score=score_classes,
         main_metric=metrics[0],
         scores=tuple(metrics),
+        classes_of=classes_of,
         counts=class_counts(splits, column),
     )
 

@@ -16,7 +16,7 @@ from training.job import IGNORED, Task
 from training.reading.lists import NO_TAG, tags, words
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
-from training.tasks.base import CUT, adapter_task, logits_of, replace_columns
+from training.tasks.base import CUT, adapter_task, classes_of, logits_of, replace_columns
 from training.tasks.entities import ENTITY_METRICS, are_entities, score_entities
 from training.tasks.labels import label_settings
 from training.tasks.metrics import scorer
@@ -62,7 +62,7 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
     def score_tags(prediction: EvalPrediction) -> dict[str, float]:
         references, found = np.asarray(prediction.label_ids), logits_of(prediction).argmax(-1)
         kept = references != IGNORED
-        scores = score(found[kept], references[kept])
+        scores = score(*classes_of(prediction))
         if len(of_words) < len(chosen):
             scores |= score_entities(_named(found, kept, names), _named(references, kept, names))
         return {name: scores[name] for name in chosen}
@@ -82,6 +82,7 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
         score=score_tags,
         main_metric=chosen[0],
         scores=tuple(chosen),
+        classes_of=classes_of,
         counts={name: {tag: held[tag] for tag in names} for name, held in counts.items()},
     )
 

@@ -51,8 +51,10 @@ def test_two_settings_files_are_refused(capsys) -> None:
     [
         ("--lr", "--learning_rate"), ("--epochs", "--num_train_epochs"),
         ("--batch_size", "--per_device_train_batch_size"),
-        ("--batch-size=4", "--per_device_train_batch_size"), ("--model_name_or_path", "--model"), ("--lora_r", "--rank"),
-        ("--train_file", "--dataset"), ("--max_seq_length", "--max_length"), ("--learning_rat", "--learning_rate"),
+        ("--batch-size=4", "--per_device_train_batch_size"),
+        ("--model_name_or_path", "--model"), ("--lora_r", "--rank"),
+        ("--train_file", "--dataset"), ("--max_seq_length", "--max_length"),
+        ("--learning_rat", "--learning_rate"),
     ],
 )  # fmt: skip
 def test_hints_name_what_is_meant(typed, meant, capsys) -> None:

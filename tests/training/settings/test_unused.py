@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from training.cli import main
+from training.commands.predict import PredictArguments
+from training.commands.push import PushArguments
 from training.pairs.arguments import MethodArguments, PairDataArguments, PairModelArguments
 from training.settings.adapter import AdapterArguments
 from training.settings.common import HeadArguments, ModelArguments, RunArguments
@@ -97,6 +99,8 @@ def test_options_that_have_an_effect_are_taken() -> None:
     words = "--schedule cosine --schedule_start 0.1 --schedule_periods 2 "
     words += "--text_model x --image_model y --image_pooling first"
     parse(PAIRS, [*words.split(), "--use_cpu", "true"], command="contrastive", description="")
+    parse((PushArguments,), ["--hub_model_id", "me/x"], command="push", description="")
+    parse((PredictArguments,), ["--max_new_tokens", "5", "--text_column", "x"], command="predict", description="")
     refuse_unused(set(), [])
 
 
