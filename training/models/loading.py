@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import peft
 import torch
 import transformers
 from torch import nn
+from transformers.utils import logging
 
 from training.errors import UsageError, loading_error
 from training.settings.common import ModelArguments
@@ -54,20 +57,35 @@ def load_base(arguments: ModelArguments, task: Headed, token: str | None = None)
         config = transformers.AutoConfig.from_pretrained(name, **settings)
         for key, value in task.model_settings.items():
             setattr(config, key, value)
-        model, report = getattr(transformers, task.auto_class).from_pretrained(
-            name,
-            config=config,
-            dtype=arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype),
-            attn_implementation=arguments.attn_implementation,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **settings,
-            **quantized,
-        )
+        with _without_report():
+            model, report = getattr(transformers, task.auto_class).from_pretrained(
+                name,
+                config=config,
+                dtype=arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype),
+                attn_implementation=arguments.attn_implementation,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **settings,
+                **quantized,
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise loading_error(f"the model {name}", error, token, f" for --task {task.name}") from error
     keep_differentiable_(model)
     return Base(model, _new_modules(model, report))
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from printing which weights are new: the description of the run says what is trained whole."""
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def keep_differentiable_(model: nn.Module) -> None:

@@ -47,8 +47,8 @@ def describe(job: Job, model: nn.Module) -> str:
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
         **({"classes": _class_lines(job.task.counts)} if job.task.counts else {}),
         "steps": f"{steps:,} of {batch} samples, {steps / steps_per_epoch:.3g} epochs "
-        f"({run.per_device_train_batch_size} on each process, {run.gradient_accumulation_steps} accumulated), "
-        f"learning rate {run.learning_rate:g}",
+        f"({run.per_device_train_batch_size} on each process, {run.gradient_accumulation_steps} accumulated)",
+        "learning rate": f"{run.learning_rate:g}",
         "writes": run.output_dir,
     }
     return "\n".join(_wrapped(name, str(text)) for name, text in lines.items())
@@ -166,15 +166,25 @@ def _wrapped(name: str, text: str) -> str:
 
 
 def draw(path: Path, log: list[dict[str, float]], panels: Sequence[Sequence[str]]) -> None:
-    """Draw training and validation loss, and panels of metrics, over the steps."""
-    with figure(path, columns=1 + len(panels)) as axes:
-        curves = [(axes[0], "loss", "training"), (axes[0], "eval_loss", "validation")]
-        for place, names in zip(axes[1:], panels, strict=True):
-            curves += [(place, f"eval_{name}", name if len(names) > 1 else "validation") for name in names]
-        for place, key, label in curves:
-            curve(place, [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None], label=label)
-        for place, title in zip(axes, ["loss", *(", ".join(names) for names in panels)], strict=True):
+    """Draw training and validation loss, and those panels of metrics that have values, over the steps."""
+    losses = {"training": _points(log, "loss"), "validation": _points(log, "eval_loss")}
+    drawn = {"loss": {label: points for label, points in losses.items() if points}}
+    for names in panels:
+        held = {name: points for name in names if (points := _points(log, f"eval_{name}"))}
+        if held:
+            drawn[", ".join(names)] = held if len(names) > 1 else {"validation": held[names[0]]}
+    with figure(path, columns=len(drawn)) as axes:
+        for place, (title, curves) in zip(axes, drawn.items(), strict=True):
+            for label, points in curves.items():
+                curve(place, points, label=label)
             place.set(title=title, xlabel="optimizer step")
             place.grid(alpha=0.3)
-            if place.has_data():
+            if curves:
                 place.legend()
+            values = [value for points in curves.values() for _, value in points]
+            if title != "loss" and values and 0 <= min(values) and 0.5 <= max(values) <= 1:
+                place.set_ylim(top=1.0)
+
+
+def _points(log: list[dict[str, float]], key: str) -> list[tuple[float, float]]:
+    return [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None]

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 
 from training.errors import UsageError
 from training.settings.files import read_settings
+from training.settings.help import HelpFormatter, common_help
 from training.settings.unused import refuse_unused
 
 _NO = ("eval_strategy", "save_strategy", "logging_strategy")  # whose `no` is False for YAML
@@ -54,10 +55,6 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Descriptions as they are written, and the default of each option."""
-
-
 class Parser(HfArgumentParser):
     """A parser that raises errors, so that Python callers get them too, instead of ending the process."""
 
@@ -71,7 +68,7 @@ def parse(
     *,
     command: str,
     description: str,
-    featured: Iterable[str] | None = None,
+    common: Sequence[str] | None = None,
 ) -> tuple[Any, ...]:
     """Make an instance of each dataclass from `[--config FILE] [--name value ...]`; the command line wins.
 
@@ -79,7 +76,7 @@ def parse(
         types: dataclasses whose fields are the options; names must differ.
         words: the command line without the program and command.
         command: name of the command, for the help.
-        featured: options of the last dataclass that `--help` shows; `--help_all` shows all. None shows all.
+        common: options that `--help` shows; `--help_all` shows all. None shows all.
 
     Raises:
         UsageError: for a file that cannot be read, an unknown option, or a value that does not fit.
@@ -89,8 +86,9 @@ def parse(
     if "--help_all" in words or "--help-all" in words:
         parser.print_help()
         parser.exit(0)
-    if featured is not None:
-        _hide(parser, types[-1], set(featured))
+    if common is not None and ("-h" in words or "--help" in words):
+        print(common_help(parser, description, common))
+        parser.exit(0)
     words = with_config_file(words, option_names(types))
     try:
         *found, rest = parser.parse_args_into_dataclasses(
@@ -132,7 +130,7 @@ def build_parser(types: Sequence[type], command: str, description: str) -> Parse
         types,
         prog=f"deep-lora {command}",
         description=description,
-        usage=f"deep-lora {command} [--config settings.yaml|settings.json] [--name value ...]",
+        usage=f"deep-lora {command} [--config settings.yaml] [--name value ...]",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -196,11 +194,3 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.75)
     hint = f"did you mean {close[0]}?" if close else "--help_all lists what there is"
     return f"unknown option {word}; {hint}"
-
-
-def _hide(parser: argparse.ArgumentParser, kind: type, featured: set[str]) -> None:
-    """Leave options of a dataclass out of the help, unless they are featured."""
-    hidden = {entry.name for entry in dataclasses.fields(kind)} - featured
-    for action in parser._actions:
-        if action.dest in hidden:
-            action.help = argparse.SUPPRESS
