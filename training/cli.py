@@ -26,7 +26,7 @@ COMMANDS = {
     "convert": "write an adapter as a plain LoRA adapter",
     "inspect": "effective rank, sizes and spectra of an adapter, module by module",
     "push": "upload a finished run to the Hub, with a model card",
-    "configs": "print the folder of ready-made accelerate and DeepSpeed configurations",
+    "configs": "print where the accelerate and DeepSpeed configurations are",
 }
 _MODULES = {name: f"training.commands.{name}" for name in COMMANDS} | {"configs": "training.configs"}
 # What pip installs for an import that is missing.
@@ -47,7 +47,7 @@ def usage() -> str:
             "",
             "  deep-lora <command> --help       common options of a command (--help_all: all)",
             "  deep-lora --version              the version of this package",
-            "  deep-lora <command> --dry_run    check all (not predict, inspect, push, configs)",
+            "  deep-lora <command> --dry_run    checks (not predict, inspect, push, configs)",
             "  accelerate launch -m training <command> ...    on several processes",
             "",
             "  deep-lora finetune --model distilbert-base-uncased --dataset reviews.csv",

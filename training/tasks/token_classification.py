@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from training.tasks.entities import ENTITY_METRICS, are_entities, score_entities
 from training.tasks.labels import label_settings
 from training.tasks.metrics import scorer
 from training.tasks.words import encode_words
+
+_FEW = 10  # rows that may be single words by chance
 
 
 def tag_columns(data: TextDataArguments) -> list[Wanted]:
@@ -52,6 +55,7 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
         name: Counter(tag for row in split[column] for tag in row if tag != NO_TAG) for name, split in splits.items()
     }
     names = _tag_names(counts, column)
+    _tell_of_single_words(splits["train"][column])
     numbers = {tag: number for number, tag in enumerate(names)} | {NO_TAG: IGNORED}
     chosen = data.metrics or [*(ENTITY_METRICS if are_entities(names) else ()), "accuracy", "f1_macro"]
     if (wrong := sorted(set(chosen) & set(ENTITY_METRICS))) and not are_entities(names):
@@ -85,6 +89,16 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
         classes_of=classes_of,
         counts={name: {tag: held[tag] for tag in names} for name, held in counts.items()},
     )
+
+
+def _tell_of_single_words(rows: Sequence[Sequence[str]]) -> None:
+    """Warn where each row is one word, as in tables with a word in each line, whose sentences are taken apart."""
+    if len(rows) > _FEW and all(len(row) == 1 for row in rows):
+        warnings.warn(
+            f"each of the {len(rows):,} train rows is one word; if they are the words of sentences, put those of a "
+            "sentence in one row, or save them as .conll with an empty line after each sentence",
+            stacklevel=3,
+        )
 
 
 def _tag_names(counts: dict[str, Counter[str]], column: str) -> list[str]:

@@ -158,7 +158,7 @@ def test_what_cannot_be_predicted_is_refused(bert, reviews, finetune, predict, t
     assert "is not the folder of a finished run: results.json cannot be read" in predict(new)[1]
     assert finetune(bert, reviews, "--adapter", "lora")[0] == 0
     told = [
-        (["--export"], "holds no lora_export/adapter_config.json; only runs of Deep LoRA have an export"),
+        (["--export"], "run holds no lora_export/adapter_config.json; only runs of Deep LoRA have an export"),
         (["--text_pair_column", "x"], "--text_pair_column has no effect on a run of the task classification; leave it"),
         (["--image_column", "x"], "--image_column has no effect on a run of the task classification"),
         (["--text_column", "x"], "there is no column ['x'] in"),

@@ -38,6 +38,12 @@ def test_words_that_are_cut_off_are_counted() -> None:
     assert encoded["labels"][:] == [[0, 1, 0], [0, 1]] and "cut" not in encoded.column_names
 
 
+def test_sentences_that_are_taken_apart_are_told() -> None:
+    rows = {"text": [["the"], ["film"]] * 6, "tags": [["A"], ["B"]] * 6}
+    with pytest.warns(UserWarning, match="each of the 12 train rows is one word; if they are the words of sentences"):
+        token_classification({"train": Dataset.from_dict(rows)}, TextDataArguments())
+
+
 def test_a_tokenizer_that_does_not_know_where_its_tokens_stand_is_refused() -> None:
     with pytest.raises(
         UsageError, match="does not tell which word a token belongs to; tags for words need a model with"
