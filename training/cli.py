@@ -18,13 +18,13 @@ from importlib import metadata
 from training.errors import RunError, UsageError, redacted
 
 COMMANDS = {
-    "finetune": "fine-tune a language model: classes, numbers, tags, causal LM, seq2seq",
+    "finetune": "fine-tune a language model for classes, numbers, tags or texts",
     "classify": "fine-tune an image classifier",
     "contrastive": "train on pairs of images and texts, or of two texts",
     "predict": "predict for new data by a finished run",
     "complete": "complete a matrix from some of its entries, such as ratings",
     "convert": "write an adapter as a plain LoRA adapter",
-    "inspect": "effective rank, sizes and spectra of an adapter, module by module",
+    "inspect": "effective rank, sizes and spectra of an adapter",
     "push": "upload a finished run to the Hub, with a model card",
     "configs": "print where the accelerate and DeepSpeed configurations are",
 }
