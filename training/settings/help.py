@@ -11,7 +11,7 @@ WIDTH = 80
 _NAME = 28  # columns of the name of an option
 # Of common options, where the first words of their help are not enough for a line.
 SHORT = {
-    "model": "base model: a name on the Hub or a folder", "dataset": "file, folder or name of a data set on the Hub",
+    "model": "base model: a name on the Hub or a folder", "dataset": "file, folder or data set on the Hub",
     "task": "what is predicted", "text_column": "column with the text, or with the words",
     "label_column": "column with classes, numbers or tags",
     "target_column": "causal_lm, seq2seq: column with the answer",
