@@ -10,20 +10,23 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 
 from training.errors import RunError, UsageError, redacted
 
 COMMANDS = {
-    "finetune": "fine-tune a language model: classification, regression, tags, causal LM, seq2seq",
+    "finetune": "fine-tune a language model for classes, numbers, tags or texts",
     "classify": "fine-tune an image classifier",
-    "contrastive": "train on pairs of images and texts, or of texts, with a small gap between the modalities",
+    "contrastive": "train on pairs of images and texts, or of two texts",
+    "predict": "predict for new data by a finished run",
     "complete": "complete a matrix from some of its entries, such as ratings",
     "convert": "write an adapter as a plain LoRA adapter",
-    "inspect": "effective rank, sizes and spectra of an adapter, module by module",
+    "inspect": "effective rank, sizes and spectra of an adapter",
     "push": "upload a finished run to the Hub, with a model card",
-    "configs": "print the folder of ready-made accelerate and DeepSpeed configurations",
+    "configs": "print where the accelerate and DeepSpeed configurations are",
 }
 _MODULES = {name: f"training.commands.{name}" for name in COMMANDS} | {"configs": "training.configs"}
 # What pip installs for an import that is missing.
@@ -36,18 +39,18 @@ def usage() -> str:
     lines = [f"  {name:<{width}}  {line}" for name, line in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: deep-lora <command> [--config settings.yaml|settings.json] [--name value ...]",
+            "usage: deep-lora <command> [--config settings.yaml] [--name value ...]",
             "",
             "Deep LoRA, LoRA and every other PEFT method, from one CPU to many GPUs:",
             "",
             *lines,
             "",
-            "  deep-lora <command> --help       what a command takes (--help_all: every option of transformers, too)",
+            "  deep-lora <command> --help       common options of a command (--help_all: all)",
             "  deep-lora --version              the version of this package",
-            "  deep-lora <command> --dry_run    what would be done, without doing it (not inspect, push, configs)",
-            "  accelerate launch -m training <command> ...    the same on several processes or machines",
+            "  deep-lora <command> --dry_run    checks (not predict, inspect, push, configs)",
+            "  accelerate launch -m training <command> ...    on several processes",
             "",
-            "  deep-lora finetune --model distilbert-base-uncased --dataset reviews.csv --output_dir runs/reviews",
+            "  deep-lora finetune --model distilbert-base-uncased --dataset reviews.csv",
         ]
     )
 
@@ -76,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs missing kernels on import
     try:
-        return importlib.import_module(find_command(words[0])).main(words[1:])
+        with _plain_warnings():
+            return importlib.import_module(find_command(words[0])).main(words[1:])
     except UsageError as error:
         return _fail(error, 2)
     except RunError as error:
@@ -85,6 +89,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted; rerun the same command to resume from the last complete checkpoint", 130)
     except ModuleNotFoundError as error:
         return _fail(f"the package {error.name} is needed and not installed: {_EXTRA}", 1)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings as a line without a place in the code, on the first process, and none about libraries' futures."""
+    before = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        if int(os.environ.get("RANK", "0") or 0) > 0:
+            warnings.simplefilter("ignore")
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {redacted(str(message))}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = before
 
 
 def _version() -> str:

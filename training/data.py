@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from training.errors import UsageError
 from training.reading.folders import VALIDATION_NAMES
-from training.reading.sources import Reader, read_source
+from training.reading.sources import Reader, read_source, refuse_unused
 from training.reading.tables import Wanted
 from training.samples import drawn_rows, held_out_rows, rows_per_class
 from training.settings.data import DataArguments
@@ -40,6 +40,7 @@ def load_splits(
     if len({one.name for one in wanted}) < len(wanted):
         options = ", ".join(one.option for one in wanted)
         raise UsageError(f"the columns {[one.name for one in wanted]} must differ; choose with {options}")
+    refuse_unused(data, [data.dataset, data.validation_data, data.test_data])
     loaded = read_source(data.dataset, data, config=data.dataset_config, images=images)
     splits = {"train": _pick(loaded, data.train_split, "--train_split")(wanted)}
     for name in ("validation", "test"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -41,6 +42,42 @@ def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise
     except kinds as error:
         raise UsageError(f"{what}: {redacted(str(error))}") from error
+
+
+# Errors of the network by their names: huggingface_hub, datasets and their libraries have many, of changing parents.
+_NETWORK = re.compile(r"LocalEntryNotFound|OfflineMode|Connect|Timeout|NetworkError|ProtocolError|SSLError|MaxRetry")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
+
+
+def loading_error(what: str, error: Exception, token: str | None = None, aim: str = "") -> Exception:
+    """Return the error that something cannot be loaded: a `RunError` for network and disk, a `UsageError` otherwise.
+
+    Args:
+        what: is loaded.
+        error: of the library.
+        token: which the text must not show.
+        aim: what it is loaded for, as " for --task x".
+    """
+    reason = redacted(str(error) or type(error).__name__, token)
+    causes = list(_causes(error))
+    disk = next((one for one in causes if isinstance(one, OSError) and one.errno in _DISK), None)
+    if disk is not None:
+        return RunError(f"{what} cannot be loaded{aim}, the disk fails: {redacted(str(disk), token)}")
+    status = next((code for one in causes if (code := getattr(getattr(one, "response", None), "status_code", 0))), 0)
+    if status >= 500 or status == 429 or any(_NETWORK.search(type(one).__name__) for one in causes):
+        return RunError(
+            f"{what} cannot be loaded{aim}: it is no local folder, and not in the cache, and the Hub cannot be reached "
+            f"(HF_HUB_OFFLINE is for the cache alone). {reason}"
+        )
+    if any(type(one).__name__ == "HFValidationError" for one in causes):
+        return UsageError(f"{what} cannot be loaded{aim}: there is no such folder, and no such name on the Hub")
+    return UsageError(f"{what} cannot be loaded{aim}: {reason}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
@@ -43,6 +44,8 @@ class Task:
         callbacks: job, model -> callbacks of this task alone.
         reduce_logits: logits, labels -> what is kept of them for `score`; None keeps the logits.
         main_metric: the metric that says how good the model is.
+        scores: names of all metrics, besides the loss.
+        classes_of: predictions -> numbers of the predicted and of the true classes; None where there are no classes.
         panels: metrics that are drawn, those of one panel together; the main metric alone if there are none.
         counts: rows of each class by split, or words of each tag.
         generates: whether the model writes texts at each evaluation.
@@ -62,6 +65,8 @@ class Task:
     callbacks: Callable[[Job, nn.Module], list[TrainerCallback]] = no_callbacks
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     main_metric: str = "loss"
+    scores: tuple[str, ...] = ()
+    classes_of: Callable[[EvalPrediction], tuple[np.ndarray, np.ndarray]] | None = None
     panels: tuple[tuple[str, ...], ...] = ()
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     generates: bool = False

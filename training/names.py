@@ -3,7 +3,7 @@
 ADAPTER, EXPORT = "adapter", "lora_export"
 CONTRASTIVE = "contrastive"  # .safetensors: what is trained beside adapters; .json: how the model is put together
 ADAPTER_CONFIG, CONTRASTIVE_CONFIG = "adapter_config.json", f"{CONTRASTIVE}.json"
-RESULTS, FIGURE = "results.json", "training.png"
+RESULTS, FIGURE, CONFUSION = "results.json", "training.png", "confusion.png"
 CHECKPOINT, MANIFEST, STATE = "checkpoint-", "manifest.json", "trainer_state.json"
 PARTIAL = ".partial"  # a folder; what lies in it is never read
 CARD = "README.md"

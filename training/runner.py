@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
-from transformers import TrainerCallback, set_seed
+from transformers import EvalPrediction, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, refused
-from training.job import Job
+from training.job import Job, plain
 from training.models.adapters import has_subspaces
 from training.names import ADAPTER, EXPORT
 from training.results import report
+from training.results.classes import ClassScores, class_scores
 from training.results.exporting import save_adapter
+from training.results.folders import identity_of, is_of_writing, refuse_other_run, require_writable
 from training.results.hub import push
 from training.settings.common import RunArguments
+from training.trainer.losses import balanced_weights, weighted_loss
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
 from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
+from training.trainer.stopping import EarlyStopping
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
 
@@ -53,20 +58,23 @@ def run_job(job: Job) -> TrainingResult:
         RunError: the run stopped: a loss that is not finite, no space.
     """
     main_process = job.run.process_index == 0
+    folder = Path(job.run.output_dir or "runs")
+    require_writable(folder)
     if main_process:
         _warn_of_ddp(job.run)
     else:
         logging.set_verbosity_error()
     _refuse_empty_epoch(job)
+    _refuse_unknown_metric(job)
     set_seed(job.run.seed)
     model = job.task.build_model(job)
     choose_rate(job.run)
     choose_length(job.run, len(job.task.splits["train"]))
     is_ruled(job.adapter, model)  # a dry run refuses what cannot work too
-    folder = Path(job.run.output_dir or "runs")
     if main_process:
         print(report.describe(job, model), flush=True)
     if job.run.dry_run:
+        _rehearse(job, model, folder)
         return TrainingResult(folder, job.task.main_metric)
     metrics = _train(job, model, folder)
     trained = {"adapter": folder / ADAPTER, "export": folder / EXPORT if (folder / EXPORT).is_dir() else None}
@@ -85,10 +93,10 @@ def _train(job: Job, model: nn.Module, folder: Path) -> dict[str, dict[str, floa
     except NonFiniteLoss as error:
         report.write_failure(folder, job, trainer, str(error))
         raise
-    metrics = evaluate(job, trainer)
-    _save(job, trainer, folder, metrics, resume)
+    metrics, by_class = evaluate(job, trainer)
+    _save(job, trainer, folder, report.Measured(metrics, by_class, resume))
     if main_process:
-        print(report.summary(folder, metrics), flush=True)
+        print(report.summary(folder, metrics, by_class), flush=True)
     trainer.accelerator.wait_for_everyone()
     if job.push and main_process:
         _push(job, folder)
@@ -96,9 +104,29 @@ def _train(job: Job, model: nn.Module, folder: Path) -> dict[str, dict[str, floa
     return metrics
 
 
+def _rehearse(job: Job, model: nn.Module, folder: Path) -> None:
+    """Refuse what a run would refuse before its first step; what is written meanwhile goes to another folder.
+
+    Raises:
+        UsageError: the folder belongs to another run, or Trainer, optimizer or schedule cannot be set up.
+    """
+    facts = facts_of(job)
+    if not job.run.overwrite:
+        _checkpoint(job, folder, facts)
+    with tempfile.TemporaryDirectory() as spare:
+        job.run.output_dir = spare
+        try:
+            trainer = build_trainer(job, model, facts)
+            trainer.create_optimizer_and_scheduler(max(job.run.max_steps, 1))
+        finally:
+            job.run.output_dir = str(folder)
+
+
 def _checkpoint(job: Job, folder: Path, facts: dict[str, Any]) -> Path | None:
     """Find the checkpoint to resume from, and print a line that says so."""
     resume = checkpoint_to_resume(folder, job.run, facts)
+    if resume is None and not job.run.overwrite:
+        refuse_other_run(folder, job.command, identity_of(plain(facts)))
     if resume is not None and job.run.process_index == 0:
         print(f"{'resumed':>14}  {progress(resume)}", flush=True)
     return resume
@@ -113,9 +141,14 @@ def _refuse_empty_epoch(job: Job) -> None:
         )
 
 
-def _save(
-    job: Job, trainer: AdapterTrainer, folder: Path, metrics: dict[str, dict[str, float]], resumed: Path | None
-) -> None:
+def _refuse_unknown_metric(job: Job) -> None:
+    """Raise if checkpoints are to be ranked by a metric that the task does not have; Trainer finds out too late."""
+    name, known = job.run.metric_for_best_model, ["loss", *job.task.scores]
+    if name is not None and name.removeprefix("eval_") not in known:
+        raise UsageError(f"--metric_for_best_model got {name!r}; the metrics of this run are {', '.join(known)}")
+
+
+def _save(job: Job, trainer: AdapterTrainer, folder: Path, measured: report.Measured) -> None:
     """Write the adapter, its export and the results.
 
     Raises:
@@ -124,8 +157,10 @@ def _save(
     try:
         save_adapter(trainer, folder)
         if job.run.process_index == 0:
-            report.write(folder, job, trainer, metrics, resumed)
-    except (OSError, SafetensorError) as error:
+            report.write(folder, job, trainer, measured)
+    except Exception as error:
+        if not is_of_writing(error):
+            raise
         raise saving_error(error, folder, ADAPTER) from error
 
 
@@ -146,25 +181,43 @@ def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterT
         eval_dataset=encoded["validation"],
         data_collator=job.task.collate(job.processor, model),
         processing_class=job.processor,
-        callbacks=[*initialization(job, model), *job.task.callbacks(job, model)],
-        compute_metrics=job.task.score,
+        callbacks=[*initialization(job, model), *job.task.callbacks(job, model), *stopping(job.run)],
+        compute_metrics=Seen(job.task.score),
         preprocess_logits_for_metrics=job.task.reduce_logits,
         facts=facts,
+        **({"compute_loss_func": _balanced(job)} if job.head.balance_classes else {}),
     )
     trainer.test_dataset = encoded.get("test")
     return trainer
 
 
-def evaluate(job: Job, trainer: AdapterTrainer) -> dict[str, dict[str, float]]:
-    """Return the metrics on the validation data, and on the test data if there are some."""
-    metrics = {"validation": trainer.evaluate(metric_key_prefix="validation")}
-    if trainer.test_dataset is not None:
-        metrics["test"] = trainer.evaluate(trainer.test_dataset, metric_key_prefix="test")
-    kept = {}
-    for split, values in metrics.items():
-        named = {key.removeprefix(f"{split}_"): value for key, value in values.items() if key != "epoch"}
-        kept[split] = {key: float(value) for key, value in named.items() if "per_second" not in key}
-    return kept
+class Seen:
+    """The score of a task, which remembers the predictions that it was last given."""
+
+    def __init__(self, score: Callable[[EvalPrediction], dict[str, float]]) -> None:
+        self.score = score
+        self.last: EvalPrediction | None = None
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        self.last = prediction
+        return self.score(prediction)
+
+
+def evaluate(job: Job, trainer: AdapterTrainer) -> tuple[dict[str, dict[str, float]], dict[str, ClassScores]]:
+    """Return metrics, and scores by class where there are classes: of the validation data, and of test data."""
+    data = {"validation": trainer.eval_dataset, "test": trainer.test_dataset}
+    metrics, by_class = {}, {}
+    for split, held in data.items():
+        if held is None:
+            continue
+        found = trainer.evaluate(held, metric_key_prefix=split)
+        named = {key.removeprefix(f"{split}_"): value for key, value in found.items() if key != "epoch"}
+        metrics[split] = {key: float(value) for key, value in named.items() if "per_second" not in key}
+        seen = trainer.compute_metrics
+        if job.task.classes_of and isinstance(seen, Seen) and seen.last is not None:
+            numbers = job.task.classes_of(seen.last)
+            by_class[split] = class_scores(*numbers, job.task.label_names or [], job.task.counts["train"])
+    return metrics, by_class
 
 
 def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
@@ -174,6 +227,25 @@ def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
     if not job.adapter.init_batches or not has_subspaces(model):
         return []
     return [SubspaceInitializationCallback(num_batches=job.adapter.init_batches, seed=job.run.seed)]
+
+
+def stopping(run: RunArguments) -> list[TrainerCallback]:
+    """Return the callback that ends a run which does not get better, where it was asked for."""
+    return [] if run.early_stopping_patience is None else [EarlyStopping(run.early_stopping_patience)]
+
+
+def _balanced(job: Job) -> Callable[..., Any]:
+    """Return the loss in which each class has the same weight.
+
+    Raises:
+        UsageError: there are no classes, or labels are smoothed, which this loss does not do.
+    """
+    if not job.task.counts or job.run.label_smoothing_factor:
+        raise UsageError(
+            f"--balance_classes is for classes, without --label_smoothing_factor; --task {job.task.name} has "
+            f"{'some: leave the smoothing out' if job.task.counts else 'none, so leave it out'}"
+        )
+    return weighted_loss(balanced_weights(job.task.counts["train"]))
 
 
 def _push(job: Job, folder: Path) -> None:

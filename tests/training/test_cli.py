@@ -60,12 +60,40 @@ def test_python_m_training_is_the_command() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"configs"}))
-def test_every_command_has_a_help_that_shows_how(command, capsys) -> None:
+@pytest.mark.parametrize("word", ["--help", "--help_all"])
+def test_every_command_has_a_help_that_shows_how_in_80_columns(command, word, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
+        main([command, word])
     printed = capsys.readouterr().out
     assert stopped.value.code == 0 and f"deep-lora {command}" in printed
     assert printed.count("\n  deep-lora ") >= 1, "an example to copy"
+    assert max(map(len, printed.splitlines())) <= 80
+    named = re.findall(r"^  (--\w+)", printed, re.MULTILINE)
+    assert len(named) == len(set(named)) and "--learning-rate" not in printed, "no option twice"
+
+
+def test_the_help_of_a_training_command_is_one_screen_and_marks_what_is_required(capsys) -> None:
+    assert max(map(len, cli.usage().splitlines())) <= 80
+    for command in ("finetune", "classify", "contrastive"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        printed = capsys.readouterr().out
+        assert len(printed.splitlines()) <= 50 and " ..." not in re.sub("(trackio,|value) [.]{3}", "", printed)
+        assert re.search(r"--dataset +required\. ", printed), printed
+
+
+def test_warnings_are_lines_without_places_in_the_code(bert, reviews, tmp_path) -> None:
+    words = ["finetune", "--model", bert, "--dataset", reviews, "--output_dir", tmp_path / "run", "--use_cpu", "true"]
+    words += ["--dry_run", "--max_length", "4"]
+    command = [sys.executable, "-m", "training", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first = (done.stdout + done.stderr).splitlines()[0]
+    assert first.startswith("          task  classification") and "LOAD REPORT" not in done.stdout + done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert (
+        told[0].startswith("warning: 36 of 36 train texts are longer than --max_length; ") and ".py:" not in done.stderr
+    )
 
 
 def test_the_usage_names_the_commands_that_have_no_dry_run(capsys) -> None:

@@ -12,6 +12,7 @@ from training.commands import classify, contrastive, finetune
 from training.commands.complete import CompleteArguments
 from training.commands.convert import ConvertArguments
 from training.commands.inspect import InspectArguments
+from training.commands.predict import PredictArguments
 from training.commands.push import PushArguments
 from training.settings.parsing import build_parser
 
@@ -24,6 +25,7 @@ TYPES = {
     "convert": (ConvertArguments,),
     "inspect": (InspectArguments,),
     "push": (PushArguments,),
+    "predict": (PredictArguments,),
 }
 
 

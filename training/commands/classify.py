@@ -9,7 +9,7 @@ from training.job import Job, take_hub_options
 from training.models.loading import load_processor
 from training.runner import run_job
 from training.settings.adapter import AdapterArguments
-from training.settings.common import FEATURED, HeadArguments, ModelArguments, RunArguments
+from training.settings.common import COMMON, HeadArguments, ModelArguments, RunArguments
 from training.settings.data import ImageDataArguments
 from training.settings.parsing import parse
 from training.tasks.image_classification import image_classification, image_columns, label_column
@@ -22,12 +22,16 @@ DESCRIPTION = """Fine-tune an image classifier with an adapter, on a folder of i
 
 A folder of images has a folder for each class, or train, validation and test folders with one for each class. A
 convolutional model needs the names of layers, such as --target_modules convolution."""
+SHOWN = (
+    "model", "dataset", "image_column", "label_column", "validation_data", "metrics", "skip_unreadable", *COMMON,
+    "balance_classes",
+)  # fmt: skip
 TYPES = (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, RunArguments)
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    run_job(build_job(*parse(TYPES, words, command="classify", description=DESCRIPTION, featured=FEATURED)))
+    run_job(build_job(*parse(TYPES, words, command="classify", description=DESCRIPTION, common=SHOWN)))
     return 0
 
 

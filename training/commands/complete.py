@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ from training.errors import RunError, UsageError, public_settings
 from training.names import FIGURE, FIT, MATRIX_NAMES, MODEL, PREDICTIONS, RESULTS
 from training.reading.kinds import number, written
 from training.reading.names import find_names, number_names
-from training.reading.sources import read_source
+from training.reading.sources import read_source, refuse_unused
 from training.reading.tables import Wanted
 from training.results.figures import curve, figure
+from training.results.folders import IDENTITY, identity_of, refuse_other_run, require_writable, saving
 from training.results.report import installed_version, write_json
 from training.settings.data import FileArguments
 from training.settings.parsing import option, parse
+from training.settings.ranges import refuse_out_of_range
 
 DESCRIPTION = """Complete a matrix from some of its entries by a compressed deep factorization.
 
@@ -60,9 +63,11 @@ class CompleteArguments(FileArguments):
     seed: int = option(0, "Seed of the held-out entries, the start and the order.")
     output_dir: str = option("runs/complete", "Folder for everything that is written.")
     dry_run: bool = option(False, "Show what would be completed, and stop.")
+    overwrite: bool = option(False, "Replace the results of another run in --output_dir.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_out_of_range(self)
         if not 0 <= self.test_fraction < 1:
             raise UsageError(f"--test_fraction got {self.test_fraction}; it must be at least 0 and below 1")
         columns = [self.row_column, self.column_column, self.value_column]
@@ -75,25 +80,27 @@ def main(words: Sequence[str]) -> int:
     (arguments,) = parse((CompleteArguments,), words, command="complete", description=DESCRIPTION)
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
-    rows, columns, values, names = read_entries(arguments)
-    count, shape = len(values), (len(names["rows"]), len(names["columns"]))
-    part = f"{count / shape[0] / shape[1]:.2%}"
-    print(f"{count:,} of {shape[0]:,} x {shape[1]:,} entries ({part}), rank up to {arguments.rank}")
+    folder = Path(arguments.output_dir)
+    require_writable(folder)
+    entries = read_entries(arguments)
+    count, shape = len(entries.values), (len(entries.names["rows"]), len(entries.names["columns"]))
+    print(f"{count:,} of {shape[0]:,} x {shape[1]:,} entries ({count / shape[0] / shape[1]:.2%}), "
+          f"rank up to {arguments.rank}")  # fmt: skip
+    wanted = find_entries(entries.names, arguments) if arguments.predict else None
+    identity = identity_of(decisive(arguments, entries))
+    if not arguments.overwrite:
+        refuse_other_run(folder, "complete", identity)
     if arguments.dry_run:
         return 0
+    with saving(str(folder), "nothing is kept"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if arguments.overwrite:
+            (folder / FIT).unlink(missing_ok=True)
     test = hold_out(count, arguments)
-    wanted = read_wanted(names, arguments) if arguments.predict else None
-    folder = Path(arguments.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = fit(rows[~test], columns[~test], values[~test], shape, arguments)
-    model.save(folder / MODEL)
-    write_json(folder / MATRIX_NAMES, names)
-    metrics = errors(model, rows[test], columns[test], values[test], values[~test]) if test.any() else {}
-    facts: dict[str, Any] = {"entries": count, "held_out": int(test.sum()), "shape": shape}
-    if wanted is not None:
-        write_predictions(folder / PREDICTIONS, model, wanted, arguments.value_column)
-        facts |= {"predicted": len(wanted.table), "unknown_names": wanted.unknown}
-    write_results(folder, arguments, model, metrics, **facts)
+    model = fit(entries, ~test, shape, arguments)
+    metrics = errors(model, entries, test) if test.any() else {}
+    facts = {IDENTITY: identity, "entries": count, "held_out": int(test.sum()), "shape": shape}
+    write(folder, arguments, model, entries.names, wanted, metrics, facts)
     print("\n".join(f"{name:>14}  {value:.4g}" for name, value in metrics.items()) + f"\n{'written to':>14}  {folder}")
     return 0
 
@@ -115,6 +122,7 @@ def read_entries(arguments: CompleteArguments) -> Entries:
     """
     if arguments.data is None:
         raise UsageError("no data to complete were named; pass --data with a file of rows, columns and values")
+    refuse_unused(arguments, [arguments.data, arguments.predict])
     table = read_columns(arguments.data, arguments, with_values=True)
     values = table[arguments.value_column].to_numpy(dtype=float)
     (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
@@ -123,6 +131,16 @@ def read_entries(arguments: CompleteArguments) -> Entries:
             f"{twice} entries of {arguments.data} are duplicates; each pair of row and column may have one value"
         )
     return Entries(rows, columns, values, {"rows": row_names, "columns": column_names})
+
+
+def decisive(arguments: CompleteArguments, entries: Entries) -> dict[str, Any]:
+    """Return the settings and a digest of the entries: what the model depends on."""
+    free = ("data", "predict", "output_dir", "dry_run", "overwrite", "encoding", "separator", "quoting", "column_names")
+    digest = hashlib.sha256(repr(entries.names).encode())
+    for held in (entries.rows, entries.columns, entries.values):
+        digest.update(np.ascontiguousarray(held).tobytes())
+    settings = {name: value for name, value in asdict(arguments).items() if name not in free}
+    return settings | {"entries": digest.hexdigest()}
 
 
 def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) -> pd.DataFrame:
@@ -147,38 +165,37 @@ def hold_out(count: int, arguments: CompleteArguments) -> np.ndarray:
     return test
 
 
-def fit(
-    rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int], arguments: CompleteArguments
-) -> MatrixCompletion:
-    """Fit the estimator; a killed fit resumes from its checkpoint.
+def fit(entries: Entries, chosen: np.ndarray, shape: tuple[int, int], arguments: CompleteArguments) -> MatrixCompletion:
+    """Fit the estimator to the chosen entries; a killed fit resumes from its checkpoint.
 
     Raises:
         UsageError: a setting is out of range for these data.
-        RunError: the fit diverged.
+        RunError: the fit diverged, or its checkpoint cannot be written.
     """
     names = ("rank", "depth", "learning_rate", "weight_decay", "max_epochs", "validation_fraction", "patience",
              "implicit_feedback")  # fmt: skip
     settings = {name: getattr(arguments, name) for name in names}
     checkpoint = Path(arguments.output_dir) / FIT
     model = MatrixCompletion(**settings, random_state=arguments.seed, checkpoint=str(checkpoint), verbose=1)
+    kept = f"{checkpoint} is kept; rerun the command to resume from it, or delete it to start anew"
     try:
-        return model.fit(rows, columns, values, shape=shape)
+        with saving(str(checkpoint), kept if checkpoint.exists() else "free some space and rerun the command"):
+            return model.fit(entries.rows[chosen], entries.columns[chosen], entries.values[chosen], shape=shape)
     except ValueError as error:
         raise UsageError(f"the matrix cannot be completed: {error}") from error
     except FloatingPointError as error:
-        kept = f"{checkpoint} is kept; delete it to start anew" if checkpoint.exists() else "nothing is kept"
-        raise RunError(f"{error}. Of this fit {kept}") from error
+        left = f"{checkpoint} is kept; delete it to start anew" if checkpoint.exists() else "nothing is kept"
+        raise RunError(f"{error}. Of this fit {left}") from error
 
 
-def errors(
-    model: MatrixCompletion, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, known: np.ndarray
-) -> dict[str, float]:
+def errors(model: MatrixCompletion, entries: Entries, test: np.ndarray) -> dict[str, float]:
     """Return the errors on held-out entries, and those of the mean of the known ones for comparison."""
-    difference = model.predict(rows, columns) - values
+    values = entries.values[test]
+    difference = model.predict(entries.rows[test], entries.columns[test]) - values
     return {
         "rmse": float(np.sqrt(np.mean(difference**2))),
         "mae": float(np.mean(np.abs(difference))),
-        "rmse_of_mean": float(np.sqrt(np.mean((values - known.mean()) ** 2))),
+        "rmse_of_mean": float(np.sqrt(np.mean((values - entries.values[~test].mean()) ** 2))),
     }
 
 
@@ -190,7 +207,7 @@ class Questions(NamedTuple):
     unknown: dict[str, list[str]]
 
 
-def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Questions:
+def find_entries(names: dict[str, list[str]], arguments: CompleteArguments) -> Questions:
     """Read the entries of `--predict`; unknown names get the number after the last one, and are told.
 
     Raises:
@@ -211,6 +228,29 @@ def read_wanted(names: dict[str, list[str]], arguments: CompleteArguments) -> Qu
             )
         numbers.append(np.where(found < 0, len(known), found))
     return Questions(table, np.stack(numbers, axis=1), unknown)
+
+
+def write(
+    folder: Path,
+    arguments: CompleteArguments,
+    model: MatrixCompletion,
+    names: dict[str, list[str]],
+    wanted: Questions | None,
+    metrics: dict[str, float],
+    facts: dict[str, Any],
+) -> None:
+    """Write everything.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with saving(f"the results in {folder}", "free some space and rerun the command"):
+        model.save(folder / MODEL)
+        write_json(folder / MATRIX_NAMES, names)
+        if wanted is not None:
+            write_predictions(folder / PREDICTIONS, model, wanted, arguments.value_column)
+            facts = facts | {"predicted": len(wanted.table), "unknown_names": wanted.unknown}
+        write_results(folder, arguments, model, metrics, **facts)
 
 
 def write_predictions(path: Path, model: MatrixCompletion, wanted: Questions, value_column: str) -> None:

@@ -13,7 +13,7 @@ from training.pairs.processor import load_pair_processor, tower_names
 from training.pairs.task import pair_columns, pair_task
 from training.runner import run_job
 from training.settings.adapter import AdapterArguments
-from training.settings.common import FEATURED, RunArguments
+from training.settings.common import COMMON, RunArguments
 from training.settings.parsing import parse
 from training.trainer.optimizer import sharding_frameworks
 
@@ -28,12 +28,16 @@ DESCRIPTION = """Train on pairs: a CLIP-like model or two towers, with adapters,
 A file has a column with paths of images, and one with texts; a folder of images has a metadata.jsonl or metadata.csv
 with the columns file_name and text. Pairs with the same text are not contrasted with each other. Every step contrasts
 the pairs of all processes; accumulated batches do not see each other."""
+SHOWN = (
+    "model", "image_model", "text_model", "dataset", "image_column", "text_column", "second_text_column", "loss",
+    "temperature", "schedule", "swap", *COMMON,
+)  # fmt: skip
 TYPES = (PairModelArguments, AdapterArguments, PairDataArguments, MethodArguments, RunArguments)
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    run_job(build_job(*parse(TYPES, words, command="contrastive", description=DESCRIPTION, featured=FEATURED)))
+    run_job(build_job(*parse(TYPES, words, command="contrastive", description=DESCRIPTION, common=SHOWN)))
     return 0
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from training.errors import UsageError
 from training.job import Job, Task, take_hub_options
-from training.models.loading import load_processor
+from training.models.loading import fitted_length, load_processor
 from training.runner import TrainingResult, run_job
 from training.settings.adapter import AdapterArguments
-from training.settings.common import FEATURED, HeadArguments, ModelArguments, RunArguments
+from training.settings.common import COMMON, HeadArguments, ModelArguments, RunArguments
 from training.settings.data import TextDataArguments
 from training.settings.parsing import option_names, parse, settings_as_words
 from training.tasks.glue import with_glue
@@ -25,6 +26,10 @@ DESCRIPTION = f"""Fine-tune a language model with an adapter, on a file of your 
 Tasks: {", ".join(TASKS)}.
 Written to --output_dir: the adapter, for Deep LoRA its plain LoRA export, results.json, training.png and checkpoints.
 After a kill, rerun the same command to resume from the newest complete checkpoint."""
+SHOWN = (
+    "model", "dataset", "task", "text_column", "label_column", "target_column", "validation_data", "metrics",
+    "max_length", *COMMON, "balance_classes",
+)  # fmt: skip
 TYPES = (ModelArguments, AdapterArguments, TextDataArguments, HeadArguments, RunArguments)
 
 
@@ -40,7 +45,7 @@ def run(settings: dict[str, Any]) -> TrainingResult:
 
 
 def _run(words: Sequence[str]) -> TrainingResult:
-    return run_job(build_job(*parse(TYPES, words, command="finetune", description=DESCRIPTION, featured=FEATURED)))
+    return run_job(build_job(*parse(TYPES, words, command="finetune", description=DESCRIPTION, common=SHOWN)))
 
 
 def build_job(
@@ -55,6 +60,7 @@ def build_job(
     if data.glue:
         data = with_glue(data, data.glue)
     push, token = take_hub_options(run)
+    data = dataclasses.replace(data, max_length=fitted_length(model, data.max_length, token))
     task = load_task(data, run.metric_source)
     _check(task, data, head, run)
     processor = load_processor(model, token=token)

@@ -21,6 +21,8 @@ DESCRIPTION = """Show what an adapter has learned: for each module the singular 
 Deep LoRA and LoRA adapters; the base model's weights are not needed. With --output_dir also inspection.json and
 spectra.png. The effective rank is exp of the entropy of the normalized singular values (Roy and Vetterli, 2007)."""
 
+_NAME = 22  # columns of a name in the table, which has 80
+_NAMED = 40  # bars that have names
 _OPTIONS = {"`base_model`": "--model", "`assume_linear=True`": "--assume_linear"}
 
 
@@ -52,15 +54,13 @@ def main(words: Sequence[str]) -> int:
 
 def table(report: AdapterReport) -> str:
     """Return one row for each module, and the totals."""
-    width = max(len("module"), *(len(one.module) for one in report.modules))
+    width = min(_NAME, max(len("module"), *(len(one.module) for one in report.modules)))
     rows = [f"{'module':<{width}}  {'out x in':>13}  rank  effective  largest     smallest"]
     for one in report.modules:
         size = f"{one.out_features} x {one.in_features}"
         largest, smallest = one.singular_values[0], one.singular_values[-1]
-        rows.append(
-            f"{one.module:<{width}}  {size:>13}  {one.rank:>4}  {one.effective_rank:>9.2f}  {largest:<10.3e}"
-            f"  {smallest:.3e}"
-        )
+        name, ends = _end(one.module, width), f"{largest:<10.3e}  {smallest:.3e}"
+        rows.append(f"{name:<{width}}  {size:>13}  {one.rank:>4}  {one.effective_rank:>9.2f}  {ends}")
     count = len(report.modules)
     mean = sum(one.effective_rank for one in report.modules) / count
     rows.append(
@@ -68,6 +68,11 @@ def table(report: AdapterReport) -> str:
         f"{report.bytes / 1024:,.0f} KiB"
     )
     return "\n".join(rows)
+
+
+def _end(name: str, width: int) -> str:
+    """Return the end of a name, which tells modules apart, of so many columns."""
+    return name if len(name) <= width else f"…{name[1 - width :]}"
 
 
 def draw(path: Path, report: AdapterReport) -> None:
@@ -81,3 +86,6 @@ def draw(path: Path, report: AdapterReport) -> None:
             spectra.set_yscale("log")
         ranks.bar(range(len(report.modules)), [one.effective_rank for one in report.modules])
         ranks.set(title="effective rank", xlabel="module, in the order of the table")
+        if len(report.modules) <= _NAMED:
+            names = [_end(one.module, _NAME) for one in report.modules]
+            ranks.set_xticks(range(len(names)), names, rotation=90, fontsize=6)

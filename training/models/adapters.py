@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from deep_lora import DeepLoraConfig
 from training.errors import UsageError
 from training.models.loading import Base
 from training.settings.adapter import AdapterArguments
+from training.settings.files import read_mapping
 
 PEFT_HEADS = ("classifier", "score")
 
@@ -51,16 +51,9 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
 
 
 def _lora_config(arguments: AdapterArguments, fields: dict[str, Any]) -> LoraConfig:
-    """Return LoRA's config, with the fields that it has under the same names as Deep LoRA's.
-
-    Raises:
-        UsageError: an option was set that only Deep LoRA has.
-    """
+    """Return LoRA's config, with the fields that it has under the same names as Deep LoRA's."""
     known = {entry.name for entry in dataclasses.fields(LoraConfig)}
     shared = {name: value for name, value in fields.items() if name in known}
-    unknown = arguments.changed_options() - known - {"adapter_dropout", "rank"}
-    if unknown:
-        raise UsageError(f"--{min(unknown)} goes with --adapter deep_lora; leave it out for another method")
     alpha = arguments.rank if arguments.lora_alpha is None else arguments.lora_alpha
     return LoraConfig(**shared, lora_alpha=alpha, lora_dropout=arguments.adapter_dropout)
 
@@ -134,8 +127,7 @@ def read_fields(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or names no method of PEFT.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        fields = read_mapping(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read --adapter_config {path}: {error}") from error
     known = sorted(kind.value for kind in peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING)

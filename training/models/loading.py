@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import peft
 import torch
 import transformers
 from torch import nn
+from transformers.utils import logging
 
-from training.errors import UsageError, redacted
-from training.job import Task
+from training.errors import UsageError, loading_error
 from training.settings.common import ModelArguments
+from training.settings.data import LENGTH
+
+# Models that number places from the one after the padding token.
+_AFTER_PADDING = frozenset(
+    ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "longformer",
+     "mpnet", "lilt", "ibert", "xmod")
+)  # fmt: skip
+
+
+class Headed(Protocol):
+    """What has to be known of a task to load a model for it; see `training.job.Task`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def auto_class(self) -> str: ...
+    @property
+    def model_settings(self) -> dict[str, Any]: ...
 
 
 class Base(NamedTuple):
@@ -21,7 +42,7 @@ class Base(NamedTuple):
     new_modules: list[str]
 
 
-def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -> Base:
+def load_base(arguments: ModelArguments, task: Headed, token: str | None = None) -> Base:
     """Load the base model of a task, with a head for its labels.
 
     Raises:
@@ -36,21 +57,35 @@ def load_base(arguments: ModelArguments, task: Task, token: str | None = None) -
         config = transformers.AutoConfig.from_pretrained(name, **settings)
         for key, value in task.model_settings.items():
             setattr(config, key, value)
-        model, report = getattr(transformers, task.auto_class).from_pretrained(
-            name,
-            config=config,
-            dtype=arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype),
-            attn_implementation=arguments.attn_implementation,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **settings,
-            **quantized,
-        )
+        with _without_report():
+            model, report = getattr(transformers, task.auto_class).from_pretrained(
+                name,
+                config=config,
+                dtype=arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype),
+                attn_implementation=arguments.attn_implementation,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **settings,
+                **quantized,
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = redacted(str(error), token)
-        raise UsageError(f"the model {name} cannot be loaded for --task {task.name}: {reason}") from error
+        raise loading_error(f"the model {name}", error, token, f" for --task {task.name}") from error
     keep_differentiable_(model)
     return Base(model, _new_modules(model, report))
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from printing which weights are new: the description of the run says what is trained whole."""
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def keep_differentiable_(model: nn.Module) -> None:
@@ -76,12 +111,35 @@ def load_processor(arguments: ModelArguments, images: bool = False, token: str |
     try:
         processor = kind.from_pretrained(name, **_loading_settings(arguments, token))
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = redacted(str(error), token)
         what = "image processor" if images else "tokenizer"
-        raise UsageError(f"the {what} of {name} cannot be loaded: {reason}") from error
+        raise loading_error(f"the {what} of {name}", error, token) from error
     if not images and processor.pad_token is None:
         processor.pad_token = processor.eos_token
     return processor
+
+
+def fitted_length(arguments: ModelArguments, wanted: int | None, token: str | None = None) -> int:
+    """Return after how many tokens a text is cut off.
+
+    Args:
+        arguments: which model.
+        wanted: what was asked for.
+        token: to read private models with.
+
+    Raises:
+        UsageError: the model has no places for so many tokens, or its configuration cannot be read.
+    """
+    name = model_name(arguments)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **_loading_settings(arguments, token)).get_text_config()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise loading_error(f"the configuration of {name}", error, token) from error
+    places = getattr(config, "max_position_embeddings", None) or math.inf
+    if config.model_type in _AFTER_PADDING:
+        places -= (getattr(config, "pad_token_id", None) or 0) + 1
+    if wanted is not None and wanted > places:
+        raise UsageError(f"--max_length got {wanted}; {name} takes at most {places} tokens")
+    return int(wanted or min(LENGTH, places))
 
 
 def model_name(arguments: ModelArguments) -> str:

@@ -85,6 +85,7 @@ def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, 
         collate=lambda processor, model: swapping(processor, method, seed),
         score=partial(score_pairs, names=names),
         main_metric="recall@1",
+        scores=("tau", *_names_of_scores(names)),
         panels=SCORES_AGAINST_STEPS,
     )
 
@@ -105,6 +106,11 @@ def score_pairs(prediction: EvalPrediction, names: tuple[str, str] = ("x", "y"))
     forth, back = f"{names[0]}_to_{names[1]}", f"{names[1]}_to_{names[0]}"
     named = {key.replace("x_to_y", forth).replace("y_to_x", back): recall[key] for key in recall if "recall" in key}
     return means | named | {"pool": recall["x_to_y_pool"]} | modality_gap(statistics)
+
+
+def _names_of_scores(names: tuple[str, str]) -> list[str]:
+    pairs = np.eye(4, dtype=np.float32)
+    return list(score_pairs(EvalPrediction(predictions=(pairs, pairs), label_ids=np.arange(4)), names))
 
 
 def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:

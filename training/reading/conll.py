@@ -10,6 +10,7 @@ from typing import NamedTuple
 from training.errors import UsageError
 
 _COMMENT = re.compile(r"# *(id\b|\w+ *=)")  # before a sentence: # id 7, # sent_id = 7
+_WIDTH_OF_CONLLU = 10
 
 
 class Sentences(NamedTuple):
@@ -38,6 +39,11 @@ def read_conll(path: Path, lines: Iterator[str]) -> Sentences:
             inside = False
             continue
         width = width or len(fields)
+        if width == _WIDTH_OF_CONLLU and fields[0].isdecimal():
+            raise UsageError(
+                f"line {number} of {path} is CoNLL-U, whose first field is a number and not the word; keep the fields "
+                "of word and tag, as by grep -v '^#' FILE | cut -f 2,4"
+            )
         if len(fields) < 2 or len(fields) != width or not (fields[0].strip() and fields[-1].strip()):
             raise UsageError(
                 f"line {number} of {path} has {len(fields)} fields, and the first line {width}; each needs a word, its "

@@ -58,10 +58,11 @@ def read_delimited(
                 return read(options.quoting)
             return _tabs(path, source, read) if source.separator == "\t" else _commas(path, source, read)
         except Fault as fault:
-            raise UsageError(
-                f"line {fault.line} of {path} {fault.reason}; enclose texts with {source.separator!r} or line breaks "
-                "in quotation marks, or pass --separator, or --quoting (none if quotation marks are part of the texts)"
-            ) from fault
+            usual = (
+                f"enclose texts with {source.separator!r} or line breaks in quotation marks, or pass --separator, or "
+                "--quoting (none if quotation marks are part of the texts)"
+            )
+            raise UsageError(f"line {fault.line} of {path} {fault.reason}; {fault.remedy or usual}") from fault
 
 
 def _read(source: _Source, names: Sequence[str] | None, wanted: Sequence[str], quoting: str) -> Rows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,19 +20,24 @@ _SPLIT_OF = (
     | dict.fromkeys(TEST_NAMES, "test")
     | dict.fromkeys(VALIDATION_NAMES, "validation")
 )
-_NOT_DATA = re.compile(r"(\..*|readme(\..*)?|licen[cs]e(\..*)?|thumbs\.db|desktop\.ini|__macosx|_.*)", re.IGNORECASE)
+_HIDDEN = re.compile(r"\..*|__macosx", re.IGNORECASE)  # folders
+_NOT_DATA = re.compile(r"\..*|(readme|licen[cs]e)(\.(md|txt|rst|html?))?|thumbs\.db|desktop\.ini", re.IGNORECASE)
 _SHARD = re.compile(r"[0-9]+|of")
 Splits = dict[str, list[Path]]
 
 
 def files_under(folder: Path) -> list[Path]:
-    """Return all files that may be data, in order: not hidden ones, README and LICENSE."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).parts
-        if path.is_file() and not any(_NOT_DATA.fullmatch(part) for part in inside):
-            found.append(path)
-    return found
+    """Return all files that may be data, in order: not hidden ones, README and LICENSE; links are followed."""
+    found, seen = [], set()
+    for root, inner, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(root)
+        if place in seen:  # a link to a folder around it, or a second one to the same folder
+            inner.clear()
+            continue
+        seen.add(place)
+        inner[:] = sorted(name for name in inner if not _HIDDEN.fullmatch(name))
+        found += [Path(root, name) for name in names if not _NOT_DATA.fullmatch(name)]
+    return sorted(path for path in found if path.is_file())
 
 
 def split_files(folder: Path, files: Iterable[Path]) -> Splits:
@@ -96,9 +103,15 @@ def is_metadata(path: Path) -> bool:
 
 def picture_roots(folder: Path) -> dict[str, Path]:
     """Return the folders of the splits: the folder itself, unless its top level is split folders and nothing else."""
-    tops = sorted({path.relative_to(folder).parts[0] for path in files_under(folder)})
+    files = files_under(folder)
+    tops = sorted({path.relative_to(folder).parts[0] for path in files})
     said = {top: _SPLIT_OF.get(top.lower()) for top in tops if (folder / top).is_dir()}
     if len(said) < len(tops) or None in said.values() or "train" not in said.values():
+        if len(tops) == 1 and not any(path.parent == folder / tops[0] or is_metadata(path) for path in files):
+            inside = folder / tops[0]
+            raise UsageError(
+                f"all images of {folder} are in folders inside {tops[0]}; pass {inside} if they are classes"
+            )
         _tell_of_splits(folder, dict.fromkeys(tops) | said)
         return {"train": folder}
     if len(set(said.values())) < len(said):
@@ -120,7 +133,8 @@ def pictures_by_class(root: Path) -> list[tuple[Path, str]]:
             "class, or a metadata.csv with the columns file_name and label"
         )
     left_out(root, loose, "pictures", "they are in no folder of a class")
-    return [(path, path.relative_to(root).parts[0]) for path in pictures if path.parent != root]
+    held = [(path, path.relative_to(root).parts) for path in pictures if path.parent != root]
+    return [(path, unicodedata.normalize("NFC", parts[0])) for path, parts in held]
 
 
 def left_out(folder: Path, paths: Iterable[Path], what: str, why: str) -> None:

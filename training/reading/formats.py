@@ -68,7 +68,8 @@ def _delimited(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: Fil
 
 
 def _json(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
-    rows = read_json(path, lines, [one.name for one in wanted])
+    lists = [one.name for one in wanted if one.kind in (words, tags)]
+    rows = read_json(path, lines, [one.name for one in wanted], lists)
     return Table(rows.names, rows.columns, **_lines_as_places(path, rows.places, rows.unit))
 
 
@@ -120,9 +121,8 @@ def _sheet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArg
             )
         rows = collect(_sheet_rows(sheet), options.column_names, [one.name for one in wanted])
     except Fault as fault:
-        raise UsageError(
-            f"row {fault.line} of {path} {fault.reason}; move or delete what is outside of the table"
-        ) from fault
+        remedy = fault.remedy or "move or delete what is outside of the table"
+        raise UsageError(f"row {fault.line} of {path} {fault.reason}; {remedy}") from fault
     finally:
         book.close()
     return Table(rows.header, rows.columns, **_lines_as_places(path, rows.lines, "row"))

@@ -22,13 +22,16 @@ class JsonRows(NamedTuple):
     unit: str
 
 
-def read_json(path: Path, lines: Callable[[], Iterator[str]], wanted: Sequence[str]) -> JsonRows:
+def read_json(
+    path: Path, lines: Callable[[], Iterator[str]], wanted: Sequence[str], lists: Sequence[str] = ()
+) -> JsonRows:
     """Read the wanted columns, with None where a row has none.
 
     Args:
         path: for errors.
         lines: gives the lines of the file each time it is called.
         wanted: names of columns.
+        lists: those of them of which each row holds a list.
 
     Raises:
         UsageError: it is not JSON, or not rows; the text names the line.
@@ -36,7 +39,7 @@ def read_json(path: Path, lines: Callable[[], Iterator[str]], wanted: Sequence[s
     names: dict[str, None] = {}
     columns: dict[str, list] = {name: [] for name in wanted}
     places = []
-    unit, rows = _rows(path, lines, wanted)
+    unit, rows = _rows(path, lines, wanted, lists)
     for line, row in rows:
         if not isinstance(row, dict):
             raise UsageError(f"{unit} {line} of {path} is {type(row).__name__}, but no object; {_SHAPES}")
@@ -47,13 +50,15 @@ def read_json(path: Path, lines: Callable[[], Iterator[str]], wanted: Sequence[s
     return JsonRows(list(names), columns, places, unit)
 
 
-def _rows(path: Path, lines: Callable[[], Iterator[str]], wanted: Sequence[str]) -> tuple[str, Located]:
+def _rows(
+    path: Path, lines: Callable[[], Iterator[str]], wanted: Sequence[str], lists: Sequence[str]
+) -> tuple[str, Located]:
     """Return what the numbers of rows count, and the rows with their numbers."""
     first = next((line for line in lines() if line.strip()), "")
     if first.lstrip()[:1] == "{" and _is_json(first):
         rest = (line for line in lines() if line.strip())
         next(rest, None)
-        if next(rest, None) is not None or not _holds_rows(json.loads(first), wanted):
+        if next(rest, None) is not None or not _holds_rows(json.loads(first), wanted, lists):
             return "line", _of_lines(path, lines())
     return "row", enumerate(_of_whole(path, "".join(lines()), wanted), start=1)
 
@@ -85,12 +90,14 @@ def _of_whole(path: Path, text: str, wanted: Sequence[str]) -> list[Any]:
     raise UsageError(f"{path} holds {held}; {_SHAPES}")
 
 
-def _holds_rows(found: Any, wanted: Sequence[str]) -> bool:
+def _holds_rows(found: Any, wanted: Sequence[str], lists: Sequence[str]) -> bool:
     """Tell whether the only object of a file holds the rows, or their columns, and is not the only row."""
     if any(_is_list_of_objects(value) for value in found.values()) and not set(wanted) <= set(found):
         return True
-    nested = [isinstance(found.get(name), (list, dict)) for name in wanted]
-    return bool(nested) and all(nested)
+    held = [found.get(name) for name in wanted]
+    nested = [isinstance(value, (list, dict)) for value in held]
+    of_one_row = any(not any(isinstance(one, list) for one in found.get(name) or ()) for name in lists)
+    return bool(nested) and all(nested) and not of_one_row
 
 
 def _is_list_of_objects(value: Any) -> bool:

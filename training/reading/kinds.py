@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ def class_name(column: Column) -> Typed:
     """
     if isinstance(column.feature, ClassLabel):
         return _declared(column), column.feature
-    names = [value.strip() or None if isinstance(value, str) else value for value in _as_written(column)]
+    names = [_composed(value) if isinstance(value, str) else value for value in _as_written(column)]
     known = {name for name in names if name is not None}
     if (others := known - MISSING_WORDS) and others < known and are_numbers(others):
         names = [None if name in MISSING_WORDS else name for name in names]
@@ -163,6 +164,11 @@ def plain(value: object) -> str | None:
     if isinstance(value, float):
         return None if not math.isfinite(value) else str(int(value)) if value.is_integer() else repr(value)
     return str(value) if isinstance(value, (str, int)) else None
+
+
+def _composed(name: str) -> str | None:
+    """Return a name without spaces at its ends, with each accent in its letter, as most systems write it."""
+    return unicodedata.normalize("NFC", name.strip()) or None
 
 
 def _as_written(column: Column) -> Sequence[str | None]:

@@ -20,12 +20,12 @@ _QUOTING: dict[str, dict[str, Any]] = {
 class Fault(Exception):
     """A line does not fit the header, or its quotation marks (`marks`) do not fit each other.
 
-    `reason` goes on after "line 7 of data.csv".
+    `reason` goes on after "line 7 of data.csv"; `remedy`, if there is one, says what to do instead of the usual.
     """
 
-    def __init__(self, line: int, reason: str, marks: bool = False) -> None:
+    def __init__(self, line: int, reason: str, marks: bool = False, remedy: str | None = None) -> None:
         super().__init__(line, reason)
-        self.line, self.reason, self.marks = line, reason, marks
+        self.line, self.reason, self.marks, self.remedy = line, reason, marks, remedy
 
 
 class Record(NamedTuple):
@@ -112,7 +112,7 @@ def collect(rows: Iterator[Record], names: Sequence[str] | None, wanted: Sequenc
         header = [] if first is None else [(name or "").strip() for name in first.fields]
         start = 1 if first is None else first.line
     if twice := [name for name in wanted if header.count(name) > 1]:
-        raise Fault(start, f"names the column {twice[0]!r} {header.count(twice[0])} times; rename all but one")
+        raise Fault(start, f"names the column {twice[0]!r} {header.count(twice[0])} times", remedy="rename all but one")
     places = {name: header.index(name) for name in wanted if name in header}
     parts: dict[str, list[pa.Array]] = {name: [] for name in places}
     held: list[Record] = []
@@ -120,6 +120,7 @@ def collect(rows: Iterator[Record], names: Sequence[str] | None, wanted: Sequenc
     whole = bare = doubled = 0
     for record in rows:
         surplus = _surplus(record, header, surplus)
+        _refuse_header(record, header, named=bool(names))
         lines.append(record.line)
         if record.physical:
             joined.append(record)
@@ -134,6 +135,13 @@ def collect(rows: Iterator[Record], names: Sequence[str] | None, wanted: Sequenc
     _store(held, places, parts)
     columns = {name: pa.chunked_array(found, pa.string()) for name, found in parts.items()}
     return Rows(header, columns, lines, joined, whole, bare, doubled)
+
+
+def _refuse_header(record: Record, header: list[str], named: bool) -> None:
+    """Raise if a row is the header once more, as in files that were put below each other."""
+    if len(header) > 1 and [(field or "").strip() for field in record.fields[: len(header)]] == header:
+        remedy = "leave --column_names out" if named else "delete it"
+        raise Fault(record.line, "repeats the names of the columns", remedy=remedy)
 
 
 def _surplus(record: Record, header: list[str], surplus: int) -> int:

@@ -22,7 +22,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.csv.csv import CsvConfig
 
-from training.errors import UsageError, redacted
+from training.errors import UsageError, loading_error, redacted
 from training.reading import folders
 from training.reading.formats import FORMATS, read_table, suffix_of
 from training.reading.kinds import picture
@@ -56,13 +56,50 @@ def read_source(
     return _of_library(source, partial(load_dataset, source, config))
 
 
+# The files of which an option says how they are read; no other is read by it.
+_READ_BY = {
+    "separator": (".csv", ".tsv"),
+    "quoting": (".csv", ".tsv"),
+    "column_names": (".csv", ".tsv", ".xlsx"),
+    "encoding": tuple(suffix for suffix in FORMATS if suffix not in (".xlsx", ".parquet")),
+}
+
+
+def refuse_unused(options: FileArguments, sources: Sequence[str | None]) -> None:
+    """Raise if an option says how files are read, and there is none that it is for.
+
+    Raises:
+        UsageError: the text names the option and its files.
+    """
+    named = [source for source in sources if source]
+    suffixes = {suffix_of(path) for source in named for path in _own_files(Path(source).expanduser())}
+    usual = FileArguments()
+    for name, fitting in _READ_BY.items():
+        value = getattr(options, name)
+        if value != getattr(usual, name) and not suffixes & set(fitting):
+            raise UsageError(
+                f"--{name} got {value!r}, but is for {', '.join(fitting)} files alone, of which there is none in "
+                f"{', '.join(named)}; leave it out"
+            )
+
+
+def _own_files(path: Path) -> list[Path]:
+    """Return the files of a source that are read here, and not by the library."""
+    if path.is_dir():
+        return [] if _is_saved(path) or _has_configs(path / "README.md") else folders.files_under(path)
+    return [path] if path.is_file() else []
+
+
+def _is_saved(folder: Path) -> bool:
+    """Tell whether a folder was written by `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or all(
+        (folder / name).is_file() for name in ("dataset_info.json", "state.json")
+    )
+
+
 def _read_folder(folder: Path, options: FileArguments, config: str | None, images: bool) -> dict[str, Reader]:
     files = folders.files_under(folder)
-    if (
-        (folder / "dataset_dict.json").is_file()
-        or (folder / "dataset_info.json").is_file()
-        and (folder / "state.json").is_file()
-    ):
+    if _is_saved(folder):
         return _of_library(str(folder), partial(load_from_disk, str(folder)))
     if _has_configs(folder / "README.md"):
         return _of_library(str(folder), partial(_load_configured, str(folder), config))
@@ -170,9 +207,12 @@ def _loading(source: str) -> Iterator[None]:
     except Exception as error:  # the libraries raise many kinds; all mean that the source cannot be read
         if "corresponds to no data" in str(error):
             raise UsageError(f"the data set {source} has no rows; at least one is needed") from error
-        reason = str(error) or type(error).__name__
         if isinstance(error, DatasetGenerationError) and error.__cause__:  # which says no more than that there was one
-            reason = f"{reason}: {error.__cause__}"
-        if "doesn't exist on the Hub" in reason or type(error).__name__ == "HFValidationError":
-            reason = f"there is neither such a file or folder nor such a data set on the Hub ({reason})"
-        raise UsageError(f"the data set {source} cannot be loaded: {redacted(reason)}") from error
+            reason = redacted(f"{error}: {error.__cause__}")
+            raise UsageError(f"the data set {source} cannot be loaded: {reason}") from error
+        if "doesn't exist on the Hub" in str(error):
+            raise UsageError(
+                f"the data set {source} cannot be loaded: there is neither such a file or folder nor such a data set "
+                f"on the Hub ({redacted(str(error))})"
+            ) from error
+        raise loading_error(f"the data set {source}", error) from error

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features
+from datasets import (
+    Dataset,
+    Features,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from training.errors import UsageError
 from training.reading.kinds import Column, Kind, empty_rows
@@ -118,8 +125,21 @@ def _replaced(table: Table, arrays: dict[str, Any], features: dict[str, Any]) ->
 def replace_column(data: Dataset, name: str, values: Any, feature: Any) -> Dataset:
     """Return the data set with other values in a column, at its place; the other columns are not copied."""
     order, other = data.column_names, f"{name} (new)"
-    added = data.add_column(other, values, feature=feature).remove_columns(name).rename_column(other, name)
+    with _without_bars():
+        added = data.add_column(other, values, feature=feature).remove_columns(name).rename_column(other, name)
     return added.select_columns(order)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the library from drawing a progress bar for what takes no time."""
+    hidden = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            enable_progress_bars()
 
 
 def require_names(table: Table, wanted: Sequence[Wanted]) -> None:

@@ -25,6 +25,7 @@ _OTHERS = {
     b"\xd0\xcf\x11\xe0": "an old Office document",
     b"%PDF": "a PDF document",
     b"SQLite format 3": "a SQLite database",
+    b"version https://": "the pointer of Git LFS to a file (`git lfs pull` fetches it)",
 }
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -47,12 +48,12 @@ def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
         start = file.read(4)
         file.seek(0)
         known = encoding or next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
-        count = 0
         try:
-            for count, line in enumerate(io.TextIOWrapper(file, encoding=known, newline=""), start=1):
-                if "\0" in line:
-                    raise UsageError(_nul(path, count))
-                yield line.removeprefix("\ufeff") if count == 1 else line
+            with io.TextIOWrapper(file, encoding=known, newline="") as text:
+                for count, line in enumerate(text, start=1):
+                    if "\0" in line:
+                        raise UsageError(_nul(path, count))
+                    yield line.removeprefix("\ufeff") if count == 1 else line
         except UnicodeError as error:
             raise UsageError(_undecoded(path, encoding, known, error)) from error
 

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import Trainer
@@ -18,8 +18,11 @@ from dmf.files import complete_file
 from training.errors import public_settings
 from training.job import Job, plain
 from training.models.adapters import adapted_parts, config_of, own_parameters
-from training.names import ADAPTER, EXPORT, FIGURE, RESULTS
+from training.names import ADAPTER, CONFUSION, EXPORT, FIGURE, RESULTS
+from training.results import classes
+from training.results.classes import ClassScores
 from training.results.figures import curve, figure
+from training.results.folders import IDENTITY, identity_of
 
 _CLASSES = 20  # of so many at each end, names and counts are printed
 _INDENT, _WIDTH = 16, 64
@@ -44,11 +47,11 @@ def describe(job: Job, model: nn.Module) -> str:
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
         **({"classes": _class_lines(job.task.counts)} if job.task.counts else {}),
         "steps": f"{steps:,} of {batch} samples, {steps / steps_per_epoch:.3g} epochs "
-        f"({run.per_device_train_batch_size} on each process, {run.gradient_accumulation_steps} accumulated), "
-        f"learning rate {run.learning_rate:g}",
+        f"({run.per_device_train_batch_size} on each process, {run.gradient_accumulation_steps} accumulated)",
+        "learning rate": f"{run.learning_rate:g}",
         "writes": run.output_dir,
     }
-    return "\n".join(f"{name:>14}  {text}" for name, text in lines.items())
+    return "\n".join(_wrapped(name, str(text)) for name, text in lines.items())
 
 
 def _class_lines(counts: dict[str, dict[str, int]]) -> str:
@@ -63,8 +66,7 @@ def _class_lines(counts: dict[str, dict[str, int]]) -> str:
         between = f"... {len(shown) - 2 * _CLASSES} more of {held[0]:,} to {held[-1]:,} rows ..."
         shown = [*shown[:_CLASSES], between, *shown[-_CLASSES:]]
     of_splits = train + (f" ({', '.join(others)})" if others else "")
-    wrapped = textwrap.fill(f"{of_splits}: {', '.join(shown)}", _WIDTH, break_long_words=False, break_on_hyphens=False)
-    return wrapped.replace("\n", "\n" + " " * _INDENT)
+    return f"{of_splits}: {', '.join(shown)}"
 
 
 def _trained_whole(model: nn.Module) -> list[str]:
@@ -75,17 +77,29 @@ def _trained_whole(model: nn.Module) -> list[str]:
     return list(dict.fromkeys([*shown, *beside]))
 
 
-def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str, float]], resumed: Path | None) -> None:
-    """Write `results.json` and the figure of a finished run."""
+class Measured(NamedTuple):
+    """What a run has measured at its end, by the data: metrics, and scores by class; and where it resumed from."""
+
+    metrics: dict[str, dict[str, float]]
+    by_class: dict[str, ClassScores]
+    resumed: Path | None
+
+
+def write(folder: Path, job: Job, trainer: Trainer, measured: Measured) -> None:
+    """Write `results.json` and the figures of a finished run."""
+    metrics, by_class, resumed = measured
     results = base_results(job, trainer) | {
         "status": "complete",
         "metrics": metrics,
+        "by_class": {split: scores.as_json() for split, scores in by_class.items()},
         "main_metric": job.task.main_metric,
         "resumed_from": None if resumed is None else resumed.name,
         "files": [name for name in (ADAPTER, EXPORT) if (folder / name).is_dir()],
     }
     write_json(folder / RESULTS, results)
     draw(folder / FIGURE, results["log"], job.task.panels or ((job.task.main_metric,),))
+    for split, scores in list(by_class.items())[-1:]:  # test data, if there are some
+        classes.draw(folder / CONFUSION, scores, f"{split} data")
 
 
 def write_failure(folder: Path, job: Job, trainer: Trainer, reason: str) -> None:
@@ -94,10 +108,11 @@ def write_failure(folder: Path, job: Job, trainer: Trainer, reason: str) -> None
         write_json(folder / RESULTS, base_results(job, trainer) | {"status": "stopped", "reason": reason})
 
 
-def base_results(job: Job, trainer: Trainer) -> dict[str, Any]:
+def base_results(job: Job, trainer: Any) -> dict[str, Any]:
     """Collect what every run says: settings, versions, sizes and the log."""
     return {
         "command": job.command,
+        IDENTITY: identity_of(plain(trainer.facts)),
         "task": job.task.name,
         "auto_class": job.task.auto_class,
         "pipeline": job.task.pipeline,
@@ -128,26 +143,48 @@ def installed_version(package: str) -> str:
         return "not installed"
 
 
-def summary(folder: Path, metrics: dict[str, dict[str, float]]) -> str:
-    """Summarize the metrics and what was written, for the terminal."""
-    lines = [
-        f"{split:>14}  " + ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "runtime")
-        for split, values in metrics.items()
-    ]
-    written = [name for name in (ADAPTER, EXPORT, RESULTS, FIGURE) if (folder / name).exists()]
-    return "\n".join([*lines, f"{'written to':>14}  {folder}: {', '.join(written)}"])
+def summary(folder: Path, metrics: dict[str, dict[str, float]], by_class: dict[str, ClassScores]) -> str:
+    """Summarize the metrics, the scores by class and what was written, for the terminal."""
+    lines = []
+    for split, values in metrics.items():
+        held = [_named(name, value, by_class.get(split)) for name, value in values.items() if name != "runtime"]
+        lines.append(_wrapped(split, ", ".join(held)))
+    tables = [f"\n{split} data, class by class:\n{classes.table(scores)}\n" for split, scores in by_class.items()]
+    written = [name for name in (ADAPTER, EXPORT, RESULTS, FIGURE, CONFUSION) if (folder / name).exists()]
+    return "\n".join([*lines, *tables, _wrapped("written to", f"{folder}: {', '.join(written)}")])
+
+
+def _named(name: str, value: float, scores: ClassScores | None) -> str:
+    beside = f" (always {scores.names[scores.commonest]!r}: {scores.baseline:.4g})" if scores else ""
+    return f"{name} {value:.4g}{beside if name == 'accuracy' else ''}"
+
+
+def _wrapped(name: str, text: str) -> str:
+    """Return a line with its name, on several lines where it would be too long for a terminal."""
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return f"{name:>14}  " + f"\n{'':>{_INDENT}}".join(lines)
 
 
 def draw(path: Path, log: list[dict[str, float]], panels: Sequence[Sequence[str]]) -> None:
-    """Draw training and validation loss, and panels of metrics, over the steps."""
-    with figure(path, columns=1 + len(panels)) as axes:
-        curves = [(axes[0], "loss", "training"), (axes[0], "eval_loss", "validation")]
-        for place, names in zip(axes[1:], panels, strict=True):
-            curves += [(place, f"eval_{name}", name if len(names) > 1 else "validation") for name in names]
-        for place, key, label in curves:
-            curve(place, [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None], label=label)
-        for place, title in zip(axes, ["loss", *(", ".join(names) for names in panels)], strict=True):
+    """Draw training and validation loss, and those panels of metrics that have values, over the steps."""
+    losses = {"training": _points(log, "loss"), "validation": _points(log, "eval_loss")}
+    drawn = {"loss": {label: points for label, points in losses.items() if points}}
+    for names in panels:
+        held = {name: points for name in names if (points := _points(log, f"eval_{name}"))}
+        if held:
+            drawn[", ".join(names)] = held if len(names) > 1 else {"validation": held[names[0]]}
+    with figure(path, columns=len(drawn)) as axes:
+        for place, (title, curves) in zip(axes, drawn.items(), strict=True):
+            for label, points in curves.items():
+                curve(place, points, label=label)
             place.set(title=title, xlabel="optimizer step")
             place.grid(alpha=0.3)
-            if place.has_data():
+            if curves:
                 place.legend()
+            values = [value for points in curves.values() for _, value in points]
+            if title != "loss" and values and 0 <= min(values) and 0.5 <= max(values) <= 1:
+                place.set_ylim(top=1.0)
+
+
+def _points(log: list[dict[str, float]], key: str) -> list[tuple[float, float]]:
+    return [(entry["step"], entry[key]) for entry in log if entry.get(key) is not None]

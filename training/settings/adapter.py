@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
-from training.settings.parsing import option
+from training.settings.parsing import option, refuse_commas
 
 # Field of DeepLoraConfig -> option. A new option is one line here.
 OPTIONS = {
@@ -83,6 +83,8 @@ class AdapterArguments(_Fields):
                 f"--adapter got {self.adapter!r}; choose deep_lora or lora, or describe any other PEFT method in a "
                 "file for --adapter_config"
             )
+        for name in ("target_modules", "exclude_modules", "modules_to_save"):
+            refuse_commas(name, getattr(self, name))
         if self.rank < 1:
             raise UsageError(f"--rank got {self.rank}; it must be at least 1")
         if self.init_batches < 0:
@@ -96,8 +98,3 @@ class AdapterArguments(_Fields):
     def config_fields(self) -> dict[str, Any]:
         """Return the values of `OPTIONS` by their names in `DeepLoraConfig`."""
         return {name: getattr(self, called) for name, called in OPTIONS.items()}
-
-    def changed_options(self) -> set[str]:
-        """Return the names of those in `OPTIONS` that do not have their defaults."""
-        usual = type(self)()
-        return {called for called in OPTIONS.values() if getattr(self, called) != getattr(usual, called)}

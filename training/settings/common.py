@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from training.errors import UsageError
 from training.settings.parsing import option
+from training.settings.ranges import is_small_good, refuse_out_of_range
 
 
 @dataclass
@@ -47,6 +48,7 @@ class HeadArguments:
     head_scale: float | None = option(
         None, "Scale of the logits of a normalized head; found from the number of classes if unset."
     )
+    balance_classes: bool = option(False, "Weigh the loss of rare classes more: n / (classes x n of the class).")
 
 
 @dataclass
@@ -66,7 +68,10 @@ class RunArguments(TrainingArguments):
     )
     per_device_train_batch_size: int = option(16, "Training samples in a step on each process.")
     per_device_eval_batch_size: int = option(32, "Samples in a forward pass of evaluation on each process.")
-    logging_steps: float = option(10, "Steps between two logs; below 1 it is a part of the whole run.")
+    logging_steps: float = option(
+        None, "Steps between two logs; below 1 it is a part of the whole run. If unset, 10, or a tenth of a short run."
+    )
+    logs_by_length: bool = field(default=False, init=False)
     eval_strategy: str = option("epoch", "When to validate: no, steps (see --eval_steps) or epoch.")
     save_strategy: str = option("epoch", "When to write a checkpoint: no, steps (see --save_steps) or epoch.")
     save_total_limit: int | None = option(2, "Checkpoints that are kept; older ones are deleted.")
@@ -78,6 +83,10 @@ class RunArguments(TrainingArguments):
     push_to_hub: bool = option(False, "Upload the adapter, and its LoRA export, to the Hub after training.")
     hub_private_repo: bool | None = option(None, "Make the new repository private.")
     dry_run: bool = option(False, "Show what would be trained, and stop.")
+    early_stopping_patience: int | None = option(
+        None, "Evaluations without a better --metric_for_best_model (the loss if unset) after which training ends; the "
+        "best model is kept. If unset, training does not end early."
+    )  # fmt: skip
     overwrite: bool = option(False, "Delete the checkpoints of an earlier run in --output_dir instead of resuming it.")
     metric_source: Literal["local", "evaluate"] = option(
         "local",
@@ -87,6 +96,19 @@ class RunArguments(TrainingArguments):
     license: str | None = option(None, "License named in the model card, such as apache-2.0.")
 
     def __post_init__(self) -> None:
+        refuse_out_of_range(self)
+        if self.logging_steps is None:
+            self.logging_steps, self.logs_by_length = 10, True
+        greater: bool | None = getattr(self, "greater_is_better", None)
+        if greater is None and is_small_good(self.metric_for_best_model or ""):
+            self.greater_is_better = False
+        if self.early_stopping_patience is not None:
+            if self.eval_strategy == "no" or self.eval_strategy != self.save_strategy:
+                raise UsageError(
+                    "--early_stopping_patience keeps the best model; it needs --eval_strategy and --save_strategy "
+                    "epoch, or both steps"
+                )
+            self.load_best_model_at_end = True
         super().__post_init__()
         if self.batch_eval_metrics:
             raise UsageError(
@@ -99,11 +121,9 @@ class RunArguments(TrainingArguments):
             self.num_train_epochs = 3.0
 
 
-FEATURED = (
-    "output_dir", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps",
-    "weight_decay", "optim", "per_device_train_batch_size", "per_device_eval_batch_size",
-    "gradient_accumulation_steps", "gradient_checkpointing", "bf16", "fp16", "torch_compile", "eval_strategy",
-    "eval_steps", "save_strategy", "save_steps", "save_total_limit", "logging_steps", "load_best_model_at_end",
-    "metric_for_best_model", "report_to", "seed", "resume_from_checkpoint", "use_cpu", "push_to_hub", "hub_model_id",
-    "hub_private_repo", "dry_run", "overwrite", "metric_source", "license", "dataloader_num_workers",
+# What `--help` shows of a training command, besides its own data and model.
+COMMON = (
+    "output_dir", "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size", "adapter", "rank",
+    "target_modules", "load_in_4bit", "bf16", "early_stopping_patience", "seed", "report_to", "push_to_hub", "dry_run",
+    "overwrite",
 )  # fmt: skip

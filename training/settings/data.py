@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from training.errors import UsageError
-from training.settings.parsing import option
+from training.settings.parsing import option, refuse_commas
+from training.settings.ranges import refuse_out_of_range
 
+LENGTH = 128  # of a text, in tokens, if nothing else is asked for
 QUOTINGS = ("auto", "double", "backslash", "none")
 _SEPARATORS = {"tab": "\t", r"\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 
@@ -33,6 +35,7 @@ class FileArguments:
     )
 
     def __post_init__(self) -> None:
+        refuse_commas("column_names", self.column_names)
         if self.quoting not in QUOTINGS:
             raise UsageError(f"--quoting got {self.quoting!r}; choose one of: {', '.join(QUOTINGS)}")
         if self.separator is not None:
@@ -76,6 +79,7 @@ class DataArguments(FileArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_out_of_range(self)
         if not 0 < self.validation_fraction < 1:
             raise UsageError(f"--validation_fraction got {self.validation_fraction}; it must lie between 0 and 1")
         for name in ("num_train_samples", "num_train_samples_per_class", "num_validation_samples", "num_test_samples"):
@@ -95,7 +99,10 @@ class TextDataArguments(DataArguments):
     target_column: str | None = option(
         None, "seq2seq: column with the text to generate. causal_lm: what follows the text; the loss is on it alone."
     )
-    max_length: int = option(128, "Tokens after which a text is cut off.")
+    max_length: int | None = option(
+        None, "Tokens after which a text is cut off (of causal_lm's prompts, the beginning); if unset, 128, or as many "
+        "as the model takes."
+    )  # fmt: skip
     predict_with_generate: bool = option(
         False, "seq2seq: also generate texts at each evaluation, and compare them with the target (ROUGE-L, BLEU)."
     )
@@ -108,12 +115,18 @@ class TextDataArguments(DataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_length < 2:
+        refuse_commas("metrics", self.metrics)
+        if self.max_length is not None and self.max_length < 2:
             raise UsageError(f"--max_length got {self.max_length}; a text needs at least 2 tokens")
         for name in ("num_beams", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name} got {value}; it must be at least 1")
+
+    @property
+    def length(self) -> int:
+        """Return after how many tokens a text is cut off."""
+        return self.max_length or LENGTH
 
 
 @dataclass

@@ -13,7 +13,7 @@ from training.reading.kinds import class_name, picture
 from training.reading.pictures import decode, readable
 from training.reading.tables import Wanted
 from training.settings.data import ImageDataArguments
-from training.tasks.base import adapter_task, logits_of
+from training.tasks.base import adapter_task, classes_of
 from training.tasks.labels import class_counts, label_settings, with_classes
 from training.tasks.metrics import scorer
 
@@ -46,7 +46,7 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
     score = scorer(metrics, metric_source, classes=len(names))
 
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
-        return score(logits_of(prediction).argmax(-1), prediction.label_ids)
+        return score(*classes_of(prediction))
 
     def encode(splits: Splits, processor: Any) -> Splits:
         def transform(rows: dict[str, list]) -> dict[str, list]:
@@ -67,6 +67,8 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
         collate=lambda processor, model: stack_images,
         score=score_classes,
         main_metric=metrics[0],
+        scores=tuple(metrics),
+        classes_of=classes_of,
         counts=class_counts(splits, column),
     )
 

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 from transformers import DataCollatorForSeq2Seq
 
 from training.data import Splits
 from training.errors import UsageError
-from training.job import IGNORED, Task
+from training.job import Job, Task
+from training.models.building import build_adapted
 from training.settings.data import TextDataArguments
-from training.tasks.base import adapter_task, replace_columns
-from training.tasks.metrics import score_tokens, token_sums
-from training.tasks.text_metrics import text_scorer
+from training.tasks.base import CUT, adapter_task, encode_texts, replace_columns
+from training.tasks.continuation import encode_continuations, require_causal
+from training.tasks.metrics import TOKEN_METRICS, score_tokens, token_sums
+from training.tasks.text_metrics import TEXT_METRICS, text_scorer
 from training.trainer.generating import GeneratingTrainer, Generation
 from training.trainer.trainer import AdapterTrainer
 
@@ -24,7 +27,11 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
     """Build the task of the next token of a text; with a target column, of the target alone."""
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
-        return replace_columns(splits, lambda rows: _encode_continuation(rows, tokenizer, data))
+        def encode_rows(rows: dict[str, list]) -> dict[str, list]:
+            targets = rows[data.target_column] if data.target_column else None
+            return encode_continuations(rows[data.text_column], targets, tokenizer, data.length)
+
+        return replace_columns(splits, encode_rows, "tokens")
 
     return adapter_task(
         name="causal_lm",
@@ -33,11 +40,13 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
         peft_task="CAUSAL_LM",
         splits=splits,
         model_settings={},
+        build_model=_build_causal,
         encode=encode,
         collate=lambda tokenizer, model: DataCollatorForSeq2Seq(tokenizer),
         score=score_tokens,
         reduce_logits=lambda logits, labels: token_sums(_first(logits)[:, :-1], labels[:, 1:]),
         main_metric="perplexity",
+        scores=TOKEN_METRICS,
     )
 
 
@@ -54,8 +63,13 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
     target = data.target_column
 
     def encode_rows(rows: dict[str, list], tokenizer: Any) -> dict[str, list]:
-        settings = {"truncation": True, "max_length": data.max_length}
-        return tokenizer(rows[data.text_column], text_target=rows[target], **settings)
+        encoded, lost = encode_texts(tokenizer, rows[data.text_column], max_length=data.length)
+
+        def encode_target(texts: list[str], **settings: Any) -> Any:
+            return tokenizer(text_target=texts, **settings)
+
+        targets, lost_of_targets = encode_texts(encode_target, rows[target], max_length=data.length)
+        return {**encoded, "labels": targets["input_ids"], CUT: np.add(lost, lost_of_targets).tolist()}
 
     return adapter_task(
         name="seq2seq",
@@ -64,38 +78,28 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
         peft_task="SEQ_2_SEQ_LM",
         splits=splits,
         model_settings={},
-        encode=lambda splits, tokenizer: replace_columns(splits, lambda rows: encode_rows(rows, tokenizer)),
+        encode=lambda splits, tokenizer: replace_columns(splits, lambda rows: encode_rows(rows, tokenizer), "tokens"),
         collate=lambda tokenizer, model: DataCollatorForSeq2Seq(tokenizer, model=model),
         score=score_tokens,
         reduce_logits=lambda logits, labels: token_sums(_first(logits), labels),
         main_metric="perplexity",
+        scores=(*TOKEN_METRICS, *(TEXT_METRICS if data.predict_with_generate else ())),
         trainer_class=_generating(data, metric_source) if data.predict_with_generate else AdapterTrainer,
         generates=data.predict_with_generate,
     )
 
 
+def _build_causal(job: Job) -> nn.Module:
+    model = build_adapted(job)
+    require_causal(model.get_base_model(), str(job.model.model))
+    return model
+
+
 def _generating(data: TextDataArguments, metric_source: str) -> Callable[..., GeneratingTrainer]:
-    length = data.max_length if data.max_new_tokens is None else data.max_new_tokens
+    length = data.length if data.max_new_tokens is None else data.max_new_tokens
     generation = Generation({"num_beams": data.num_beams, "max_new_tokens": length}, text_scorer(metric_source))
     return partial(GeneratingTrainer, generation=generation)
 
 
 def _first(logits: Any) -> Tensor:
     return logits[0] if isinstance(logits, tuple) else logits
-
-
-def _encode_continuation(rows: dict[str, list], tokenizer: Any, data: TextDataArguments) -> dict[str, list]:
-    ids, labels = [], []
-    targets: list = rows[data.target_column] if data.target_column else [None] * len(rows[data.text_column])
-    for text, target in zip(rows[data.text_column], targets, strict=True):
-        prompt = tokenizer(text)["input_ids"]
-        if target is None:
-            whole, silent = [*prompt, tokenizer.eos_token_id], 0
-        else:
-            answer = tokenizer(target, add_special_tokens=False)["input_ids"]
-            prompt = prompt[: data.max_length - min(len(answer) + 1, data.max_length // 2)]  # leave room to learn from
-            whole, silent = [*prompt, *answer, tokenizer.eos_token_id], len(prompt)
-        whole = [token for token in whole if token is not None][: data.max_length]
-        ids.append(whole)
-        labels.append([IGNORED] * min(silent, len(whole)) + whole[silent:])
-    return {"input_ids": ids, "attention_mask": [[1] * len(one) for one in ids], "labels": labels}

@@ -18,6 +18,7 @@ from training.errors import UsageError, redacted
 from training.job import IGNORED
 
 Score = Callable[[np.ndarray, np.ndarray], float]
+TOKEN_METRICS = ("token_loss", "perplexity", "token_accuracy")  # of `score_tokens`
 _OF_TWO_CLASSES = ("f1", "precision", "recall")  # unless they are averaged
 
 

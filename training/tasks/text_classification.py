@@ -14,7 +14,7 @@ from training.reading.kinds import HIDDEN, class_name, number
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks import glue
-from training.tasks.base import adapter_task, logits_of, replace_columns
+from training.tasks.base import CUT, adapter_task, classes_of, encode_texts, logits_of, replace_columns
 from training.tasks.labels import class_counts, label_settings, with_classes, without_test
 from training.tasks.metrics import scorer
 from training.tasks.text import text_columns, wanted_texts
@@ -48,7 +48,7 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
     score = scorer(metrics, metric_source, classes=len(names))
 
     def score_classes(prediction: EvalPrediction) -> dict[str, float]:
-        return score(logits_of(prediction).argmax(-1), prediction.label_ids)
+        return score(*classes_of(prediction))
 
     return adapter_task(
         name="classification",
@@ -61,6 +61,8 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
         collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=score_classes,
         main_metric=metrics[0],
+        scores=tuple(metrics),
+        classes_of=classes_of,
         counts=class_counts(splits, column),
     )
 
@@ -90,12 +92,13 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
         collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=score_numbers,
         main_metric=metrics[0],
+        scores=tuple(metrics),
     )
 
 
 def _encode(splits: Splits, tokenizer: Any, *, data: TextDataArguments, column: str) -> Splits:
     def encode(rows: dict[str, list]) -> dict[str, list]:
-        texts = [rows[name] for name in text_columns(data)]
-        return {**tokenizer(*texts, truncation=True, max_length=data.max_length), "labels": rows[column]}
+        encoded, lost = encode_texts(tokenizer, *(rows[name] for name in text_columns(data)), max_length=data.length)
+        return {**encoded, "labels": rows[column], CUT: lost}
 
-    return replace_columns(splits, encode)
+    return replace_columns(splits, encode, "tokens")

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["exact_match", "text_scorer"]
+__all__ = ["TEXT_METRICS", "exact_match", "text_scorer"]
+
+TEXT_METRICS = ("rougeL", "bleu", "exact_match")
 
 TextScore = Callable[[Sequence[str], Sequence[str]], float]
 _HOW = {"rougeL": "pip install rouge-score", "bleu": "pip install sacrebleu"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,10 +17,13 @@ from training.job import IGNORED, Task
 from training.reading.lists import NO_TAG, tags, words
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
-from training.tasks.base import adapter_task, logits_of, replace_columns
+from training.tasks.base import CUT, adapter_task, classes_of, logits_of, replace_columns
 from training.tasks.entities import ENTITY_METRICS, are_entities, score_entities
 from training.tasks.labels import label_settings
 from training.tasks.metrics import scorer
+from training.tasks.words import encode_words
+
+_FEW = 10  # rows that may be single words by chance
 
 
 def tag_columns(data: TextDataArguments) -> list[Wanted]:
@@ -51,6 +55,7 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
         name: Counter(tag for row in split[column] for tag in row if tag != NO_TAG) for name, split in splits.items()
     }
     names = _tag_names(counts, column)
+    _tell_of_single_words(splits["train"][column])
     numbers = {tag: number for number, tag in enumerate(names)} | {NO_TAG: IGNORED}
     chosen = data.metrics or [*(ENTITY_METRICS if are_entities(names) else ()), "accuracy", "f1_macro"]
     if (wrong := sorted(set(chosen) & set(ENTITY_METRICS))) and not are_entities(names):
@@ -61,13 +66,13 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
     def score_tags(prediction: EvalPrediction) -> dict[str, float]:
         references, found = np.asarray(prediction.label_ids), logits_of(prediction).argmax(-1)
         kept = references != IGNORED
-        scores = score(found[kept], references[kept])
+        scores = score(*classes_of(prediction))
         if len(of_words) < len(chosen):
             scores |= score_entities(_named(found, kept, names), _named(references, kept, names))
         return {name: scores[name] for name in chosen}
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
-        return replace_columns(splits, lambda rows: _encode(rows, tokenizer, data, column, numbers))
+        return replace_columns(splits, lambda rows: _encode(rows, tokenizer, data, column, numbers), "words")
 
     return adapter_task(
         name="token_classification",
@@ -80,8 +85,20 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
         collate=lambda tokenizer, model: DataCollatorForTokenClassification(tokenizer),
         score=score_tags,
         main_metric=chosen[0],
+        scores=tuple(chosen),
+        classes_of=classes_of,
         counts={name: {tag: held[tag] for tag in names} for name, held in counts.items()},
     )
+
+
+def _tell_of_single_words(rows: Sequence[Sequence[str]]) -> None:
+    """Warn where each row is one word, as in tables with a word in each line, whose sentences are taken apart."""
+    if len(rows) > _FEW and all(len(row) == 1 for row in rows):
+        warnings.warn(
+            f"each of the {len(rows):,} train rows is one word; if they are the words of sentences, put those of a "
+            "sentence in one row, or save them as .conll with an empty line after each sentence",
+            stacklevel=3,
+        )
 
 
 def _tag_names(counts: dict[str, Counter[str]], column: str) -> list[str]:
@@ -102,12 +119,13 @@ def _named(numbers: np.ndarray, kept: np.ndarray, names: list[str]) -> list[list
 def _encode(
     rows: dict[str, list], tokenizer: Any, data: TextDataArguments, column: str, numbers: dict[str, int]
 ) -> dict[str, list]:
-    encoded = tokenizer(rows[data.text_column], is_split_into_words=True, truncation=True, max_length=data.max_length)
-    labels = []
-    for row, own in enumerate(rows[column]):
-        places = encoded.word_ids(row)
-        first = [word is not None and word != previous for previous, word in zip([None, *places], places, strict=False)]
-        labels.append(
-            [numbers[own[word]] if is_first else IGNORED for word, is_first in zip(places, first, strict=True)]
-        )
-    return {**encoded, "labels": labels}
+    encoded, first = encode_words(rows[data.text_column], tokenizer, data.length)
+    labels = [
+        [IGNORED if word is None else numbers[own[word]] for word in begun]
+        for own, begun in zip(rows[column], first, strict=True)
+    ]
+    lost = [
+        len(own) - 1 - max((word for word in begun if word is not None), default=-1)
+        for own, begun in zip(rows[column], first, strict=True)
+    ]
+    return {**encoded, "labels": labels, CUT: lost}

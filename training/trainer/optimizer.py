@@ -15,6 +15,7 @@ from training.settings.common import RunArguments
 
 _SHARDING = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}  # accelerate's variables
 RATE = 1e-3  # LoRA's usual one, and that of a new head
+LOGS = 10  # of a run, at least, and steps between two of them at most
 EPOCHS, STEPS = 3, 100  # of a run, at least, unless its length is given
 
 
@@ -45,11 +46,14 @@ def choose_rate(run: RunArguments) -> None:
 
 
 def choose_length(run: RunArguments, rows: int) -> None:
-    """Set the number of epochs where none is given: at least 3, and 100 steps, so that few samples are learned too."""
+    """Set epochs and logs where none are given: 3 epochs, and 100 steps, at least, and ten logs of a short run."""
+    batches = math.ceil(rows / (run.train_batch_size * run.world_size))
+    steps = math.ceil(batches / run.gradient_accumulation_steps)
     if run.num_train_epochs is None:
-        batches = math.ceil(rows / (run.train_batch_size * run.world_size))
-        steps = math.ceil(batches / run.gradient_accumulation_steps)
         run.num_train_epochs = float(max(EPOCHS, math.ceil(STEPS / steps)))
+    if run.logs_by_length:
+        whole = run.max_steps if run.max_steps > 0 else math.ceil(steps * run.num_train_epochs)
+        run.logging_steps = max(1, min(LOGS, whole // LOGS))
 
 
 def sharding_frameworks() -> list[str]:

@@ -31,6 +31,7 @@ _RUN = (
     "weight_decay", "optim", "optim_args", "optim_target_modules",
     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed", "data_seed", "bf16", "fp16",
     "label_smoothing_factor", "gradient_checkpointing", "neftune_noise_alpha", "full_determinism",
+    "early_stopping_patience",
 )  # fmt: skip
 
 

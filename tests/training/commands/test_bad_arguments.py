@@ -37,9 +37,6 @@ def csv(tmp_path, **columns):
         ),
         (["--rank", "0"], "--rank got 0; it must be at least 1"),
         (["--init_batches", "-1"], "--init_batches got -1"),
-        (["--glue", "sst2", "--task", "nonsense"], "--task got 'nonsense'; choose one of: classification"),
-        (["--depth", "5", "--adapter", "lora"], "--depth goes with --adapter deep_lora; leave it out for another"),
-        (["--freeze_subspaces", "--adapter", "lora"], "--freeze_subspaces goes with --adapter deep_lora"),
         (["--validation_fraction", "1.5"], "--validation_fraction got 1.5; it must lie between 0 and 1"),
         (["--num_train_samples", "0"], "--num_train_samples got 0; it must be at least 1"),
         (["--max_length", "1"], "--max_length got 1; a text needs at least 2 tokens"),
@@ -73,6 +70,20 @@ def csv(tmp_path, **columns):
             ["--dataloader_drop_last", "true", "--per_device_train_batch_size", "64"],
             "36 training samples fill no batch of 64, and --dataloader_drop_last .*pass a smaller --per_device_train",
         ),
+        (["--max_length", "65"], "--max_length got 65; .* takes at most 64 tokens"),
+        (
+            [
+                "--load_best_model_at_end",
+                "true",
+                "--eval_strategy",
+                "epoch",
+                "--save_strategy",
+                "epoch",
+                "--metric_for_best_model",
+                "beauty",
+            ],
+            "--metric_for_best_model got 'beauty'; the metrics of this run are loss, accuracy, f1_macro",
+        ),
         (["--batch_eval_metrics", "true"], "--batch_eval_metrics .* are of all rows together; leave it out"),
     ],
 )
@@ -85,7 +96,6 @@ def test_bad_arguments_end_with_status_2_and_a_way_out(words, message, bert, tmp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--learning_rate", "-1"], "the optimizer .*--learning_rate, .*: Invalid learning rate: -1"),
         (["--adapter", "lora", "--adam_beta1", "2"], "the optimizer cannot be set up .*: Invalid beta parameter"),
         (
             ["--lr_scheduler_kwargs", '{"speed": 1}'],
@@ -185,7 +195,9 @@ def test_tags_and_words_must_be_as_many(bert, finetune, tmp_path) -> None:
 
 def test_models_that_cannot_be_had_are_named(reviews, finetune, tmp_path, capsys) -> None:
     status, printed = finetune("no/such-model", reviews)
-    assert status == 2 and "the tokenizer of no/such-model cannot be loaded" in printed
+    assert status == 1 and "the configuration of no/such-model cannot be loaded: it is no local folder, and " in printed
+    status, printed = finetune("./no/such/model", reviews)
+    assert status == 2 and "./no/such/model cannot be loaded: there is no such folder, and no such name on" in printed
     assert main(["finetune", "--dataset", str(reviews)]) == 2
     assert "no model to fine-tune was named; pass --model" in capsys.readouterr().err
 

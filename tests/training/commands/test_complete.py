@@ -107,7 +107,7 @@ def test_folders_of_splits_and_what_no_library_knows_are_refused(ratings, tmp_pa
         (tmp_path / "data" / name).write_bytes(ratings.read_bytes())
     assert complete(tmp_path / "data", tmp_path / "out") == 2
     assert "has the splits ['train', 'test']; pass the file of one of them" in capsys.readouterr().err
-    assert complete("no/such-data", tmp_path / "out") == 2
+    assert complete("no/such-data", tmp_path / "out") == 1
     assert "the data set no/such-data cannot be loaded: " in capsys.readouterr().err
 
 

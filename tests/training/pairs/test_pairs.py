@@ -88,7 +88,8 @@ def test_a_learned_temperature_starts_at_the_models_own_and_moves_at_its_own_rat
 ) -> None:
     own = math.exp(-CLIPModel.from_pretrained(clip).logit_scale.item())
     rate = 0.5 if mode == "exp" else 0.0
-    words = ["--temperature_mode", mode, "--temperature_scale", "2", "--weight_decay", "0.5"]
+    scale = ["--temperature_scale", "2"] if mode == "exp" else []
+    words = ["--temperature_mode", mode, *scale, "--weight_decay", "0.5"]
     assert contrastive(pictures, "--model", clip, *words, "--temperature_rate", rate)[0] == 0
     tau = tiny.results(tmp_path / "run")["metrics"]["validation"]["tau"]
     assert (tau == pytest.approx(own, rel=1e-6)) == (rate == 0)  # at no rate it stays, whatever the weight decay

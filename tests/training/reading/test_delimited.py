@@ -135,3 +135,13 @@ def test_only_wanted_columns_count_and_texts_stay_as_they_are_written(tmp_path) 
 def test_long_fields_are_read(tmp_path) -> None:
     path = saved(tmp_path / "data.csv", f"text,label\n{'x' * 300_000},pos\nb,neg\n")
     assert len(columns(path, TEXTS)["text"][0]) == 300_000
+
+
+def test_a_header_in_the_middle_or_beside_column_names_is_no_row(tmp_path) -> None:
+    path = saved(tmp_path / "data.csv", "text,label\na,1\n text ,label\nb,0\n")
+    assert refusal(path) == "line 3 of data.csv repeats the names of the columns; delete it"
+    saved(path, "text,label\na,1\n")
+    assert refusal(path, column_names=["text", "label"]) == (
+        "line 1 of data.csv repeats the names of the columns; leave --column_names out"
+    )
+    assert columns(saved(path, "text\ntext\n"), wanted(text=text))["text"] == ["text"]

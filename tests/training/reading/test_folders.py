@@ -128,6 +128,23 @@ def test_the_first_level_is_the_class_in_folders_of_splits_too(tmp_path) -> None
         sources(tmp_path / "split", images=True)
 
 
+def test_no_class_is_lost_by_its_name_or_as_a_link(tmp_path) -> None:
+    names = ["_bad/_1.png", "readme/1.png", "license.plate/license.png", "cafe\u0301/1.png"]
+    folder = pictures(tmp_path / "all", *names, ".cache/1.png", "__MACOSX/1.png")
+    (folder / "linked").symlink_to(pictures(tmp_path / "other", "2021/1.png"))
+    (folder / "linked" / "2021" / "around").symlink_to(folder)
+    data = sources(folder, images=True)["train"](PICTURES)
+    assert data.features["label"].names == ["_bad", "caf\u00e9", "license.plate", "linked", "readme"] and len(data) == 5
+    saved(folder.parent / "names.csv", "text,label\na,cafe\u0301\n")
+    assert columns(folder.parent / "names.csv")["label"] == ["caf\u00e9"]
+
+
+def test_a_folder_around_the_folders_of_classes_is_named(tmp_path) -> None:
+    pictures(tmp_path, "data/cat/1.png", "data/dog/1.png")
+    with pytest.raises(UsageError, match="are in folders inside data; pass .*/data if they are classes"):
+        sources(tmp_path, images=True)
+
+
 def test_pictures_without_a_class_are_told_or_refused(tmp_path) -> None:
     folder = pictures(tmp_path, "a.png", "b.png")
     with pytest.raises(UsageError, match="holds 2 pictures, none of them in the folder of a class; make a folder for"):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.training.reading.reading import columns, refusal, saved, wanted
 from training.reading.kinds import number, text
+from training.reading.lists import tags, words
 
 ROWS = [{"text": "a", "label": 1, "id": 1}, {"text": "b", "label": "x", "id": "A2"}]
 READ = {"text": ["a", "b"], "label": ["1", "x"]}
@@ -28,6 +29,14 @@ READ = {"text": ["a", "b"], "label": ["1", "x"]}
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_rows_are_found_and_columns_may_hold_texts_and_numbers(content, suffix, tmp_path) -> None:
     assert columns(saved(tmp_path / f"data{suffix}", content)) == READ
+
+
+def test_one_object_with_lists_is_one_row_where_rows_are_lists(tmp_path) -> None:
+    kinds = wanted(text=words, label=tags)
+    path = saved(tmp_path / "a.jsonl", json.dumps({"text": ["a", "b"], "label": ["O", "X"]}))
+    assert columns(path, kinds) == {"text": [["a", "b"]], "label": [["O", "X"]]}
+    saved(path, json.dumps({"text": [["a"], ["b", "c"]], "label": [["O"], ["X", "O"]]}))
+    assert columns(path, kinds) == {"text": [["a"], ["b", "c"]], "label": [["O"], ["X", "O"]]}
 
 
 def test_one_object_is_one_row_and_separators_of_unicode_end_no_line(tmp_path) -> None:

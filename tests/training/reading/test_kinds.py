@@ -124,6 +124,11 @@ def test_words_and_tags_are_lists_lists_as_text_texts_or_lines(name, content, tm
             "In O\nRome\n",
             "line 2 of data.conll has 1 fields, and the first line 2; each needs a word, its",
         ),
+        (
+            "data.conll",
+            "# sent_id = 1\n" + "\t".join(["1", "In", "in", "ADP", "IN", "_", "2", "case", "_", "SpaceAfter=No"]),
+            "line 2 of data.conll is CoNLL-U, whose first field is a number and not the word; keep the fields of word",
+        ),
     ],
 )
 def test_what_are_no_words_and_tags_is_named(name, content, told, tmp_path) -> None:

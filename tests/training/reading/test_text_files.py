@@ -6,10 +6,12 @@ import bz2
 import gzip
 import lzma
 
+import openpyxl
 import pytest
 
 from tests.training.reading.reading import columns, refusal, saved
 from training.errors import UsageError
+from training.reading.sources import refuse_unused
 from training.settings.data import FileArguments
 
 CSV, JSON = "text,label\ncafé,pos\nb,neg\n", '{"text": "café", "label": "pos"}\n{"text": "b", "label": "neg"}\n'
@@ -57,6 +59,11 @@ def test_packed_files_are_read_and_damaged_ones_refused(pack, request, tmp_path)
         ("data.jsonl", b"PK\x03\x04....", "data.jsonl is a zip archive or an Office document by its content"),
         ("data.parquet", b"text,label\na,b\n", "data.parquet cannot be read as parquet: "),
         ("data.xls", b"x", ".conll, .iob, .bio, also packed as .gz"),
+        (
+            "data.csv",
+            b"version https://git-lfs",
+            "data.csv is the pointer of Git LFS to a file (`git lfs pull` fetches it) ",
+        ),
         ("data.csv", b"", "data.csv is empty; it needs a header and at least one row"),
         ("data.csv", b"text,label\n", "the data set data.csv has no rows; at least one is needed"),
         ("data.csv", b"text,label\na\0b,pos\n", "line 2 of data.csv holds NUL characters"),
@@ -81,8 +88,33 @@ def test_options_that_cannot_work_are_refused(options, told) -> None:
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "name", "told"),
+    [
+        (
+            {"separator": ";"},
+            "data.jsonl",
+            "--separator got ';', but is for .csv, .tsv files alone, of which there is none",
+        ),
+        ({"quoting": "none"}, "data.xlsx", "--quoting got 'none', but is for .csv, .tsv files alone"),
+        (
+            {"column_names": ["text"]},
+            "data.txt",
+            "--column_names got ['text'], but is for .csv, .tsv, .xlsx files alone",
+        ),
+        ({"encoding": "cp1252"}, "data.parquet", "--encoding got 'cp1252', but is for .csv, .tsv, .json, .jsonl, "),
+        ({"encoding": "cp1252"}, "no/such", "alone, of which there is none in no/such; leave it out"),
+    ],
+)
+def test_options_that_none_of_the_files_is_read_by_are_refused(options, name, told, tmp_path) -> None:
+    path = str(saved(tmp_path / name, "x")) if "." in name else name
+    with pytest.raises(UsageError) as caught:
+        refuse_unused(FileArguments(**options), [path, None])
+    assert told in str(caught.value)
+    refuse_unused(FileArguments(**options), [path, str(saved(tmp_path / "folder" / "other.csv", "x").parent)])
+
+
 def test_sheets_are_read_as_they_show_or_need_a_package(tmp_path, monkeypatch) -> None:
-    openpyxl = pytest.importorskip("openpyxl")
     book, path = openpyxl.Workbook(), tmp_path / "data.xlsx"
     for row in (["label", "text", "id"], [1, "café", 0.5], [None, None, None], [0, "b"]):
         book.active.append(row)

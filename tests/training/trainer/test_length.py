@@ -22,3 +22,13 @@ def test_a_run_of_few_samples_makes_a_hundred_steps(rows: int, settings: dict, e
     run = RunArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
     choose_length(run, rows)
     assert run.num_train_epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, 10), ({"max_steps": 30}, 3), ({"max_steps": 5}, 1), ({"max_steps": 5000}, 10), ({"logging_steps": 0.5}, 0.5)],
+)
+def test_a_short_run_has_ten_logs(settings: dict, expected: float, tmp_path) -> None:
+    run = RunArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+    choose_length(run, 64)
+    assert run.logging_steps == expected

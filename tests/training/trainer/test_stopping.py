@@ -1,0 +1,78 @@
+"""Early stopping and balanced classes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import TrainerControl, TrainerState
+
+from tests.training import tiny
+from training.errors import UsageError
+from training.settings.common import RunArguments
+from training.trainer.losses import balanced_weights, weighted_loss
+from training.trainer.stopping import EarlyStopping
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "greater", "stops"),
+    [
+        ([3, 2, 1], 1, False, False),
+        ([3, 2, 2], 1, False, True),
+        ([1, 2, 3, 2.5], 2, True, False),
+        ([1, 2, 3, 2.5, 2.9], 2, True, True),
+        ([], 1, True, False),
+    ],
+)
+def test_training_ends_after_so_many_evaluations_without_a_better_one(values, patience, greater, stops) -> None:
+    state = TrainerState(log_history=[{"eval_loss": value} for value in values] + [{"loss": 0.0}])
+    arguments, control = SimpleNamespace(metric_for_best_model="loss", greater_is_better=greater), TrainerControl()
+    EarlyStopping(patience).on_evaluate(arguments, state, control)
+    assert control.should_training_stop is stops
+
+
+def test_a_run_ends_early_and_keeps_its_best_model(bert, reviews, finetune, tmp_path) -> None:
+    """A learning rate of 0 without the step rule changes nothing, so that no evaluation is better than the first."""
+    words = ["--early_stopping_patience", "2", "--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1"]
+    words += ["--save_strategy", "steps", "--max_steps", "9"]
+    words += ["--learning_rate", "0", "--path_length", "0", "--init_batches", "0"]
+    status, printed = finetune(bert, reviews, *words)
+    assert status == 0, printed
+    assert tiny.results(tmp_path / "run")["steps"] == 3
+
+
+def test_early_stopping_needs_evaluations_and_checkpoints_together() -> None:
+    with pytest.raises(
+        UsageError, match="--early_stopping_patience keeps the best model; it needs --eval_strategy and"
+    ):
+        RunArguments(output_dir="x", use_cpu=True, early_stopping_patience=1, eval_strategy="no")
+
+
+def test_each_class_has_the_same_weight_whatever_its_rows() -> None:
+    weights = balanced_weights({"a": 30, "b": 10, "c": 0})
+    assert weights[:2].tolist() == pytest.approx([40 / 90, 40 / 30])
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, -100, 1])
+    expected = torch.nn.functional.cross_entropy(logits[[0, 1, 3]], labels[[0, 1, 3]], weight=weights, reduction="sum")
+    loss = weighted_loss(weights)
+    assert loss({"logits": logits}, labels).item() == pytest.approx(expected.item() / 3)
+    assert loss({"logits": logits}, labels, torch.tensor(6)).item() == pytest.approx(expected.item() / 6)
+
+
+def test_balanced_losses_do_not_depend_on_how_batches_are_accumulated(bert, finetune, tmp_path) -> None:
+    data = tiny.save_csv(tmp_path / "data.csv", label=["a"] * 32 + ["b"] * 8)
+    folder = tiny.save_bert(tmp_path / "model", dropout=0.0)
+    words = ["--balance_classes", "--init_batches", "0", "--max_steps", "1", "--validation_data", data]
+    losses = []
+    for batch, accumulated in ((40, 1), (8, 5)):
+        more = ["--per_device_train_batch_size", batch, "--gradient_accumulation_steps", accumulated]
+        status, printed = finetune(folder, data, *words, *more, output=tmp_path / str(batch))
+        assert status == 0, printed
+        losses.append(tiny.results(tmp_path / str(batch))["log"][0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0] == pytest.approx(0.693, abs=0.1)
+    status, printed = finetune(
+        bert, data, "--balance_classes", "--label_smoothing_factor", "0.1", output=tmp_path / "x"
+    )
+    assert (
+        status == 2 and "--balance_classes is for classes, without --label_smoothing_factor; --task classif" in printed
+    )

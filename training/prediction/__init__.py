@@ -1,0 +1,1 @@
+"""What a finished run predicts for new data: classes, numbers, tags and texts."""

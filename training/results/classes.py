@@ -1,0 +1,138 @@
+"""Scores by class, the confusion of classes, and what the commonest class alone would give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from training.results.figures import figure
+
+_NAME = 28  # letters of a name in a table
+_ROWS = 20  # of a table; results.json has all
+_CELLS = 10  # classes of a confusion matrix that is printed
+_DRAWN = 25  # classes whose numbers are written into the picture
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How well each class of some data was found.
+
+    Attributes:
+        names: of the classes.
+        confusion: (classes, classes); rows are what is true, columns what was predicted.
+        precision, recall, f1: of each class; 0 where nothing can be divided.
+        commonest: the class that training has most of.
+    """
+
+    names: Sequence[str]
+    confusion: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    commonest: int
+
+    @property
+    def baseline(self) -> float:
+        """Return the accuracy of always predicting the commonest class."""
+        counts = self.confusion.sum(1)
+        return float(counts[self.commonest] / max(counts.sum(), 1))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in the terms of JSON."""
+        rows = zip(self.names, self.precision, self.recall, self.f1, self.confusion.sum(1), strict=True)
+        return {
+            "commonest_class": self.names[self.commonest],
+            "accuracy_of_commonest_class": self.baseline,
+            "scores": {
+                name: {"precision": float(p), "recall": float(r), "f1": float(f), "count": int(n)}
+                for name, p, r, f, n in rows
+            },
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def class_scores(
+    predictions: np.ndarray, references: np.ndarray, names: Sequence[str], training: Mapping[str, int]
+) -> ClassScores:
+    """Score each class.
+
+    Args:
+        predictions: numbers of classes.
+        references: numbers of classes.
+        names: of the classes, by number.
+        training: rows of each class in the training data.
+    """
+    every = np.arange(len(names))
+    precision, recall, f1, _ = precision_recall_fscore_support(references, predictions, labels=every, zero_division=0)
+    confusion = confusion_matrix(references, predictions, labels=every)
+    commonest = int(np.argmax([training[name] for name in names]))
+    return ClassScores(names, confusion, precision, recall, f1, commonest)
+
+
+def table(scores: ClassScores) -> str:
+    """Return scores and confusion as text of at most 80 columns."""
+    counts = scores.confusion.sum(1)
+    width = min(_NAME, max(len("class"), *map(len, scores.names)))
+    rows = [f"{'class':<{width}}  precision  recall     f1    count"]
+    order = np.argsort(scores.f1, kind="stable")
+    shown = order if len(order) <= _ROWS else np.concatenate([order[: _ROWS // 2], order[-_ROWS // 2 :]])
+    for number in sorted(shown):
+        name, found = _cut(scores.names[number], width), scores.recall[number]
+        rows.append(
+            f"{name:<{width}}  {scores.precision[number]:>9.3f}  {found:>6.3f}  {scores.f1[number]:>5.3f}"
+            f"  {counts[number]:>7,}"
+        )
+    if len(order) > _ROWS:
+        rows.append(
+            f"... the {_ROWS // 2} worst and the {_ROWS // 2} best of {len(order)} classes; results.json has all"
+        )
+    return "\n".join([*rows, "", *_confusion(scores)])
+
+
+def _confusion(scores: ClassScores) -> list[str]:
+    """Return the matrix, or the confusions that come most often where it would be too wide."""
+    cell = max(5, len(str(scores.confusion.max())) + 1)
+    if len(scores.names) <= _CELLS and cell * len(scores.names) <= 50:
+        width = min(_NAME - 4, max(map(len, scores.names)))
+        head = "".join(f"{_cut(name, cell - 1):>{cell}}" for name in scores.names)
+        return [
+            f"{'true / predicted':<{width}}{head}" if width >= 16 else f"{'':<{width}}{head}",
+            *(
+                f"{_cut(name, width):<{width}}" + "".join(f"{count:>{cell}}" for count in row)
+                for name, row in zip(scores.names, scores.confusion, strict=True)
+            ),
+        ]
+    off = scores.confusion * (1 - np.eye(len(scores.names), dtype=int))
+    places = np.argsort(off, axis=None, kind="stable")[::-1][:_CELLS]
+    found = [np.unravel_index(place, off.shape) for place in places if off.flat[place]]
+    return [
+        f"{off[true, other]:>6,} x {_cut(scores.names[true], _NAME)} taken for {_cut(scores.names[other], _NAME)}"
+        for true, other in found
+    ]
+
+
+def _cut(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
+def draw(path: Path, scores: ClassScores, title: str) -> None:
+    """Draw the confusion of the classes, each row as shares of what is true."""
+    shares = scores.confusion / np.maximum(scores.confusion.sum(1, keepdims=True), 1)
+    side = min(12.0, 3.0 + 0.35 * len(scores.names))
+    with figure(path, size=(side + 1, side)) as (axes,):
+        image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        axes.figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+        axes.set(xlabel="predicted", ylabel="true", title=title)
+        if len(scores.names) > _DRAWN:
+            return
+        ticks = range(len(scores.names))
+        axes.set_xticks(ticks, [_cut(name, 20) for name in scores.names], rotation=90)
+        axes.set_yticks(ticks, [_cut(name, 20) for name in scores.names])
+        for (row, column), count in np.ndenumerate(scores.confusion):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=8)
