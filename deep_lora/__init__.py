@@ -17,12 +17,14 @@ from deep_lora.preparation import DeepLoraCallback, prepare
 from deep_lora.registration import register
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.initialize import InitializationReport, initialize_subspaces_
-from deep_lora.tuner import card, hotswap, mixing
+from deep_lora.tuner import card, hotswap, layout, mixing
+from deep_lora.tuner.layout import put_lora_at_root
 from deep_lora.tuner.model import DeepLoraModel
 
 register(PEFT_TYPE, DeepLoraConfig, DeepLoraModel)
 card.install()
 hotswap.install()
+layout.install()
 mixing.install()
 
 __version__ = "0.1.0"
@@ -46,6 +48,7 @@ __all__ = [
     "kept_ranks",
     "parameter_groups",
     "prepare",
+    "put_lora_at_root",
     "rescale_adapter_scale",
     "save_as_lora",
     "to_lora",

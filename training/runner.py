@@ -16,7 +16,7 @@ from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, refused
 from training.job import Job
 from training.models.adapters import has_subspaces
-from training.names import ADAPTER, EXPORT
+from training.names import ADAPTER, TRAINABLE
 from training.results import report
 from training.results.exporting import save_adapter
 from training.results.hub import push
@@ -32,8 +32,8 @@ class TrainingResult:
 
     Attributes:
         folder: everything that was written, `results.json` among it.
-        adapter: the folder of the adapter.
-        export: the folder of the same update as plain LoRA; None for methods other than Deep LoRA.
+        adapter: the folder of the adapter, which for Deep LoRA has the same update as plain LoRA at its root.
+        trainable: the folder of the Deep LoRA adapter in it, for training on; None for other methods.
         metrics: by the data they are measured on, "validation" and, where there are such data, "test".
         main_metric: the name of the metric that says how good the model is.
     """
@@ -41,7 +41,7 @@ class TrainingResult:
     folder: Path
     main_metric: str
     adapter: Path | None = None
-    export: Path | None = None
+    trainable: Path | None = None
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -69,8 +69,9 @@ def run_job(job: Job) -> TrainingResult:
     if job.run.dry_run:
         return TrainingResult(folder, job.task.main_metric)
     metrics = _train(job, model, folder)
-    trained = {"adapter": folder / ADAPTER, "export": folder / EXPORT if (folder / EXPORT).is_dir() else None}
-    return TrainingResult(folder, job.task.main_metric, **trained, metrics=metrics)
+    adapter = folder / ADAPTER
+    trainable = adapter / TRAINABLE if (adapter / TRAINABLE).is_dir() else None
+    return TrainingResult(folder, job.task.main_metric, adapter, trainable, metrics)
 
 
 def _train(job: Job, model: nn.Module, folder: Path) -> dict[str, dict[str, float]]:

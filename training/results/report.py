@@ -18,7 +18,7 @@ from dmf.files import complete_file
 from training.errors import public_settings
 from training.job import Job, plain
 from training.models.adapters import adapted_parts, config_of, own_parameters
-from training.names import ADAPTER, EXPORT, FIGURE, RESULTS
+from training.names import ADAPTER, FIGURE, RESULTS
 from training.results.figures import curve, figure
 
 _CLASSES = 20  # of so many at each end, names and counts are printed
@@ -82,7 +82,7 @@ def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str,
         "metrics": metrics,
         "main_metric": job.task.main_metric,
         "resumed_from": None if resumed is None else resumed.name,
-        "files": [name for name in (ADAPTER, EXPORT) if (folder / name).is_dir()],
+        "files": [ADAPTER],
     }
     write_json(folder / RESULTS, results)
     draw(folder / FIGURE, results["log"], job.task.panels or ((job.task.main_metric,),))
@@ -134,7 +134,7 @@ def summary(folder: Path, metrics: dict[str, dict[str, float]]) -> str:
         f"{split:>14}  " + ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "runtime")
         for split, values in metrics.items()
     ]
-    written = [name for name in (ADAPTER, EXPORT, RESULTS, FIGURE) if (folder / name).exists()]
+    written = [name for name in (ADAPTER, RESULTS, FIGURE) if (folder / name).exists()]
     return "\n".join([*lines, f"{'written to':>14}  {folder}: {', '.join(written)}"])
 
 

@@ -28,7 +28,7 @@ def trained(bert, reviews, finetune, tmp_path):
     def run(*words: str) -> list[float]:
         status, printed = finetune(bert, reviews, "--overwrite", *words)
         assert status == 0, printed
-        assert (tmp_path / "run" / "lora_export" / "adapter_model.safetensors").is_file()
+        assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
         return losses(tmp_path / "run")
 
     return run

@@ -97,4 +97,4 @@ def test_accelerate_launch_runs_the_command_unchanged(tmp_path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     found = tiny.results(tmp_path / "run-4")
-    assert found["processes"] == 2 and found["status"] == "complete" and found["files"] == ["adapter", "lora_export"]
+    assert found["processes"] == 2 and found["status"] == "complete" and found["files"] == ["adapter"]

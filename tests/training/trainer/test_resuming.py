@@ -140,7 +140,7 @@ def test_a_run_goes_on_after_all_of_it_was_moved_and_the_line_says_where(finishe
     changed = {"dataset": moved / "folds" / "reviews.csv", "model": moved / "bases" / "tiny"}
     status, printed = run(moved, **changed)
     assert status == 0 and "resumed  from checkpoint-2, with 3 steps in all" in printed, printed
-    expected, found = (load_file(path / "run/adapter/adapter_model.safetensors") for path in (finished, moved))
+    expected, found = (load_file(path / "run/adapter/deep_lora/adapter_model.safetensors") for path in (finished, moved))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     status, printed = run(moved, **changed)
     assert status == 0 and "resumed  from checkpoint-3, which is already complete: all 3 steps are done" in printed
@@ -225,10 +225,10 @@ def test_a_run_that_goes_on_from_the_end_of_an_epoch_is_the_one_that_was_not_cut
     folder = tmp_path / "run"
     command = ["finetune", "--model", str(bert), "--dataset", str(reviews), "--output_dir", str(folder)]
     assert main([*command, *QUICK, *STEPS, *epoch]) == 0
-    expected = load_file(folder / "adapter" / "adapter_model.safetensors")
+    expected = load_file(folder / "adapter" / "deep_lora" / "adapter_model.safetensors")
     for number in (3, 4):
         shutil.rmtree(folder / f"checkpoint-{number}")
     assert main([*command, *QUICK, *STEPS, *epoch]) == 0
     assert tiny.results(folder)["resumed_from"] == "checkpoint-2"
-    found = load_file(folder / "adapter" / "adapter_model.safetensors")
+    found = load_file(folder / "adapter" / "deep_lora" / "adapter_model.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
