@@ -7,6 +7,7 @@ from deep_lora.adapters import cast_adapter_, rescale_adapter_scale
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
 from deep_lora.export.conversion import convert_folder
 from deep_lora.export.lora import kept_ranks, save_as_lora, to_lora
+from deep_lora.export.serving import Serving, check_serving
 from deep_lora.export.spectra import AdapterReport, ModuleReport, inspect_adapter
 from deep_lora.files import AdapterFileError
 from deep_lora.layers.base import DeepLoraLayer
@@ -37,10 +38,12 @@ __all__ = [
     "DeepLoraModel",
     "InitializationReport",
     "ModuleReport",
+    "Serving",
     "StepRule",
     "SubspaceInitializationCallback",
     "adapted_layers",
     "cast_adapter_",
+    "check_serving",
     "convert_folder",
     "create_optimizer",
     "initialize_subspaces_",

@@ -22,10 +22,11 @@ COMMANDS = {
     "complete": "complete a matrix from some of its entries, such as ratings",
     "convert": "write an adapter as a plain LoRA adapter",
     "inspect": "effective rank, sizes and spectra of an adapter, module by module",
+    "serve-check": "say which servers and libraries will load an adapter, and why others will not",
     "push": "upload a finished run to the Hub, with a model card",
     "configs": "print the folder of ready-made accelerate and DeepSpeed configurations",
 }
-_MODULES = {name: f"training.commands.{name}" for name in COMMANDS} | {"configs": "training.configs"}
+_MODULES = {name: f"training.commands.{name.replace('-', '_')}" for name in COMMANDS} | {"configs": "training.configs"}
 # What pip installs for an import that is missing.
 _EXTRA = 'pip install "deep-lora[training]"'
 
@@ -44,7 +45,7 @@ def usage() -> str:
             "",
             "  deep-lora <command> --help       what a command takes (--help_all: every option of transformers, too)",
             "  deep-lora --version              the version of this package",
-            "  deep-lora <command> --dry_run    what would be done, without doing it (not inspect, push, configs)",
+            "  deep-lora <command> --dry_run    what would be done, without doing it (not inspect, serve-check, push, configs)",
             "  accelerate launch -m training <command> ...    the same on several processes or machines",
             "",
             "  deep-lora finetune --model distilbert-base-uncased --dataset reviews.csv --output_dir runs/reviews",

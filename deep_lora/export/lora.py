@@ -138,6 +138,7 @@ def save_as_lora(
         tolerance = find_tolerance(unwrapped(model), _decompose, data, bound, adapter_name)
     config, state_dict, kept = _export(model, adapter_name, tolerance, ranks)
     config.inference_mode = True
+    _warn_of_extras(config, state_dict)
     write_adapter(folder, config.to_dict(), state_dict)
     return kept
 
@@ -182,6 +183,18 @@ def _export(
         base = type(model.get_base_model())
         config.auto_mapping = {"base_model_class": base.__name__, "parent_library": base.__module__}
     return config, state_dict, kept
+
+
+def _warn_of_extras(config: LoraConfig, state_dict: dict[str, Tensor]) -> None:
+    """Name what servers of language models refuse or leave out, before it is saved."""
+    extras = sorted(plain_name(name) for name in state_dict if ".lora_" not in f".{name}")
+    if config.task_type == "CAUSAL_LM" and extras:
+        warnings.warn(
+            f"beside LoRA the adapter holds {', '.join(extras[:3])}{', ...' if len(extras) > 3 else ''}; PEFT and "
+            "transformers load that, vLLM, SGLang, TGI and llama.cpp do not: for them merge the adapter, or train "
+            "without `modules_to_save`, `bias` and `trainable_token_indices`",
+            stacklevel=3,
+        )
 
 
 def _has_own_rank(layer: DeepLoraLayer) -> bool:

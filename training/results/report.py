@@ -40,7 +40,7 @@ def describe(job: Job, model: nn.Module) -> str:
         "task": job.task.name + (f", {len(job.task.label_names)} classes" if job.task.label_names else ""),
         "model": f"{names} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
         "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
-        "trained whole": ", ".join(_trained_whole(model)) or "nothing",
+        "trained whole": _whole_line(job, model),
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
         **({"classes": _class_lines(job.task.counts)} if job.task.counts else {}),
         "steps": f"{steps:,} of {batch} samples, {steps / steps_per_epoch:.3g} epochs "
@@ -65,6 +65,13 @@ def _class_lines(counts: dict[str, dict[str, int]]) -> str:
     of_splits = train + (f" ({', '.join(others)})" if others else "")
     wrapped = textwrap.fill(f"{of_splits}: {', '.join(shown)}", _WIDTH, break_long_words=False, break_on_hyphens=False)
     return wrapped.replace("\n", "\n" + " " * _INDENT)
+
+
+def _whole_line(job: Job, model: nn.Module) -> str:
+    """Name what is trained whole, and who will not load that."""
+    names = ", ".join(_trained_whole(model))
+    served = job.task.peft_task == "CAUSAL_LM" and names
+    return f"{names} (which vLLM, SGLang, TGI and llama.cpp do not load)" if served else names or "nothing"
 
 
 def _trained_whole(model: nn.Module) -> list[str]:

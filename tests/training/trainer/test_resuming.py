@@ -140,7 +140,7 @@ def test_a_run_goes_on_after_all_of_it_was_moved_and_the_line_says_where(finishe
     changed = {"dataset": moved / "folds" / "reviews.csv", "model": moved / "bases" / "tiny"}
     status, printed = run(moved, **changed)
     assert status == 0 and "resumed  from checkpoint-2, with 3 steps in all" in printed, printed
-    expected, found = (load_file(path / "run/adapter/deep_lora/adapter_model.safetensors") for path in (finished, moved))
+    expected, found = (load_file(path / "run/adapter/adapter_model.safetensors") for path in (finished, moved))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     status, printed = run(moved, **changed)
     assert status == 0 and "resumed  from checkpoint-3, which is already complete: all 3 steps are done" in printed
