@@ -122,10 +122,14 @@ def _save(
     Raises:
         RunError: they cannot be written; the text says which checkpoint is kept.
     """
+    answers = None
+    if job.task.answers is not None:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        answers = job.task.answers(trainer, model, job.task.splits["validation"])
     try:
         save_adapter(trainer, folder)
         if job.run.process_index == 0:
-            report.write(folder, job, trainer, metrics, resumed)
+            report.write(folder, job, trainer, metrics, resumed, answers)
     except (OSError, SafetensorError) as error:
         raise saving_error(error, folder, ADAPTER) from error
 
@@ -140,6 +144,7 @@ def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterT
     """Build the Trainer of a job, with encoded data; `facts` go into the manifest of each checkpoint."""
     with job.run.main_process_first(desc="encoding the data"):
         encoded = job.task.encode(job.task.splits, job.processor)
+    callbacks: list[Any] = initialization(job, model)
     trainer: Any = job.task.trainer_class(
         model=model,
         args=job.run,
@@ -147,11 +152,13 @@ def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterT
         eval_dataset=encoded["validation"],
         data_collator=job.task.collate(job.processor, model),
         processing_class=job.processor,
-        callbacks=[*initialization(job, model), *job.task.callbacks(job, model)],
+        callbacks=[*callbacks, *job.task.callbacks(job, model)],
         compute_metrics=job.task.score,
         preprocess_logits_for_metrics=job.task.reduce_logits,
         facts=facts,
     )
+    for callback in callbacks if job.task.own_loss else ():
+        callback.trainer = trainer
     trainer.test_dataset = encoded.get("test")
     return trainer
 

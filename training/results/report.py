@@ -82,14 +82,22 @@ def _trained_whole(model: nn.Module) -> list[str]:
     return list(dict.fromkeys([*shown, *beside]))
 
 
-def write(folder: Path, job: Job, trainer: Trainer, metrics: dict[str, dict[str, float]], resumed: Path | None) -> None:
-    """Write `results.json` and the figure of a finished run."""
+def write(
+    folder: Path,
+    job: Job,
+    trainer: Trainer,
+    metrics: dict[str, dict[str, float]],
+    resumed: Path | None,
+    answers: list[dict[str, Any]] | None = None,
+) -> None:
+    """Write `results.json`, with sample answers if there are some, and the figure of a finished run."""
     results = base_results(job, trainer) | {
         "status": "complete",
         "metrics": metrics,
         "main_metric": job.task.main_metric,
         "resumed_from": None if resumed is None else resumed.name,
         "files": [ADAPTER],
+        **({} if answers is None else {"answers": answers}),
     }
     write_json(folder / RESULTS, results)
     draw(folder / FIGURE, results["log"], job.task.panels or ((job.task.main_metric,),))

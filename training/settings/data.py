@@ -95,7 +95,14 @@ class TextDataArguments(DataArguments):
     target_column: str | None = option(
         None, "seq2seq: column with the text to generate. causal_lm: what follows the text; the loss is on it alone."
     )
-    max_length: int = option(128, "Tokens after which a text is cut off.")
+    max_length: int = option(
+        None, "Tokens after which a text is cut off; 128 if unset, and 1024 for --task chat and dpo."
+    )
+    chat_template: str | None = option(
+        None, "chat, dpo: a .jinja file with the chat template, for a tokenizer that has none."
+    )
+    packing: bool = option(False, "chat: fill up batches of --max_length tokens with several conversations.")
+    beta: float = option(0.1, "dpo: how closely the model is held to the one before training.")
     predict_with_generate: bool = option(
         False, "seq2seq: also generate texts at each evaluation, and compare them with the target (ROUGE-L, BLEU)."
     )
@@ -108,6 +115,10 @@ class TextDataArguments(DataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_length is None:
+            self.max_length = 1024 if self.task in ("chat", "dpo") else 128
+        if not self.beta > 0:
+            raise UsageError(f"--beta got {self.beta}; it must be above 0")
         if self.max_length < 2:
             raise UsageError(f"--max_length got {self.max_length}; a text needs at least 2 tokens")
         for name in ("num_beams", "max_new_tokens"):
