@@ -46,7 +46,7 @@ def usage() -> str:
             "  deep-lora <command> --help       what a command takes (--help_all: every option of transformers, too)",
             "  deep-lora --version              the version of this package",
             "  deep-lora <command> --dry_run    what would be done (not inspect, serve-check, push, configs)",
-            "  accelerate launch -m training <command> ...    the same on several processes or machines",
+            "  accelerate launch --no_python deep-lora <command> ...    the same on several processes or machines",
             "",
             "  deep-lora finetune --model distilbert-base-uncased --dataset reviews.csv --output_dir runs/reviews",
         ]

@@ -29,6 +29,7 @@ _SGLANG_LAYERS = (
     "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "fc1_latent_proj", "fc2_latent_proj",
 )  # fmt: skip
 _LORA_TENSOR = re.compile(r"(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?$")
+_BASE_COPIES = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
 _DIFFUSERS_FILE, _DIFFUSERS_PARTS = "pytorch_lora_weights.safetensors", ("unet.", "transformer.", "text_encoder")
 
 
@@ -107,6 +108,8 @@ def _facts_of(folder: Path) -> _Facts:
 def _with_tensors(facts: _Facts, shapes: Shapes) -> _Facts:
     for name, shape in shapes.items():
         found = _LORA_TENSOR.match(name)
+        if name.endswith(_BASE_COPIES):  # PEFT saves them as they were, beside an adapter of an embedding
+            continue
         if found is None:
             facts.others.append(name.removeprefix(PREFIX))
         elif found[2] == "A" and shape:
@@ -243,5 +246,5 @@ _RULES: dict[str, Rule] = {
 _ADVICE: dict[str, Callable[[_Facts], str]] = {
     "vLLM": _vllm_advice,
     "SGLang": lambda facts: f"--enable-lora --max-lora-rank {facts.highest}",
-    "llama.cpp": lambda facts: "first: deep-lora convert --to gguf",
+    "llama.cpp": lambda facts: "after convert_lora_to_gguf.py of llama.cpp",
 }

@@ -75,7 +75,9 @@ class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):  # type: ignore[misc]
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, Any, Any]:
         """Run the step, and add up the loss of its tokens."""
-        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        # A packed batch is one row, whatever it holds, so that nothing can be told of repeated rows by its length.
+        parent = super(AdapterTrainer, self) if self.padding_free else super()
+        loss, logits, labels = parent.prediction_step(*args, **kwargs)
         inputs = args[1] if len(args) > 1 else kwargs["inputs"]
         count = float((inputs["labels"][:, 1:] != IGNORED).sum())
         if loss is not None and count:
@@ -148,7 +150,7 @@ class Encoder:
         if not has_generation_markers(tokenizer.chat_template):
             try:
                 self.marked = get_training_chat_template(tokenizer)
-            except ValueError:  # TRL knows none
+            except (ValueError, TypeError, TemplateError):  # TRL knows none, or the template fails
                 self.marked = None
 
     def __call__(self, turns: list[dict[str, Any]], tools: list[dict[str, Any]]) -> tuple[list[int], list[int]]:

@@ -29,11 +29,11 @@ MESSAGES: dict[str, tuple[object, str]] = {
     "a turn that is nothing": ([None, A], "turn 1 is nothing, not an object"),
     "a turn without a role": ([{"content": "hi"}, A], "turn 1 has no role (it has content)"),
     "a turn with nothing": ([{}, A], "turn 1 has no role (it has nothing)"),
-    "an unknown role": ([{"role": "bot", "content": "hi"}, A], "turn 1 has the role 'bot'; known are developer, system"),
+    "an unknown role": ([{"role": "bot", "content": "hi"}, A], "turn 1 has the role 'bot'; known are developer"),
     "a role that is a number": ([{"role": 1, "content": "hi"}, A], "turn 1 has the role '1'; known are"),
     "no content": ([U, {"role": "assistant"}], "turn 2 has no content"),
-    "a content of a number": ([U, {"role": "assistant", "content": 3}], "the content of turn 2 must be a text, not a num"),
-    "a picture": ([{"role": "user", "content": [{"type": "image_url"}]}, A], "turn 1 holds parts of the kind image_url"),
+    "a content of a number": ([U, {"role": "assistant", "content": 3}], "the content of turn 2 must be a text"),
+    "a picture": ([{"role": "user", "content": [{"type": "image_url"}]}, A], "turn 1 holds parts of the kind image"),
     "a part that is a number": ([{"role": "user", "content": [3]}, A], "turn 1 holds parts of the kind a number"),
     "an empty turn": ([{"role": "user", "content": ""}, A], "turn 1, of the user, is empty"),
     "a blank answer": ([U, {"role": "assistant", "content": " \n"}], "turn 2, of the assistant, is empty"),
@@ -57,7 +57,7 @@ MESSAGES: dict[str, tuple[object, str]] = {
     "half of a letter": ([U, {"role": "assistant", "content": "\ud83d"}], "holds half of a surrogate pair"),
 }  # fmt: skip
 SHAREGPT: dict[str, tuple[object, str]] = {
-    "an unknown speaker": ([human(who="alien"), human(who="gpt")], "turn 1 has the role 'alien'; known are system, human"),
+    "an unknown speaker": ([human(who="alien"), human(who="gpt")], "turn 1 has the role 'alien'; known are system"),
     "no value": ([{"from": "human"}, human(who="gpt")], "turn 1 has no content"),
     "gpt first": ([human(who="gpt"), human(), human(who="gpt")], "turn 1, of the assistant, stands first"),
     "two humans": ([human(), human(), human(who="gpt")], "turns 1 and 2 are both the user's; join them"),
@@ -68,7 +68,7 @@ ROWS: dict[str, tuple[dict, str]] = {
         {"messages": [U, A], "instruction": "a", "output": "b"},
         "hold conversations in two formats (messages and Alpaca); leave the columns of one of them out",
     ),
-    "no format": ({"question": "a", "reply": "b"}, "hold no conversations; needed are messages; conversations; instruct"),
+    "no format": ({"question": "a", "reply": "b"}, "hold no conversations; needed are messages; conv"),
     "an instruction that is a number": ({"instruction": 3, "output": "b"}, "holds 3 in line 1 of"),
     "no output": ({"instruction": "a", "output": None}, "column 'output'"),
     "an input that is a list": ({"instruction": "a", "input": [], "output": "b"}, "it must be a text, not a list"),
@@ -77,20 +77,20 @@ ROWS: dict[str, tuple[dict, str]] = {
         {"prompt": [U, A], "completion": "b"}, "the last turn of the prompt is the assistant's; it must be the user's",
     ),
     "a completion of the user": ({"prompt": "a", "completion": [U]}, "the first turn of the answer is the user's"),
-    "a completion that the user ends": ({"prompt": "a", "completion": [A, U]}, "the last turn of the answer is the user's"),
-    "tools that are a number": ({"messages": [U, A], "tools": [3]}, "tools are a list of objects, each the JSON schema"),
+    "a completion that the user ends": ({"prompt": "a", "completion": [A, U]}, "the last turn of the answer is"),
+    "tools that are a number": ({"messages": [U, A], "tools": [3]}, "tools are a list of objects, each the"),
     "tools that are no JSON": ({"messages": [U, A], "tools": "f()"}, "a list of tools should be JSON, and is not"),
 }  # fmt: skip
 PREFERENCES: dict[str, tuple[dict, str]] = {
     "no prompt": ({"chosen": "a", "rejected": "b"}, "has no prompt; add the column prompt, or write both as whole"),
     "the same answer": ({"prompt": "a", "chosen": "b", "rejected": "b"}, "has the same answer as its rejected one"),
     "other prompts": (
-        {"chosen": [U, A], "rejected": [U | {"content": "another"}, A]}, "has a rejected one to another prompt; both must",
+        {"chosen": [U, A], "rejected": [U | {"content": "another"}, A]}, "has a rejected one to another prompt",
     ),
     "no rejected": ({"prompt": "a", "chosen": "b"}, "there is no column ['rejected']"),
     "a rejected of the user": ({"prompt": "a", "chosen": "b", "rejected": [U]}, "no turn is the assistant's"),
     "a call of a tool": (
-        {"prompt": "a", "chosen": "b", "rejected": [CALL, RESULT, A]}, "calls tools, or thinks, which --task dpo does not",
+        {"prompt": "a", "chosen": "b", "rejected": [CALL, RESULT, A]}, "calls tools, or thinks, which --task dpo",
     ),
 }  # fmt: skip
 CASES = (

@@ -15,8 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 pytest.importorskip("trl", reason="TRL needs Python 3.11")  # declared so in setup.cfg
 
 from tests.training import chats, tiny
+from training.commands.finetune import TYPES, build_job
 from training.errors import UsageError
 from training.job import IGNORED
+from training.reading.conversations import turns_of
+from training.runner import build_trainer
+from training.settings.parsing import parse
 from training.tasks.chat import conversation_of
 from training.trainer.chat import Encoder
 
@@ -47,6 +51,11 @@ def test_what_the_assistant_says_is_learned_and_nothing_else(template, model) ->
     assert all(label in (IGNORED, token) for label, token in zip(labels, ids, strict=True))
 
 
+def as_read(value: object) -> str:
+    """What the reader keeps of a cell: JSON, with turns in OpenAI's terms."""
+    return json.dumps(turns_of(value) if isinstance(value, list) else value)
+
+
 def test_all_formats_hold_the_same_conversation(tmp_path, model, finetune) -> None:
     encoder = Encoder(AutoTokenizer.from_pretrained(model), None)
     found = []
@@ -54,12 +63,8 @@ def test_all_formats_hold_the_same_conversation(tmp_path, model, finetune) -> No
         path = chats.save_rows(tmp_path / "rows.jsonl", chats.rows(kind))
         status, printed = finetune(model, path, "--task", "chat", "--dry_run")
         assert status == 0 and "18 train, 2 validation" in printed, printed
-        held = {name: value if kind == "Alpaca" and name != "input" else json.dumps(value)
-                for name, value in chats.rows(kind)[0].items()}  # fmt: skip
-        if kind in ("messages", "ShareGPT"):
-            held = {name: json.dumps([{"role": "user" if n % 2 == 0 else "assistant",
-                                       "content": one.get("content", one.get("value"))}
-                                      for n, one in enumerate(value)]) for name, value in chats.rows(kind)[0].items()}  # fmt: skip
+        held = {name: as_read(value) for name, value in chats.rows(kind)[0].items()}
+        held |= {name: chats.rows(kind)[0][name] for name in ("instruction", "output") if name in held}
         found.append(encoder(*conversation_of(held)))
     assert all(one == found[0] for one in found)
 
@@ -107,27 +112,19 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, data, finetune, 
     assert status == 2 and "packing was False and is True" in printed
 
 
-def test_packed_conversations_do_not_see_each_other(model, data, finetune, tmp_path) -> None:
-    losses = []
-    for words in ((), ("--packing", "--max_length", "64")):
-        status, printed = finetune(model, data, "--task", "chat", "--overwrite", *words)
-        assert status == 0, printed
-        losses.append(tiny.results(tmp_path / "run")["log"])
-    # before the first step the loss of packed rows is that of the same conversations alone
-    from training.commands.finetune import TYPES, build_job
-    from training.runner import build_trainer
-    from training.settings.parsing import parse
-
-    means = []
+def test_packed_conversations_do_not_see_each_other(model, tmp_path) -> None:
+    """Before the first step the loss of packed rows is that of the same conversations alone."""
+    rows = [{"messages": chats.turns(seed, 1, system=False)} for seed in range(24)]
+    path = chats.save_rows(tmp_path / "short.jsonl", rows)
+    losses, counts = [], []
     for words in ((), ("--packing",)):
-        options = ["--model", str(model), "--dataset", str(data), "--task", "chat", "--max_length", "64", *tiny.QUICK]
-        job = build_job(
-            *parse(TYPES, [*options, "--output_dir", str(tmp_path / "x"), *words], command="", description="")
-        )
+        options = ["--model", str(model), "--dataset", str(path), "--task", "chat", "--max_length", "64", *tiny.QUICK]
+        options += ["--output_dir", str(tmp_path / "run"), *words]
+        job = build_job(*parse(TYPES, options, command="finetune", description=""))
         trainer = build_trainer(job, job.task.build_model(job), {})
-        means.append(trainer.evaluate(trainer.train_dataset)["eval_loss"])
-        assert len(trainer.train_dataset) == 22 if not words else len(trainer.train_dataset) < 22
-    assert means[0] == pytest.approx(means[1], rel=1e-5) and all(losses)
+        losses.append(trainer.evaluate(trainer.train_dataset)["eval_loss"])
+        counts.append(len(trainer.train_dataset))
+    assert counts[0] == 22 and counts[1] < 22 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_preferences_start_at_the_reference_and_are_learned(model, finetune, tmp_path) -> None:
@@ -167,7 +164,8 @@ def test_a_base_without_a_template_takes_one_from_a_file(data, finetune, tmp_pat
 
 # ---- models and templates that cannot --------------------------------------------------------------------------------
 
-CHANGING = "{% for m in messages %}{{ loop.length ~ ' ' + m['content'] + ' ' }}{% endfor %}"
+WORDS = "['good', 'bad', 'great', 'fine', 'best', 'poor', 'dull', 'worst']"
+CHANGING = "{{ " + WORDS + "[messages | length] }} {% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
 REFUSING = "{{ raise_exception('System role not supported') if messages[0]['role'] == 'system' }}" + chats.TEMPLATE
 
 
