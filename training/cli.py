@@ -16,7 +16,7 @@ from importlib import metadata
 from training.errors import RunError, UsageError, redacted
 
 COMMANDS = {
-    "finetune": "fine-tune a language model: classification, regression, tags, causal LM, seq2seq",
+    "finetune": "fine-tune a language model: classification, tags, causal LM, seq2seq, chat, dpo",
     "classify": "fine-tune an image classifier",
     "contrastive": "train on pairs of images and texts, or of texts, with a small gap between the modalities",
     "complete": "complete a matrix from some of its entries, such as ratings",

@@ -76,7 +76,7 @@ class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):  # type: ignore[misc]
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, Any, Any]:
         """Run the step, and add up the loss of its tokens."""
         # A packed batch is one row, whatever it holds, so that nothing can be told of repeated rows by its length.
-        parent = super(AdapterTrainer, self) if self.padding_free else super()
+        parent: Any = super(AdapterTrainer, self) if self.padding_free else super()
         loss, logits, labels = parent.prediction_step(*args, **kwargs)
         inputs = args[1] if len(args) > 1 else kwargs["inputs"]
         count = float((inputs["labels"][:, 1:] != IGNORED).sum())
