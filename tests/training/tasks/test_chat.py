@@ -119,12 +119,12 @@ def test_packed_conversations_do_not_see_each_other(model, tmp_path) -> None:
     losses, counts = [], []
     for words in ((), ("--packing",)):
         options = ["--model", str(model), "--dataset", str(path), "--task", "chat", "--max_length", "64", *tiny.QUICK]
-        options += ["--output_dir", str(tmp_path / "run"), *words]
+        options += ["--output_dir", str(tmp_path / "run"), "--validation_data", str(path), *words]
         job = build_job(*parse(TYPES, options, command="finetune", description=""))
         trainer = build_trainer(job, job.task.build_model(job), {})
-        losses.append(trainer.evaluate(trainer.train_dataset)["eval_loss"])
-        counts.append(len(trainer.train_dataset))
-    assert counts[0] == 22 and counts[1] < 22 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+        losses.append(trainer.evaluate()["eval_loss"])
+        counts.append(len(trainer.eval_dataset))
+    assert counts[0] == 24 and counts[1] < 24 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_preferences_start_at_the_reference_and_are_learned(model, finetune, tmp_path) -> None:
