@@ -48,7 +48,7 @@ MESSAGES: dict[str, tuple[object, str]] = {
     "a tool last": ([U, CALL, RESULT], "the last turn is the tool's; an answer of the assistant is missing"),
     "a tool that nobody called": ([U, RESULT, A], "turn 2, of the tool, stands after a turn of the user"),
     "a user who calls a tool": ([U | {"tool_calls": CALL["tool_calls"]}, A], "turn 1 calls tools, but is of the user"),
-    "calls that are no list": ([U, CALL | {"tool_calls": "f()"}, RESULT, A], "tool_calls of turn 2 are no list of obj"),
+    "calls that are no list": ([U, CALL | {"tool_calls": "f()"}, RESULT, A], "turn 2 are no list of objects"),
     "a call without a name": ([U, CALL | {"tool_calls": [{"function": {}}]}, RESULT, A], "of turn 2 names no function"),
     "arguments that are no JSON": (
         [U, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, RESULT, A],
@@ -68,7 +68,7 @@ ROWS: dict[str, tuple[dict, str]] = {
         {"messages": [U, A], "instruction": "a", "output": "b"},
         "hold conversations in two formats (messages and Alpaca); leave the columns of one of them out",
     ),
-    "no format": ({"question": "a", "reply": "b"}, "hold no conversations; needed are messages; conv"),
+    "no format": ({"question": "a", "reply": "b"}, ". A list of turns in another column is named with --text_column"),
     "an instruction that is a number": ({"instruction": 3, "output": "b"}, "holds 3 in line 1 of"),
     "no output": ({"instruction": "a", "output": None}, "column 'output'"),
     "an input that is a list": ({"instruction": "a", "input": [], "output": "b"}, "it must be a text, not a list"),
@@ -76,7 +76,7 @@ ROWS: dict[str, tuple[dict, str]] = {
     "a prompt that the assistant ends": (
         {"prompt": [U, A], "completion": "b"}, "the last turn of the prompt is the assistant's; it must be the user's",
     ),
-    "a completion of the user": ({"prompt": "a", "completion": [U]}, "the first turn of the answer is the user's"),
+    "a completion of the user": ({"prompt": "a", "completion": [U]}, "user's; it must be the assistant's"),
     "a completion that the user ends": ({"prompt": "a", "completion": [A, U]}, "the last turn of the answer is"),
     "tools that are a number": ({"messages": [U, A], "tools": [3]}, "tools are a list of objects, each the"),
     "tools that are no JSON": ({"messages": [U, A], "tools": "f()"}, "a list of tools should be JSON, and is not"),
