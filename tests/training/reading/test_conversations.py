@@ -48,7 +48,9 @@ MESSAGES: dict[str, tuple[object, str]] = {
     "a tool last": ([U, CALL, RESULT], "the last turn is the tool's; an answer of the assistant is missing"),
     "a tool that nobody called": ([U, RESULT, A], "turn 2, of the tool, stands after a turn of the user"),
     "a user who calls a tool": ([U | {"tool_calls": CALL["tool_calls"]}, A], "turn 1 calls tools, but is of the user"),
-    "calls that are no list": ([U, CALL | {"tool_calls": "f()"}, RESULT, A], "the tool_calls of turn 2 are no list of objects"),
+    "calls that are no list": (
+        [U, CALL | {"tool_calls": "f()"}, RESULT, A], "the tool_calls of turn 2 are no list of objects",
+    ),
     "a call without a name": ([U, CALL | {"tool_calls": [{"function": {}}]}, RESULT, A], "of turn 2 names no function"),
     "arguments that are no JSON": (
         [U, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, RESULT, A],
