@@ -7,6 +7,7 @@ from deep_lora.adapters import cast_adapter_, rescale_adapter_scale
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
 from deep_lora.export.conversion import convert_folder
 from deep_lora.export.lora import kept_ranks, save_as_lora, to_lora
+from deep_lora.export.serving import Serving, check_serving
 from deep_lora.export.spectra import AdapterReport, ModuleReport, inspect_adapter
 from deep_lora.files import AdapterFileError
 from deep_lora.layers.base import DeepLoraLayer
@@ -17,12 +18,14 @@ from deep_lora.preparation import DeepLoraCallback, prepare
 from deep_lora.registration import register
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.initialize import InitializationReport, initialize_subspaces_
-from deep_lora.tuner import card, hotswap, mixing
+from deep_lora.tuner import card, hotswap, layout, mixing
+from deep_lora.tuner.layout import put_lora_at_root
 from deep_lora.tuner.model import DeepLoraModel
 
 register(PEFT_TYPE, DeepLoraConfig, DeepLoraModel)
 card.install()
 hotswap.install()
+layout.install()
 mixing.install()
 
 __version__ = "0.1.0"
@@ -35,10 +38,12 @@ __all__ = [
     "DeepLoraModel",
     "InitializationReport",
     "ModuleReport",
+    "Serving",
     "StepRule",
     "SubspaceInitializationCallback",
     "adapted_layers",
     "cast_adapter_",
+    "check_serving",
     "convert_folder",
     "create_optimizer",
     "initialize_subspaces_",
@@ -46,6 +51,7 @@ __all__ = [
     "kept_ranks",
     "parameter_groups",
     "prepare",
+    "put_lora_at_root",
     "rescale_adapter_scale",
     "save_as_lora",
     "to_lora",

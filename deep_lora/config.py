@@ -15,6 +15,7 @@ from deep_lora.files import check_adapter_folder
 from deep_lora.lora_fields import WithoutLoraFields, fields_from_lora
 from deep_lora.registration import claim_peft_type
 from deep_lora.targets import ALL_LINEAR, check_lists, check_targets
+from deep_lora.trainable import hub_options, trainable_subfolder
 
 PEFT_TYPE = claim_peft_type("deep_lora")
 PAPER_INIT_SCALE, SUBTRACTED_INIT_SCALE = 1e-3, 0.3
@@ -221,9 +222,12 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
     ) -> DeepLoraConfig:
         """Load a saved configuration, as every `PeftConfig` does; a local adapter file beside it is checked first.
 
+        Of a folder or repository with a plain LoRA at its root, it is the one of its trainable part.
+
         Raises:
             ValueError: if the adapter file is corrupt, inconsistent or bounded (see `deep_lora.files`).
         """
+        subfolder = subfolder or trainable_subfolder(pretrained_model_name_or_path, **hub_options(kwargs))
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
         check_adapter_folder(Path(pretrained_model_name_or_path, subfolder or ""))
         return config

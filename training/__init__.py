@@ -1,7 +1,8 @@
 """Fine-tuning, completing, converting and inspecting by one command each, from one CPU to many GPUs.
 
-`deep-lora <command>` and `python -m training <command>` are the same; `accelerate launch -m training <command>` runs it
-on several processes. From Python, `finetune` does what the command of this name does.
+`deep-lora <command>` and `python -m training <command>` are the same. On several processes it is
+`accelerate launch --no_python deep-lora <command>`, also in a folder that has a `training.py` of its own. From Python,
+`finetune` does what the command of this name does.
 """
 
 from __future__ import annotations

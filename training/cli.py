@@ -18,17 +18,18 @@ from importlib import metadata
 from training.errors import RunError, UsageError, redacted
 
 COMMANDS = {
-    "finetune": "fine-tune a language model for classes, numbers, tags or texts",
+    "finetune": "fine-tune a language model for classes, tags, texts or chats",
     "classify": "fine-tune an image classifier",
     "contrastive": "train on pairs of images and texts, or of two texts",
     "predict": "predict for new data by a finished run",
     "complete": "complete a matrix from some of its entries, such as ratings",
     "convert": "write an adapter as a plain LoRA adapter",
     "inspect": "effective rank, sizes and spectra of an adapter",
+    "serve-check": "say which programs will load an adapter, and why not",
     "push": "upload a finished run to the Hub, with a model card",
     "configs": "print where the accelerate and DeepSpeed configurations are",
 }
-_MODULES = {name: f"training.commands.{name}" for name in COMMANDS} | {"configs": "training.configs"}
+_MODULES = {name: f"training.commands.{name.replace('-', '_')}" for name in COMMANDS} | {"configs": "training.configs"}
 # What pip installs for an import that is missing.
 _EXTRA = 'pip install "deep-lora[training]"'
 
@@ -47,8 +48,8 @@ def usage() -> str:
             "",
             "  deep-lora <command> --help       common options of a command (--help_all: all)",
             "  deep-lora --version              the version of this package",
-            "  deep-lora <command> --dry_run    checks (not predict, inspect, push, configs)",
-            "  accelerate launch -m training <command> ...    on several processes",
+            "  deep-lora <command> --dry_run    checks (of commands that train or write)",
+            "  accelerate launch --no_python deep-lora <command> ...",
             "",
             "  deep-lora finetune --model distilbert-base-uncased --dataset reviews.csv",
         ]

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from training.errors import UsageError
 from training.reading.folders import VALIDATION_NAMES
-from training.reading.sources import Reader, read_source, refuse_unused
+from training.reading.sources import Reader, column_names, read_source, refuse_unused
 from training.reading.tables import Wanted
 from training.samples import drawn_rows, held_out_rows, rows_per_class
 from training.settings.data import DataArguments
@@ -53,6 +53,18 @@ def load_splits(
     for name in splits.keys() - {"train"}:
         splits[name] = _subsample(splits[name], getattr(data, f"num_{name}_samples"), data)
     return splits
+
+
+def training_columns(data: DataArguments) -> list[str]:
+    """Return the names of the columns of the training data, of which nothing else is read.
+
+    Raises:
+        UsageError: as `load_splits`.
+    """
+    if data.dataset is None:
+        raise UsageError("no training data were named; pass --dataset with a file, a folder or a name on the Hub")
+    loaded = read_source(data.dataset, data, config=data.dataset_config)
+    return column_names(_pick(loaded, data.train_split, "--train_split"))
 
 
 def _pick(loaded: dict[str, Reader], name: str, option: str) -> Reader:

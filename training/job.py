@@ -40,7 +40,7 @@ class Task:
         trainer_class: makes the Trainer, with the arguments of `training.trainer.AdapterTrainer`.
         encode: data and tokenizer or image processor -> what the model takes, with `labels`.
         collate: tokenizer or image processor, model -> collator of the batches.
-        score: predictions -> metrics.
+        score: predictions -> metrics; None where the Trainer has metrics of its own.
         callbacks: job, model -> callbacks of this task alone.
         reduce_logits: logits, labels -> what is kept of them for `score`; None keeps the logits.
         main_metric: the metric that says how good the model is.
@@ -49,6 +49,8 @@ class Task:
         panels: metrics that are drawn, those of one panel together; the main metric alone if there are none.
         counts: rows of each class by split, or words of each tag.
         generates: whether the model writes texts at each evaluation.
+        own_loss: whether the Trainer computes another loss than the model does.
+        answers: Trainer, model, validation data -> texts that the trained model writes, for `results.json`.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Task:
     trainer_class: Callable[..., Trainer]
     encode: Callable[[Splits, Any], Splits]
     collate: Callable[[Any, Any], Callable[..., Any]]
-    score: Callable[[EvalPrediction], dict[str, float]]
+    score: Callable[[EvalPrediction], dict[str, float]] | None
     callbacks: Callable[[Job, nn.Module], list[TrainerCallback]] = no_callbacks
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     main_metric: str = "loss"
@@ -70,6 +72,8 @@ class Task:
     panels: tuple[tuple[str, ...], ...] = ()
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     generates: bool = False
+    own_loss: bool = False
+    answers: Callable[[Trainer, nn.Module, Any], list[dict[str, Any]]] | None = None
 
     @property
     def label_names(self) -> list[str] | None:

@@ -1,6 +1,8 @@
 """Names of the files and folders that a run writes, each once."""
 
-ADAPTER, EXPORT = "adapter", "lora_export"
+ADAPTER = "adapter"
+TRAINABLE = "deep_lora"  # in a folder of an adapter: what Deep LoRA trains on; at the root lies the plain LoRA
+EXPORT = "lora_export"  # where runs of earlier versions have their plain LoRA
 CONTRASTIVE = "contrastive"  # .safetensors: what is trained beside adapters; .json: how the model is put together
 ADAPTER_CONFIG, CONTRASTIVE_CONFIG = "adapter_config.json", f"{CONTRASTIVE}.json"
 RESULTS, FIGURE, CONFUSION = "results.json", "training.png", "confusion.png"

@@ -17,7 +17,7 @@ from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, refused
 from training.job import Job, plain
 from training.models.adapters import has_subspaces
-from training.names import ADAPTER, EXPORT
+from training.names import ADAPTER, TRAINABLE
 from training.results import report
 from training.results.classes import ClassScores, class_scores
 from training.results.exporting import save_adapter
@@ -37,8 +37,8 @@ class TrainingResult:
 
     Attributes:
         folder: everything that was written, `results.json` among it.
-        adapter: the folder of the adapter.
-        export: the folder of the same update as plain LoRA; None for methods other than Deep LoRA.
+        adapter: the folder of the adapter, which for Deep LoRA has the same update as plain LoRA at its root.
+        trainable: the folder of the Deep LoRA adapter in it, for training on; None for other methods.
         metrics: by the data they are measured on, "validation" and, where there are such data, "test".
         main_metric: the name of the metric that says how good the model is.
     """
@@ -46,7 +46,7 @@ class TrainingResult:
     folder: Path
     main_metric: str
     adapter: Path | None = None
-    export: Path | None = None
+    trainable: Path | None = None
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -77,8 +77,9 @@ def run_job(job: Job) -> TrainingResult:
         _rehearse(job, model, folder)
         return TrainingResult(folder, job.task.main_metric)
     metrics = _train(job, model, folder)
-    trained = {"adapter": folder / ADAPTER, "export": folder / EXPORT if (folder / EXPORT).is_dir() else None}
-    return TrainingResult(folder, job.task.main_metric, **trained, metrics=metrics)
+    adapter = folder / ADAPTER
+    trainable = adapter / TRAINABLE if (adapter / TRAINABLE).is_dir() else None
+    return TrainingResult(folder, job.task.main_metric, adapter, trainable, metrics)
 
 
 def _train(job: Job, model: nn.Module, folder: Path) -> dict[str, dict[str, float]]:
@@ -154,10 +155,14 @@ def _save(job: Job, trainer: AdapterTrainer, folder: Path, measured: report.Meas
     Raises:
         RunError: they cannot be written; the text says which checkpoint is kept.
     """
+    answers = None
+    if job.task.answers is not None:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        answers = job.task.answers(trainer, model, job.task.splits["validation"])
     try:
         save_adapter(trainer, folder)
         if job.run.process_index == 0:
-            report.write(folder, job, trainer, measured)
+            report.write(folder, job, trainer, measured, answers)
     except Exception as error:
         if not is_of_writing(error):
             raise
@@ -174,6 +179,7 @@ def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterT
     """Build the Trainer of a job, with encoded data; `facts` go into the manifest of each checkpoint."""
     with job.run.main_process_first(desc="encoding the data"):
         encoded = job.task.encode(job.task.splits, job.processor)
+    callbacks: list[Any] = initialization(job, model)
     trainer: Any = job.task.trainer_class(
         model=model,
         args=job.run,
@@ -181,12 +187,14 @@ def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterT
         eval_dataset=encoded["validation"],
         data_collator=job.task.collate(job.processor, model),
         processing_class=job.processor,
-        callbacks=[*initialization(job, model), *job.task.callbacks(job, model), *stopping(job.run)],
-        compute_metrics=Seen(job.task.score),
+        callbacks=[*callbacks, *job.task.callbacks(job, model), *stopping(job.run)],
+        compute_metrics=None if job.task.score is None else Seen(job.task.score),
         preprocess_logits_for_metrics=job.task.reduce_logits,
         facts=facts,
         **({"compute_loss_func": _balanced(job)} if job.head.balance_classes else {}),
     )
+    for callback in callbacks if job.task.own_loss else ():
+        callback.trainer = trainer
     trainer.test_dataset = encoded.get("test")
     return trainer
 

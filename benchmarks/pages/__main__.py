@@ -46,8 +46,7 @@ def main() -> None:
         for page in PAGES:
             page.write_text(with_tables(page, page.read_text(encoding="utf8")), encoding="utf8")
         recommenders.draw(DOCS / "images" / "recommenders.svg")
-        print(*PAGES, *draw_all(DOCS / "images"), *draw_pages(DOCS / "images"), sep="
-")
+        print(*PAGES, *draw_all(DOCS / "images"), *draw_pages(DOCS / "images"), sep="\n")
     else:
         for name, make in {name: make for tables in PAGES.values() for name, make in tables.items()}.items():
             print(f"{name}\n{make()}\n")

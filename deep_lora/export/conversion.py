@@ -10,8 +10,9 @@ from torch import Tensor
 
 from deep_lora.export.base_kinds import UNKNOWN_BASE, load_meta_base
 from deep_lora.export.folders import AdapterFiles, read_adapter, write_adapter
-from deep_lora.export.lora import COPIED_FIELDS, LORA_BIASES, held_targets, kept_ranks, to_lora, with_tied_targets
+from deep_lora.export.lora import COPIED_FIELDS, LORA_BIASES, Ranks, kept_ranks, to_lora
 from deep_lora.export.skeletons import deep_lora_skeleton, foreign_tensors
+from deep_lora.export.target_names import held_targets, with_tied_targets
 from deep_lora.files import AdapterFileError
 
 # The skeleton's own are right: the file's config may name a head that is not tied after all.
@@ -23,6 +24,7 @@ def convert_folder(
     out: str | os.PathLike[str] | None,
     *,
     tolerance: float = 0.0,
+    ranks: Ranks = "uniform",
     base_model: str | None = None,
     assume_linear: bool = False,
     overwrite: bool = False,
@@ -36,6 +38,7 @@ def convert_folder(
         path: folder of the adapter.
         out: folder for the LoRA adapter; None writes nothing and only finds the ranks.
         tolerance: singular values below this fraction of a module's largest are dropped, in [0, 1); 0 is exact.
+        ranks: "uniform", or "per_module" for a smaller file; see `to_lora`.
         base_model: name or folder of the base model, for the kinds of its layers; the one in the adapter's config if
             None.
         assume_linear: take every adapted layer as linear, if the base model is not available.
@@ -66,13 +69,13 @@ def convert_folder(
     output = None if out is None else Path(out)
     if output is not None:
         _check_free(output, overwrite)
-    ranks, fields, tensors = _convert(read_adapter(Path(path)), tolerance, base_model, assume_linear)
+    kept, fields, tensors = _convert(read_adapter(Path(path)), tolerance, ranks, base_model, assume_linear)
     if output is not None:
         try:
             write_adapter(output, fields, tensors)
         except OSError as error:
             raise OSError(f"{output} cannot be written: {error}") from error
-    return ranks
+    return kept
 
 
 def _check_free(output: Path, overwrite: bool) -> None:
@@ -85,7 +88,7 @@ def _check_free(output: Path, overwrite: bool) -> None:
 
 
 def _convert(
-    files: AdapterFiles, tolerance: float, base_model: str | None, assume_linear: bool
+    files: AdapterFiles, tolerance: float, ranks: Ranks, base_model: str | None, assume_linear: bool
 ) -> tuple[dict[str, int], dict[str, Any], dict[str, Tensor]]:
     """The rank of each module, and the fields and tensors of the LoRA adapter."""
     if files.peft_type != "DEEP_LORA":
@@ -100,15 +103,15 @@ def _convert(
     skeleton = deep_lora_skeleton(files, base)
     copied = [name for name in COPIED_FIELDS if name in files.config and name not in _OF_THE_SKELETON]
     try:
-        config, tensors = to_lora(skeleton, tolerance=tolerance)
-        ranks = kept_ranks(skeleton, tolerance=tolerance)
+        config, tensors = to_lora(skeleton, tolerance=tolerance, ranks=ranks)
+        kept = kept_ranks(skeleton, tolerance=tolerance)
         fields = config.to_dict() | {name: files.config[name] for name in copied}
         tied = getattr(skeleton.peft_config["default"], "target_modules_to_tie", None)
-        fields["target_modules"] = with_tied_targets(held_targets(fields["target_modules"], ranks), tied)
+        fields["target_modules"] = with_tied_targets(held_targets(fields["target_modules"], kept), tied)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise AdapterFileError(f"the adapter cannot be converted: {error}") from error
     fields |= {"bias": bias, "inference_mode": True, "auto_mapping": _auto_mapping(files.config)}
-    return ranks, fields, tensors | foreign_tensors(files)
+    return kept, fields, tensors | foreign_tensors(files)
 
 
 def _lora_bias(config: dict[str, Any]) -> str:

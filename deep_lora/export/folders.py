@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from deep_lora.export.target_names import PREFIX
 from deep_lora.files import FACTOR_NAMES, AdapterFileError, check_unbounded, read_shapes
+from deep_lora.trainable import trainable_folder
 from dmf.files import complete_file
 
-PREFIX = "base_model.model."  # PEFT puts it before the name of every tensor
 MAX_CONFIG_BYTES = 1 << 20
 _NEEDED = f"an adapter is a folder with {CONFIG_NAME} and {SAFETENSORS_WEIGHTS_NAME}"
 
@@ -39,7 +40,7 @@ class AdapterFiles(NamedTuple):
 
 
 def read_adapter(folder: Path) -> AdapterFiles:
-    """Read config and tensors of a saved adapter.
+    """Read config and tensors of a saved adapter; of one with a plain LoRA at its root, those of its Deep LoRA.
 
     Raises:
         AdapterFileError: not a folder, or a file is missing, too large, a link that leads out of the folder, a pickle,
@@ -47,12 +48,13 @@ def read_adapter(folder: Path) -> AdapterFiles:
     """
     if not folder.is_dir():
         raise AdapterFileError(f"{folder} is not a folder; {_NEEDED}")
-    config = read_config(_inside(folder, CONFIG_NAME))
+    root, folder = folder, trainable_folder(folder)
+    config = read_config(_inside(folder, CONFIG_NAME, root))
     if not (folder / SAFETENSORS_WEIGHTS_NAME).exists() and (folder / WEIGHTS_NAME).exists():
         raise AdapterFileError(
             f"{folder / WEIGHTS_NAME} is a pickle, which can run code when it is read; save it as safetensors"
         )
-    path = _inside(folder, SAFETENSORS_WEIGHTS_NAME)
+    path = _inside(folder, SAFETENSORS_WEIGHTS_NAME, root)
     check_unbounded(str(path), read_shapes(path))
     try:
         with safe_open(path, framework="pt") as file:
@@ -111,13 +113,13 @@ def _as_json(value: object) -> object:
     return sorted(value) if isinstance(value, (set, frozenset)) else str(getattr(value, "value", value))
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """A file of the folder; a link may lead only into the cache of the Hub that the folder belongs to."""
+def _inside(folder: Path, name: str, root: Path) -> Path:
+    """A file of the folder; a link may lead only into the cache of the Hub that the root belongs to."""
     path = folder / name
     if not path.is_file():
         raise AdapterFileError(f"{folder} has no {name}; {_NEEDED}")
-    target, home = path.resolve(), folder.resolve()
-    blobs = home.parent.parent / "blobs"
-    if not target.is_relative_to(home) and not target.is_relative_to(blobs):
+    target, home = path.resolve(), root.resolve()
+    blobs = [parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots"]
+    if not any(target.is_relative_to(place) for place in (home, *blobs)):
         raise AdapterFileError(f"{path} is a link that leads out of its folder; copy the file there if you trust it")
     return path

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import get_peft_model_state_dict
-from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
-from deep_lora.export.folders import PREFIX, write_adapter
+from deep_lora.export.folders import write_adapter
+from deep_lora.export.target_names import (
+    caught_besides,
+    held_targets,
+    plain_name,
+    rank_patterns,
+    shortened,
+    with_tied_targets,
+)
+from deep_lora.export.tolerances import find_tolerance
 from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
@@ -34,8 +41,17 @@ COPIED_FIELDS = (
 )  # fmt: skip
 
 
+Ranks = Literal["uniform", "per_module"]
+
+
 def to_lora(
-    model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0
+    model: nn.Module,
+    adapter_name: str = "default",
+    tolerance: float | Literal["auto"] = 0.0,
+    *,
+    ranks: Ranks = "uniform",
+    data: Iterable[Any] | None = None,
+    bound: float = 0.01,
 ) -> tuple[LoraConfig, dict[str, Tensor]]:
     """Return the adapter as a plain LoRA adapter with the same update in every module.
 
@@ -45,16 +61,21 @@ def to_lora(
     Args:
         model: a PEFT model (or a model with injected adapters), compiled or wrapped for several processes or not.
         adapter_name: the adapter to export.
-        tolerance: singular values below this fraction of a module's largest are dropped, in [0, 1); 0 is exact.
+        tolerance: singular values below this fraction of a module's largest are dropped, in [0, 1); 0 is exact. "auto"
+            is the largest that keeps the outputs on `data` within `bound`.
+        ranks: "uniform" pads every module with zeros to the largest rank that is kept, so that every loader reads the
+            same update. "per_module" writes each module's own rank to `rank_pattern` and `alpha_pattern`: a smaller
+            file, which PEFT and vLLM read, and SGLang does not.
+        data: batches of inputs, for "auto": dictionaries, or what the model takes as its only argument.
+        bound: for "auto": what the outputs may lose, as a share of what the adapter changes in them, in (0, 1).
 
     Returns:
-        A `LoraConfig` with one uniform rank r (the largest one kept; smaller ones are padded with zeros, so every
-        loader reads the same update) and `lora_alpha = r`, and the state dict in PEFT's format. Saved modules, trained
-        biases and token rows are copied.
+        A `LoraConfig` with the rank r and `lora_alpha = r`, so that the scale is 1 in every module, and the state dict
+        in PEFT's format. `target_modules` are plain names. Saved modules, trained biases and token rows are copied.
 
     Raises:
-        ValueError: for an unknown adapter, a tolerance out of range, or an update that LoRA cannot hold (grouped
-            convolutions) or that is not finite.
+        ValueError: for an unknown adapter, a tolerance, bound or `ranks` out of range, "auto" without data, or an
+            update that LoRA cannot hold (grouped convolutions) or that is not finite.
 
     >>> from peft import get_peft_model
     >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), DeepLoraConfig(r=2, target_modules=["0"]))
@@ -62,7 +83,9 @@ def to_lora(
     >>> config.r, sorted(state_dict)  # a fresh update is zero and needs no rank; LoRA wants at least 1
     (1, ['base_model.model.0.lora_A.weight', 'base_model.model.0.lora_B.weight'])
     """
-    config, state_dict, _ = _export(model, adapter_name, tolerance)
+    if tolerance == "auto":
+        tolerance = find_tolerance(unwrapped(model), _decompose, data, bound, adapter_name)
+    config, state_dict, _ = _export(model, adapter_name, tolerance, ranks)
     return config, state_dict
 
 
@@ -79,33 +102,54 @@ def kept_ranks(model: nn.Module, adapter_name: str = "default", tolerance: float
 
 
 def save_as_lora(
-    path: str | os.PathLike[str], model: nn.Module, adapter_name: str = "default", tolerance: float = 0.0
+    path: str | os.PathLike[str] | nn.Module,
+    model: nn.Module | str | os.PathLike[str],
+    adapter_name: str = "default",
+    tolerance: float | Literal["auto"] = 0.0,
+    *,
+    ranks: Ranks = "uniform",
+    data: Iterable[Any] | None = None,
+    bound: float = 0.01,
 ) -> dict[str, int]:
     """Write `to_lora` as a directory that `PeftModel.from_pretrained` loads without this package.
 
-    Config and weights appear under their final names only when both are complete; existing files are replaced.
+    Config and weights appear under their final names only when both are complete; existing files are replaced. Path
+    and model may come in either order.
 
     Returns:
         The rank kept in each module.
 
     Raises:
         ValueError: as `to_lora`.
+        TypeError: not one of the first two arguments is a model, and the other a path.
         NotADirectoryError: if `path` is a file.
     """
+    if isinstance(path, nn.Module):
+        path, model = model, path
+    if not isinstance(model, nn.Module) or not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"save_as_lora needs a path and a model, got {type(path).__name__} and {type(model).__name__}; write "
+            'save_as_lora("folder", model)'
+        )
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_as_lora needs the name of a directory")
-    config, state_dict, ranks = _export(model, adapter_name, tolerance)
+    if tolerance == "auto":
+        tolerance = find_tolerance(unwrapped(model), _decompose, data, bound, adapter_name)
+    config, state_dict, kept = _export(model, adapter_name, tolerance, ranks)
     config.inference_mode = True
+    _warn_of_extras(config, state_dict)
     write_adapter(folder, config.to_dict(), state_dict)
-    return ranks
+    return kept
 
 
 @torch.no_grad()
 def _export(
-    model: nn.Module, adapter_name: str, tolerance: float
+    model: nn.Module, adapter_name: str, tolerance: float, ranks: Ranks
 ) -> tuple[LoraConfig, dict[str, Tensor], dict[str, int]]:
     """What `to_lora` returns, and the rank kept in each module."""
+    if ranks not in ("uniform", "per_module"):
+        raise ValueError(f"`ranks` must be 'uniform' or 'per_module', got {ranks!r}")
     model = unwrapped(model)
     decompositions = _decompose(model, adapter_name, tolerance)
     if not hasattr(model, "peft_config"):
@@ -113,8 +157,10 @@ def _export(
             f"a {type(model).__name__} has no `peft_config`; give the model inside of it that has (of a "
             "SentenceTransformer `model[0].model`)"
         )
-    ranks = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
-    rank = max([1, *ranks.values()])
+    kept = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
+    rank = max([1, *kept.values()])
+    own = {name: max(1, kept[name]) for name, (layer, _) in decompositions.items() if _has_own_rank(layer)}
+    written = dict.fromkeys(kept, rank) | (own if ranks == "per_module" else {})
     state_dict = {
         uncompiled(key): gathered(tensor)
         for key, tensor in get_peft_model_state_dict(model, whole_state(model), adapter_name).items()
@@ -123,19 +169,53 @@ def _export(
     for name, (layer, svd) in decompositions.items():
         # rounding A and B to half precision would change the update, and LoRA is trained in float32 anyway
         dtype = torch.promote_types(layer.deep_lora_U[adapter_name].dtype, torch.float32)
-        B, A = _padded_factors(svd, ranks[name], rank)
+        B, A = _padded_factors(svd, kept[name], written[name])
         state_dict |= {f"{name}.{key}": t.to(dtype).contiguous() for key, t in layer.lora_tensors(B, A).items()}
     configs: Any = model.peft_config
     config = _lora_config(configs[adapter_name], rank)
-    own = {name: layer.bare_parameter for name, (layer, _) in decompositions.items()}
-    modules = [name for name in own if not own[name] and not any(name.startswith(f"{other}.") for other in own)]
-    config.target_modules = held_targets(config.target_modules, modules)
-    parameters = held_targets(config.target_parameters, [f"{name}.{own[name]}" for name in own if own[name]])
-    config.target_parameters = None if parameters is None else sorted(parameters)
+    _name_targets_(config, model, {name: layer for name, (layer, _) in decompositions.items()})
+    config.target_modules = with_tied_targets(
+        config.target_modules, getattr(configs[adapter_name], "target_modules_to_tie", None)
+    )
+    config.rank_pattern = rank_patterns({plain_name(name): own for name, own in written.items()}, rank)
+    config.alpha_pattern = dict(config.rank_pattern)  # so that the scale, alpha / r, is 1 everywhere
     if config.task_type is None and isinstance(model, PeftModel):  # else AutoPeftModel would not know the base's class
         base = type(model.get_base_model())
         config.auto_mapping = {"base_model_class": base.__name__, "parent_library": base.__module__}
-    return config, state_dict, ranks
+    return config, state_dict, kept
+
+
+def _warn_of_extras(config: LoraConfig, state_dict: dict[str, Tensor]) -> None:
+    """Name what servers of language models refuse or leave out, before it is saved."""
+    extras = sorted(plain_name(name) for name in state_dict if ".lora_" not in f".{name}")
+    if config.task_type == "CAUSAL_LM" and extras:
+        warnings.warn(
+            f"beside LoRA the adapter holds {', '.join(extras[:3])}{', ...' if len(extras) > 3 else ''}; PEFT and "
+            "transformers load that, vLLM, SGLang, TGI and llama.cpp do not: for them merge the adapter, or train "
+            "without `modules_to_save`, `bias` and `trainable_token_indices`",
+            stacklevel=3,
+        )
+
+
+def _has_own_rank(layer: DeepLoraLayer) -> bool:
+    """Tell whether LoRA can have another rank there: it has one for all bare parameters, and for what is tied."""
+    return not layer.bare_parameter and not layer.tied_to
+
+
+def _name_targets_(config: LoraConfig, model: Any, layers: dict[str, DeepLoraLayer]) -> None:
+    """Set what the configuration adapts to plain names of what was adapted."""
+    own = {name: layer.bare_parameter for name, layer in layers.items()}
+    modules = [name for name in own if not own[name] and not any(name.startswith(f"{other}.") for other in own)]
+    targets = held_targets(config.target_modules, modules)
+    if isinstance(config.target_modules, str) and targets:
+        inside = tuple(f"{name}." for name in targets)
+        others = {plain_name(name) for name, _ in model.named_modules()} - targets
+        others = {name for name in others if name and not name.startswith(inside)}
+        targets = shortened(targets, others)
+        config.exclude_modules = caught_besides(targets, others) or None
+    config.target_modules = targets
+    parameters = held_targets(config.target_parameters, [f"{name}.{own[name]}" for name in own if own[name]])
+    config.target_parameters = None if parameters is None else sorted(parameters)
 
 
 def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[str, tuple[DeepLoraLayer, FactorSVD]]:
@@ -200,40 +280,6 @@ def _padded_factors(svd: FactorSVD, kept: int, rank: int) -> tuple[Tensor, Tenso
     return nn.functional.pad(B, (0, missing)), nn.functional.pad(A, (0, 0, 0, missing))
 
 
-def with_tied_targets(targets: Any, tied: set[str] | None) -> Any:
-    """Add a tied head to the target modules: PEFT's LoRA ties it only if it is named among them.
-
-    >>> sorted(with_tied_targets({"wte"}, {"lm_head"})), with_tied_targets("wte|c_attn", {"lm_head"})
-    (['lm_head', 'wte'], '(?:wte|c_attn|^lm_head$)')
-    """
-    if not tied:
-        return targets
-    if not any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in tied):
-        raise ValueError(
-            f"PEFT's LoRA ties no output layer of the name {sorted(tied)} to the embedding, so the tied adapter cannot "
-            "be exported; merge it with `merge_and_unload`, or train without `ensure_weight_tying`"
-        )
-    if isinstance(targets, str):
-        return f"(?:{targets}|{'|'.join(f'^{re.escape(name)}$' for name in sorted(tied))})"
-    return {*(targets or ()), *tied}
-
-
-def held_targets(targets: Any, names: Iterable[str]) -> Any:
-    """Name what is adapted and nothing else: of a name that nothing has, LoRA might find something.
-
-    >>> sorted(held_targets(["q_proj", "gate_proj"], ["0.q_proj", "0.w"])), held_targets(".*q_proj", [])
-    (['0.w', 'q_proj'], '.*q_proj')
-    """
-    if targets is None or isinstance(targets, str):
-        return targets
-    dotted = {f".{name.removeprefix(PREFIX).replace('.base_layer', '')}" for name in names}
-    found = {target: {name for name in dotted if name.endswith(f".{target}")} for target in targets}
-    left = dotted.difference(*found.values())
-    return {target for target, own in found.items() if own} | {name[1:] for name in left}
-
-
 def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
     fields = {key: copy.deepcopy(getattr(config, key)) for key in COPIED_FIELDS} | {"bias": LORA_BIASES[config.bias]}
-    tied = getattr(config, "target_modules_to_tie", None)
-    fields["target_modules"] = with_tied_targets(fields["target_modules"], tied)
     return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=config.deep_lora_dropout, **fields)

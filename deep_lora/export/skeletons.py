@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.export.base_kinds import base_layer
-from deep_lora.export.folders import PREFIX, AdapterFiles
+from deep_lora.export.folders import AdapterFiles
+from deep_lora.export.target_names import PREFIX
 from deep_lora.files import FACTOR_NAMES, AdapterFileError, Shapes, factors_by_module
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers

@@ -13,8 +13,9 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from deep_lora.export.base_kinds import UNKNOWN_BASE, load_meta_base
-from deep_lora.export.folders import PREFIX, AdapterFiles, read_adapter
+from deep_lora.export.folders import AdapterFiles, read_adapter
 from deep_lora.export.skeletons import deep_lora_skeleton
+from deep_lora.export.target_names import PREFIX
 from deep_lora.files import AdapterFileError
 from deep_lora.functional import two_factors
 from deep_lora.layers.finding import adapted_layers

@@ -1,56 +1,101 @@
-"""The model card of a saved adapter says how to load it: `import deep_lora` first, or as a plain LoRA.
+"""The model card of a saved adapter: how to load it and train it further, and tags by which it is found.
 
-PEFT writes its card from `PeftModel` and offers no hook to tuners, so two of its methods are wrapped; other methods'
-models pass through unchanged.
+PEFT writes its card from `PeftModel` and offers no hook to tuners, so its method is wrapped; models of other
+methods pass through unchanged.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
 from peft import PeftModel
+from peft.utils import CONFIG_NAME
+from transformers import PreTrainedModel
 
 from deep_lora.config import DeepLoraConfig
+from deep_lora.trainable import TRAINABLE
 from deep_lora.tuner.wrapping import wrap
 
-HEADING = "## Loading this Deep LoRA adapter"
-_SECTION = (
-    HEADING
-    + """
-
-PEFT learns the method from the package `deep-lora`; import it before anything is loaded:
-
-```python
-import deep_lora  # pip install deep-lora; registers the method with PEFT
-from peft import PeftModel
-
-model = PeftModel.from_pretrained(base_model, "{source}")
-```
-
-For servers and programs that know plain LoRA only, export the same update exactly:
-
-```python
-deep_lora.save_as_lora("adapter-as-lora", model)  # loads with PeftModel.from_pretrained, without deep_lora
-```
-"""
-)
-
-
-def add_loading_section(folder: str | os.PathLike[str], source: str = "path/or/hub-name") -> None:
-    """Append the section on loading to the card in `folder` (made if missing); once only."""
-    card = Path(folder) / "README.md"
-    text = card.read_text(encoding="utf8") if card.is_file() else ""
-    if HEADING not in text:
-        card.write_text(f"{text.rstrip()}\n\n{_SECTION.format(source=source)}".lstrip("\n"), encoding="utf8")
+HEADING = "## Use"
+TAGS = ("deep-lora", "lora", "peft")
+_BEGIN, _END = "<!-- deep-lora: use -->", "<!-- deep-lora: end -->"
+_CARD = "README.md"
+_UNFILLED = "[More Information Needed]"  # of the template of huggingface_hub
+_AUTO = {
+    "CAUSAL_LM": "CausalLM", "SEQ_CLS": "SequenceClassification", "SEQ_2_SEQ_LM": "Seq2SeqLM",
+    "TOKEN_CLS": "TokenClassification", "QUESTION_ANS": "QuestionAnswering", "FEATURE_EXTRACTION": "FeatureExtraction",
+}  # fmt: skip
 
 
 def install() -> None:
-    """Wrap PEFT's card writing and uploading; a second call (reload) changes nothing."""
+    """Wrap PEFT's card writing; a second call (reload) changes nothing."""
     wrap(PeftModel, "create_or_update_model_card", _with_section)
-    wrap(PeftModel, "_upload_modified_files", _with_card_before_upload)
+
+
+def write_card(folder: str | os.PathLike[str], model: PeftModel | None = None, source: str | None = None) -> None:
+    """Write how the adapter in a folder is used into its card; what else is in the card stays.
+
+    Args:
+        folder: of a saved adapter, with Deep LoRA or a plain LoRA at its root.
+        model: that was saved, for the width of a head.
+        source: by what the adapter is loaded, such as the name of a repository; the folder's name if None.
+    """
+    path = Path(folder)
+    name = source or path.name
+    _put(path / _CARD, _section(path, model, name), name)
+    _tag(path / _CARD)
+
+
+def _section(folder: Path, model: Any, source: str) -> str:
+    fields = json.loads((folder / CONFIG_NAME).read_bytes()) if (folder / CONFIG_NAME).is_file() else {}
+    plain = str(fields.get("peft_type")).upper() == "LORA"
+    base = model.get_base_model() if isinstance(model, PeftModel) else None
+    task, kind, first, more = str(fields.get("task_type")), "PeftModel", "base_model, ", ""
+    if base is None or isinstance(base, PreTrainedModel):
+        kind, first = f"AutoPeftModel{'For' * (task in _AUTO)}{_AUTO.get(task, '')}", ""
+        count = getattr(getattr(base, "config", None), "num_labels", None)
+        more = f", num_labels={count}" if count and task in ("SEQ_CLS", "TOKEN_CLS") else ""
+    load = f'model = {kind}.from_pretrained({first}"{source}"{more}'
+    plugin = "import deep_lora  # pip install deep-lora; makes PEFT know the method\n"
+    if plain:
+        text = (
+            f"At the root lies a plain LoRA, which PEFT, transformers and servers load without another package:\n\n"
+            f"```python\nfrom peft import {kind}\n\n{load})\n```\n\nThe same adapter as [Deep LoRA](https://pypi.org/"
+            f"project/deep-lora/) is in `{TRAINABLE}`, from where training goes on:\n\n```python\n{plugin}"
+            f"from peft import {kind}\n\n{load}, is_trainable=True)\n```"
+        )
+    else:
+        text = (
+            f"```python\n{plugin}from peft import {kind}\n\n{load})\n```\n\nServers and programs that know plain LoRA "
+            f"alone take an export of the same update:\n\n```python\n"
+            'deep_lora.save_as_lora("adapter-as-lora", model)  # or save_pretrained(folder, lora_at_root=True)\n```'
+        )
+    return f"{_BEGIN}\n{HEADING}\n\n{text}\n{_END}"
+
+
+def _put(card: Path, section: str, title: str) -> None:
+    """Put the section where the last one was, or at the end; a template that nobody filled in goes."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if not text or text.count(_UNFILLED) > 3:
+        text = f"---\nlibrary_name: peft\n---\n\n# {title.rpartition('/')[2] or 'Adapter'}\n"
+    if _BEGIN in text:
+        text = re.sub(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", lambda _: section, text, count=1, flags=re.DOTALL)
+    else:
+        text = f"{text.rstrip()}\n\n{section}\n"
+    card.parent.mkdir(parents=True, exist_ok=True)
+    card.write_text(text, encoding="utf-8")
+
+
+def _tag(path: Path) -> None:
+    card = ModelCard.load(path)
+    card.data.tags = sorted({*(card.data.tags or ()), *TAGS})
+    card.save(path)
 
 
 def _is_deep_lora(model: PeftModel) -> bool:
@@ -59,20 +104,12 @@ def _is_deep_lora(model: PeftModel) -> bool:
 
 def _with_section(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_or_update_model_card(self: PeftModel, output_dir: str, *args: Any, **kwargs: Any) -> Any:
+        if not _is_deep_lora(self):
+            return original(self, output_dir, *args, **kwargs)
+        folder = Path(output_dir)
+        _put(folder / _CARD, _section(folder, self, folder.name), folder.name)
         result = original(self, output_dir, *args, **kwargs)
-        if _is_deep_lora(self):
-            add_loading_section(output_dir)
+        _tag(folder / _CARD)
         return result
 
     return create_or_update_model_card
-
-
-def _with_card_before_upload(original: Callable[..., Any]) -> Callable[..., Any]:
-    def _upload_modified_files(self: PeftModel, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        # transformers' push_to_hub replaces the card that save_pretrained wrote by a fresh one just before uploading
-        if _is_deep_lora(self):
-            add_loading_section(working_dir, source=repo_id)
-            self.create_or_update_model_card(str(working_dir))
-        return original(self, working_dir, repo_id, *args, **kwargs)
-
-    return _upload_modified_files

@@ -40,18 +40,18 @@ def test_the_function_does_what_the_command_does(bert, reviews, tmp_path, capsys
                 for name, value in values.items()}
         for split, values in tiny.results(tmp_path / "command")["metrics"].items()
     }  # fmt: skip
-    for folder in (result.adapter, result.export):
+    for folder in (result.adapter, result.trainable):
         here = load_file(folder / "adapter_model.safetensors")
-        there = load_file(tmp_path / "command" / folder.name / "adapter_model.safetensors")
+        there = load_file(tmp_path / "command" / folder.relative_to(result.folder) / "adapter_model.safetensors")
         assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
 
 
 def test_a_dry_run_and_another_method_have_less_to_give_back(bert, reviews, tmp_path) -> None:
     where = {"model": bert, "dataset": reviews, "output_dir": tmp_path / "run"}
     dry = training.finetune(**where, **SHORT, dry_run=True)
-    assert dry.metrics == {} and dry.adapter is None and dry.export is None and not (tmp_path / "run").exists()
+    assert dry.metrics == {} and dry.adapter is None and dry.trainable is None and not (tmp_path / "run").exists()
     lora = training.finetune(**where, **SHORT, adapter="lora")
-    assert lora.adapter.is_dir() and lora.export is None
+    assert lora.adapter.is_dir() and lora.trainable is None
 
 
 @pytest.mark.parametrize(

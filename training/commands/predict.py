@@ -31,7 +31,7 @@ from training.settings.parsing import option, parse
 DESCRIPTION = """Predict with a finished run: classes with probabilities, numbers, tags, texts or entries of a matrix.
 
   deep-lora predict --run runs/reviews --data new.csv
-  deep-lora predict --run runs/reviews --data new.csv --output new.jsonl --export
+  deep-lora predict --run runs/reviews --data new.csv --output new.jsonl
 
 The columns are those of the run. The output has a row for each row of the data, in their order: what was read, and the
 prediction. Tags are lists, one for each word."""
@@ -46,7 +46,6 @@ class PredictArguments(FileArguments):
     run: str | None = option(None, "Folder of a finished run (its --output_dir).")
     data: str | None = option(None, "A file, a folder or a data set with the texts, pictures or entries; as --dataset.")
     output: str | None = option(None, "The .csv or .jsonl file that is written; predictions.csv in --run if unset.")
-    export: bool = option(False, "Predict with the plain LoRA export instead of the adapter.")
     split: str | None = option(None, "Split of the data, if there are several.")
     model: str | None = option(None, "Base model, if it lies elsewhere by now.")
     trust_remote_code: bool = option(False, "Run Python code that the model's repository brings along. Off: refuse it.")
@@ -101,9 +100,7 @@ def predicted(run: FinishedRun, arguments: PredictArguments) -> list[dict[str, A
     wanted, predict = _TASKS[run.task]
     columns = wanted(run, arguments)
     data = _read(arguments, columns)
-    model, processor = load_trained(
-        run, arguments.model, export=arguments.export, trust=arguments.trust_remote_code
-    )  # fmt: skip
+    model, processor = load_trained(run, arguments.model, trust=arguments.trust_remote_code)
     found = list(predict(run, arguments, model, processor, data, [one.name for one in columns]))
     _tell_of_cuts([lost for _, lost in found])
     return [_shown(row) | new for row, (new, _) in zip(data, found, strict=True)]
@@ -112,7 +109,7 @@ def predicted(run: FinishedRun, arguments: PredictArguments) -> list[dict[str, A
 def _refuse_unused(run: FinishedRun, arguments: PredictArguments) -> None:
     """Raise if an option has no effect on the predictions of this task."""
     pairs = ("text_pair_column",) if run.results["settings"].get("text_pair_column") else ()
-    of_models = ("export", "model", "trust_remote_code")
+    of_models = ("model", "trust_remote_code")
     used = {
         "complete": (), "image_classification": ("image_column", *of_models),
         "causal_lm": ("text_column", "max_length", "max_new_tokens", *of_models),

@@ -11,5 +11,5 @@ def main(words: Sequence[str]) -> int:
     for path in sorted(Path(__file__).parent.glob("*.*")):
         if path.suffix in (".yaml", ".json"):
             print(path)
-    print("\naccelerate launch --config_file <one of the yaml files> -m training finetune ...")
+    print("\naccelerate launch --config_file <one of the yaml files> --no_python deep-lora finetune ...")
     return 0

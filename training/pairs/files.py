@@ -62,7 +62,7 @@ def load_learned_(model: nn.Module, folder: Path) -> None:
 def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None) -> ContrastiveModel | DualEncoder:
     """Load the model of a finished run, in evaluation mode: base models, adapters, temperature and projections.
 
-        model = load_contrastive("runs/pairs/adapter")            # or ".../lora_export", or a repository on the Hub
+        model = load_contrastive("runs/pairs/adapter")                            # or a repository on the Hub
         output = model(input_ids=..., pixel_values=..., return_loss=False)      # image_embeds, text_embeds, logits
 
     Args:

@@ -13,7 +13,7 @@ from peft import PeftModel
 from collapse import normalize_classifier_
 from training.errors import UsageError, loading_error
 from training.models.loading import load_base, load_processor, prepare_base, quantization_config
-from training.names import ADAPTER, ADAPTER_CONFIG, EXPORT, RESULTS
+from training.names import ADAPTER, ADAPTER_CONFIG, RESULTS
 from training.results.card import read_results
 from training.settings.common import ModelArguments
 
@@ -65,26 +65,24 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def load_trained(
-    run: FinishedRun, model: str | None = None, *, export: bool = False, trust: bool = False, token: str | None = None
+    run: FinishedRun, model: str | None = None, *, trust: bool = False, token: str | None = None
 ) -> tuple[PeftModel, Any]:
     """Load the base model with the adapter, ready to predict, and its tokenizer or image processor.
 
     Args:
         run: with its results.
         model: the base model, if it lies elsewhere by now.
-        export: take the plain LoRA export instead of the adapter.
         trust: run Python code that the model's repository brings along.
         token: to read private models with.
 
     Raises:
-        UsageError: there is no adapter or export, or the base model cannot be loaded or is another one.
+        UsageError: there is no adapter, or the base model cannot be loaded or is another one.
         RunError: network or disk fail.
     """
-    place = run.folder / (EXPORT if export else ADAPTER)
+    place = run.folder / ADAPTER
     config = place / ADAPTER_CONFIG
     if not config.is_file():
-        hint = "; only runs of Deep LoRA have an export" if export else ""
-        raise UsageError(f"{run.folder} holds no {place.name}/{ADAPTER_CONFIG}{hint}")
+        raise UsageError(f"{run.folder} holds no {place.name}/{ADAPTER_CONFIG}; rerun its command to write the adapter")
     fields = json.loads(config.read_text(encoding="utf-8"))
     arguments = ModelArguments(
         model=model or fields.get("base_model_name_or_path"), trust_remote_code=trust,

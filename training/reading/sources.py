@@ -97,6 +97,18 @@ def _is_saved(folder: Path) -> bool:
     )
 
 
+def column_names(reader: Any) -> list[str]:
+    """Return the names of the columns that a reader could read.
+
+    Raises:
+        UsageError: the data cannot be read.
+    """
+    if reader.func is _read_files:
+        paths, options = reader.args
+        return list(read_table(paths[0], [], options).names)
+    return list(reader.args[-1].column_names) if reader.func is _typed_split else ["image", "label"]
+
+
 def _read_folder(folder: Path, options: FileArguments, config: str | None, images: bool) -> dict[str, Reader]:
     files = folders.files_under(folder)
     if _is_saved(folder):

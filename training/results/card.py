@@ -9,17 +9,22 @@ from typing import Any
 import yaml
 
 from training.errors import redacted
-from training.names import CONTRASTIVE, EXPORT, RESULTS
+from training.names import CONTRASTIVE, RESULTS, TRAINABLE
+
+_TITLES = {"deep_lora": "Deep LoRA", "lora": "LoRA"}
 
 
-def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str, license: str | None) -> str:
+def model_card(
+    results: dict[str, Any], adapter: dict[str, Any], repository: str, license: str | None, *, plain: bool = False
+) -> str:
     """Write the card: metadata, how to load, metrics and settings.
 
     Args:
         results: the run's `results.json`.
-        adapter: the adapter's config.
+        adapter: the config of the adapter that was trained.
         repository: where it goes, user/name.
         license: of the adapter, if one was named.
+        plain: whether a plain LoRA lies at the root, and the adapter that was trained under `deep_lora`.
     """
     bases = _bases(results, adapter)
     base = " and ".join(bases)
@@ -28,7 +33,7 @@ def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str
         "base_model": base if len(bases) == 1 else bases,
         "library_name": "peft",
         "pipeline_tag": results.get("pipeline"),
-        "tags": [kind.replace("_", "-"), "peft"],
+        "tags": list(dict.fromkeys([kind.replace("_", "-"), *(["lora"] if plain else []), "peft"])),
         "license": license,
     }
     parts = [
@@ -36,8 +41,8 @@ def model_card(results: dict[str, Any], adapter: dict[str, Any], repository: str
         yaml.safe_dump({name: value for name, value in metadata.items() if value}, sort_keys=False).strip(),
         "---",
         f"# {repository.rpartition('/')[2]}",
-        f"A {kind} adapter for `{base}`, task: {results['task'].replace('_', ' ')}.",
-        _loading_towers(repository) if len(bases) > 1 else _loading(results, base, kind, repository),
+        f"A {_TITLES.get(kind, kind)} adapter for `{base}`, task: {results['task'].replace('_', ' ')}.",
+        _loading_towers(repository) if len(bases) > 1 else _loading(results, base, kind, repository, plain),
         _metrics(results),
         _training(results),
         f"## License\n\n{license or 'Not stated by the author.'} The base model `{base}` has its own license.",
@@ -56,14 +61,14 @@ def _bases(results: dict[str, Any], adapter: dict[str, Any]) -> list[str]:
 
 def _loading_towers(repository: str) -> str:
     return (
-        '## Loading\n\n```python\nfrom training.pairs import load_contrastive  # pip install "deep-lora[training]"\n\n'
+        '## Use\n\n```python\nfrom training.pairs import load_contrastive  # pip install "deep-lora[training]"\n\n'
         f'model = load_contrastive("{repository}")  # a modality.DualEncoder\n```\n\n'
         "Tokenizers and image processors lie in the folders of the towers."
     )
 
 
-def _loading(results: dict[str, Any], base: str, kind: str, repository: str) -> str:
-    """Write the lines that load the adapter, and its LoRA export if there is one."""
+def _loading(results: dict[str, Any], base: str, kind: str, repository: str, plain: bool) -> str:
+    """Write the lines that load the adapter, and those that train it on."""
     auto, names = results.get("auto_class") or "AutoModel", results["label_names"]
     settings = f", num_labels={results['num_labels']}" if results.get("num_labels") else ""
     head = ""
@@ -73,23 +78,20 @@ def _loading(results: dict[str, Any], base: str, kind: str, repository: str) -> 
             f"from collapse import normalize_classifier_  # pip install deep-lora\n\n"
             f"normalize_classifier_(model, {scale if scale is not None else ''})\n".replace(", )", ")")
         )
-    plugin = "import deep_lora  # pip install deep-lora; makes PEFT know it\n" if kind == "deep_lora" else ""
-    first = (
-        f"## Loading\n\n```python\n{plugin}from peft import PeftModel\nfrom transformers import {auto}\n\n"
-        f'model = {auto}.from_pretrained("{base}"{settings})\n{head}'
-        f'model = PeftModel.from_pretrained(model, "{repository}")\n```'
-    )
-    labels = f"\n\nClasses, in the order of the logits: {json.dumps(names, ensure_ascii=False)}." if names else ""
-    if EXPORT not in results.get("files", []):
-        return first + labels
-    return (
-        first
-        + (
-            "\n\nThe same update as a plain LoRA adapter, which needs nothing but PEFT:\n\n```python\n"
-            f'model = PeftModel.from_pretrained(model, "{repository}", subfolder="{EXPORT}")\n```'
+    plugin = "import deep_lora  # pip install deep-lora; makes PEFT know it\n"
+    model = f'model = {auto}.from_pretrained("{base}"{settings})\n{head}'
+    load = f'model = PeftModel.from_pretrained(model, "{repository}"'
+    imports = f"from peft import PeftModel\nfrom transformers import {auto}\n\n"
+    first = "" if plain or kind != "deep_lora" else plugin
+    parts = [f"## Use\n\n```python\n{first}{imports}{model}{load})\n```"]
+    if plain:
+        parts.append(
+            "That is a plain LoRA, which needs nothing but PEFT. The adapter that was trained, with the same update, "
+            f"is in `{TRAINABLE}`; to train it on:\n\n```python\n{plugin}\n{load}, is_trainable=True)\n```"
         )
-        + labels
-    )
+    if names:
+        parts.append(f"Classes, in the order of the logits: {json.dumps(names, ensure_ascii=False)}.")
+    return "\n\n".join(parts)
 
 
 def _metrics(results: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Upload a finished run to the Hub: adapter, LoRA export, card, results and picture, in one commit."""
+"""Upload a finished run to the Hub: adapter, card, results and picture, in one commit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from deep_lora import put_lora_at_root
 from training.errors import RunError, UsageError, redacted
 from training.names import (
     ADAPTER,
@@ -28,6 +30,7 @@ from training.names import (
     EXPORT,
     FIGURE,
     RESULTS,
+    TRAINABLE,
     TRAINING_ARGUMENTS,
 )
 from training.results.card import model_card, read_results
@@ -61,8 +64,8 @@ def push(
 ) -> str:
     """Upload the adapter of a run, and return the address of the commit.
 
-    One commit holds everything, so an interrupted upload leaves the repository as it was. The adapter is at the root,
-    its LoRA export under `lora_export`.
+    One commit holds everything, so an interrupted upload leaves the repository as it was. At the root is a plain LoRA,
+    and what Deep LoRA trains on under `deep_lora`; so it is for runs of earlier versions, which had folders for both.
 
     Args:
         folder: of a finished run.
@@ -84,7 +87,7 @@ def push(
             _stage(folder, Path(staged), results, name, license)
             address = api.create_repo(name, private=private, exist_ok=True)
             commit = api.upload_folder(
-                repo_id=address.repo_id, folder_path=staged, commit_message="Adapter, LoRA export and results"
+                repo_id=address.repo_id, folder_path=staged, commit_message="Adapter and results"
             )
     except HFValidationError as error:
         raise UsageError(f"{wanted!r} cannot be the name of a repository: {redacted(str(error), token)}") from error
@@ -112,8 +115,7 @@ def _finished(folder: Path) -> dict[str, Any]:
 def _stage(folder: Path, staged: Path, results: dict[str, Any], repository: str, license: str | None) -> None:
     """Copy everything that is uploaded, as it will lie in the repository."""
     shutil.copytree(folder / ADAPTER, staged, dirs_exist_ok=True)
-    if (folder / EXPORT).is_dir():
-        shutil.copytree(folder / EXPORT, staged / EXPORT)
+    _put_old_exports_at_root(folder / EXPORT, staged)
     for name in (RESULTS, FIGURE):
         if (folder / name).is_file():
             shutil.copy(folder / name, staged)
@@ -124,12 +126,27 @@ def _stage(folder: Path, staged: Path, results: dict[str, Any], repository: str,
     for name in (TRAINING_ARGUMENTS, CARD):  # PEFT's own cards name the base model's folder on this machine
         for path in staged.rglob(name):
             path.unlink()
-    configs = [staged / ADAPTER_CONFIG, *sorted(staged.glob(f"*_tower/{ADAPTER_CONFIG}"))]
+    configs = [staged / TRAINABLE / ADAPTER_CONFIG, staged / ADAPTER_CONFIG, *_tower_configs(staged)]
     adapter: dict[str, Any] = next(
         (json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()), {}
     )
     license = license or results["settings"].get("license")
-    (staged / CARD).write_text(model_card(results, adapter, repository, license), encoding="utf-8")
+    plain = any(staged.rglob(f"{TRAINABLE}/{ADAPTER_CONFIG}"))
+    (staged / CARD).write_text(model_card(results, adapter, repository, license, plain=plain), encoding="utf-8")
+
+
+def _tower_configs(staged: Path) -> list[Path]:
+    return [
+        *sorted(staged.glob(f"*_tower/{TRAINABLE}/{ADAPTER_CONFIG}")),
+        *sorted(staged.glob(f"*_tower/{ADAPTER_CONFIG}")),
+    ]
+
+
+def _put_old_exports_at_root(exports: Path, staged: Path) -> None:
+    """Arrange what runs of earlier versions have in two folders as one, each LoRA above its Deep LoRA."""
+    for path in sorted(exports.rglob(ADAPTER_CONFIG)):
+        lora = path.parent
+        put_lora_at_root(staged / lora.relative_to(exports), partial(shutil.copytree, lora))
 
 
 def _name_base(path: Path) -> None:

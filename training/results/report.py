@@ -18,7 +18,7 @@ from dmf.files import complete_file
 from training.errors import public_settings
 from training.job import Job, plain
 from training.models.adapters import adapted_parts, config_of, own_parameters
-from training.names import ADAPTER, CONFUSION, EXPORT, FIGURE, RESULTS
+from training.names import ADAPTER, CONFUSION, FIGURE, RESULTS
 from training.results import classes
 from training.results.classes import ClassScores
 from training.results.figures import curve, figure
@@ -43,7 +43,7 @@ def describe(job: Job, model: nn.Module) -> str:
         "task": job.task.name + (f", {len(job.task.label_names)} classes" if job.task.label_names else ""),
         "model": f"{names} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
         "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
-        "trained whole": ", ".join(_trained_whole(model)) or "nothing",
+        "trained whole": _whole_line(job, model),
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
         **({"classes": _class_lines(job.task.counts)} if job.task.counts else {}),
         "steps": f"{steps:,} of {batch} samples, {steps / steps_per_epoch:.3g} epochs "
@@ -69,6 +69,13 @@ def _class_lines(counts: dict[str, dict[str, int]]) -> str:
     return f"{of_splits}: {', '.join(shown)}"
 
 
+def _whole_line(job: Job, model: nn.Module) -> str:
+    """Name what is trained whole, and who will not load that."""
+    names = ", ".join(_trained_whole(model))
+    served = job.task.peft_task == "CAUSAL_LM" and names
+    return f"{names} (which vLLM, SGLang, TGI and llama.cpp do not load)" if served else names or "nothing"
+
+
 def _trained_whole(model: nn.Module) -> list[str]:
     """Name the modules of which a copy is trained and saved with the adapter, and what is trained beside adapters."""
     names = [name for name, _ in model.named_modules() if name.endswith(".modules_to_save")]
@@ -85,8 +92,14 @@ class Measured(NamedTuple):
     resumed: Path | None
 
 
-def write(folder: Path, job: Job, trainer: Trainer, measured: Measured) -> None:
-    """Write `results.json` and the figures of a finished run."""
+def write(
+    folder: Path,
+    job: Job,
+    trainer: Trainer,
+    measured: Measured,
+    answers: list[dict[str, Any]] | None = None,
+) -> None:
+    """Write `results.json`, with sample answers if there are some, and the figures of a finished run."""
     metrics, by_class, resumed = measured
     results = base_results(job, trainer) | {
         "status": "complete",
@@ -94,7 +107,8 @@ def write(folder: Path, job: Job, trainer: Trainer, measured: Measured) -> None:
         "by_class": {split: scores.as_json() for split, scores in by_class.items()},
         "main_metric": job.task.main_metric,
         "resumed_from": None if resumed is None else resumed.name,
-        "files": [name for name in (ADAPTER, EXPORT) if (folder / name).is_dir()],
+        "files": [ADAPTER],
+        **({} if answers is None else {"answers": answers}),
     }
     write_json(folder / RESULTS, results)
     draw(folder / FIGURE, results["log"], job.task.panels or ((job.task.main_metric,),))
@@ -150,7 +164,7 @@ def summary(folder: Path, metrics: dict[str, dict[str, float]], by_class: dict[s
         held = [_named(name, value, by_class.get(split)) for name, value in values.items() if name != "runtime"]
         lines.append(_wrapped(split, ", ".join(held)))
     tables = [f"\n{split} data, class by class:\n{classes.table(scores)}\n" for split, scores in by_class.items()]
-    written = [name for name in (ADAPTER, EXPORT, RESULTS, FIGURE, CONFUSION) if (folder / name).exists()]
+    written = [name for name in (ADAPTER, RESULTS, FIGURE, CONFUSION) if (folder / name).exists()]
     return "\n".join([*lines, *tables, _wrapped("written to", f"{folder}: {', '.join(written)}")])
 
 

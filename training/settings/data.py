@@ -103,6 +103,11 @@ class TextDataArguments(DataArguments):
         None, "Tokens after which a text is cut off (of causal_lm's prompts, the beginning); if unset, 128, or as many "
         "as the model takes."
     )  # fmt: skip
+    chat_template: str | None = option(
+        None, "chat, dpo: a .jinja file with the chat template, for a tokenizer that has none."
+    )
+    packing: bool = option(False, "chat: fill up batches of --max_length tokens with several conversations.")
+    beta: float = option(0.1, "dpo: how closely the model is held to the one before training.")
     predict_with_generate: bool = option(
         False, "seq2seq: also generate texts at each evaluation, and compare them with the target (ROUGE-L, BLEU)."
     )
@@ -116,6 +121,10 @@ class TextDataArguments(DataArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_commas("metrics", self.metrics)
+        if self.max_length is None and self.task in ("chat", "dpo"):
+            self.max_length = 1024
+        if not self.beta > 0:
+            raise UsageError(f"--beta got {self.beta}; it must be above 0")
         if self.max_length is not None and self.max_length < 2:
             raise UsageError(f"--max_length got {self.max_length}; a text needs at least 2 tokens")
         for name in ("num_beams", "max_new_tokens"):

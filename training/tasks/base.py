@@ -33,17 +33,22 @@ def classes_of(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
     return predictions[kept], references[kept]
 
 
-def replace_columns(splits: Splits, function: Callable[[dict[str, list]], dict[str, list]], unit: str) -> Splits:
+def replace_columns(
+    splits: Splits, function: Callable[[dict[str, list]], dict[str, list]], unit: str | None = None
+) -> Splits:
     """Return each split with all its columns replaced by what `function` makes of a batch of rows.
 
     Args:
         splits: the data.
-        function: gives a column `CUT`, too: how much of a row --max_length leaves out, which is told.
+        function: with a `unit`, gives a column `CUT`, too: how much of a row --max_length leaves out, which is told.
         unit: of what is left out, for that warning.
     """
     encoded = {}
     for name, split in splits.items():
         mapped = split.map(function, batched=True, remove_columns=split.column_names, desc=f"encoding {name}")
+        if unit is None:
+            encoded[name] = mapped
+            continue
         lost = np.asarray(mapped[CUT][:])
         if lost.any():
             warnings.warn(

@@ -9,6 +9,7 @@ from training.errors import UsageError
 from training.job import Task
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
+from training.tasks.chat import chat, chat_columns, dpo, preference_columns
 from training.tasks.labels import row_classes
 from training.tasks.language import causal_lm, seq2seq
 from training.tasks.text import generation_columns
@@ -22,6 +23,8 @@ _BUILDERS: dict[Callable[[Splits, TextDataArguments, str], Task], Columns] = {
     token_classification: tag_columns,
     causal_lm: generation_columns,
     seq2seq: generation_columns,
+    chat: chat_columns,
+    dpo: preference_columns,
 }
 # By the name on the command line, which is that of the function.
 TASKS = {builder.__name__: builder for builder in _BUILDERS}

@@ -36,7 +36,7 @@ def test_a_folder_of_images_becomes_an_adapter_and_an_export(vit, pictures, fine
     assert found["metrics"]["validation"]["accuracy"] == 1.0
     pixels = torch.randn(2, 3, 16, 16)
     logits = []
-    for name in ("adapter", "lora_export"):
+    for name in ("adapter", "adapter/deep_lora"):
         base = AutoModelForImageClassification.from_pretrained(vit, num_labels=2)
         logits.append(PeftModel.from_pretrained(base, tmp_path / "run" / name).eval()(pixels).logits)
     assert torch.allclose(*logits, atol=1e-5)
@@ -54,7 +54,7 @@ def test_convolutions_are_adapted_by_name_and_the_head_is_normalized(pictures, f
     (name,) = [name for name in saved if name.endswith("base_temperature")]
     weight = saved[name.replace("base_temperature", "weight")]
     assert "classifier" in name and weight.shape == (2, 16)
-    assert (tmp_path / "run" / "lora_export").is_dir()
+    assert (tmp_path / "run" / "adapter" / "deep_lora").is_dir()
 
 
 def test_a_column_without_images_is_named(vit, reviews, pictures, finetune) -> None:

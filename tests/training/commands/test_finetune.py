@@ -16,11 +16,15 @@ from dmf.subspaces import OrthogonalMap
 from tests.training import tiny
 from training.settings.adapter import AdapterArguments
 
+ADAPTERS = ("adapter", "adapter/deep_lora")
+FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
 
 def logits(base, adapter, text="the film was great"):
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
     model = PeftModel.from_pretrained(model, adapter).eval()
-    inputs = AutoTokenizer.from_pretrained(adapter)(text, return_tensors="pt")
+    holder = adapter if (adapter / "tokenizer.json").is_file() else adapter.parent
+    inputs = AutoTokenizer.from_pretrained(holder)(text, return_tensors="pt")
     return model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).logits
 
 
@@ -28,8 +32,12 @@ def test_a_csv_becomes_an_adapter_and_an_export_that_predict_the_same(bert, revi
     status, printed = finetune(bert, reviews, "--eval_strategy", "steps", "--eval_steps", "1", picture=True)
     assert status == 0, printed
     run = tmp_path / "run"
-    adapter, export = logits(bert, run / "adapter"), logits(bert, run / "lora_export")
-    assert torch.allclose(adapter, export, atol=1e-6)
+    trained, plain = logits(bert, run / "adapter" / "deep_lora"), logits(bert, run / "adapter")
+    assert torch.allclose(trained, plain, atol=1e-6)
+    kinds = [json.loads((run / name / "adapter_config.json").read_text())["peft_type"] for name in ADAPTERS]
+    assert kinds == ["LORA", "DEEP_LORA"] and sorted(path.name for path in (run / ADAPTERS[1]).iterdir()) == FILES
+    card = (run / "adapter" / "README.md").read_text()
+    assert "is_trainable=True" in card and "num_labels=2" in card and "More Information" not in card
     found = tiny.results(run)
     assert found["status"] == "complete" and found["label_names"] == ["neg", "pos"]
     assert found["samples"] == {"train": 36, "validation": 4}
@@ -68,7 +76,7 @@ def test_other_adapters_train_too(adapter, bert, reviews, finetune, tmp_path) ->
     status, printed = finetune(bert, reviews, *words)
     assert status == 0, printed
     assert logits(bert, tmp_path / "run" / "adapter").isfinite().all()
-    assert not (tmp_path / "run" / "lora_export").exists()
+    assert not (tmp_path / "run" / "adapter" / "deep_lora").exists()
 
 
 def test_a_variant_without_subspaces_trains_from_its_file(bert, reviews, finetune, tmp_path) -> None:
@@ -156,7 +164,7 @@ def test_a_quantized_base_trains_on_the_cpu(bits, llama, finetune, tmp_path) -> 
     data = tiny.save_csv(tmp_path / "texts.csv")
     status, printed = finetune(llama, data, "--task", "causal_lm", f"--load_in_{bits}bit")
     assert status == 0, printed
-    assert (tmp_path / "run" / "lora_export").is_dir()
+    assert (tmp_path / "run" / "adapter" / "deep_lora").is_dir()
 
 
 def test_a_4_bit_base_on_a_cpu_has_the_same_gradients_after_an_evaluation(llama) -> None:
@@ -192,7 +200,7 @@ def test_the_start_has_right_vectors_and_their_images(bert, reviews, finetune, t
     words = ["--rank", 3, "--freeze_subspaces", "--target_modules", r".*layer\.0\.inter.*dense"]
     status, printed = finetune(bert, reviews, *words)
     assert status == 0, printed
-    saved = peft.load_peft_weights(str(tmp_path / "run" / "adapter"), device="cpu")
+    saved = peft.load_peft_weights(str(tmp_path / "run" / "adapter" / "deep_lora"), device="cpu")
     (U,), (V,) = ([w for name, w in saved.items() if f"deep_lora_{factor}" in name] for factor in "UV")
     Q = OrthogonalMap(len(U), len(V), 0)  # --seed 0, which --freeze_subspaces leaves as it was
     assert len(U) > len(V) and U.shape[1] == V.shape[1] == 3

@@ -28,7 +28,7 @@ def trained(bert, reviews, finetune, tmp_path):
     def run(*words: str) -> list[float]:
         status, printed = finetune(bert, reviews, "--overwrite", *words)
         assert status == 0, printed
-        assert (tmp_path / "run" / "lora_export" / "adapter_model.safetensors").is_file()
+        assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
         return losses(tmp_path / "run")
 
     return run
@@ -100,7 +100,7 @@ def test_layers_inside_of_a_base_in_bfloat16_are_trained_whole(compared, tmp_pat
     inner = ["bert.embeddings.word_embeddings", "bert.encoder.layer.0.output.LayerNorm", "bert.pooler"]
     plain, half = compared("classification", "--dtype", "bfloat16", "--modules_to_save", *inner)
     assert half == pytest.approx(plain, abs=2e-2)
-    whole = {name: tensor.dtype for name, tensor in learned(tmp_path / "run").items() if "deep_lora" not in name}
+    whole = {name: tensor.dtype for name, tensor in learned(tmp_path / "run").items() if "lora_" not in name}
     assert len(whole) == 7 and set(whole.values()) == {torch.float32}
 
 

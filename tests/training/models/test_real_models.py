@@ -68,7 +68,7 @@ def test_a_pretrained_encoder_learns_to_tell_reviews_apart(sentences, finetune, 
     log = [entry["loss"] for entry in tiny.results(tmp_path / "run")["log"] if "loss" in entry]
     assert len(log) == 12 and sum(log[-4:]) < sum(log[:4])
     assert tiny.results(tmp_path / "run")["label_names"] == ["bad", "good"]
-    assert (tmp_path / "run" / "lora_export" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_a_pretrained_encoder_learns_how_long_reviews_are(sentences, finetune, tmp_path) -> None:

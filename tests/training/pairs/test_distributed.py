@@ -90,4 +90,4 @@ def test_the_command_runs_in_two_processes(tmp_path) -> None:
     arguments = words(tmp_path, 4, max_steps=2, chunk_size=2, swap="hard", swap_probability=0.5, schedule="linear")
     command_of_two(["contrastive", *arguments], tmp_path)
     found = tiny.results(tmp_path / "run-4")
-    assert found["processes"] == 2 and found["status"] == "complete" and found["files"] == ["adapter", "lora_export"]
+    assert found["processes"] == 2 and found["status"] == "complete" and found["files"] == ["adapter"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +40,16 @@ def answers(tmp_path):
     return tiny.save_csv(tmp_path / "answers.csv", rows=20, header="question,answer", answer=texts)
 
 
+def arrange_as_earlier_versions_did(run: Path) -> None:
+    """Two folders: `adapter` with Deep LoRA, `lora_export` with the plain LoRA, and the same heads in both."""
+    shutil.copytree(run / "adapter", run / "lora_export")
+    for tower in ("x_tower", "y_tower"):
+        shutil.rmtree(run / "lora_export" / tower / "deep_lora")
+        for path in (run / "adapter" / tower / "deep_lora").iterdir():
+            path.rename(run / "adapter" / tower / path.name)
+        (run / "adapter" / tower / "deep_lora").rmdir()
+
+
 def test_a_clip_model_becomes_an_adapter_an_export_and_results(clip, pictures, contrastive, tmp_path) -> None:
     words = ["--model", clip, "--schedule", "linear", "--swap", "soft", "--eval_strategy", "steps", "--eval_steps", "1"]
     status, printed = contrastive(pictures, *words, picture=True)
@@ -45,16 +57,16 @@ def test_a_clip_model_becomes_an_adapter_an_export_and_results(clip, pictures, c
     run = tmp_path / "run"
     found = tiny.results(run)
     metrics = found["metrics"]["validation"]
-    assert found["samples"] == {"train": 18, "validation": 6} and found["files"] == ["adapter", "lora_export"]
+    assert found["samples"] == {"train": 18, "validation": 6} and found["files"] == ["adapter"]
     assert metrics["pool"] == 6 and GAP_METRICS <= set(metrics)
     both = [metrics[f"{way}_recall@1"] for way in ("image_to_text", "text_to_image")]
     assert metrics["recall@1"] == pytest.approx(sum(both) / 2)
     assert (run / "training.png").stat().st_size > 10_000
     outputs = []
-    for name in ("adapter", "lora_export"):
+    for name in ("adapter", "adapter/deep_lora"):
         model = PeftModel.from_pretrained(CLIPModel.from_pretrained(clip), run / name).eval()
         outputs.append(model(**batch()).image_embeds)
-        outputs.append(load_contrastive(run / name)(**batch(), return_loss=False).x_embeds)
+    outputs.append(load_contrastive(run / "adapter")(**batch(), return_loss=False).x_embeds)
     for other in outputs[1:]:
         assert torch.allclose(outputs[0], other, atol=1e-6)
 
@@ -103,8 +115,10 @@ def test_two_towers_get_projections_and_a_folder_each(bert, vit, pictures, contr
     run = tmp_path / "run"
     inputs = batch()
     pair = {"x": {"pixel_values": inputs.pop("pixel_values")}, "y": inputs}
+    plain = load_contrastive(run / "adapter")(**pair, return_loss=False)
+    arrange_as_earlier_versions_did(run)
     outputs = [load_contrastive(run / name)(**pair, return_loss=False) for name in ("adapter", "lora_export")]
-    assert outputs[0].x_embeds.shape == (3, 8)
+    assert outputs[0].x_embeds.shape == (3, 8) and torch.equal(plain.logits, outputs[1].logits)
     assert torch.allclose(outputs[0].logits, outputs[1].logits, atol=1e-4)
     alone = PeftModel.from_pretrained(AutoModel.from_pretrained(vit), run / "adapter" / "x_tower").eval()
     heads = load_file(run / "adapter" / "contrastive.safetensors")
@@ -202,6 +216,6 @@ def test_the_best_model_is_loaded_at_the_end(clip, pictures, contrastive, tmp_pa
     found = tiny.results(tmp_path / "run")
     assert found["metrics"]["validation"]["tau"] == pytest.approx(0.01)
     first = load_file(tmp_path / "run" / "checkpoint-1" / "adapter_model.safetensors")
-    last = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    last = load_file(tmp_path / "run" / "adapter" / "deep_lora" / "adapter_model.safetensors")
     assert first and all(torch.equal(last[name], value) for name, value in first.items())
     assert [path.name for path in checkpoints.all_checkpoints(tmp_path / "run")][-1] == "checkpoint-3"

@@ -1,4 +1,4 @@
-"""`deep-lora predict` gives what transformers and PEFT compute, for adapter and export, and refuses the rest."""
+"""`deep-lora predict` gives what transformers and PEFT compute, and refuses the rest."""
 
 from __future__ import annotations
 
@@ -51,13 +51,12 @@ def adapted(auto_class, base, folder, **settings):
     return PeftModel.from_pretrained(auto_class.from_pretrained(base, **settings), folder).eval()
 
 
-@pytest.mark.parametrize("words", [[], ["--export", "--batch_size", "1"]])
-def test_classes_have_the_probabilities_of_the_model(words, bert, reviews, finetune, predict, tmp_path) -> None:
+def test_classes_have_the_probabilities_of_the_model(bert, reviews, finetune, predict, tmp_path) -> None:
     assert finetune(bert, reviews, "--normalized_head")[0] == 0
     from collapse import normalize_classifier_
 
     with pytest.warns(UserWarning, match="1 of 3 texts are longer than --max_length, and were cut off"):
-        status, printed, rows = predict(texts_csv(tmp_path / "new.csv"), *words)
+        status, printed, rows = predict(texts_csv(tmp_path / "new.csv"), "--batch_size", "1")
     assert status == 0 and "3 rows predicted, written to" in printed and [row["text"] for row in rows] == TEXTS
     model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
     normalize_classifier_(model)
@@ -158,7 +157,6 @@ def test_what_cannot_be_predicted_is_refused(bert, reviews, finetune, predict, t
     assert "is not the folder of a finished run: results.json cannot be read" in predict(new)[1]
     assert finetune(bert, reviews, "--adapter", "lora")[0] == 0
     told = [
-        (["--export"], "run holds no lora_export/adapter_config.json; only runs of Deep LoRA have an export"),
         (["--text_pair_column", "x"], "--text_pair_column has no effect on a run of the task classification; leave it"),
         (["--image_column", "x"], "--image_column has no effect on a run of the task classification"),
         (["--text_column", "x"], "there is no column ['x'] in"),

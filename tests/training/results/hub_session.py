@@ -13,13 +13,15 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from tests.training import tiny
 from tests.training.tiny import QUICK
 from training.cli import main
 from training.pairs import load_contrastive
+
+INPUT = torch.tensor([[2, 7, 9, 12, 3]])
 
 
 def command(*words: object) -> tuple[int, str]:
@@ -34,7 +36,7 @@ def logits(base: Path, *source: str, **options: str) -> torch.Tensor:
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
     model = PeftModel.from_pretrained(model, *source, **options).eval()
-    return model(torch.tensor([[2, 7, 9, 12, 3]])).logits
+    return model(INPUT).logits
 
 
 def session(folder: Path) -> dict:
@@ -50,7 +52,11 @@ def session(folder: Path) -> dict:
     outcomes |= {what: command(*push, name) for what, name in names.items()}
     outcomes["bad token"] = command(*push, "me/reviews", "--hub_token", "hf_wrongwrongwrong")
     here, pulled = logits(folder / "bert", str(run / "adapter")), logits(folder / "bert", "me/reviews")
-    export = logits(folder / "bert", "me/reviews", subfolder="lora_export")
+    trainable = PeftModel.from_pretrained(
+        AutoModelForSequenceClassification.from_pretrained(folder / "bert", num_labels=2), "me/reviews",
+        is_trainable=True,
+    ).eval()  # fmt: skip
+    export = trainable(INPUT).logits
     snapshot = snapshot_download("me/reviews")
     outcomes["inspect"] = command("inspect", "--adapter", snapshot)
     outcomes["convert"] = command(
@@ -67,7 +73,8 @@ def session(folder: Path) -> dict:
     bases = {"x_tower": str(folder / "vit"), "y_tower": str(folder / "bert")}
     models = [load_contrastive(source, bases) for source in (folder / "towers" / "adapter", "me/towers")]
     same += [all(torch.equal(*pair) for pair in zip(*(m.state_dict().values() for m in models), strict=True))]
-    return {"outcomes": outcomes, "same": same}
+    kinds = [PeftConfig.from_pretrained("me/reviews").peft_type, trainable.peft_config["default"].peft_type]
+    return {"outcomes": outcomes, "same": same, "kinds": kinds}
 
 
 if __name__ == "__main__":

@@ -41,13 +41,14 @@ def test_a_run_is_uploaded_with_its_export_card_and_results(hub) -> None:
     held = hub.server.repositories["me/reviews"]
     expected = {"adapter_config.json", "adapter_model.safetensors", "README.md", "results.json", "tokenizer.json"}
     assert expected <= set(held)
-    assert {"lora_export/adapter_config.json", "lora_export/adapter_model.safetensors"} <= set(held)
+    assert {"deep_lora/adapter_config.json", "deep_lora/adapter_model.safetensors"} <= set(held)
+    assert json.loads(held["adapter_config.json"])["peft_type"] == "LORA"
     assert "training_args.bin" not in held
     assert hub.server.private["me/reviews"] and not hub.server.private["me/open"]
 
 
 def test_what_comes_back_predicts_the_same(hub) -> None:
-    assert hub.same == [True, True, True]
+    assert hub.same == [True, True, True] and hub.kinds == ["LORA", "DEEP_LORA"]
     assert hub.outcomes["inspect"][0] == hub.outcomes["convert"][0] == 0
     assert "mean effective rank" in hub.outcomes["inspect"][1]
 
@@ -57,7 +58,8 @@ def test_the_card_says_base_license_metrics_and_how_to_load(hub) -> None:
     _, front, text = card.split("---\n", 2)
     metadata = yaml.safe_load(front)
     assert metadata["license"] == "mit" and metadata["base_model"] == "bert" and metadata["library_name"] == "peft"
-    for expected in ("import deep_lora", 'subfolder="lora_export"', "num_labels=2", "| validation | accuracy |",
+    assert metadata["tags"] == ["deep-lora", "lora", "peft"] and "More Information" not in text
+    for expected in ("import deep_lora", 'me/reviews", is_trainable=True', "num_labels=2", "| validation | accuracy |",
                      '["neg", "pos"]', "## License", "learning_rate"):  # fmt: skip
         assert expected in text, expected
 
@@ -68,13 +70,13 @@ def test_contrastive_runs_are_uploaded_with_what_loads_them(hub) -> None:
         assert status == 0 and "uploaded" in printed, printed
     towers, clip = hub.server.repositories["me/towers"], hub.server.repositories["me/clip"]
     assert {"contrastive.json", "contrastive.safetensors", "y_tower/tokenizer.json"} <= set(towers)
-    assert {"x_tower/adapter_config.json", "lora_export/y_tower/adapter_model.safetensors"} <= set(towers)
+    assert {"x_tower/adapter_config.json", "y_tower/deep_lora/adapter_model.safetensors"} <= set(towers)
     assert json.loads(towers["contrastive.json"])["bases"] == {"x_tower": "vit", "y_tower": "bert"}
     front, text = towers["README.md"].decode().split("---\n", 2)[1:]
     assert yaml.safe_load(front)["base_model"] == ["vit", "bert"] and 'load_contrastive("me/towers")' in text
     front, text = clip["README.md"].decode().split("---\n", 2)[1:]
     assert yaml.safe_load(front)["pipeline_tag"] == "zero-shot-image-classification"
-    for expected in ('AutoModel.from_pretrained("clip")', 'subfolder="lora_export"', "| validation | recall@1 |"):
+    for expected in ('AutoModel.from_pretrained("clip")', 'me/clip", is_trainable=True', "| validation | recall@1 |"):
         assert expected in text, expected
 
 

@@ -40,7 +40,7 @@ def launch(folder: Path, name: str, seconds: float) -> dict[str, torch.Tensor]:
     )  # fmt: skip
     if json.loads((folder / name / "results.json").read_text(encoding="utf8"))["processes"] != 2:
         raise subprocess.SubprocessError("this was not a run of two processes")
-    return load_file(folder / name / "adapter" / "adapter_model.safetensors")
+    return load_file(folder / name / "adapter" / "deep_lora" / "adapter_model.safetensors")
 
 
 def _environment(source: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ EVERY_STEP = ["--save_strategy", "steps", "--save_steps", "1", *CONSTANT]
 
 
 def weights(run):
-    return load_file(run / "adapter" / "adapter_model.safetensors")
+    return load_file(run / "adapter" / "deep_lora" / "adapter_model.safetensors")
 
 
 def same(first, second) -> bool:

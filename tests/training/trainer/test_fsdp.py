@@ -69,11 +69,11 @@ def test_spread_weights_train_as_whole_ones_and_resume(tmp_path) -> None:
     assert spread["processes"] == 2
     losses = [[entry["loss"] for entry in one["log"] if "loss" in entry] for one in (alone, spread)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
-    assert weights(tmp_path, "spread/lora_export").keys() == weights(tmp_path, "alone/lora_export").keys()
-    expected = weights(tmp_path, "spread/adapter")
+    assert weights(tmp_path, "spread/adapter").keys() == weights(tmp_path, "alone/adapter").keys()
+    expected = weights(tmp_path, "spread/adapter/deep_lora")
     assert [path.name for path in checkpoints.all_checkpoints(tmp_path / "spread")] == ["checkpoint-3", "checkpoint-6"]
     shutil.rmtree(tmp_path / "spread" / "checkpoint-6")
     launch(tmp_path)
     assert tiny.results(tmp_path / "spread")["resumed_from"] == "checkpoint-3"
-    for name, tensor in weights(tmp_path, "spread/adapter").items():
+    for name, tensor in weights(tmp_path, "spread/adapter/deep_lora").items():
         assert torch.allclose(tensor, expected[name], atol=1e-6), name

@@ -225,10 +225,10 @@ def test_a_run_that_goes_on_from_the_end_of_an_epoch_is_the_one_that_was_not_cut
     folder = tmp_path / "run"
     command = ["finetune", "--model", str(bert), "--dataset", str(reviews), "--output_dir", str(folder)]
     assert main([*command, *QUICK, *STEPS, *epoch]) == 0
-    expected = load_file(folder / "adapter" / "adapter_model.safetensors")
+    expected = load_file(folder / "adapter" / "deep_lora" / "adapter_model.safetensors")
     for number in (3, 4):
         shutil.rmtree(folder / f"checkpoint-{number}")
     assert main([*command, *QUICK, *STEPS, *epoch]) == 0
     assert tiny.results(folder)["resumed_from"] == "checkpoint-2"
-    found = load_file(folder / "adapter" / "adapter_model.safetensors")
+    found = load_file(folder / "adapter" / "deep_lora" / "adapter_model.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)

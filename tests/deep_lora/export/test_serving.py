@@ -1,0 +1,117 @@
+"""Who loads which adapter, and why not. `published_rules` holds the rules for vLLM and SGLang against their source."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deep_lora import AdapterFileError, check_serving, save_as_lora
+from tests.deep_lora.export.serving_cases import ALWAYS, CASES, save, save_classifier, save_deep_lora, with_fields
+from tests.models import adapt, disturb_, llama
+
+
+def reasons(folder) -> dict[str, str]:
+    return {one.program: "; ".join(one.reasons) for one in check_serving(folder)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", CASES)
+def test_each_kind_of_adapter_is_refused_by_whom_it_should_be(case, tmp_path) -> None:
+    found = reasons(save(tmp_path, case))
+    assert {name for name, text in found.items() if text} == CASES[case][1] | set(ALWAYS)
+    assert all(text in found[name] for name, text in ALWAYS.items())
+
+
+@pytest.mark.parametrize(
+    ("case", "program", "text"),
+    [
+        ("a regular expression", "SGLang", "it takes names as target_modules, not '.*self_attn"),
+        ("ranks of their own", "SGLang", "it takes one rank for all modules; export with `ranks='uniform'`"),
+        ("a trained head", "vLLM", "it takes no modules that were trained whole but classifier and score: lm_head"),
+        ("a trained head", "llama.cpp", "what was trained beside LoRA would be missing: lm_head.weight"),
+        ("trained biases", "vLLM", "it takes no trained biases (bias='lora_only')"),
+        ("token rows", "vLLM", "it takes no tensors but those of LoRA: model.embed_tokens"),
+        ("embeddings", "llama.cpp", "takes linear layers alone, not the embeddings model.embed_tokens"),
+        ("embeddings", "TGI", "it silently leaves out the updates of the layers embed_tokens"),
+        ("DoRA", "TGI", "it does not know DoRA (use_dora)"),
+        (
+            "one block alone",
+            "TGI",
+            "it silently leaves out the updates of a kind of layer that is not adapted in every",
+        ),
+        ("rank 600", "vLLM", "its ranks end at 512, the adapter has 600; raise --tolerance"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_the_reason_says_what_and_what_to_do(case, program, text, tmp_path) -> None:
+    assert text in reasons(save(tmp_path, case))[program]
+
+
+def test_an_encoder_with_a_head_is_for_vllm_and_not_for_those_that_generate(tmp_path) -> None:
+    found = reasons(save_classifier(tmp_path))
+    assert {name for name, text in found.items() if not text} == {"PEFT", "transformers", "vLLM"}
+    assert "it has no LoRA for the layers query" in found["SGLang"]
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert reasons(tmp_path)["sentence-transformers"] == ""
+
+
+def test_deep_lora_itself_is_for_peft_with_an_import(tmp_path) -> None:
+    found = reasons(save_deep_lora(tmp_path))
+    assert "needs `import deep_lora` before loading" in found["PEFT"]
+    assert "the config names no base model" in found["transformers"]
+    assert all("it knows no DEEP_LORA: write the same update" in found[name] for name in ("vLLM", "SGLang", "TGI"))
+
+
+def test_added_tokens_and_the_file_of_diffusers_are_seen(tmp_path) -> None:
+    save(tmp_path, "plain")
+    (tmp_path / "added_tokens.json").write_text("{}")
+    assert "it takes no adapter with tokens of its own" in reasons(tmp_path)["SGLang"]
+    for name, text in (
+        ("unet.a.lora_A.weight", ""),
+        ("a.lora_A.weight", "pytorch_lora_weights.safetensors names no part"),
+    ):
+        save_file({name: torch.zeros(2, 2)}, tmp_path / "pytorch_lora_weights.safetensors")
+        assert reasons(tmp_path)["diffusers"] == text
+
+
+def test_an_export_of_a_pattern_is_for_everybody_who_serves(tmp_path) -> None:
+    model = adapt(llama(), r=4, target_modules=r".*\.(q|v|down)_proj", task_type="CAUSAL_LM")
+    disturb_(model)
+    save_as_lora(tmp_path, model)
+    found = reasons(tmp_path)
+    assert {name for name, text in found.items() if not text} >= {"PEFT", "vLLM", "SGLang", "TGI", "llama.cpp"}
+
+
+def test_what_servers_leave_out_is_named_before_it_is_saved(tmp_path) -> None:
+    model = adapt(llama(), r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    with pytest.warns(
+        UserWarning, match="beside LoRA the adapter holds lm_head.weight; PEFT and transformers load that"
+    ):
+        save_as_lora(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("break_", "message"),
+    [
+        (
+            lambda folder: (folder / "adapter_config.json").unlink(),
+            "not the folder of an adapter: it has no adapter_conf",
+        ),
+        (
+            lambda folder: (folder / "adapter_model.safetensors").unlink(),
+            "has no adapter_model.safetensors, so there is",
+        ),
+        (
+            lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"),
+            "adapter_model.bin is a pickle, which can run code",
+        ),
+        (lambda folder: with_fields(folder, peft_type="IA3"), "holds a IA3; only LORA and DEEP_LORA adapters are"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x"), "too few for a safetensors file"),
+    ],
+)
+def test_what_is_no_sound_adapter_is_refused(break_, message, tmp_path) -> None:
+    save(tmp_path, "plain")
+    break_(tmp_path)
+    with pytest.raises(AdapterFileError, match=message):
+        check_serving(tmp_path)

@@ -1,0 +1,255 @@
+"""Conversations: what the assistant says is learned (chat), or which of two answers is better (dpo).
+
+The data are recognized by their columns. Both train with TRL, which is imported when one of them is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from training.data import Splits, training_columns
+from training.errors import UsageError
+from training.job import IGNORED, Task
+from training.reading.conversations import (
+    Turns,
+    answer,
+    answer_or_conversation,
+    conversation,
+    optional_text,
+    prompt,
+    tools,
+)
+from training.reading.kinds import Kind, shown, text
+from training.reading.tables import Wanted
+from training.settings.data import TextDataArguments
+from training.tasks.base import adapter_task, replace_columns
+
+
+class Format(NamedTuple):
+    """A way to write conversations: the columns that it needs, and those that it may have."""
+
+    needed: dict[str, Kind]
+    optional: dict[str, Kind]
+
+
+FORMATS = {
+    "messages": Format({"messages": conversation}, {"tools": tools}),
+    "ShareGPT": Format({"conversations": conversation}, {"tools": tools, "system": optional_text}),
+    "Alpaca": Format({"instruction": text, "output": text}, {"input": optional_text, "system": optional_text}),
+    "prompt and completion": Format({"prompt": prompt, "completion": answer}, {"tools": tools}),
+}
+_PREFERENCES = Format({"chosen": answer_or_conversation, "rejected": answer_or_conversation}, {"prompt": prompt})
+_LISTED = "messages; conversations; instruction and output (and input); or prompt and completion"
+
+
+def chat_columns(data: TextDataArguments) -> list[Wanted]:
+    """Recognize the format of the conversations by the columns of the training data.
+
+    Raises:
+        UsageError: no format, or several, are among the columns.
+    """
+    names = training_columns(data)
+    if data.text_column != "text":
+        return [Wanted(data.text_column, conversation, "--text_column")]
+    found = [name for name, one in FORMATS.items() if set(one.needed) <= set(names)]
+    if not found:
+        raise UsageError(
+            f"the columns {names} hold no conversations; needed are {_LISTED}. A list of turns in another column is "
+            "named with --text_column"
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"the columns {names} hold conversations in two formats ({' and '.join(found[:2])}); leave the columns of "
+            "one of them out, or name a list of turns with --text_column"
+        )
+    return _wanted(FORMATS[found[0]], names)
+
+
+def preference_columns(data: TextDataArguments) -> list[Wanted]:
+    """Return the columns of `dpo`: chosen and rejected, and prompt if there is one."""
+    return _wanted(_PREFERENCES, training_columns(data))
+
+
+def _wanted(one: Format, names: Sequence[str]) -> list[Wanted]:
+    kinds = one.needed | {name: kind for name, kind in one.optional.items() if name in names}
+    return [Wanted(name, kind, "another name in the file") for name, kind in kinds.items()]
+
+
+def chat(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
+    """Build the task of the assistant's turns in conversations.
+
+    Raises:
+        UsageError: TRL is not installed, or the chat template cannot be read.
+    """
+    trainers = _trainers("chat")
+    template = _read_template(data)
+
+    def encode(splits: Splits, tokenizer: Any) -> Splits:
+        tokens = trainers.Encoder(tokenizer, template)
+        encoded = replace_columns(splits, partial(_encode_rows, encode=tokens, length=data.length))
+        return {name: _with_labels(name, split, len(splits[name]), data) for name, split in encoded.items()}
+
+    return adapter_task(
+        name="chat",
+        auto_class="AutoModelForCausalLM",
+        pipeline="text-generation",
+        peft_task="CAUSAL_LM",
+        splits=splits,
+        model_settings={},
+        encode=encode,
+        collate=_none,
+        score=None,
+        trainer_class=partial(trainers.ChatTrainer, max_length=data.max_length, packing=data.packing),
+        main_metric="perplexity",
+        own_loss=True,
+        answers=partial(trainers.sample_answers, template=template, conversation=conversation_of),
+    )
+
+
+def dpo(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
+    """Build the task of preferring one answer to another.
+
+    Raises:
+        UsageError: TRL is not installed, an answer is preferred to itself, or the two answer different prompts.
+    """
+    trainers = _trainers("dpo")
+    template = _read_template(data)
+    for name, split in splits.items():
+        for row in split:
+            preference_of(row, name)
+
+    def encode(splits: Splits, tokenizer: Any) -> Splits:
+        encoder = trainers.Encoder(tokenizer, template)
+
+        def rows_of(rows: dict[str, list]) -> dict[str, list]:
+            found = [preference_of(row, "") for row in _rows(rows)]
+            for asked, chosen, rejected in found:  # TRL takes turns, and asks the template by itself
+                encoder.tokens([*asked, *chosen], [])
+                encoder.tokens([*asked, *rejected], [])
+            return dict(zip(("prompt", "chosen", "rejected"), map(list, zip(*found, strict=True)), strict=True))
+
+        return replace_columns(splits, rows_of)
+
+    return adapter_task(
+        name="dpo",
+        auto_class="AutoModelForCausalLM",
+        pipeline="text-generation",
+        peft_task="CAUSAL_LM",
+        splits=splits,
+        model_settings={},
+        encode=encode,
+        collate=_none,
+        score=None,
+        trainer_class=partial(trainers.PreferenceTrainer, max_length=data.max_length, beta=data.beta),
+        main_metric="rewards/accuracies",
+        panels=(("rewards/accuracies",), ("rewards/margins",)),
+        own_loss=True,
+    )
+
+
+def _none(tokenizer: Any, model: Any) -> Any:
+    """Return no collator: TRL has its own."""
+
+
+def _trainers(task: str) -> Any:
+    try:
+        from training.trainer import chat as trainers
+    except ImportError as error:
+        raise UsageError(f'--task {task} needs TRL: pip install "deep-lora[chat]" (Python 3.11 or newer)') from error
+    return trainers
+
+
+def _read_template(data: TextDataArguments) -> str | None:
+    if data.chat_template is None:
+        return None
+    try:
+        return Path(data.chat_template).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--chat_template {data.chat_template} cannot be read: {error}") from error
+
+
+def conversation_of(row: dict[str, Any]) -> tuple[Turns, list[dict[str, Any]]]:
+    """Return the turns of a row, in whichever format it is, and the tools that they can call."""
+    held = {name: json.loads(value) if name not in ("instruction", "output") else value for name, value in row.items()}
+    if "instruction" in held:
+        asked = "\n\n".join(part for part in (held["instruction"], held.get("input", "")) if part.strip())
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": held["output"]}]
+    elif "completion" in held:
+        turns = _as_turns(held["prompt"], "user") + _as_turns(held["completion"], "assistant")
+    else:
+        turns = next(value for name, value in held.items() if name not in ("tools", "system"))
+    system = held.get("system", "")
+    if system.strip() and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": system}, *turns]
+    return turns, held.get("tools", [])
+
+
+def _as_turns(value: str | Turns, role: str) -> Turns:
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+
+def preference_of(row: dict[str, Any], split: str) -> tuple[Turns, Turns, Turns]:
+    """Return prompt, chosen and rejected turns of a row.
+
+    Raises:
+        UsageError: both answers are the same, a tool is called, or no prompt, or not the same, goes before them.
+    """
+    held = {name: json.loads(value) for name, value in row.items()}
+    sides = [held["chosen"], held["rejected"]]
+    prompts = [_prompt_of(held, side) for side in sides]
+    where = f"a row of the {split} data, whose chosen answer is {shown(sides[0])},"
+    if any(one is None for one in prompts):
+        raise UsageError(f"{where} has no prompt; add the column prompt, or write both as whole conversations")
+    if prompts[0] != prompts[1]:
+        raise UsageError(f"{where} has a rejected one to another prompt; both must answer the same")
+    chosen, rejected = (_as_turns(one, "assistant") for one in sides)
+    known = prompts[0] or []
+    answers = [one[len(known) :] if one[: len(known)] == known else one for one in (chosen, rejected)]
+    if answers[0] == answers[1]:
+        raise UsageError(f"{where} has the same answer as its rejected one; drop such rows")
+    if any(one.keys() - {"role", "content"} for one in (*known, *answers[0], *answers[1])):
+        raise UsageError(f"{where} calls tools, or thinks, which --task dpo does not take; drop such rows")
+    return known, answers[0], answers[1]
+
+
+def _prompt_of(held: dict[str, Any], side: str | Turns) -> Turns | None:
+    """Return what an answer follows: the conversation before it, or the column prompt; None if there is neither."""
+    if not isinstance(side, str) and side[0]["role"] != "assistant":
+        return side[:-1]
+    return _as_turns(held["prompt"], "user") if "prompt" in held else None
+
+
+def _rows(rows: dict[str, list]) -> list[dict[str, Any]]:
+    return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+
+
+def _encode_rows(rows: dict[str, list], encode: Callable[..., Any], length: int) -> dict[str, list]:
+    """Encode conversations; those without a token to learn from within the length are left out."""
+    found = [encode(*conversation_of(row)) for row in _rows(rows)]
+    kept = [(ids, labels) for ids, labels in found if any(label != IGNORED for label in labels[:length])]
+    return {"input_ids": [ids for ids, _ in kept], "labels": [labels for _, labels in kept]}
+
+
+def _with_labels(name: str, split: Any, before: int, data: TextDataArguments) -> Any:
+    """Warn of rows that were left out.
+
+    Raises:
+        UsageError: all were.
+    """
+    if not len(split):
+        raise UsageError(
+            f"no conversation of the {name} data has an answer that begins within --max_length {data.max_length} "
+            "tokens; pass a larger one"
+        )
+    if len(split) < before:
+        warnings.warn(
+            f"{before - len(split)} of {before} conversations of the {name} data are left out: no answer begins within "
+            f"--max_length {data.max_length} tokens",
+            stacklevel=2,
+        )
+    return split

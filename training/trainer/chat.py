@@ -1,0 +1,221 @@
+"""TRL's trainers for conversations and preferences, with the checkpoints and the care of `AdapterTrainer`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import EvalLoopOutput
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+from deep_lora import cast_adapter_
+from training.errors import UsageError
+from training.job import IGNORED
+from training.models.adapters import is_deep_lora
+from training.trainer.trainer import AdapterTrainer
+
+_ANSWERS, _TOKENS = 3, 128  # sample answers of a run, and how long they can be
+
+
+class _OfTrl:
+    """What is done otherwise than in TRL, whatever is learned."""
+
+    def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
+        super().__init__(*args, model=model, **kwargs)  # type: ignore[call-arg]
+        if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+            for parameter in model.parameters():  # TRL has cast these to bfloat16, in which small steps are lost
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
+            if is_deep_lora(model):
+                cast_adapter_(model)  # a fresh adapter is an exact identity again
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write nothing: TRL would put a card beside every checkpoint, and the runner writes that of a finished run."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and give TRL's own metrics the prefix that was asked for."""
+        found = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        named = {
+            f"{prefix}_{name.removeprefix('eval_')}": value for name, value in found.items() if name[:5] == "eval_"
+        }
+        others = {name: value for name, value in found.items() if name[:5] != "eval_"}
+        return {
+            name: value for name, value in (others | named).items() if not name.endswith(("_num_tokens", "_entropy"))
+        }
+
+
+class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):  # type: ignore[misc]
+    """TRL's `SFTTrainer` on encoded conversations.
+
+    The held-out loss is the mean over all tokens that count, whatever batch they are in, and its exponential is the
+    perplexity.
+
+    Args:
+        max_length: tokens after which a conversation is cut off, and of a packed row.
+        packing: whether rows hold several conversations, which do not see each other.
+    """
+
+    def __init__(self, *args: Any, max_length: int, packing: bool, **kwargs: Any) -> None:
+        kwargs["args"] = _as_config(
+            SFTConfig, kwargs["args"], max_length=max_length, packing=packing, eval_packing=packing
+        )
+        self._sums = [0.0, 0.0]
+        super().__init__(*args, **kwargs)
+
+    def _model_divides_by_items(self) -> bool:
+        return True  # TRL's loss does
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, Any, Any]:
+        """Run the step, and add up the loss of its tokens."""
+        # A packed batch is one row, whatever it holds, so that nothing can be told of repeated rows by its length.
+        parent: Any = super(AdapterTrainer, self) if self.padding_free else super()
+        loss, logits, labels = parent.prediction_step(*args, **kwargs)
+        inputs = args[1] if len(args) > 1 else kwargs["inputs"]
+        count = float((inputs["labels"][:, 1:] != IGNORED).sum())
+        if loss is not None and count:
+            self._sums[0] += float(loss) * count
+            self._sums[1] += count
+        return loss, logits, labels
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Run the loop, and put the loss of all tokens in the place of the mean over batches."""
+        self._sums = [0.0, 0.0]
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        total, count = self.accelerator.reduce(torch.tensor(self._sums, device=self.args.device)).tolist()
+        if count and f"{prefix}_loss" in output.metrics:
+            loss = total / count
+            output.metrics.update({f"{prefix}_loss": loss, f"{prefix}_perplexity": math.exp(min(loss, 700.0))})
+        return output
+
+
+class PreferenceTrainer(_OfTrl, AdapterTrainer, DPOTrainer):  # type: ignore[misc]
+    """TRL's `DPOTrainer` on encoded preferences; the reference is the model without its adapter.
+
+    Args:
+        max_length: tokens after which prompt and answer are cut off.
+        beta: how closely the model is held to the reference.
+    """
+
+    def __init__(self, *args: Any, max_length: int, beta: float, **kwargs: Any) -> None:
+        kwargs["args"] = _as_config(DPOConfig, kwargs["args"], max_length=max_length, beta=beta)
+        kwargs.pop("preprocess_logits_for_metrics")  # which TRL does not take
+        model = kwargs["model"]
+        super().__init__(*args, **kwargs)
+        if "ref" in model.peft_config:  # a copy of the fresh adapter, which changes nothing
+            model.delete_adapter("ref")
+            model.set_adapter("default")
+
+    def _model_divides_by_items(self) -> bool:
+        return False
+
+
+def _as_config(kind: type, run: TrainingArguments, **settings: Any) -> Any:
+    """Return TRL's arguments with the values of transformers' own, defaults included."""
+    shared = {entry.name for entry in dataclasses.fields(kind) if entry.init and hasattr(run, entry.name)}
+    return kind(**{name: getattr(run, name) for name in shared} | settings)
+
+
+class Encoder:
+    """Conversations as tokens, and which of them the assistant says.
+
+    Where the template marks its turns, or TRL knows one that does, the marks tell; elsewhere the tokens that each turn
+    adds to those before it, if the template leaves these as they are.
+
+    Args:
+        tokenizer: of the model.
+        template: a chat template; the tokenizer's own if None.
+
+    Raises:
+        UsageError: there is no template.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None) -> None:
+        if template is not None:
+            tokenizer.chat_template = template
+        if not tokenizer.chat_template:
+            raise UsageError(
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template, so the model cannot chat; pass a "
+                "model that was trained to, or a template with --chat_template"
+            )
+        self.tokenizer, self.marked = tokenizer, tokenizer.chat_template
+        if not has_generation_markers(tokenizer.chat_template):
+            try:
+                self.marked = get_training_chat_template(tokenizer)
+            except (ValueError, TypeError, TemplateError):  # TRL knows none, or the template fails
+                self.marked = None
+
+    def __call__(self, turns: list[dict[str, Any]], tools: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+        """Return tokens and labels of a conversation."""
+        if self.marked is None:
+            return self._by_prefixes(turns, tools)
+        out = self.tokens(turns, tools, chat_template=self.marked, return_assistant_tokens_mask=True)
+        ids, said = out["input_ids"], out["assistant_masks"]
+        if not any(said):
+            raise UsageError(
+                "the chat template marks nothing as the assistant's (between generation and endgeneration)"
+            )
+        return ids, [token if mask else IGNORED for token, mask in zip(ids, said, strict=True)]
+
+    def _by_prefixes(self, turns: list[dict[str, Any]], tools: list[Any]) -> tuple[list[int], list[int]]:
+        ids = self.tokens(turns, tools)["input_ids"]
+        labels = [IGNORED] * len(ids)
+        for number, one in enumerate(turns):
+            if one["role"] != "assistant":
+                continue
+            start = self.tokens(turns[:number], tools, add_generation_prompt=True)["input_ids"]
+            end = self.tokens(turns[: number + 1], tools)["input_ids"]
+            self._check_prefix(start, ids)
+            self._check_prefix(end, ids)
+            labels[len(start) : len(end)] = ids[len(start) : len(end)]
+        return ids, labels
+
+    def _check_prefix(self, start: list[int], whole: list[int]) -> None:
+        if whole[: len(start)] != start:
+            raise UsageError(
+                "the chat template writes a conversation otherwise once it goes on, and marks no turns of the "
+                "assistant, so these cannot be told from the rest; pass a --chat_template with generation marks"
+            )
+
+    def tokens(self, turns: list[dict[str, Any]], tools: list[Any], **options: Any) -> Any:
+        """Return what the template makes of turns, as tokens.
+
+        Raises:
+            UsageError: it refuses them.
+        """
+        try:
+            return self.tokenizer.apply_chat_template(turns, tools=tools or None, return_dict=True, **options)
+        except (TemplateError, ValueError, TypeError) as error:
+            roles = ", ".join(str(one["role"]) for one in turns)
+            raise UsageError(f"the chat template refuses a conversation of {roles}: {error}") from error
+
+
+@torch.no_grad()
+def sample_answers(trainer: Any, model: Any, split: Any, *, template: str | None, conversation: Any) -> list[dict]:
+    """Let the model answer the last questions of a few held-out conversations; every process must call this.
+
+    Returns:
+        Turns of the conversation, its own answer and the model's.
+    """
+    encoder = Encoder(trainer.processing_class, template)
+    found = []
+    trained, use_cache = model.training, model.config.use_cache
+    model.eval()
+    for row in split.select(range(min(_ANSWERS, len(split)))):
+        turns, tools = conversation(row)
+        start = encoder.tokens(turns[:-1], tools, add_generation_prompt=True, return_tensors="pt").to(model.device)
+        sharded = is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled
+        written = model.generate(**start, max_new_tokens=_TOKENS, do_sample=False, synced_gpus=sharded, use_cache=True)
+        answer = trainer.processing_class.decode(written[0, start["input_ids"].shape[1] :], skip_special_tokens=True)
+        found.append({"turns": turns[:-1], "answer": turns[-1]["content"], "generated": answer.strip()})
+    model.train(trained)
+    model.config.use_cache = use_cache
+    return found
