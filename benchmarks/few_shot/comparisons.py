@@ -13,7 +13,6 @@ DEEPER, OTHER_RATES = "Deep LoRA, depth 5", ("LoRA, not tuned, 3e-4", "LoRA, not
 ONE_RATE = (UNTUNED_BASELINE, *OTHER_RATES)
 RULED, RULED_BASELINE = "Deep LoRA, step rule", "LoRA, step rule"
 NO_GUARD, CUBED = "Deep LoRA, path 0.12, no guard", "Deep LoRA, path 0.24, cubed guard"  # earlier rules
-TUNED_RATE = "LoRA, tuned rate"  # with the best of three rates and alpha 16, in the settings that vary the steps
 OURS = (UNTUNED, DEEPER)  # with one rate for all settings
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 FAMILIES = {"ranks": "r=", "rates": "rate "}  # kinds of settings that compare values of one option, and its name there

@@ -18,13 +18,11 @@ from benchmarks.few_shot.comparisons import (
     RULED,
     RULED_BASELINE,
     SEEDS,
-    TUNED_RATE,
     UNTUNED,
     averaged,
     gaps,
     in_points,
     methods_of,
-    results,
     settings_of,
     title,
     with_enough_seeds,
@@ -72,34 +70,6 @@ def ruled() -> str:
     return markdown(
         ["setting", BASELINE, *BESIDE_RULED], [row + [""] * (2 + len(BESIDE_RULED) - len(row)) for row in rows]
     )
-
-
-def steps() -> str:
-    """Write how far the step rule is ahead of LoRA at its best rate, in runs of few and of many steps."""
-    names = [name for name in results() if name.endswith("_steps_linear")]
-    rows = []
-    for name in names:
-        methods = methods_of(name)
-        rate = f"{methods[TUNED_RATE]['chosen']['rate']:g}"
-        score = interval(methods[TUNED_RATE]["test"], 100, 1)
-        rows.append([title(name), rate, score, _difference(methods[RULED])])
-    return markdown(["setting", "LoRA's rate", TUNED_RATE, RULED], rows)
-
-
-def schedules() -> str:
-    """Write test scores under the step rule with three schedules, and the differences to linear decay."""
-    rows = []
-    for name in [name for name in results() if name.endswith("_rule_constant")]:
-        task = name.removesuffix("_rule_constant")
-        linear = f"{task}_linear"
-        for method in (RULED, RULED_BASELINE):
-            cells = [interval(methods_of(linear)[method]["test"], 100, 1)]
-            for schedule in ("cosine", "constant"):
-                other = f"{task}_rule_{schedule}"
-                pairs = zip(*(methods_of(n)[method]["test"]["values"] for n in (other, linear)), strict=False)
-                cells.append(interval(mean_with_interval([mine - its for mine, its in pairs]), 100, 1, "+"))
-            rows.append([title(linear), method, *cells])
-    return markdown(["setting", "method", "linear decay", "cosine decay", "constant rate"], rows)
 
 
 def one_rate() -> str:
@@ -152,6 +122,4 @@ OVERVIEWS: dict[str, Callable[[], str]] = {
     "overview falling": lambda: overview(falling=True),
     "one rate": one_rate,
     "ruled": ruled,
-    "steps": steps,
-    "schedules": schedules,
 }

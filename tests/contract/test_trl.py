@@ -24,7 +24,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, Re
 
 import deep_lora
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
-from deep_lora.optimizer.lengths import LIKELIHOOD
+from deep_lora.optimizer.paces import LIKELIHOOD
 from tests.models import layers_of, word_tokenizer
 from tests.step_lengths import train_and_check_lengths
 

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 
 import deep_lora
 from deep_lora import DeepLoraCallback, DeepLoraConfig, adapted_layers
-from deep_lora.optimizer.lengths import LIKELIHOOD
+from deep_lora.optimizer.paces import LIKELIHOOD
 from tests.models import adapter_tensors, bert_classifier, ids, llama
 from tests.step_lengths import train_and_check_lengths
 

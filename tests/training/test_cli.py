@@ -97,7 +97,7 @@ def test_warnings_are_lines_without_places_in_the_code(bert, reviews, tmp_path) 
 
 
 def test_the_usage_names_the_commands_that_have_no_dry_run(capsys) -> None:
-    named = re.search(r"--dry_run .*\(not (.*)\)", cli.usage())[1].split(", ")
+    named = re.split(r",\s+", re.search(r"--dry_run .*?\(not (.*?)\)", cli.usage(), re.S)[1])
     for command in sorted(set(COMMANDS) - {"configs"}):
         with pytest.raises(SystemExit):
             main([command, "--help"])

@@ -164,13 +164,13 @@ def test_a_class_called_none_and_a_text_of_one_word_are_trained_on(bert, finetun
 
 
 def test_names_and_counts_of_many_classes_are_shortened() -> None:
-    from training.results.report import _class_lines
+    from training.results.report import _class_lines, _wrapped
 
     shown = _class_lines({"train": {f"class {n}": n for n in range(100)}})
     assert shown.startswith("train: 'class 0' 0, 'class 1' 1,") and " 60 more of 20 to 79 rows ..." in " ".join(
         shown.split()
     )
-    assert max(len(line.strip()) for line in shown.split("\n")) <= 64
+    assert max(map(len, _wrapped("classes", shown).split("\n"))) <= 80
 
 
 @pytest.mark.parametrize("word", ["", "NA", "nan"])

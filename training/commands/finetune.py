@@ -60,7 +60,7 @@ def build_job(
     if data.glue:
         data = with_glue(data, data.glue)
     push, token = take_hub_options(run)
-    data = dataclasses.replace(data, max_length=fitted_length(model, data.max_length, token))
+    data = dataclasses.replace(data, max_length=fitted_length(model, data.max_length, token, data.usual_length))
     task = load_task(data, run.metric_source)
     _check(task, data, head, run)
     processor = load_processor(model, token=token)

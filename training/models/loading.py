@@ -118,13 +118,14 @@ def load_processor(arguments: ModelArguments, images: bool = False, token: str |
     return processor
 
 
-def fitted_length(arguments: ModelArguments, wanted: int | None, token: str | None = None) -> int:
+def fitted_length(arguments: ModelArguments, wanted: int | None, token: str | None = None, usual: int = LENGTH) -> int:
     """Return after how many tokens a text is cut off.
 
     Args:
         arguments: which model.
         wanted: what was asked for.
         token: to read private models with.
+        usual: where nothing was asked for.
 
     Raises:
         UsageError: the model has no places for so many tokens, or its configuration cannot be read.
@@ -139,7 +140,7 @@ def fitted_length(arguments: ModelArguments, wanted: int | None, token: str | No
         places -= (getattr(config, "pad_token_id", None) or 0) + 1
     if wanted is not None and wanted > places:
         raise UsageError(f"--max_length got {wanted}; {name} takes at most {places} tokens")
-    return int(wanted or min(LENGTH, places))
+    return int(wanted or min(usual, places))
 
 
 def model_name(arguments: ModelArguments) -> str:

@@ -9,6 +9,7 @@ from training.settings.parsing import option, refuse_commas
 from training.settings.ranges import refuse_out_of_range
 
 LENGTH = 128  # of a text, in tokens, if nothing else is asked for
+CHAT_LENGTH = 1024
 QUOTINGS = ("auto", "double", "backslash", "none")
 _SEPARATORS = {"tab": "\t", r"\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 
@@ -100,8 +101,8 @@ class TextDataArguments(DataArguments):
         None, "seq2seq: column with the text to generate. causal_lm: what follows the text; the loss is on it alone."
     )
     max_length: int | None = option(
-        None, "Tokens after which a text is cut off (of causal_lm's prompts, the beginning); if unset, 128, or as many "
-        "as the model takes."
+        None, "Tokens after which a text is cut off (of causal_lm's prompts, the beginning); if unset, 128, for chat "
+        "and dpo 1024, or as many as the model takes."
     )  # fmt: skip
     chat_template: str | None = option(
         None, "chat, dpo: a .jinja file with the chat template, for a tokenizer that has none."
@@ -121,8 +122,6 @@ class TextDataArguments(DataArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_commas("metrics", self.metrics)
-        if self.max_length is None and self.task in ("chat", "dpo"):
-            self.max_length = 1024
         if not self.beta > 0:
             raise UsageError(f"--beta got {self.beta}; it must be above 0")
         if self.max_length is not None and self.max_length < 2:
@@ -135,7 +134,12 @@ class TextDataArguments(DataArguments):
     @property
     def length(self) -> int:
         """Return after how many tokens a text is cut off."""
-        return self.max_length or LENGTH
+        return self.max_length or self.usual_length
+
+    @property
+    def usual_length(self) -> int:
+        """Return `length` where none was passed; models with fewer places take less."""
+        return CHAT_LENGTH if self.task in ("chat", "dpo") else LENGTH
 
 
 @dataclass

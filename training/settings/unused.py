@@ -51,6 +51,9 @@ RULES = (
     Rule(("num_beams", "max_new_tokens"), _one_of("predict_with_generate", True), "--predict_with_generate"),
     Rule(("target_column",), _one_of("task", "causal_lm", "seq2seq"), "--task causal_lm or seq2seq"),
     Rule(("text_pair_column",), _one_of("task", "classification", "regression"), "--task classification or regression"),
+    Rule(("packing",), _one_of("task", "chat"), "--task chat"),
+    Rule(("beta",), _one_of("task", "dpo"), "--task dpo"),
+    Rule(("chat_template",), _one_of("task", "chat", "dpo"), "--task chat or dpo"),
     Rule(
         ("label_column", "metrics"),
         lambda settings: settings.get("task") not in ("causal_lm", "seq2seq"),

@@ -104,7 +104,7 @@ def chat(splits: Splits, data: TextDataArguments, metric_source: str = "local") 
         encode=encode,
         collate=_none,
         score=None,
-        trainer_class=partial(trainers.ChatTrainer, max_length=data.max_length, packing=data.packing),
+        trainer_class=partial(trainers.ChatTrainer, max_length=data.length, packing=data.packing),
         main_metric="perplexity",
         own_loss=True,
         answers=partial(trainers.sample_answers, template=template, conversation=conversation_of),
@@ -145,7 +145,7 @@ def dpo(splits: Splits, data: TextDataArguments, metric_source: str = "local") -
         encode=encode,
         collate=_none,
         score=None,
-        trainer_class=partial(trainers.PreferenceTrainer, max_length=data.max_length, beta=data.beta),
+        trainer_class=partial(trainers.PreferenceTrainer, max_length=data.length, beta=data.beta),
         main_metric="rewards/accuracies",
         panels=(("rewards/accuracies",), ("rewards/margins",)),
         own_loss=True,
@@ -243,13 +243,13 @@ def _with_labels(name: str, split: Any, before: int, data: TextDataArguments) ->
     """
     if not len(split):
         raise UsageError(
-            f"no conversation of the {name} data has an answer that begins within --max_length {data.max_length} "
+            f"no conversation of the {name} data has an answer that begins within --max_length {data.length} "
             "tokens; pass a larger one"
         )
     if len(split) < before:
         warnings.warn(
             f"{before - len(split)} of {before} conversations of the {name} data are left out: no answer begins within "
-            f"--max_length {data.max_length} tokens",
+            f"--max_length {data.length} tokens",
             stacklevel=2,
         )
     return split

@@ -47,7 +47,7 @@ def train(arguments: list[str]) -> dict:
     start = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
     return {
         "before": {name.removeprefix("eval_"): value for name, value in start.items()},
-        "after": evaluate(job, trainer)["validation"],
+        "after": evaluate(job, trainer)[0]["validation"],
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "weights": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
     }

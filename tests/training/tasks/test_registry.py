@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from training.settings.data import TextDataArguments
 from training.tasks.registry import TASKS
+from training.trainer.chat import ChatTrainer, PreferenceTrainer
 from training.trainer.generating import GeneratingTrainer
 from training.trainer.trainer import AdapterTrainer
 
@@ -15,16 +16,19 @@ ROWS = {
     "text": ["a film"] * 4, "label": [0, 1, 0, 1], "tags": ["A B"] * 4, "target": ["good"] * 4,
     "number": [0.1, 0.2, 0.3, 0.4],
 }  # fmt: skip
+PREFERENCES = {"prompt": ['"a film?"'] * 4, "chosen": ['"a good one"'] * 4, "rejected": ['"none"'] * 4}  # JSON
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_has_the_name_it_is_registered_by(name) -> None:
     label = {"regression": "number", "token_classification": "tags"}.get(name, "label")
     data = TextDataArguments(task=name, target_column="target", label_column=label)
-    splits = {"train": Dataset.from_dict(ROWS)}
+    splits = {"train": Dataset.from_dict(PREFERENCES if name == "dpo" else ROWS)}
     task = TASKS[name](splits, data, "local")
     assert task.name == name and task.pipeline and hasattr(transformers, task.auto_class)
-    assert task.trainer_class is AdapterTrainer and not task.generates
+    trainers = {"chat": ChatTrainer, "dpo": PreferenceTrainer}
+    assert getattr(task.trainer_class, "func", task.trainer_class) is trainers.get(name, AdapterTrainer)
+    assert not task.generates
 
 
 def test_a_task_that_generates_has_the_trainer_for_it() -> None:

@@ -62,7 +62,7 @@ def train(arguments: list[str]) -> dict:
         "subspaces": start.subspaces,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "weights": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
-        "metrics": evaluate(job, trainer)["validation"],
+        "metrics": evaluate(job, trainer)[0]["validation"],
     }
 
 
