@@ -76,7 +76,7 @@ class AlignedEmbeddings(Module):
         self.save_torch_weights(output_path, safe_serialization=safe_serialization)
 
     @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> AlignedEmbeddings:  # type: ignore[override]
+    def load(cls, model_name_or_path: str, **kwargs: Any) -> AlignedEmbeddings:
         """Read what `save` wrote, from a folder or the Hub."""
         names = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
         hub = {name: kwargs[name] for name in names if name in kwargs}

@@ -52,7 +52,7 @@ class _OfTrl:
         }
 
 
-class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):  # type: ignore[misc]
+class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):
     """TRL's `SFTTrainer` on encoded conversations.
 
     The held-out loss is the mean over all tokens that count, whatever batch they are in, and its exponential is the
@@ -97,7 +97,7 @@ class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):  # type: ignore[misc]
         return output
 
 
-class PreferenceTrainer(_OfTrl, AdapterTrainer, DPOTrainer):  # type: ignore[misc]
+class PreferenceTrainer(_OfTrl, AdapterTrainer, DPOTrainer):
     """TRL's `DPOTrainer` on encoded preferences; the reference is the model without its adapter.
 
     Args:
