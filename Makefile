@@ -1,7 +1,7 @@
 # `make run` and `make test` are all the set-up there is: each makes .venv, installs what it needs, and goes.
 #
-#   make run                      the main job: few-shot fine-tuning, Deep LoRA against LoRA, into runs/few_shot_text
-#   make run ARGS="--rank 4"      the same with other arguments (python examples/few_shot_text.py --help)
+#   make run                      the main job: Deep LoRA and LoRA at many rates and ranks, into runs/nothing_to_tune
+#   make run ARGS="--seed 1"      the same with other arguments (python examples/nothing_to_tune.py --help)
 #   make test                     the whole test suite
 #   make test-lowest              the same with the lowest versions that setup.cfg declares, in .venv-lowest (several GB)
 #   make lint                     ruff, mypy, import-linter
@@ -12,7 +12,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
-RUN_DIR ?= runs/few_shot_text
+RUN_DIR ?= runs/nothing_to_tune
 ARGS ?=
 PYTEST_ARGS ?= -q -n 2
 
@@ -34,7 +34,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .DELETE_ON_ERROR:
 
 run: $(STAMPS)-demo $(STAMPS)-assets
-	$(BIN)/python examples/few_shot_text.py --output_dir $(RUN_DIR) $(ARGS)
+	$(BIN)/python examples/nothing_to_tune.py --output_dir $(RUN_DIR) $(ARGS)
 
 # One thread for each of the two workers: more only get in each other's way.
 test: $(STAMPS)-test $(STAMPS)-assets

@@ -81,20 +81,6 @@ def _range(names: list[str], method: str) -> str:
     return f"{min(means):+.1f} to {max(means):+.1f}" if len(means) > 1 else f"{means[0]:+.1f}"
 
 
-def main_job_row() -> tuple[str, str]:
-    runs = result("few_shot_text")
-    check = runs["lora_export"]
-    cells = []
-    for method, label in (("deep_lora", "Deep LoRA"), ("lora", "LoRA")):
-        scores = [run["test_accuracy"] for run in runs["runs"] if run["method"] == method]
-        each = ", ".join(f"{100 * score:.1f}" for score in scores)
-        cells.append(f"{label} {each} %")
-    return (
-        "main job: test accuracy on 64 reviews, one value a seed (no winner: the difference is noise)",
-        f"{'; '.join(cells)}; export predicts the same class for {check['same_class']} of {check['sentences']}",
-    )
-
-
 def sketch_row() -> tuple[str, str]:
     measured = result("sketch_accuracy")["angles_in_radians"]
     angles, several = measured["1 batches"], measured["4 batches"]
@@ -187,7 +173,7 @@ def completion_row() -> tuple[str, str]:
 
 def table() -> str:
     rows = [
-        *step_rows(), rule_row(), initialization_row(), main_job_row(), sketch_row(),
+        *step_rows(), rule_row(), initialization_row(), sketch_row(),
         export_row(), completion_row(),
     ]  # fmt: skip
     return markdown(["what", "measured"], [list(row) for row in rows])

@@ -122,10 +122,22 @@ def words_of(folder: Path) -> dict[str, list[str]]:
     """Write small inputs, and return what the examples that train with Trainer take them by."""
     bert, llama = encoder(folder / "encoder"), language_model(folder / "llama")
     reviews, pairs, features = folder / "reviews.csv", folder / "facts.csv", folder / "features.pt"
-    few = ["--model", bert, "--dataset", sentences(reviews), "--short"]
+    few = [
+        "--model",
+        bert,
+        "--dataset",
+        sentences(reviews),
+        "--rates",
+        "1e-3",
+        "0.1",
+        "--ranks",
+        "2",
+        "--max_steps",
+        "3",
+    ]
     causal = ["--model", llama, "--train_file", facts(pairs), "--num_heldout_samples", "16", "--max_steps", "6"]
     gap = ["--text_model", bert, "--features", emoji_features(features), "--num_test", "20", "--max_steps", "4"]
     gap += ["--per_device_train_batch_size", "16", "--methods", "learned, from 0.07", "soft swap, 0.05"]
     causal += ["--logging_steps", "1"]
-    found = {"few_shot_text": few, "causal_lm": causal, "modality_gap": gap}
+    found = {"nothing_to_tune": few, "causal_lm": causal, "modality_gap": gap}
     return {name: list(map(str, words)) for name, words in found.items()}

@@ -43,7 +43,7 @@ def together(tmp_path_factory, words):
     Each process takes half of the batch, so that a step is as large as alone.
     """
     folder = tmp_path_factory.mktemp("together")
-    halves = {"few_shot_text": 8, "causal_lm": 2, "modality_gap": 8}
+    halves = {"causal_lm": 2, "modality_gap": 8}
     halved = {name: [*words[name], "--per_device_train_batch_size", str(half)] for name, half in halves.items()}
     (folder / "words.json").write_text(json.dumps(halved))
     run_two(launched.run_all, folder)
