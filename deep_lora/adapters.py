@@ -15,9 +15,9 @@ from deep_lora.layers.finding import adapted_layers
 def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_name: str = "default") -> None:
     """Give U, the cores and V of an adapter another precision, in place.
 
-    Trainers that cast what is trained to bfloat16 (TRL does, on quantized weights) leave U and V which steps of a
-    usual rate may not move: a number near 1 moves by 0.004 or not at all. Call this between the making of such a
-    trainer and `train()`. A fresh adapter remains an identity; a trained one keeps the rounding that it has. The
+    Trainers that cast what is trained to bfloat16 (TRL does, on quantized weights) leave U and V in a precision that
+    may lose steps of a usual rate: a number near 1 moves by 0.004 or not at all. Call this after such a trainer is made
+    and before `train()`. A fresh adapter remains an identity; a trained one keeps the rounding that it has. The
     parameters remain the same objects.
 
     Args:

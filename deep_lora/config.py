@@ -41,7 +41,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
             trained and saved without it too.
         r: Rank of the update; even, if the subspaces come from both sides of the gradient.
         target_modules: Names of the modules to adapt, a regex, or 'all-linear': every linear layer but the output
-            embeddings and what is saved whole. None is 'all-linear' too; [] adapts `target_parameters` alone.
+            embeddings and what is saved whole. None is 'all-linear' too; [] adapts only `target_parameters`.
         exclude_modules: Names or a regex of modules that are not adapted even if targeted.
         variant: 'compressed': cores eps*I between orthonormal U, V; 'narrow': all depth factors eps*orthogonal, width
             r; 'wide': the same with width max(out, in), research only.
@@ -51,7 +51,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
         core_scale: kappa: stored cores are multiplied by it. 'auto' is min(80, 1 / (2 init_scale^2)) / r on linear
             layers (see `deep_lora.functional.auto_core_scale`), four times that at the default start, and 1 for
             'narrow' and 'wide'; 1.0 is the paper's.
-        freeze_subspaces: Train the cores alone; U and V keep their first values and are saved all the same.
+        freeze_subspaces: Train only the cores; U and V keep their first values and are saved all the same.
         subtract_start: Subtract the start of a 'compressed' update, so that a fresh adapter is an exact identity.
         deep_lora_dropout: Dropout on the input of the adapter, in [0, 1).
         fan_in_fan_out: True if the base weights are stored (in, out), as GPT-2's Conv1D does.
@@ -85,7 +85,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
         default=ALL_LINEAR,
         metadata={
             "help": "Names of the modules to adapt, a regex, or 'all-linear': every linear layer but the output "
-            "embeddings and what is saved whole. None is 'all-linear' too; [] adapts `target_parameters` alone."
+            "embeddings and what is saved whole. None is 'all-linear' too; [] adapts only `target_parameters`."
         },
     )
     exclude_modules: list[str] | str | None = field(
@@ -116,7 +116,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
     )
     freeze_subspaces: bool = field(
         default=False,
-        metadata={"help": "Train the cores alone; U and V keep their first values and are saved all the same."},
+        metadata={"help": "Train only the cores; U and V keep their first values and are saved all the same."},
     )
     subtract_start: bool = field(
         default=True,
@@ -206,7 +206,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
         (`target_modules=None`) are all linear layers.
 
         Raises:
-            TypeError: if it is no `LoraConfig`, or the config of another method.
+            TypeError: if it is not a `LoraConfig`, or the config of another method.
             ValueError: if a field that Deep LoRA lacks is set, such as `use_dora`; the message names it.
 
         >>> lora = LoraConfig(r=4, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj"])

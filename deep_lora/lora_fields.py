@@ -44,7 +44,7 @@ def fields_from_lora(lora_config: LoraConfig, own: set[str]) -> dict[str, Any]:
     """Translate a `LoraConfig` into the fields of a `DeepLoraConfig`, whose names are `own`.
 
     Raises:
-        TypeError: it is no `LoraConfig`, or one of another method.
+        TypeError: it is not a `LoraConfig`, or one of another method.
         ValueError: a field changes what LoRA does and has no counterpart.
     """
     if not isinstance(lora_config, LoraConfig) or lora_config.peft_type != PeftType.LORA:
@@ -69,7 +69,7 @@ def _bias(value: str) -> dict[str, Any]:
 
 
 def _start(value: bool | str) -> dict[str, Any]:
-    """Both of LoRA's plain starts are no update, as ours is; False is a random one in both."""
+    """Both of LoRA's plain starts give no update, as ours does; False draws a random one in both."""
     if value not in (True, False, "gaussian"):
         raise ValueError(
             f"`init_lora_weights={value!r}` of the LoraConfig has no counterpart in Deep LoRA; set it to True, and see "

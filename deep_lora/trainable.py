@@ -1,7 +1,7 @@
-"""Where the trainable part of an adapter lies, whose folder or repository has a plain LoRA at its root.
+"""Where the trainable part of an adapter is, if its folder or repository has a plain LoRA at its root.
 
-The root holds the same update as LoRA, so that everything that loads LoRA loads it; what Deep LoRA trains on lies in
-the subfolder `deep_lora`. An adapter that has Deep LoRA at its root is its own trainable part.
+The root then holds the same update as LoRA, so that everything that loads LoRA loads it; the Deep LoRA adapter, which
+can be trained further, is in the subfolder `deep_lora`. Where Deep LoRA is at the root, that is the trainable part.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
 def trainable_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the folder in which the Deep LoRA adapter of a folder lies: its subfolder, or the folder itself.
+    """Return where the Deep LoRA adapter of a folder is: in its subfolder, or in the folder itself.
 
     >>> trainable_folder("no/such/folder").as_posix()
     'no/such/folder'
     """
     root = Path(folder)
-    return root / TRAINABLE if _is_lora(root / CONFIG_NAME) and (root / TRAINABLE / CONFIG_NAME).is_file() else root
+    return root / TRAINABLE if is_lora(root / CONFIG_NAME) and (root / TRAINABLE / CONFIG_NAME).is_file() else root
 
 
 def trainable_subfolder(source: str | os.PathLike[str], **hub: Any) -> str | None:
@@ -40,7 +40,7 @@ def trainable_subfolder(source: str | os.PathLike[str], **hub: Any) -> str | Non
     if os.path.isdir(source):
         return None if trainable_folder(source) == Path(source) else TRAINABLE
     try:
-        if not _is_lora(Path(hf_hub_download(str(source), CONFIG_NAME, **hub))):
+        if not is_lora(Path(hf_hub_download(str(source), CONFIG_NAME, **hub))):
             return None
         hf_hub_download(str(source), f"{TRAINABLE}/{CONFIG_NAME}", **hub)
     except LocalEntryNotFoundError:
@@ -55,7 +55,7 @@ def trainable_subfolder(source: str | os.PathLike[str], **hub: Any) -> str | Non
     return TRAINABLE
 
 
-def _is_lora(path: Path) -> bool:
+def is_lora(path: Path) -> bool:
     """Tell whether the config of an adapter is that of a plain LoRA."""
     try:
         fields = json.loads(path.read_bytes())
@@ -65,5 +65,5 @@ def _is_lora(path: Path) -> bool:
 
 
 def hub_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return those of several arguments that say how to download from the Hub."""
+    """Return those of the arguments that say how to download from the Hub."""
     return {name: settings[name] for name in _HUB if settings.get(name) is not None}

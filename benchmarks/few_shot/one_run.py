@@ -66,15 +66,12 @@ def steps(
     task: Task, method: Method, model: Adaptable, batches: list[np.ndarray], rate: float, seed: int
 ) -> Iterator[tuple[int, float]]:
     """Train; yield the number and the loss of every step, after it."""
-    optimizer = optimizer_of(method, model, rate, task)
-    schedule = schedule_of(task, optimizer)
-    train_by_rule(method, model, task, optimizer, schedule, len(batches))
+    optimizer, schedule = optimization(task, method, model, rate, len(batches))
     for step, batch in enumerate(batches, start=1):
         if method.restart and step == method.restart + 1:
             model.encoder = model.encoder.merge_and_unload()
             start_from(task, method, model, batches[method.restart :], seed)
-            optimizer = optimizer_of(method, model, rate, task)
-            schedule = schedule_of(task, optimizer, step - 1)
+            optimizer, schedule = optimization(task, method, model, rate, len(batches), done=method.restart)
         model.train()
         torch.manual_seed(seed * 1_000_003 + step)  # the same dropout for every method
         loss = task.loss(model, batch, seed)
@@ -83,6 +80,16 @@ def steps(
         optimizer.step()
         schedule.step()
         yield step, loss.item()
+
+
+def optimization(
+    task: Task, method: Method, model: Adaptable, rate: float, num_steps: int, done: int = 0
+) -> tuple[Optimizer, LambdaLR]:
+    """Make the optimizer and the schedule of a run with so many steps done, under the step rule if asked for."""
+    optimizer = optimizer_of(method, model, rate, task)
+    schedule = schedule_of(task, optimizer, done)
+    train_by_rule(method, model, task, optimizer, schedule, num_steps - done)
+    return optimizer, schedule
 
 
 def schedule_of(task: Task, optimizer: Optimizer, done: int = 0) -> LambdaLR:

@@ -12,10 +12,17 @@ from pathlib import Path
 
 from benchmarks.few_shot.goals import goals
 from benchmarks.markdown import filled
-from benchmarks.pages import benchmark_tables, few_shot_tables, readme_tables, recommenders, step_search
-from benchmarks.pages.few_shot_figures import draw_all
+from benchmarks.pages import (
+    benchmark_tables,
+    few_shot_figures,
+    few_shot_tables,
+    method_figures,
+    readme_tables,
+    recommenders,
+    step_search,
+)
+from benchmarks.pages.drawing import Figures, draw
 from benchmarks.pages.few_shot_overview import OVERVIEWS
-from benchmarks.pages.method_figures import draw_pages
 from benchmarks.result_files import FOLDER, ROOT
 
 DOCS = ROOT / "docs"
@@ -32,6 +39,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "few_shot.md": FEW_SHOT,
     DOCS / "few_shot_tables.md": FEW_SHOT,
 }
+FIGURES: Figures = {**few_shot_figures.FIGURES, **method_figures.FIGURES, **recommenders.FIGURES}
 
 
 def with_tables(page: Path, text: str) -> str:
@@ -45,8 +53,7 @@ def main() -> None:
     if parser.parse_args().write:
         for page in PAGES:
             page.write_text(with_tables(page, page.read_text(encoding="utf8")), encoding="utf8")
-        recommenders.draw(DOCS / "images" / "recommenders.svg")
-        print(*PAGES, *draw_all(DOCS / "images"), *draw_pages(DOCS / "images"), sep="\n")
+        print(*PAGES, *draw(FIGURES, DOCS / "images"), sep="\n")
     else:
         for name, make in {name: make for tables in PAGES.values() for name, make in tables.items()}.items():
             print(f"{name}\n{make()}\n")

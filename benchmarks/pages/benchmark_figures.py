@@ -12,6 +12,7 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 
+from benchmarks.pages.drawing import Figures, draw
 from benchmarks.result_files import result
 from benchmarks.studies.modality_gap.methods import METHODS as GAP_METHODS
 from training.results.figures import figure
@@ -92,20 +93,21 @@ def _whiskers(values: tuple[float, float, float], factor: float) -> list[list[fl
     return [[factor * (mean - low)], [factor * (high - mean)]]
 
 
-def draw_all(folder: Path) -> list[Path]:
-    """Draw one PNG for each figure."""
-    folder.mkdir(parents=True, exist_ok=True)
-    step, memory, gap = (folder / f"{name}.png" for name in ("training_step", "training_memory", "modality_gap"))
-    draw_ratios("training_step", "ratio_to_lora", "training step, time relative to PEFT LoRA", step)
-    draw_ratios("training_memory", "ratio_of_step_bytes_to_lora", "peak of a step, relative to PEFT LoRA", memory)
-    draw_modality_gap(gap)
-    return [step, memory, gap]
+FIGURES: Figures = {
+    "training_step.png": lambda path: draw_ratios(
+        "training_step", "ratio_to_lora", "training step, time relative to PEFT LoRA", path
+    ),
+    "training_memory.png": lambda path: draw_ratios(
+        "training_memory", "ratio_of_step_bytes_to_lora", "peak of a step, relative to PEFT LoRA", path
+    ),
+    "modality_gap.png": draw_modality_gap,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/figures"), help="default runs/figures")
-    print(*draw_all(parser.parse_args().output_dir), sep="\n")
+    print(*draw(FIGURES, parser.parse_args().output_dir), sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from benchmarks.few_shot.comparisons import (
     settings_of,
     title,
 )  # fmt: skip
+from benchmarks.pages.drawing import Figures
 from benchmarks.result_files import result
 from training.results.figures import figure
 
@@ -182,21 +183,12 @@ def draw_tracking(path: Path) -> None:
         right.legend(fontsize="small", title="singular vectors")
 
 
-FIGURES: dict[str, Callable[[Path], None]] = {
-    "few_shot_differences": draw_differences,
-    "few_shot_samples": lambda path: draw_samples(path, ""),
-    "few_shot_samples_falling": lambda path: draw_samples(path, FALLING),
-    **{f"few_shot_{name}": lambda path, name=name: draw_family(path, name) for name in results() if kind_of(name)},
-    "few_shot_overfitting": draw_overfitting,
-    "few_shot_effective_ranks": draw_effective_ranks,
-    "few_shot_tracking": draw_tracking,
+FIGURES: Figures = {
+    "few_shot_differences.png": draw_differences,
+    "few_shot_samples.png": lambda path: draw_samples(path, ""),
+    "few_shot_samples_falling.png": lambda path: draw_samples(path, FALLING),
+    **{f"few_shot_{name}.png": lambda path, name=name: draw_family(path, name) for name in results() if kind_of(name)},
+    "few_shot_overfitting.png": draw_overfitting,
+    "few_shot_effective_ranks.png": draw_effective_ranks,
+    "few_shot_tracking.png": draw_tracking,
 }
-
-
-def draw_all(folder: Path) -> list[Path]:
-    """Draw one PNG for each figure."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png" for name in FIGURES]
-    for path, draw in zip(paths, FIGURES.values(), strict=True):
-        draw(path)
-    return paths

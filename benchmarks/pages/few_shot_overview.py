@@ -64,8 +64,9 @@ def ruled() -> str:
     full = [name for name in names if methods_of(name)[RULED]["seeds_compared"] >= SEEDS]
     rows.append([f"mean of the {len(full)} with {SEEDS} seeds", "", *(ahead(full, m, BASELINE) for m in BESIDE_RULED)])
     both = [name for name in full if RULED_BASELINE in methods_of(name)]
-    label = f"mean of the {len(both)} of them where LoRA ran under the rule"
-    rows.append([label, "", *(ahead(both, m, BASELINE) for m in BESIDE_RULED)])
+    if both != full:
+        label = f"mean of the {len(both)} of them where LoRA ran under the rule"
+        rows.append([label, "", *(ahead(both, m, BASELINE) for m in BESIDE_RULED)])
     rows.append([f"the same, ahead of {RULED_BASELINE}", "", *(ahead(both, m, RULED_BASELINE) for m in (RULED,))])
     return markdown(
         ["setting", BASELINE, *BESIDE_RULED], [row + [""] * (2 + len(BESIDE_RULED) - len(row)) for row in rows]

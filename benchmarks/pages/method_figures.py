@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.pages.drawing import Figures
 from benchmarks.result_files import result
 from training.results.figures import figure
 
@@ -50,13 +50,4 @@ def draw_centering(path: Path) -> None:
         panels[0].legend(fontsize="small")
 
 
-FIGURES: Mapping[str, Callable[[Path], None]] = {"neural_collapse": draw_collapse, "centering": draw_centering}
-
-
-def draw_pages(folder: Path) -> list[Path]:
-    """Draw one PNG for each page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png" for name in FIGURES]
-    for path, draw in zip(paths, FIGURES.values(), strict=True):
-        draw(path)
-    return paths
+FIGURES: Figures = {"neural_collapse.png": draw_collapse, "centering.png": draw_centering}

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.markdown import interval, markdown
+from benchmarks.pages.drawing import Figures
 from benchmarks.result_files import result
 from training.results.figures import figure
 
@@ -80,6 +81,7 @@ def draw(path: Path) -> None:
             axes.grid(axis="x", alpha=0.3)
 
 
+FIGURES: Figures = {"recommenders.svg": draw}
 TABLES: Mapping[str, Callable[[], str]] = {
     "recommenders": errors,
     "ranked lists": rankings,

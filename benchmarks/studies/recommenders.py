@@ -1,8 +1,8 @@
 """MovieLens-100K as its users know it: u1, u1 to u5 and five random folds, with everyone's defaults.
 
 Nothing is tuned: each method is its class with its defaults, on one thread. Predictions are clipped to 1 to 5. For
-ranked lists, the ten best films that a user has not rated in the training part are compared with the films that he
-gives four or five stars in the test part. CPU seconds and peaks of memory come from a shared machine, and only their
+ranked lists, the ten best films that a user has not rated in the training part are compared with the films that they
+give four or five stars in the test part. CPU seconds and peaks of memory come from a shared machine, and only their
 ratios to `MatrixCompletion()` in the same split are meant to be read. Results are added split by split.
 
     pip install cmfrec==3.5.1.post14 implicit==0.7.3 && pip install --no-deps recbole==1.2.1
@@ -129,7 +129,7 @@ BASELINE = "MatrixCompletion()"
 
 
 def evaluate(scores: Scores, training: Ratings, test: Ratings, *, stars: bool) -> dict[str, float]:
-    """Return the error of the stars, where the scores are some, and what the ranked lists are worth."""
+    """Return the error of the stars, where the scores are stars, and what the ranked lists are worth."""
     found: dict[str, float] = {}
     if not np.isfinite(scores).all():
         raise ValueError("some scores are NaN or infinite; give every film of every user a score")
@@ -150,7 +150,7 @@ def measured(fit: Callable[[], Scores]) -> tuple[Scores, float, float]:
     """Return the scores, CPU seconds, and how far the resident memory rose above where it was, in MiB."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what earlier methods freed goes back to the system
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, began = resident("VmRSS"), time.process_time()
     scores = fit()
     return scores, time.process_time() - began, (resident("VmHWM") - before) / 1024
@@ -200,7 +200,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     ratings = movielens()
     runs = read_json(arguments.output)["runs"] if arguments.output.exists() else []
-    completion(ratings, max_epochs=1)  # what is imported on first use counts for nobody
+    completion(ratings, max_epochs=1)  # so that no method pays for imports on first use
     for split, method in product(arguments.splits, arguments.methods):
         runs = [each for each in runs if (each["method"], each["split"]) != (method, split)]
         runs.append(run(method, split, ratings))

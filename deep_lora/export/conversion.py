@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from deep_lora.export.base_kinds import UNKNOWN_BASE, load_meta_base
-from deep_lora.export.folders import AdapterFiles, read_adapter, write_adapter
+from deep_lora.export.folders import AdapterFiles, check_alone, read_adapter, write_adapter
 from deep_lora.export.lora import COPIED_FIELDS, LORA_BIASES, Ranks, kept_ranks, to_lora
 from deep_lora.export.skeletons import deep_lora_skeleton, foreign_tensors
 from deep_lora.export.target_names import held_targets, with_tied_targets
@@ -50,7 +50,7 @@ def convert_folder(
     Raises:
         AdapterFileError: a `ValueError`: the folder does not hold a sound Deep LoRA adapter, or the kinds of its layers
             are not known.
-        FileExistsError: `out` is not empty.
+        FileExistsError: `out` is not empty, or has a Deep LoRA adapter in its subfolder.
         NotADirectoryError: `out` is a file.
         OSError: `out` cannot be written.
 
@@ -85,6 +85,7 @@ def _check_free(output: Path, overwrite: bool) -> None:
         raise NotADirectoryError(f"{output} is a file; pass another `out`, the name of a folder")
     if not overwrite and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; pass another `out`, or `overwrite=True`")
+    check_alone(output)
 
 
 def _convert(

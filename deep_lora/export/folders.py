@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deep_lora.export.target_names import PREFIX
 from deep_lora.files import FACTOR_NAMES, AdapterFileError, check_unbounded, read_shapes
-from deep_lora.trainable import trainable_folder
+from deep_lora.trainable import TRAINABLE, trainable_folder
 from dmf.files import complete_file
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -85,6 +85,19 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise AdapterFileError(f"{path} is not an adapter's config: it needs an object with a text `peft_type`")
     return config
+
+
+def check_alone(folder: Path) -> None:
+    """Raise if a folder has a Deep LoRA adapter in its subfolder, which a new LoRA at its root would not belong to.
+
+    Raises:
+        FileExistsError: it has.
+    """
+    if (folder / TRAINABLE / CONFIG_NAME).is_file():
+        raise FileExistsError(
+            f"{folder} has a Deep LoRA adapter in its subfolder {TRAINABLE}, which would be trained further instead "
+            "of this LoRA; choose another folder, or save both with `save_pretrained(folder, lora_at_root=True)`"
+        )
 
 
 def write_adapter(folder: Path, fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:

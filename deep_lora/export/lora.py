@@ -15,7 +15,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
-from deep_lora.export.folders import write_adapter
+from deep_lora.export.folders import check_alone, write_adapter
 from deep_lora.export.target_names import (
     caught_besides,
     held_targets,
@@ -121,8 +121,9 @@ def save_as_lora(
 
     Raises:
         ValueError: as `to_lora`.
-        TypeError: not one of the first two arguments is a model, and the other a path.
+        TypeError: the first two arguments are not a path and a model.
         NotADirectoryError: if `path` is a file.
+        FileExistsError: if `path` has a Deep LoRA adapter in its subfolder, too.
     """
     if isinstance(path, nn.Module):
         path, model = model, path
@@ -134,6 +135,7 @@ def save_as_lora(
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_as_lora needs the name of a directory")
+    check_alone(folder)
     if tolerance == "auto":
         tolerance = find_tolerance(unwrapped(model), _decompose, data, bound, adapter_name)
     config, state_dict, kept = _export(model, adapter_name, tolerance, ranks)

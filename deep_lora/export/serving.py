@@ -43,13 +43,13 @@ class Serving:
 
     @property
     def loads(self) -> bool:
-        """Return whether nothing speaks against it."""
+        """Tell whether there is no reason against it."""
         return not self.reasons
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the files say: fields of the config, names of files, rank by module, and tensors that are none of LoRA's."""
+    """What the files say: fields of the config, names of files, rank by module, and tensors that are not LoRA's."""
 
     folder: Path
     config: dict[str, Any]
@@ -71,10 +71,10 @@ def check_serving(path: str | os.PathLike[str]) -> list[Serving]:
     """Say for PEFT, transformers, vLLM and others whether they load the adapter at the root of a folder.
 
     Nothing is executed, and of the weights only the header is read. Whether a server knows the class of the base model
-    is not looked at.
+    is not checked.
 
     Raises:
-        AdapterFileError: not a folder, there is no config, or a file is damaged.
+        AdapterFileError: not a folder of an adapter, or a file is damaged.
 
     >>> import tempfile, torch
     >>> from peft import LoraConfig, get_peft_model
@@ -87,7 +87,9 @@ def check_serving(path: str | os.PathLike[str]) -> list[Serving]:
     """
     facts = _facts_of(Path(path))
     if facts.kind not in ("LORA", "DEEP_LORA"):
-        raise AdapterFileError(f"{path} holds a {facts.kind[:40]}; only LORA and DEEP_LORA adapters are checked")
+        raise AdapterFileError(
+            f"{path} holds an adapter of type {facts.kind[:40]}; only LORA and DEEP_LORA can be checked"
+        )
     return [Serving(name, rule(facts), _ADVICE.get(name, _nothing)(facts)) for name, rule in _RULES.items()]
 
 
@@ -131,7 +133,7 @@ def _nothing(facts: _Facts) -> str:
 def _is_lora(facts: _Facts) -> list[str]:
     if facts.kind == "LORA":
         return []
-    return ["it knows no DEEP_LORA: write the same update as plain LoRA (deep-lora convert, deep_lora.save_as_lora)"]
+    return ["it does not know DEEP_LORA: write the same update as plain LoRA (deep-lora convert, or save_as_lora)"]
 
 
 def _peft(facts: _Facts) -> list[str]:
@@ -157,13 +159,13 @@ def _vllm(facts: _Facts) -> list[str]:
     rest = sorted(set(facts.others) - set(known))
     reasons = _is_lora(facts)
     if heads:
-        reasons.append(f"it takes no modules that were trained whole but {' and '.join(_VLLM_HEADS)}: {_few(heads)}")
+        reasons.append(f"of the modules trained whole it takes only {' and '.join(_VLLM_HEADS)}, not {_few(heads)}")
     if config.get("bias", "none") != "none":
-        reasons.append(f"it takes no trained biases (bias={config['bias']!r})")
+        reasons.append(f"it does not take trained biases (bias={config['bias']!r})")
     if rest and not heads:
-        reasons.append(f"it takes no tensors but those of LoRA: {_few(rest)}")
+        reasons.append(f"it takes only the tensors of LoRA, not {_few(rest)}")
     if facts.highest > VLLM_RANKS[-1]:
-        reasons.append(f"its ranks end at {VLLM_RANKS[-1]}, the adapter has {facts.highest}; raise --tolerance")
+        reasons.append(f"its ranks end at {VLLM_RANKS[-1]}, and the adapter has {facts.highest}; raise --tolerance")
     return reasons + _variants(facts)
 
 
@@ -173,7 +175,7 @@ def _sglang(facts: _Facts) -> list[str]:
     if unknown:
         reasons.append(f"it has no LoRA for the layers {_few(sorted(unknown))}")
     if "added_tokens.json" in facts.files:
-        reasons.append("it takes no adapter with tokens of its own (added_tokens.json)")
+        reasons.append("it does not take adapters with tokens of their own (added_tokens.json)")
     return reasons + _one_rank(facts) + _left_out(facts) + _variants(facts)
 
 
@@ -191,7 +193,7 @@ def _tgi(facts: _Facts) -> list[str]:
 def _llama_cpp(facts: _Facts) -> list[str]:
     reasons = _is_lora(facts)
     if facts.embeddings:
-        reasons.append(f"the conversion takes linear layers alone, not the embeddings {_few(sorted(facts.embeddings))}")
+        reasons.append(f"the conversion takes only linear layers, not the embeddings {_few(sorted(facts.embeddings))}")
     return reasons + _left_out(facts) + _variants(facts)
 
 
@@ -200,7 +202,7 @@ def _diffusers(facts: _Facts) -> list[str]:
         parts = read_shapes(facts.folder / _DIFFUSERS_FILE)
         return [] if any(name.startswith(_DIFFUSERS_PARTS) for name in parts) else [f"{_DIFFUSERS_FILE} names no part"]
     return [
-        f"it reads no folders of PEFT, and loads nothing from them without a word: write {_DIFFUSERS_FILE} with "
+        f"it does not read PEFT's folders, and silently loads nothing from them: write {_DIFFUSERS_FILE} with "
         "`StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=deep_lora.to_lora(unet)[1])`"
     ]
 

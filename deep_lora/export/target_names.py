@@ -72,8 +72,8 @@ def with_tied_targets(targets: set[str] | None, tied: set[str] | None) -> set[st
         return targets
     if not any(name.split(".")[-1] in EMBEDDING_LAYER_NAMES for name in tied):
         raise ValueError(
-            f"PEFT's LoRA ties no output layer of the name {sorted(tied)} to the embedding, so the tied adapter cannot "
-            "be exported; merge it with `merge_and_unload`, or train without `ensure_weight_tying`"
+            f"PEFT's LoRA does not tie an output layer named {sorted(tied)} to the embedding, so the tied adapter "
+            "cannot be exported; merge it with `merge_and_unload`, or train without `ensure_weight_tying`"
         )
     return {*(targets or ()), *tied}
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from deep_lora.layers.base import DeepLoraLayer
@@ -29,8 +30,8 @@ def find_tolerance(
     """Find the largest tolerance whose truncated update keeps the outputs on the data within the bound.
 
     The outputs are logits, or the first thing that the model returns; with `f` of the whole update, `f_k` of the
-    truncated one and `f_0` of none, `||f_k - f|| <= bound ||f - f_0||` over all batches. The place between two singular
-    values is found by bisection, which takes the error to grow with the tolerance.
+    truncated one and `f_0` of none, `||f_k - f|| <= bound ||f - f_0||` over all batches. The tolerance is found
+    by bisection over the gaps between singular values, which assumes that the error grows with it.
 
     Args:
         model: holds the adapter.
@@ -40,13 +41,15 @@ def find_tolerance(
         adapter_name: the adapter.
 
     Raises:
-        ValueError: there are no data, the bound is out of range, or the adapter changes no output.
+        ValueError: `data` is missing or empty, the bound is out of range, or the adapter changes no output.
     """
     batches = [] if data is None else list(data)
     if not batches:
         raise ValueError(f"{_NEEDED}; got {'none' if data is None else 'no batch'}")
     if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < 1:
-        raise ValueError(f"`bound` is a share of what the adapter changes in the outputs, in (0, 1), got {bound!r}")
+        raise ValueError(
+            f"`bound` must be in (0, 1), a share of what the adapter changes in the outputs, got {bound!r}"
+        )
     found = decompose(model, adapter_name, 0.0)
     was_training = model.training
     model.eval()
@@ -112,25 +115,18 @@ def _outputs(model: nn.Module, batches: list[Any]) -> list[Tensor]:
 
 
 def _call(model: nn.Module, batch: Any) -> Any:
+    if not isinstance(batch, Mapping | Tensor):
+        raise ValueError(f"{_NEEDED}; each must be a dictionary or a tensor, got {type(batch).__name__}")
     device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-    if isinstance(batch, Mapping):
-        return model(
-            **{name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-        )
-    if isinstance(batch, Tensor):
-        return model(batch.to(device))
-    raise ValueError(f"{_NEEDED}; a batch is a {type(batch).__name__}, and must be a dictionary or a tensor")
+    batch = send_to_device(batch, device)
+    return model(batch) if isinstance(batch, Tensor) else model(**batch)
 
 
 def _tensor_of(output: Any) -> Tensor:
-    found = getattr(output, "logits", None)
-    if found is None:
-        found = (
-            output
-            if isinstance(output, Tensor)
-            else next(iter(output.values() if hasattr(output, "values") else output))
-        )
-    return found
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    return logits if logits is not None else next(iter(output.values() if isinstance(output, Mapping) else output))
 
 
 def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:

@@ -45,8 +45,8 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
 
     Parameters, keyed by adapter name: `deep_lora_U` (out, r), `deep_lora_core` (n, r, r), `deep_lora_V` (in, r).
     `deep_lora_start` is what the diagonals of the cores are at the start; a buffer, so that it is moved and saved just
-    as they are. Cores that have a start are stored as differences from it, unless `differences` says otherwise, of
-    adapters of earlier formats; their start is rounded as they are. The rest of `other_param_names` follows from the
+    as they are. Cores that have a start are stored as differences from it where `differences` is set; those of
+    earlier formats hold it, and it is rounded as they are. The rest of `other_param_names` follows from the
     config; what of it decides the numbers is saved in `deep_lora_settings`, and compared when the adapter is loaded.
     """
 

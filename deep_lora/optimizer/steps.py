@@ -32,7 +32,7 @@ class StepRule:
     with b the path that a weight may go in the whole run, W the weight that is adapted, f_t what the scheduler leaves
     of the rate, T the number of steps, and g_t <= 1 a guard (`deep_lora.optimizer.lengths.guard`): steps become short
     where the loss falls less than it did, so that little is learned by heart. Models that maximize a likelihood, of
-    tokens or of classes, have a shorter path and another guard: such a loss goes on falling by confidence alone when
+    tokens or of classes, have a shorter path and another guard: such a loss keeps falling by confidence alone when
     all examples are learned, which that of scores and similarities does not. Where a matrix is trained beside the
     adapter, as a new head is, the guard is milder, for the adapter has to learn what the head can read.
 
@@ -57,8 +57,8 @@ class StepRule:
             (`deep_lora.optimizer.paces`). Say True for a head of your own with such a loss.
         scheduler: of the rate, for f_1 + ... + f_T. If None, the sum is taken as that of a rate that falls to zero,
             linearly or as a cosine, where the optimizer has a scheduler, and of a constant rate where it has none.
-        resume: go on with the state that the optimizer has loaded, or with this one, of `saved()`; otherwise the run
-            starts anew.
+        resume: continue from the state that the optimizer has loaded, or from this one, of `saved()`; otherwise the
+            run starts over.
 
     Raises:
         ValueError: for bad numbers, a model without a trained adapter, an optimizer that does not hold it.
@@ -89,7 +89,7 @@ class StepRule:
             group.update(dict(resume) | {STATE: torch.tensor(resume[STATE])})
         if resume and STATE not in group:
             warnings.warn(
-                "the optimizer has loaded no state of the step rule, so the adapter's path starts anew; resume from a "
+                "the optimizer has loaded no state of the step rule, so the adapter's path starts over; resume from a "
                 "checkpoint that was written under the rule, or begin a new run",
                 stacklevel=3,
             )

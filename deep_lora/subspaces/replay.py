@@ -10,9 +10,9 @@ from torch.utils.data import IterableDataset
 
 
 class Replayed(IterableDataset):
-    """A stream whose first pass is a trial: the second begins with what the first has taken, and goes on from there.
+    """A stream whose first pass is a trial: the second begins with what the first has taken, and continues from there.
 
-    Later passes start the stream itself anew, as each pass did before. Whatever else is asked is asked of the stream.
+    Later passes start the stream itself over, as each pass did before. Everything else is asked of the stream.
 
     >>> stream = Replayed(iter("abc"))
     >>> next(iter(stream)), list(stream)

@@ -19,7 +19,7 @@ from peft.utils import CONFIG_NAME
 from transformers import PreTrainedModel
 
 from deep_lora.config import DeepLoraConfig
-from deep_lora.trainable import TRAINABLE
+from deep_lora.trainable import TRAINABLE, is_lora
 from deep_lora.tuner.wrapping import wrap
 
 HEADING = "## Use"
@@ -39,12 +39,12 @@ def install() -> None:
 
 
 def write_card(folder: str | os.PathLike[str], model: PeftModel | None = None, source: str | None = None) -> None:
-    """Write how the adapter in a folder is used into its card; what else is in the card stays.
+    """Write into the card of an adapter's folder how it is used; the rest of the card stays as it is.
 
     Args:
         folder: of a saved adapter, with Deep LoRA or a plain LoRA at its root.
-        model: that was saved, for the width of a head.
-        source: by what the adapter is loaded, such as the name of a repository; the folder's name if None.
+        model: the one that was saved, for the width of its head.
+        source: what the adapter is loaded by, such as the name of a repository; the folder's name if None.
     """
     path = Path(folder)
     name = source or path.name
@@ -54,7 +54,6 @@ def write_card(folder: str | os.PathLike[str], model: PeftModel | None = None, s
 
 def _section(folder: Path, model: Any, source: str) -> str:
     fields = json.loads((folder / CONFIG_NAME).read_bytes()) if (folder / CONFIG_NAME).is_file() else {}
-    plain = str(fields.get("peft_type")).upper() == "LORA"
     base = model.get_base_model() if isinstance(model, PeftModel) else None
     task, kind, first, more = str(fields.get("task_type")), "PeftModel", "base_model, ", ""
     if base is None or isinstance(base, PreTrainedModel):
@@ -63,24 +62,24 @@ def _section(folder: Path, model: Any, source: str) -> str:
         more = f", num_labels={count}" if count and task in ("SEQ_CLS", "TOKEN_CLS") else ""
     load = f'model = {kind}.from_pretrained({first}"{source}"{more}'
     plugin = "import deep_lora  # pip install deep-lora; makes PEFT know the method\n"
-    if plain:
+    if is_lora(folder / CONFIG_NAME):
         text = (
-            f"At the root lies a plain LoRA, which PEFT, transformers and servers load without another package:\n\n"
+            f"The root holds a plain LoRA, which PEFT, transformers and servers load without any other package:\n\n"
             f"```python\nfrom peft import {kind}\n\n{load})\n```\n\nThe same adapter as [Deep LoRA](https://pypi.org/"
-            f"project/deep-lora/) is in `{TRAINABLE}`, from where training goes on:\n\n```python\n{plugin}"
+            f"project/deep-lora/) is in `{TRAINABLE}`; to train it further:\n\n```python\n{plugin}"
             f"from peft import {kind}\n\n{load}, is_trainable=True)\n```"
         )
     else:
         text = (
-            f"```python\n{plugin}from peft import {kind}\n\n{load})\n```\n\nServers and programs that know plain LoRA "
-            f"alone take an export of the same update:\n\n```python\n"
+            f"```python\n{plugin}from peft import {kind}\n\n{load})\n```\n\nServers and programs that "
+            f"only know plain LoRA take an export of the same update:\n\n```python\n"
             'deep_lora.save_as_lora("adapter-as-lora", model)  # or save_pretrained(folder, lora_at_root=True)\n```'
         )
     return f"{_BEGIN}\n{HEADING}\n\n{text}\n{_END}"
 
 
 def _put(card: Path, section: str, title: str) -> None:
-    """Put the section where the last one was, or at the end; a template that nobody filled in goes."""
+    """Replace the section, or add it at the end; a template that nobody has filled in is dropped."""
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if not text or text.count(_UNFILLED) > 3:
         text = f"---\nlibrary_name: peft\n---\n\n# {title.rpartition('/')[2] or 'Adapter'}\n"

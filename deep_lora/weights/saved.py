@@ -30,7 +30,7 @@ def settings_of(layer: Any, adapter_name: str) -> Tensor:
 
 
 def held_settings(layer: Any, adapter_name: str) -> Tensor:
-    """Return the same on the CPU."""
+    """Return what `settings_of` does, on the CPU."""
     scales = (layer.core_scale[adapter_name], layer.outer_scale[adapter_name])
     start = int(adapter_name in layer.deep_lora_start) + int(layer.differences[adapter_name])
     numbers = [VARIANTS.index(layer.variant[adapter_name]), start]

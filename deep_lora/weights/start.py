@@ -25,11 +25,12 @@ def stored_scale(config: DeepLoraConfig) -> float:
 
 
 def stores_differences(config: DeepLoraConfig) -> bool:
-    """Tell whether the cores are stored as differences from their start, and not as in an adapter that was saved
-    before, or has no start that is subtracted.
+    """Tell whether the cores are stored as differences from their start.
+
+    Those of earlier formats, and where no start is subtracted, are stored themselves.
 
     Whatever pulls parameters to zero, such as weight decay, then pulls the update to zero; and half precision rounds
-    what was learned, and not its sum with the start.
+    what was learned instead of its sum with the start.
 
     >>> stores_differences(DeepLoraConfig()), stores_differences(DeepLoraConfig.paper())
     (True, False)

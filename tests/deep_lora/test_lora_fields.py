@@ -110,9 +110,9 @@ def test_a_start_of_another_kind_is_refused(start: str) -> None:
 
 def test_no_field_of_lora_is_lost() -> None:
     """Each is carried over, tested above as renamed or dropped, or refused at another value than its default."""
-    written_anew = {"peft_type", "peft_version"}
+    rewritten = {"peft_type", "peft_version"}
     translated = {"lora_alpha", "use_rslora", "alpha_pattern", "lora_dropout", "init_lora_weights"}
-    for name in LORAS.keys() - SHARED.keys() - translated - written_anew:
+    for name in LORAS.keys() - SHARED.keys() - translated - rewritten:
         lora = LoraConfig()
         setattr(lora, name, "something else")
         with pytest.raises(ValueError, match=f"`{name}='something else'` of the LoraConfig"):

@@ -107,7 +107,7 @@ def test_a_checkpoint_without_the_rule_is_named_and_resumed_with_a_path_of_its_o
     trainer_of(classifier(), tmp_path, **settings).train()
     again = trainer_of(classifier(), tmp_path, **settings)
     callback = deep_lora.prepare(again)
-    with pytest.warns(UserWarning, match="has loaded no state of the step rule, so the adapter's path starts anew"):
+    with pytest.warns(UserWarning, match="has loaded no state of the step rule, so the adapter's path starts over"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert callback.rule is not None and callback.rule.group["step_rule_steps"] == STEPS - 5
     state = TrainerState.load_from_json(str(tmp_path / "checkpoint-12" / "trainer_state.json"))
@@ -136,7 +136,7 @@ def test_peft_lora_is_trained_by_the_same_rule(tmp_path, capsys) -> None:
     assert "subspaces as they are" in capsys.readouterr().out
 
 
-def test_training_again_starts_anew_and_leaves_the_optimizer_as_it_was(tmp_path) -> None:
+def test_training_again_starts_over_and_leaves_the_optimizer_as_it_was(tmp_path) -> None:
     trainer = trainer_of(classifier(), tmp_path)
     callback = deep_lora.prepare(trainer)
     for _ in range(2):

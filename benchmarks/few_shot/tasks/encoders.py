@@ -1,4 +1,4 @@
-"""Real few-shot tasks for a pretrained sentence encoder (MiniLM), drawn anew for every seed.
+"""Real few-shot tasks for a pretrained sentence encoder (MiniLM), drawn again for every seed.
 
 `simlex`: SimLex-999, human similarity of word pairs; the cosine of the pooled words is regressed on the score / 10.
 `wordsim`: WordSim-353, the same with human scores of relatedness.

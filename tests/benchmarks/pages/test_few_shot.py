@@ -9,8 +9,8 @@ import pytest
 from benchmarks.few_shot import comparisons, goals
 from benchmarks.few_shot.comparisons import gaps, good_values, spread
 from benchmarks.pages import __main__ as pages
-from benchmarks.pages import few_shot_overview, few_shot_tables
-from benchmarks.pages.few_shot_figures import FIGURES, draw_all
+from benchmarks.pages import few_shot_figures, few_shot_overview, few_shot_tables
+from benchmarks.pages.drawing import draw
 from benchmarks.pages.few_shot_overview import ahead, best_one_rate
 from benchmarks.result_files import SETTINGS
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
@@ -118,14 +118,19 @@ def test_a_field_that_the_sweep_left_alone_is_said_to_be_the_default(monkeypatch
     assert few_shot_tables.tuned_fields("any", "tuned") == "depth 5"
 
 
-def test_the_page_is_what_the_results_files_say_and_shows_every_figure(tmp_path) -> None:
+def test_the_page_is_what_the_results_files_say_and_shows_every_figure() -> None:
     paths = [pages.DOCS / name for name in ("few_shot.md", "few_shot_tables.md")]
     page, tables = (path.read_text(encoding="utf8") for path in paths)
     for path, text in zip(paths, (page, tables), strict=True):
         assert pages.with_tables(path, text) == text, "run `python -m benchmarks.pages --write`"
     for name in pages.FEW_SHOT:
         assert (page + tables).count(f"<!-- {name}: begin -->") == 1, f"{name} belongs on one of the pages"
-    drawn = draw_all(tmp_path)
-    assert [path.stem for path in drawn] == list(FIGURES) and all(path.stat().st_size for path in drawn)
-    for path in drawn:
-        assert f"(images/{path.name})" in page and (pages.DOCS / "images" / path.name).is_file()
+    assert all(f"(images/{name})" in page for name in few_shot_figures.FIGURES)
+
+
+def test_every_figure_of_the_docs_can_be_drawn_and_is_on_a_page(tmp_path) -> None:
+    drawn = draw(pages.FIGURES, tmp_path)
+    assert all(path.stat().st_size for path in drawn)
+    assert {path.name for path in drawn} == {path.name for path in (pages.DOCS / "images").iterdir()}
+    text = "".join(path.read_text(encoding="utf8") for path in pages.DOCS.glob("*.md"))
+    assert all(f"(images/{path.name})" in text for path in drawn)

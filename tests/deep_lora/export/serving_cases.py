@@ -32,7 +32,7 @@ CASES: dict[str, tuple[dict, set[str]]] = {
     "rank 600": ({"r": 600, "lora_alpha": 600}, {"vLLM"}),
     "a norm": ({"modules_to_save": ["norm"]}, {"vLLM", "SGLang", "TGI", "llama.cpp"}),
 }
-ALWAYS = {"sentence-transformers": "no tokenizer", "diffusers": "reads no folders of PEFT"}
+ALWAYS = {"sentence-transformers": "no tokenizer", "diffusers": "does not read PEFT's folders"}
 
 
 def save(folder: Path, case: str) -> Path:

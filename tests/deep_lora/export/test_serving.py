@@ -17,7 +17,7 @@ def reasons(folder) -> dict[str, str]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES)
-def test_each_kind_of_adapter_is_refused_by_whom_it_should_be(case, tmp_path) -> None:
+def test_each_kind_of_adapter_is_refused_by_the_right_programs(case, tmp_path) -> None:
     found = reasons(save(tmp_path, case))
     assert {name for name, text in found.items() if text} == CASES[case][1] | set(ALWAYS)
     assert all(text in found[name] for name, text in ALWAYS.items())
@@ -28,11 +28,11 @@ def test_each_kind_of_adapter_is_refused_by_whom_it_should_be(case, tmp_path) ->
     [
         ("a regular expression", "SGLang", "it takes names as target_modules, not '.*self_attn"),
         ("ranks of their own", "SGLang", "it takes one rank for all modules; export with `ranks='uniform'`"),
-        ("a trained head", "vLLM", "it takes no modules that were trained whole but classifier and score: lm_head"),
+        ("a trained head", "vLLM", "of the modules trained whole it takes only classifier and score, not lm_head"),
         ("a trained head", "llama.cpp", "what was trained beside LoRA would be missing: lm_head.weight"),
-        ("trained biases", "vLLM", "it takes no trained biases (bias='lora_only')"),
-        ("token rows", "vLLM", "it takes no tensors but those of LoRA: model.embed_tokens"),
-        ("embeddings", "llama.cpp", "takes linear layers alone, not the embeddings model.embed_tokens"),
+        ("trained biases", "vLLM", "it does not take trained biases (bias='lora_only')"),
+        ("token rows", "vLLM", "it takes only the tensors of LoRA, not model.embed_tokens"),
+        ("embeddings", "llama.cpp", "takes only linear layers, not the embeddings model.embed_tokens"),
         ("embeddings", "TGI", "it silently leaves out the updates of the layers embed_tokens"),
         ("DoRA", "TGI", "it does not know DoRA (use_dora)"),
         (
@@ -40,7 +40,7 @@ def test_each_kind_of_adapter_is_refused_by_whom_it_should_be(case, tmp_path) ->
             "TGI",
             "it silently leaves out the updates of a kind of layer that is not adapted in every",
         ),
-        ("rank 600", "vLLM", "its ranks end at 512, the adapter has 600; raise --tolerance"),
+        ("rank 600", "vLLM", "its ranks end at 512, and the adapter has 600; raise --tolerance"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -48,7 +48,7 @@ def test_the_reason_says_what_and_what_to_do(case, program, text, tmp_path) -> N
     assert text in reasons(save(tmp_path, case))[program]
 
 
-def test_an_encoder_with_a_head_is_for_vllm_and_not_for_those_that_generate(tmp_path) -> None:
+def test_vllm_takes_an_encoder_with_a_head_and_programs_that_only_generate_do_not(tmp_path) -> None:
     found = reasons(save_classifier(tmp_path))
     assert {name for name, text in found.items() if not text} == {"PEFT", "transformers", "vLLM"}
     assert "it has no LoRA for the layers query" in found["SGLang"]
@@ -56,17 +56,17 @@ def test_an_encoder_with_a_head_is_for_vllm_and_not_for_those_that_generate(tmp_
     assert reasons(tmp_path)["sentence-transformers"] == ""
 
 
-def test_deep_lora_itself_is_for_peft_with_an_import(tmp_path) -> None:
+def test_deep_lora_itself_needs_peft_and_an_import(tmp_path) -> None:
     found = reasons(save_deep_lora(tmp_path))
     assert "needs `import deep_lora` before loading" in found["PEFT"]
     assert "the config names no base model" in found["transformers"]
-    assert all("it knows no DEEP_LORA: write the same update" in found[name] for name in ("vLLM", "SGLang", "TGI"))
+    assert all("it does not know DEEP_LORA: write the same update" in found[name] for name in ("vLLM", "SGLang", "TGI"))
 
 
 def test_added_tokens_and_the_file_of_diffusers_are_seen(tmp_path) -> None:
     save(tmp_path, "plain")
     (tmp_path / "added_tokens.json").write_text("{}")
-    assert "it takes no adapter with tokens of its own" in reasons(tmp_path)["SGLang"]
+    assert "it does not take adapters with tokens of their own" in reasons(tmp_path)["SGLang"]
     for name, text in (
         ("unet.a.lora_A.weight", ""),
         ("a.lora_A.weight", "pytorch_lora_weights.safetensors names no part"),
@@ -75,7 +75,7 @@ def test_added_tokens_and_the_file_of_diffusers_are_seen(tmp_path) -> None:
         assert reasons(tmp_path)["diffusers"] == text
 
 
-def test_an_export_of_a_pattern_is_for_everybody_who_serves(tmp_path) -> None:
+def test_every_server_takes_the_export_of_a_pattern(tmp_path) -> None:
     model = adapt(llama(), r=4, target_modules=r".*\.(q|v|down)_proj", task_type="CAUSAL_LM")
     disturb_(model)
     save_as_lora(tmp_path, model)
@@ -106,11 +106,11 @@ def test_what_servers_leave_out_is_named_before_it_is_saved(tmp_path) -> None:
             lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"),
             "adapter_model.bin is a pickle, which can run code",
         ),
-        (lambda folder: with_fields(folder, peft_type="IA3"), "holds a IA3; only LORA and DEEP_LORA adapters are"),
+        (lambda folder: with_fields(folder, peft_type="IA3"), "holds an adapter of type IA3; only LORA and"),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x"), "too few for a safetensors file"),
     ],
 )
-def test_what_is_no_sound_adapter_is_refused(break_, message, tmp_path) -> None:
+def test_a_folder_without_a_sound_adapter_is_refused(break_, message, tmp_path) -> None:
     save(tmp_path, "plain")
     break_(tmp_path)
     with pytest.raises(AdapterFileError, match=message):

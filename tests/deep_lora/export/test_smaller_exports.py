@@ -94,13 +94,18 @@ def test_ranks_of_names_that_others_end_with_are_told_apart(tmp_path) -> None:
 
 
 def test_a_folder_is_converted_with_ranks_of_their_own(tmp_path) -> None:
-    base, x, model = trained("patterns")
+    base = Mixed().eval()
+    model = adapt(copy.deepcopy(base), r=4, target_modules=["square", "tall"], rank_pattern={"tall": 2})
+    disturb_(model)
     model.save_pretrained(str(tmp_path / "ours"))
     with pytest.raises(ValueError, match="`base_model`"):
         convert_folder(tmp_path / "ours", tmp_path / "lora")
     with pytest.raises(ValueError, match="the adapter cannot be converted: `ranks` must be 'uniform'"):
         convert_folder(tmp_path / "ours", tmp_path / "lora", ranks="own", assume_linear=True)
-    assert convert_folder(tmp_path / "ours", None, ranks="per_module", assume_linear=True)
+    convert_folder(tmp_path / "ours", tmp_path / "lora", ranks="per_module", assume_linear=True)
+    found = loaded(base, tmp_path / "lora")
+    assert found.peft_config["default"].rank_pattern == {"tall": 2}
+    assert relative(out(found, ids()), out(model, ids())) <= 1e-6
 
 
 @pytest.mark.parametrize("ranks", ["own", None, 4])
@@ -147,8 +152,8 @@ def test_the_search_leaves_the_model_as_it_was() -> None:
     [
         ({}, "`tolerance='auto'` needs `data`, a list of batches .*; got none"),
         ({"data": []}, "got no batch"),
-        ({"data": [3]}, "a batch is a int, and must be a dictionary or a tensor"),
-        ({"data": [ids()], "bound": 0}, r"`bound` is a share .* in \(0, 1\), got 0"),
+        ({"data": [3]}, "each must be a dictionary or a tensor, got int"),
+        ({"data": [ids()], "bound": 0}, r"`bound` must be in \(0, 1\), a share .*, got 0"),
         ({"data": [ids()], "bound": True}, "got True"),
     ],
 )

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 
 from deep_lora import initialize_subspaces_, kept_ranks, to_lora
@@ -41,6 +42,8 @@ def compute(rank, folder):
         disturb_(plain)
         spread = sharded(copy.deepcopy(plain))
         results["export"], results["ranks"] = to_lora(spread)[1], kept_ranks(spread, tolerance=0.1)
+        main = {"state_dict": whole_tensors(spread), "is_main_process": rank == 0}
+        spread.save_pretrained(f"{folder}/saved", **main, lora_at_root=True)
         results["logits"] = spread(input_ids=ids()).logits
         spread.merge_adapter()
         results["merged"] = spread(input_ids=ids()).logits
@@ -52,7 +55,9 @@ def compute(rank, folder):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return results_of_two(compute, tmp_path_factory.mktemp("sharded"))[0]
+    folder = tmp_path_factory.mktemp("sharded")
+    found = results_of_two(compute, folder)[0]
+    return found | {"saved": load_file(folder / "saved" / "adapter_model.safetensors")}
 
 
 def same(found, expected):
@@ -73,7 +78,8 @@ def test_the_subspaces_are_written_to_every_process(results) -> None:
 def test_the_export_and_the_ranks_are_those_of_the_whole_model(results) -> None:
     plain = model()
     disturb_(plain)
-    same(results["export"], to_lora(plain)[1])
+    for name in ("export", "saved"):
+        same(results[name], to_lora(plain)[1])
     assert results["ranks"] == kept_ranks(plain, tolerance=0.1)
 
 

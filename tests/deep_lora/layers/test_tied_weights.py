@@ -203,7 +203,7 @@ def test_a_module_that_only_ends_like_a_tied_one_keeps_its_own_adapter() -> None
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_head_that_was_tied_is_free_again_when_its_adapter_is_made_anew() -> None:
+def test_a_head_that_was_tied_is_free_again_when_its_adapter_is_made_again() -> None:
     base = llama(tie_word_embeddings=True)
     adapt(base, r=4, target_modules=TARGETS, ensure_weight_tying=True)
     embedding, head = layers_of(adapt(base, r=4, target_modules=TARGETS))

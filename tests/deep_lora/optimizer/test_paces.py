@@ -1,4 +1,4 @@
-"""Which models maximize a likelihood, with an adapter and without, and what the rule then chooses."""
+"""Which models maximize a likelihood, with an adapter and without, and what the rule chooses for them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from deep_lora import StepRule, create_optimizer
+from deep_lora.optimizer.lengths import Pace
 from deep_lora.optimizer.paces import LIKELIHOOD, SCORES, SIMILARITIES, maximizes_likelihood
 from tests.deep_lora.optimizer.ruled import trained
 from tests.models import adapt, gpt2, llama
@@ -39,50 +40,36 @@ def vit(kind: type[PreTrainedModel]) -> Callable[[], nn.Module]:
     return lambda: kind(ViTConfig(image_size=4, patch_size=2, **SIZES))
 
 
-LIKELIHOODS = {
-    "GPT-2": gpt2,
-    "Llama": llama,
-    "Llama in a module": lambda: nn.ModuleList([llama()]),
-    "masked tokens": bert(BertForMaskedLM),
-    "classes": bert(BertForSequenceClassification),
-    "several classes at once": bert(
-        BertForSequenceClassification, num_labels=1, problem_type="multi_label_classification"
-    ),
-    "tags": bert(BertForTokenClassification),
-    "spans": bert(BertForQuestionAnswering),
-    "choices": bert(BertForMultipleChoice),
-    "next sentence": bert(BertForNextSentencePrediction),
-    "images": vit(ViTForImageClassification),
-}
-OTHERS = {
-    "one number": bert(BertForSequenceClassification, num_labels=1),
-    "numbers": bert(BertForSequenceClassification, num_labels=3, problem_type="regression"),
-    "text encoder": bert(BertModel),
-    "image encoder": vit(ViTModel),
+SEVERAL = {"num_labels": 1, "problem_type": "multi_label_classification"}
+NUMBERS = {"num_labels": 3, "problem_type": "regression"}
+MODELS: dict[str, tuple[Callable[[], nn.Module], Pace, Pace]] = {  # the pace, and that without a likelihood
+    "GPT-2": (gpt2, LIKELIHOOD, SIMILARITIES),
+    "Llama": (llama, LIKELIHOOD, SIMILARITIES),
+    "masked tokens": (bert(BertForMaskedLM), LIKELIHOOD, SIMILARITIES),
+    "classes": (bert(BertForSequenceClassification), LIKELIHOOD, SCORES),
+    "several classes at once": (bert(BertForSequenceClassification, **SEVERAL), LIKELIHOOD, SCORES),
+    "tags": (bert(BertForTokenClassification), LIKELIHOOD, SCORES),
+    "spans": (bert(BertForQuestionAnswering), LIKELIHOOD, SCORES),
+    "choices": (bert(BertForMultipleChoice), LIKELIHOOD, SCORES),
+    "next sentence": (bert(BertForNextSentencePrediction), LIKELIHOOD, SIMILARITIES),
+    "images": (vit(ViTForImageClassification), LIKELIHOOD, SCORES),
+    "one number": (bert(BertForSequenceClassification, num_labels=1), SCORES, SCORES),
+    "numbers": (bert(BertForSequenceClassification, **NUMBERS), SCORES, SCORES),
+    "text encoder": (bert(BertModel), SIMILARITIES, SIMILARITIES),
+    "image encoder": (vit(ViTModel), SIMILARITIES, SIMILARITIES),
 }
 
 
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [*((make, True) for make in LIKELIHOODS.values()), *((make, False) for make in OTHERS.values())],
-    ids=[*LIKELIHOODS, *OTHERS],
-)
-def test_models_whose_loss_is_a_likelihood_are_known(make: Callable[[], nn.Module], expected: bool) -> None:
+@pytest.mark.parametrize(("make", "pace", "without"), MODELS.values(), ids=MODELS)
+def test_the_pace_follows_from_the_model_and_from_what_is_said_of_its_loss(
+    make: Callable[[], nn.Module], pace: Pace, without: Pace
+) -> None:
     model = make()
-    assert maximizes_likelihood(model) is expected
-    if isinstance(model, PreTrainedModel):
-        adapted = adapt(model, r=2, target_modules="all-linear")
-        parameters = trained(adapted)
-        without = SCORES if any(p.ndim > 1 for p in adapted.parameters() if _is_head(adapted, p)) else SIMILARITIES
-        rule = StepRule(AdamW(parameters, lr=1e-2), adapted, 20)
-        assert rule.pace is (LIKELIHOOD if expected else without) and rule.path == rule.pace.path
-        other = StepRule(AdamW(parameters, lr=1e-2), adapted, 20, likelihood=not expected)
-        assert other.pace is (without if expected else LIKELIHOOD)
-
-
-def _is_head(model: nn.Module, parameter: nn.Parameter) -> bool:
-    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-    return "modules_to_save" in names.get(id(parameter), "")
+    assert maximizes_likelihood(model) is maximizes_likelihood(nn.ModuleList([model])) is (pace is LIKELIHOOD)
+    adapted = adapt(model, r=2, target_modules="all-linear")
+    for said, expected in ((None, pace), (True, LIKELIHOOD), (False, without)):
+        rule = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, 20, likelihood=said)
+        assert rule.pace is expected and rule.path == expected.path
 
 
 def test_a_matrix_that_the_optimizer_trains_beside_the_adapter_makes_the_guard_milder() -> None:

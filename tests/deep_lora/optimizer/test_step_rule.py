@@ -87,7 +87,7 @@ def test_a_run_that_is_resumed_ends_bit_for_bit_as_one_that_was_not(late: bool) 
         assert torch.equal(expected, adapter_tensors(again)[name]), name
 
 
-def test_a_new_run_with_the_same_optimizer_starts_anew() -> None:
+def test_a_new_run_with_the_same_optimizer_starts_over() -> None:
     model, x = seeded("linear and embedding")
     optimizer = AdamW(trained(model), lr=1e-2, weight_decay=0.0)
     for _ in range(2):

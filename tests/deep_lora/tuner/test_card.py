@@ -80,9 +80,7 @@ def hub(monkeypatch) -> dict[str, bytes]:
         create_repo=lambda repo_id, **kwargs: SimpleNamespace(repo_id=repo_id), create_commit=create_commit
     )
     monkeypatch.setattr("transformers.utils.hub.hf_api", lambda: api)
-    fresh = (
-        "---\nlibrary_name: transformers\n---\na card that transformers makes anew" + 9 * "\n[More Information Needed]"
-    )
+    fresh = "---\nlibrary_name: transformers\n---\na fresh card of transformers" + 9 * "\n[More Information Needed]"
     monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *a, **k: ModelCard(fresh))
     return uploaded
 
@@ -95,6 +93,7 @@ def test_a_pushed_adapter_is_a_plain_lora_that_carries_deep_lora_and_the_card_wi
     assert set(hub) == {"README.md", *files, *(f"deep_lora/{name}" for name in files)}
     text = hub["README.md"].decode()
     assert text.count(HEADING) == 1 and 'from_pretrained(base_model, "me/mine")' in text and "More Info" not in text
+    assert "# mine\n" in text
     (tmp_path / "deep_lora").mkdir()
     for name, content in hub.items():
         (tmp_path / name).write_bytes(content)

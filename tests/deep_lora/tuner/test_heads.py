@@ -44,7 +44,7 @@ def beside(model: hf.PreTrainedModel) -> set[str]:
 
 
 def with_another_head(one: Architecture) -> hf.PreTrainedModel:
-    """The same base model under a head that was drawn anew, as a fresh process has it."""
+    """The same base model under a head that was drawn again, as a fresh process has it."""
     model, other = build(one), build(one, seed=1)
     drawn = dict(other.named_parameters())
     with torch.no_grad():

@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from peft.utils import hotswap
 from transformers import AutoModelForCausalLM
 
 from deep_lora import DeepLoraConfig, convert_folder, inspect_adapter, put_lora_at_root, save_as_lora
@@ -78,6 +79,20 @@ def test_an_adapter_that_is_there_takes_the_trainable_part_however_it_is_loaded(
     assert isinstance(beside.peft_config["other"], DeepLoraConfig)
 
 
+def test_a_lora_that_is_there_takes_the_root_for_training_too(saved) -> None:
+    folder, wanted = saved
+    model = get_peft_model(base_of(folder), LoraConfig.from_pretrained(str(folder / "adapter")))
+    model.load_adapter(str(folder / "adapter"), "default", is_trainable=True)
+    assert torch.allclose(logits(model), wanted, atol=1e-5)
+
+
+def test_hotswap_takes_the_trainable_part_into_a_deep_lora_adapter(saved) -> None:
+    folder, wanted = saved
+    model = adapt(base_of(folder), r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    hotswap.hotswap_adapter(model, str(folder / "adapter"), "default", torch_device="cpu")
+    assert torch.allclose(logits(model), wanted, atol=1e-6)
+
+
 def test_config_conversion_and_inspection_find_the_trainable_part(saved, tmp_path) -> None:
     folder, _ = saved
     adapter = folder / "adapter"
@@ -106,15 +121,16 @@ def test_a_plain_lora_without_a_trainable_part_stays_one_under_training(saved, t
 
 
 def test_a_subfolder_or_config_that_is_named_wins(saved) -> None:
-    folder, _ = saved
+    folder, wanted = saved
     config = LoraConfig.from_pretrained(str(folder / "adapter"))
     model = PeftModel.from_pretrained(base_of(folder), str(folder / "adapter"), is_trainable=True, config=config)
     assert isinstance(model.peft_config["default"], LoraConfig)
+    assert torch.allclose(logits(model), wanted, atol=1e-5)
     named = PeftModel.from_pretrained(base_of(folder), str(folder / "adapter"), subfolder="deep_lora")
     assert isinstance(named.peft_config["default"], DeepLoraConfig)
 
 
-def test_a_repository_that_cannot_be_searched_is_told(saved, tmp_path, monkeypatch) -> None:
+def test_a_repository_that_cannot_be_searched_is_told(saved, tmp_path) -> None:
     folder, _ = saved
     revision = tmp_path / "models--me--mine" / "snapshots" / "1"
     revision.mkdir(parents=True)
@@ -184,3 +200,25 @@ def test_path_and_model_come_in_either_order(tmp_path) -> None:
     assert [(tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in FILES]
     with pytest.raises(TypeError, match=r"needs a path and a model, got str and str; write save_as_lora"):
         save_as_lora("one", "two")
+
+
+def test_a_lora_is_not_written_above_the_deep_lora_of_another(saved, tmp_path) -> None:
+    folder, _ = saved
+    shutil.copytree(folder / "adapter", tmp_path / "held")
+    model = adapt(Mixed(), r=4, target_modules=["square"])
+    message = (
+        "held has a Deep LoRA adapter in its subfolder deep_lora, which would be trained further instead of this LoRA"
+    )
+    with pytest.raises(FileExistsError, match=message):
+        save_as_lora(tmp_path / "held", model)
+    with pytest.raises(FileExistsError, match=message):
+        convert_folder(folder / "adapter", tmp_path / "held", overwrite=True)
+
+
+@pytest.mark.parametrize("place", ["adapter", "base"])
+def test_only_a_deep_lora_adapter_gives_its_root_to_a_lora(saved, place) -> None:
+    folder, _ = saved
+    before = {path: path.read_bytes() for path in (folder / place).rglob("*") if path.is_file()}
+    with pytest.raises(AdapterFileError, match="has no Deep LoRA adapter at its root; give a folder that"):
+        put_lora_at_root(folder / place, lambda path: shutil.copytree(folder / "adapter", path))
+    assert {path: path.read_bytes() for path in (folder / place).rglob("*") if path.is_file()} == before

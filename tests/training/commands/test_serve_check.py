@@ -12,7 +12,7 @@ def test_the_command_takes_the_folder_of_a_run_and_answers_for_each_program(tmp_
     save(tmp_path / "run" / "adapter", "plain")
     assert main(["serve-check", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
-    assert "                  vLLM  loads (--enable-lora)\n" in printed and "diffusers  no: it reads no" in printed
+    assert "                  vLLM  loads (--enable-lora)\n" in printed and "diffusers  no: it does not read" in printed
     shutil.copytree(tmp_path / "run" / "adapter", tmp_path / "other")
     with_fields(tmp_path / "other", target_modules="q_proj")
     assert main(["serve-check", str(tmp_path / "other"), "--programs", "VLLM", "llama-cpp"]) == 0
