@@ -45,7 +45,7 @@ class NeuralCollapseCallback(EvaluationCallback):
 
     Raises:
         TypeError, ValueError: without a Trainer, with nothing to measure, or for a model whose head is not found or has
-            no classes. Labels that turn out to be none are left out with a warning, and training goes on.
+            no classes. Batches whose labels turn out not to be classes are left out with a warning.
     """
 
     subject = "neural collapse"

@@ -72,7 +72,7 @@ def _mean_of(training: ClassStatistics | Any) -> Float[Tensor, " d"]:
         return _matrix("training", training).mean(0)
     if training.num_samples == 0:
         raise ValueError("the statistics of the training data hold no samples; call `update` first")
-    return training.counts.double() @ training.means / training.num_samples
+    return training.mean
 
 
 def _matrix(name: str, values: Any) -> Float[Tensor, "n d"]:

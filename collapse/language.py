@@ -27,7 +27,7 @@ def next_token_pairs(features: Any, labels: Any) -> tuple[Float[Tensor, "batch t
         Features (batch, tokens - 1, d), without those of the last token, and labels without those of the first.
 
     Raises:
-        ValueError: for shapes that are not such, or sequences of one token.
+        ValueError: for other shapes, or sequences of one token.
 
     >>> features, labels = next_token_pairs(torch.arange(3.0).view(1, 3, 1), [[7, 8, 9]])
     >>> features.flatten().tolist(), labels.tolist()

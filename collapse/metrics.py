@@ -105,7 +105,7 @@ def nc1(
     and labels, as `neural_collapse` does.
 
     Raises:
-        TypeError: for something else than statistics, or features and labels.
+        TypeError: for anything but statistics, or features and labels.
         ValueError: for statistics without the full scatter, or fewer than two classes with samples.
 
     >>> statistics = ClassStatistics(2, 1)
@@ -230,7 +230,7 @@ def _centered_means(statistics: ClassStatistics, global_mean: GlobalMean) -> Flo
 
 def _global_mean(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, " d"]:
     if global_mean == "samples":
-        return statistics.counts.double() @ statistics.means / statistics.num_samples
+        return statistics.mean
     if global_mean == "classes":
         return statistics.observed.double() @ statistics.means / statistics.observed.sum()
     raise ValueError(f"`global_mean` must be 'samples' or 'classes', got {global_mean!r}")

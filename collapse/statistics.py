@@ -71,6 +71,11 @@ class ClassStatistics:
         return int(self.counts.sum())
 
     @property
+    def mean(self) -> Float[Tensor, " d"]:
+        """The mean of all features added, (d,)."""
+        return self.counts.double() @ self.means / self.num_samples
+
+    @property
     def observed(self) -> Tensor:
         """Which classes have samples, (K,) bool."""
         return self.counts > 0

@@ -200,7 +200,7 @@ def _check_weights(weights: Tensor | None, values: Tensor) -> None:
             f"{tuple(weights.shape)} and {weights.dtype}"
         )
     if not bool((torch.isfinite(weights) & (weights > 0)).all()):
-        raise ValueError("weights must be finite and positive; leave out entries that shall not count")
+        raise ValueError("weights must be finite and positive; leave out entries that should not count")
 
 
 def _check_distinct(sorted_keys: Tensor, shape: tuple[int, int]) -> None:

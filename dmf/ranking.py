@@ -27,7 +27,7 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
     Args:
         recommended: for each user a list of at least k distinct items, best first, such as
             `model.recommend(users, k).items`; a shorter list counts as one that is cut off.
-        relevant: for each user the items of the test set that he likes.
+        relevant: for each user the items of the test set that they like.
         k: how many items of each list count.
 
     Raises:
@@ -68,7 +68,7 @@ def ndcg_at_k(hits: Bool[ndarray, "users k"], relevant: Int[ndarray, " users"]) 
         hits: whether the i-th item of each list is relevant.
         relevant: how many relevant items each user has, at least 1.
 
-    Source: Jaervelin and Kekaelaeinen, ACM TOIS 2002; equal to `sklearn.metrics.ndcg_score`.
+    Source: Jarvelin and Kekalainen, ACM TOIS 2002; equal to `sklearn.metrics.ndcg_score`.
 
     >>> ndcg_at_k(np.array([[True, False]]), np.array([1]))
     array([1.])

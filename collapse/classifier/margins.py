@@ -78,7 +78,7 @@ def with_margin(
 
 
 def check_margin(margin: float, kind: str) -> None:
-    """Raise unless this is a margin of a kind that there is.
+    """Raise unless the kind exists and the margin lies in its range.
 
     Raises:
         ValueError: for another kind, or a margin out of its range.

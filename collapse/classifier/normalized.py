@@ -133,7 +133,8 @@ class NormalizedClassifier(nn.Module):
         name = f"{prefix}log_temperature_ratio"
         if name in state_dict and self.log_temperature_ratio is None:
             start = torch.zeros_like(self.base_temperature)
-            self.log_temperature_ratio = nn.Parameter(start, requires_grad=self.weight.requires_grad)
+            learns = self.weight.requires_grad or not isinstance(self.weight, nn.Parameter)  # a simplex is a buffer
+            self.log_temperature_ratio = nn.Parameter(start, requires_grad=learns)
         elif f"{prefix}weight" in state_dict and self.log_temperature_ratio is not None:
             state_dict.setdefault(name, torch.zeros_like(state_dict[f"{prefix}weight"][0, 0]))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -15,7 +15,7 @@ from collapse.classifier.normalized import check_labels
 from collapse.heads.finding import WRAPPING, linear_layers, outside_of_base
 
 
-def register_hooks(base: nn.Module, head: str, margin: float = 0.0, margin_kind: MarginKind = "cosface") -> None:
+def register_hooks(base: nn.Module, head: str, margin: float, margin_kind: MarginKind) -> None:
     """Register what a model with a normalized head needs, once it has one."""
     base.register_forward_pre_hook(_BatchCheck(head), with_kwargs=True)
     if margin:

@@ -53,8 +53,9 @@ def normalize_classifier_(
 
     Raises:
         ValueError: for regression, multi-label and question-answering models, a head that is already normalized or
-            quantized, or none; a margin out of range, or of a module without a loss; a simplex that does not fit. Then
-            on the model raises a TypeError for labels that are not integers, and with a margin a ValueError without.
+            quantized, or none; a margin out of range, or of a module without a loss; a simplex that does not fit.
+            Later, the model raises a TypeError for labels that are not integers, and with a margin a ValueError for a
+            training batch without labels.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)
@@ -69,7 +70,7 @@ def normalize_classifier_(
     settings = _settings(config, scale, learnable_scale, margin, margin_kind, simplex) | {"head": found.name}
     if settings.get("margin") and config is None:
         raise ValueError(
-            f"a margin is part of the loss, and {type(base).__name__} is no model of transformers that computes one; "
+            f"a margin is part of the loss, and {type(base).__name__} is not a transformers model that computes one; "
             "put `NormalizedClassifier(..., margin=...)` into it and call that with features and labels"
         )
     heads = _replaced(base, found, settings)

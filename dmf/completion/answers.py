@@ -20,7 +20,7 @@ from dmf.completion.data import Axes, Ids, matrix_entries, pairs_of
 from dmf.completion.folding import Penalty, feedback_of, solve_rows
 from dmf.completion.ids import read_ids
 from dmf.completion.model import CompletionModel
-from dmf.completion.prediction import CompletedMatrix
+from dmf.completion.prediction import COMPLETED, CompletedMatrix
 from dmf.observed import ObservedEntries
 
 SCORES = 2**23  # of one block of rows
@@ -34,7 +34,7 @@ class Ranked(NamedTuple):
 
 
 class Answers(OneToOneFeatureMixin, TransformerMixin):
-    """The questions; the attributes are those of `MatrixCompletion`."""
+    """The methods that answer questions; the attributes of `MatrixCompletion` are declared for type checkers."""
 
     clip: bool | tuple[float, float]
     weight_decay: float
@@ -115,8 +115,8 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
             items, scores = items[0, : left[0]], scores[0, : left[0]]
         elif left.min() < n:
             raise ValueError(
-                f"user {ids[int(left.argmin())]} has {left.min()} items left to recommend, and n is {n}; pass n="
-                f"{left.min()}, or ask for this user alone, who then gets what is left"
+                f"user {ids[int(left.argmin())]} has {left.min()} items left to recommend, and n is {n}; ask "
+                "for this user alone, who then gets what is left, or pass a smaller n"
             )
         return Ranked(self._axes.cols.ids(items), self._clipped(scores))
 
@@ -227,8 +227,7 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         return self._clipped(self._completed().entries(*self._axes.numbers(ids)))
 
     def _completed(self) -> CompletedMatrix:
-        parts = (self.mean_, self.row_bias_, self.column_bias_, self.left_, self.right_, self.column_scale_)
-        return CompletedMatrix(*parts)
+        return CompletedMatrix(*(getattr(self, name) for name in COMPLETED))
 
     def _clipped(self, predictions: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
         if self.clip is False:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from torch import Tensor
 
-from dmf.completion.ids import Axis, axis_of, read_ids
+from dmf.completion.ids import Axis, as_array, axis_of, read_ids
 from dmf.observed import ObservedEntries, check_indices, check_triplets
 
 
@@ -68,7 +68,7 @@ def pairs_of(X: Any) -> Ids | None:
     """
     if issparse(X):
         return None
-    array = np.asarray(X)
+    array = as_array(X)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0:
         return None
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
@@ -110,7 +110,7 @@ def listed_entries(
         weights: of the entries; those of weight 0 are left out.
 
     Raises:
-        ValueError: if values or weights are no real numbers, or as in `Axis` and `ObservedEntries`.
+        ValueError: if values or weights are not real numbers, or as in `Axis` and `ObservedEntries`.
 
     >>> listed_entries(Ids(np.array(["bob", "ann"]), np.array([2, 0])), [5, 7], None).entries.rows
     tensor([0, 1])
@@ -138,7 +138,7 @@ def counted_values(ids: Ids, values: ArrayLike, weights: ArrayLike | None) -> Co
     """Read values and weights, and leave out the entries of weight 0.
 
     Raises:
-        ValueError: if lengths differ, values are no finite real numbers, or weights are negative or not finite.
+        ValueError: if lengths differ, values are not finite real numbers, or weights are negative or not finite.
     """
     read = _real_values(values, "values")
     rows, cols = (torch.zeros(each.shape, dtype=torch.int64) for each in ids)
@@ -248,7 +248,7 @@ def _weights(weights: ArrayLike, shape: Sequence[int]) -> Float[Tensor, " nnz"]:
             f"sample_weight has shape {tuple(found.shape)}, and the values {tuple(shape)}; pass one for each"
         )
     if not bool((torch.isfinite(found) & (found >= 0)).all()):
-        raise ValueError("sample_weight has negative, NaN or infinite entries; pass 0 for what shall not count")
+        raise ValueError("sample_weight has negative, NaN or infinite entries; pass 0 to leave an entry out")
     if not bool((found > 0).any()):
         raise ValueError(
             "the weights in sample_weight are all zero, so nothing is left to learn from; pass some positive ones"

@@ -13,14 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmf.completion.data import Listed, counted_values
 from dmf.completion.fitting import fit_model
-from dmf.completion.prediction import completed_matrix
+from dmf.completion.prediction import COMPLETED, completed_matrix
 from dmf.completion.settings import check_settings
 from dmf.completion.storage.saving import Fitted, load_fitted, save_fitted
 from dmf.completion.updates import DESCRIBING, Updates
 
 FITTED = (
-    "mean_", "row_bias_", "column_bias_", "column_scale_", "left_", "right_", "rows_", "columns_", "observed_range_",
-    "history_", "n_iter_", "best_epoch_", "validation_score_", "noise_level_", "weight_unit_",
+    *COMPLETED, "rows_", "columns_", "observed_range_", "history_", "n_iter_", "best_epoch_", "validation_score_",
+    "noise_level_", "weight_unit_",
 )  # fmt: skip
 
 

@@ -16,6 +16,16 @@ from torch import Tensor
 from dmf.observed import largest_side
 
 
+def as_array(ids: ArrayLike) -> ndarray:
+    """Return ids as an array, one of objects for a list with text: NumPy would make text of all else in it, NaN too.
+
+    >>> as_array(["ann", float("nan")]).tolist(), as_array([3, 1]).dtype.kind
+    (['ann', nan], 'i')
+    """
+    array = np.asarray(ids)
+    return np.asarray(ids, dtype=object) if array.dtype.kind == "U" and isinstance(ids, (list, tuple)) else array
+
+
 def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
     """Read ids as an array of int64 or of text.
 
@@ -29,7 +39,7 @@ def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
     >>> read_ids([3, 1], "rows"), read_ids(["ann", "bob"], "rows").tolist()
     (array([3, 1]), ['ann', 'bob'])
     """
-    array = np.asarray(ids)
+    array = as_array(ids)
     if array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind == "O":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -76,6 +76,9 @@ class CompletedMatrix:
         row_bias, left = known * self.row_bias[place], known[:, None] * self.left[place]
         biases = row_bias[:, None] * self.column_scale[cols] + self.column_bias[cols]
         return self.mean + biases + left @ self.right[cols].T
+
+
+COMPLETED = tuple(f"{field.name}_" for field in fields(CompletedMatrix))  # the attributes of an estimator that hold it
 
 
 def unknown_scale(column_scale: Float[ndarray, " in"]) -> float:

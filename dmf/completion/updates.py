@@ -16,7 +16,7 @@ from dmf.completion.data import Axes, Ids, Listed, listed_entries, matrix_entrie
 from dmf.completion.folding import fold
 from dmf.completion.ids import read_ids
 from dmf.completion.model import Trained
-from dmf.completion.prediction import CompletedMatrix
+from dmf.completion.prediction import COMPLETED, CompletedMatrix
 from dmf.completion.settings import check_settings
 from dmf.completion.start import allowed_rank
 from dmf.observed import ObservedEntries
@@ -42,7 +42,7 @@ class Updates(Answers):
 
         Each new row gets the factors and the bias that fit its entries best while the columns are fixed, a ridge
         regression with the penalties of the fit (the equation is that of `dmf.completion.folding.solve_rows`); columns
-        likewise. What new rows have in new columns fits only biases, where no factors are known to start from.
+        likewise. Entries of new rows in new columns fit only biases, since no factors are known there.
 
         Args:
             X, y, values, sample_weight: entries as in `fit`; the ids of each have a new row or a new column.
@@ -58,7 +58,7 @@ class Updates(Answers):
     def partial_fit(
         self, X: Any, y: Any = None, values: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
     ) -> Any:
-        """Add entries, and solve anew for the rows and then the columns that they are in, from all entries of these.
+        """Add entries, and solve again for their rows and then for their columns, from all the entries of these.
 
         A step of `fold_in` for known rows and columns, too: it never raises the training objective, and what it does
         not touch stays as it is. An entry that is known is replaced. Before `fit`, it is `fit`.
@@ -142,8 +142,7 @@ class Updates(Answers):
         """Set the fitted attributes to a model and the entries that it is of."""
         self.model_ = trained.model
         self.rows_, self.columns_ = trained.rows.numpy(), trained.cols.numpy()
-        self.mean_, self.row_bias_, self.column_bias_ = completed.mean, completed.row_bias, completed.column_bias
-        self.left_, self.right_, self.column_scale_ = completed.left, completed.right, completed.column_scale
+        self.__dict__.update(zip(COMPLETED, vars(completed).values(), strict=True))
         self.observed_range_ = (entries.values.min().item(), entries.values.max().item())
         self._know(entries, axes)
 

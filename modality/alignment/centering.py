@@ -12,7 +12,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modality.rows import as_rows, at_least_float32, unit_rows
+from modality.rows import as_rows, unit_rows
 
 MEAN, MAP = "mean.", "map."
 
@@ -50,7 +50,7 @@ class Centering:
             features: name of the modality -> its features (n, d), at least two rows, any number of modalities.
 
         Raises:
-            TypeError, ValueError: for fewer than two modalities, features that are not such, or not finite.
+            TypeError, ValueError: for fewer than two modalities, or features that are not finite matrices.
         """
         return cls({name: rows.mean(0) for name, rows in checked(features).items()})
 
@@ -63,16 +63,15 @@ class Centering:
             rows: (n, d), as tensors, arrays of NumPy or lists.
 
         Raises:
-            TypeError, ValueError: for another modality or width, or for features that are not such or not finite.
+            TypeError, ValueError: for another modality or width, or for features that are not a finite matrix.
         """
         if modality not in self.means:
             raise ValueError(f"the alignment was fitted for {list(self.means)}, and not for {modality!r}")
-        found = checked_rows(modality, rows)
+        found = unit_rows(checked_rows(modality, rows))
         mean = self.means[modality]
         if found.shape[1] != len(mean):
             raise ValueError(f"{modality!r} was fitted with {len(mean)} features, got {found.shape[1]}")
-        found = at_least_float32(found)
-        return unit_rows(self._moved(modality, unit_rows(found) - mean.to(found)))
+        return unit_rows(self._moved(modality, found - mean.to(found)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is stored, by name."""

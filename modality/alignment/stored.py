@@ -16,7 +16,7 @@ def load_alignment(path: str | Path) -> Centering:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no alignment.
+        ValueError: it is not an alignment.
 
     >>> import tempfile
     >>> fitted = Centering.fit({"image": [[1.0, 0.0], [0.0, 1.0]], "text": [[0.0, -1.0], [-1.0, 0.0]]})
@@ -26,7 +26,7 @@ def load_alignment(path: str | Path) -> Centering:
     [-0.5, -0.5]
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; `Centering.fit(...).save(path)` writes one")
+        raise FileNotFoundError(f"there is no file at {path}; `Centering.fit(...).save(path)` writes one")
     try:
         with safe_open(str(path), framework="pt") as file:
             kind = (file.metadata() or {}).get("alignment")
@@ -50,7 +50,7 @@ def from_tensors(kind: str | None, tensors: dict[str, Tensor], source: str) -> C
     fits = fits and all(name in means and len(matrix) == len(means[name]) for name, matrix in maps.items())
     if kind not in ("Centering", "LinearAlignment") or not fits or bool(maps) != (kind == "LinearAlignment"):
         raise ValueError(
-            f"{source} holds {sorted(tensors)[:4]} as {kind!r}, which is no alignment; `Centering.fit(...).save(path)` "
-            "writes one"
+            f"{source} holds {sorted(tensors)[:4]} as {kind!r}, which is not an alignment; "
+            "`Centering.fit(...).save(path)` writes one"
         )
     return LinearAlignment(means, maps) if maps else Centering(means)

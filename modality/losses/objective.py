@@ -16,6 +16,7 @@ from modality.rows import at_least_float32, unit_rows
 from modality.swapping.swap import SwapRule, apply_swap
 
 Loss = Literal["contrastive", "sigmoid"]
+INITIAL_TAU: dict[Loss, float] = {"contrastive": 0.07, "sigmoid": 0.1}  # tau of CLIP and of SigLIP before training
 
 
 class ContrastiveObjective(nn.Module):
@@ -115,6 +116,11 @@ class ContrastiveObjective(nn.Module):
             ids=ids, duplicates=self.duplicates, label_smoothing=self.label_smoothing, normalize=False, gather=gather,
             block_size=self.block_size,
         )  # fmt: skip
+
+
+def new_bias(loss: Loss) -> nn.Parameter | None:
+    """Return the bias that SigLIP starts from, to be trained; only the sigmoid loss has one."""
+    return nn.Parameter(torch.tensor(-10.0)) if loss == "sigmoid" else None
 
 
 def check_loss(loss: str, label_smoothing: float) -> None:

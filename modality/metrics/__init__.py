@@ -3,7 +3,7 @@
 from modality.metrics.callback import ModalityGapCallback
 from modality.metrics.gap import linear_separability, mean_shift, modality_gap, pairwise_gaps, uniformity
 from modality.metrics.ranking import search_metrics
-from modality.metrics.retrieval import margin, recall_at_k, retrieval_metrics
+from modality.metrics.retrieval import margin, recall_at_k
 from modality.metrics.statistics import PairStatistics
 from modality.metrics.zero_shot import zero_shot_accuracy
 
@@ -16,7 +16,6 @@ __all__ = [
     "modality_gap",
     "pairwise_gaps",
     "recall_at_k",
-    "retrieval_metrics",
     "search_metrics",
     "uniformity",
     "zero_shot_accuracy",

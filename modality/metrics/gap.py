@@ -35,7 +35,7 @@ def modality_gap(statistics: PairStatistics | Any, y: Any = None) -> dict[str, f
     Covariances divide by n. With no more pairs than features the last three describe the sample more than the model.
 
     Raises:
-        TypeError: for something else than statistics or features.
+        TypeError: for anything but statistics or features.
         ValueError: with fewer than two pairs, or for features of several widths or that are not finite.
 
     Source: Yaras et al., CPAL 2025 (gap, uniformity); the rest is named above.

@@ -56,20 +56,19 @@ def search_metrics(
     query_ids, pool_ids = checked_ids(queries, pool, query_ids, pool_ids)
     queries, pool = directions(queries, pool, block_size)
     ranks = best_ranks(queries, pool, query_ids, pool_ids, block_size)
-    found = summary_of_ranks(ranks, ks) | {"pool": float(len(pool))}
-    gains = _gains(queries, pool, query_ids, pool_ids, ks, block_size)
-    return found | {f"ndcg@{k}": gain for k, gain in zip(ks, gains, strict=True)}
-
-
-def summary_of_ranks(ranks: Int[Tensor, " n"], ks: Sequence[int]) -> dict[str, float]:
-    """Summarize how many wrong rows come before the best right answer of each query.
-
-    >>> summary_of_ranks(torch.tensor([0, 3]), (1,))
-    {'recall@1': 0.5, 'mrr': 0.625, 'median_rank': 2.5}
-    """
     places = 1 + ranks.double()
-    recalls = {f"recall@{k}": (ranks < k).double().mean().item() for k in ks}
-    return recalls | {"mrr": (1 / places).mean().item(), "median_rank": places.quantile(0.5).item()}
+    found = recalls(ranks, ks) | {"mrr": (1 / places).mean().item(), "median_rank": places.quantile(0.5).item()}
+    gains = _gains(queries, pool, query_ids, pool_ids, ks, block_size)
+    return found | {"pool": float(len(pool))} | {f"ndcg@{k}": gain for k, gain in zip(ks, gains, strict=True)}
+
+
+def recalls(ranks: Int[Tensor, " n"], ks: Sequence[int]) -> dict[str, float]:
+    """Compute the recall at each k, from how many wrong rows come before the best right answer of each query.
+
+    >>> recalls(torch.tensor([0, 3]), (1, 4))
+    {'recall@1': 0.5, 'recall@4': 1.0}
+    """
+    return {f"recall@{k}": (ranks < k).double().mean().item() for k in ks}
 
 
 def check_ks(ks: Sequence[int]) -> None:
@@ -122,6 +121,11 @@ def _nearest(scores: Float[Tensor, "b m"], same: Bool[Tensor, "b m"], count: int
 
 
 def directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    """Return the unit rows of both sides, which are to be compared in blocks.
+
+    Raises:
+        ValueError: for features that are not finite, or a block below 1.
+    """
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
         raise ValueError(f"`block_size` must be a positive number of rows, got {block_size!r}")
     if not (x.isfinite().all() and y.isfinite().all()):
@@ -130,13 +134,16 @@ def directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
 
 
 def checked_ids(x: Any, y: Any, x_ids: Any, y_ids: Any) -> tuple[Tensor, Tensor]:
-    """Return the ids of both sides as integers, beside matrices of one width."""
-    if not all(isinstance(rows, Tensor) and rows.is_floating_point() and rows.dim() == 2 for rows in (x, y)) or (
-        x.shape[1] != y.shape[1]
-    ):
+    """Return the ids of both sides as integers, after a check that their rows can be compared.
+
+    Raises:
+        ValueError: for sides without rows or of different widths, or ids that do not fit.
+    """
+    are_rows = (isinstance(rows, Tensor) and rows.is_floating_point() and rows.dim() == 2 for rows in (x, y))
+    if not all(are_rows) or x.shape[1] != y.shape[1] or 0 in (len(x), len(y)):
         found = [tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__ for rows in (x, y)]
         raise ValueError(
-            f"both modalities must be floating-point matrices of one width, got shapes {found[0]} and {found[1]}"
+            f"both sides must be floating-point matrices of one width, with rows, got shapes {found[0]} and {found[1]}"
         )
     x_ids, y_ids = (as_ids(ids, rows) for ids, rows in ((x_ids, x), (y_ids, y)))
     return x_ids, y_ids

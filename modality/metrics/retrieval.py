@@ -1,4 +1,4 @@
-"""Retrieval between modalities, in blocks: recall at k, mean reciprocal rank, and the margin."""
+"""Retrieval between modalities, in blocks: recall at k in both directions, and the margin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modality.metrics.ranking import (
     check_ks,
     checked_ids,
     directions,
-    summary_of_ranks,
+    recalls,
 )
 from modality.rows import UNKNOWN_ID, as_rows, check_pairs, same_ids
 
@@ -34,15 +34,17 @@ def recall_at_k(
     """Compute the share of queries whose counterpart is among the k nearest by cosine, in both directions.
 
     The pool is every row of the other modality; a recall means little without its size, so that is returned too. Rows
-    with other ids and the same score as the counterpart count as nearer, so collapsed features score 0.
+    with other ids and the same score as the counterpart count as nearer, so collapsed features score 0. NDCG and the
+    ranks themselves are in `search_metrics`, which takes one direction.
 
     Args:
         x, y: features of any norm, as tensors, arrays of NumPy or lists. Without ids they are pairs, row by row.
         ks: numbers of candidates.
-        x_ids, y_ids: what each row shows. With more captions than images `y_ids=` alone will do: the row of the image
-            that each caption belongs to. A query is a hit if any row with its id is among the k nearest, so several
-            captions for an image, and duplicates, are right answers, not distractors. For pairs one of them suffices,
-            and an id of -1 stands for an unknown one, like that of no other pair.
+        x_ids, y_ids: what each row shows. A query is a hit if any row with its id is among the k nearest, so several
+            captions for an image, and duplicates, are right answers, not distractors. One of them suffices in two
+            cases. With as many rows of x as of y these are pairs, row by row, and it holds the id of each pair; -1
+            stands for an unknown one, like that of no other pair. With more captions than images `y_ids=` alone holds
+            the row of the image that each caption belongs to. If as many captions as images are not pairs, pass both.
         block_size: queries at a time: memory O(block_size * pool).
 
     Returns:
@@ -55,32 +57,6 @@ def recall_at_k(
     >>> recall_at_k(torch.eye(3), torch.eye(3)[[1, 0, 2]], ks=(1, 2))["x_to_y_recall@1"]
     0.3333333333333333
     """
-    found = retrieval_metrics(x, y, ks, x_ids=x_ids, y_ids=y_ids, block_size=block_size)
-    return {name: value for name, value in found.items() if not name.endswith(("_mrr", "_median_rank"))}
-
-
-@torch.no_grad()
-def retrieval_metrics(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    ks: Sequence[int] = (1, 5),
-    *,
-    x_ids: Int[Tensor, " n"] | None = None,
-    y_ids: Int[Tensor, " m"] | None = None,
-    block_size: int = BLOCK_ROWS,
-) -> dict[str, float]:
-    """Compute `recall_at_k` with the mean reciprocal rank and the median rank, in both directions.
-
-    Ranks are those of the best right answer and start at 1; `search_metrics` says more of one direction. Arguments and
-    errors are those of `recall_at_k`.
-
-    Returns:
-        `x_to_y_recall@k` for each k, `x_to_y_mrr`, `x_to_y_median_rank`, `x_to_y_pool`, and the same of `y_to_x`.
-
-    >>> found = retrieval_metrics(torch.eye(3), torch.eye(3)[[1, 0, 2]])
-    >>> round(found["x_to_y_mrr"], 4), found["x_to_y_median_rank"]
-    (0.5556, 3.0)
-    """
     check_ks(ks)
     x, y = as_rows(x), as_rows(y)
     x_ids, y_ids = _ids(x, y, x_ids, y_ids)
@@ -88,7 +64,7 @@ def retrieval_metrics(
     found: dict[str, float] = {}
     for name, queries, keys, query_ids, key_ids in (("x_to_y", x, y, x_ids, y_ids), ("y_to_x", y, x, y_ids, x_ids)):
         ranks = best_ranks(queries, keys, query_ids, key_ids, block_size, f"{name} ")
-        found |= {f"{name}_{metric}": value for metric, value in summary_of_ranks(ranks, ks).items()}
+        found |= {f"{name}_{recall}": value for recall, value in recalls(ranks, ks).items()}
         found[f"{name}_pool"] = float(len(keys))
     return found
 
@@ -151,6 +127,6 @@ def _ids(x: Tensor, y: Tensor, x_ids: Tensor | None, y_ids: Tensor | None) -> tu
 
 
 def _ids_of_pairs(ids: Tensor) -> Tensor:
-    """Number the ids of pairs anew, each unknown one with a number of its own: a pair is like itself."""
+    """Renumber the ids of pairs, and give each unknown one a number of its own: a pair is like itself."""
     numbers = ids.unique(return_inverse=True)[1]
     return torch.where(ids == UNKNOWN_ID, len(ids) + torch.arange(len(ids), device=ids.device), numbers)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modality.losses.chunks import encode_in_chunks
 from modality.losses.contrastive import Duplicates
-from modality.losses.objective import ContrastiveObjective, Loss
+from modality.losses.objective import ContrastiveObjective, Loss, new_bias
 from modality.models.base import PairModel
 from modality.models.signature import NamesInputsOfModel
 from modality.output import FIRST_MODALITY, SECOND_MODALITY, ContrastiveOutput, are_paired, paired_embeddings
@@ -71,7 +71,7 @@ class ContrastiveModel(PairModel, library_name="deep-lora", tags=["modality", "c
             loss, gather=gather, block_size=chunk_size, duplicates=duplicates, label_smoothing=label_smoothing
         )
         bias = own_logit_bias(model) if loss == "sigmoid" else None
-        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if loss == "sigmoid" and bias is None else None
+        self.logit_bias = new_bias(loss) if bias is None else None
         frozen = isinstance(model, PeftModel) and not any(p.requires_grad for p in model.parameters())
         for scale in own_scales(model):
             if temperature is not None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from modality.losses.chunks import encode_in_chunks
 from modality.losses.contrastive import Duplicates
-from modality.losses.objective import ContrastiveObjective, Loss
+from modality.losses.objective import INITIAL_TAU, ContrastiveObjective, Loss, new_bias
 from modality.models.base import PairModel
 from modality.models.pooling import Pooling, output_mask, tower_features
 from modality.output import ContrastiveOutput
@@ -82,13 +81,12 @@ class DualEncoder(PairModel, library_name="deep-lora", tags=["modality", "contra
         self.x_tower, self.y_tower = x_tower, y_tower
         self.x_projection = make_projection(projection, x_width, width)
         self.y_projection = make_projection(projection, y_width, width)
-        start = 0.1 if loss == "sigmoid" else 0.07
-        self.temperature = Temperature(start, mode="learnable") if temperature is None else temperature
         self.objective = ContrastiveObjective(
             loss, gather=gather, block_size=chunk_size, duplicates=duplicates, label_smoothing=label_smoothing,
             normalize=normalize,
         )  # fmt: skip
-        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if loss == "sigmoid" else None
+        self.temperature = Temperature(INITIAL_TAU[loss], mode="learnable") if temperature is None else temperature
+        self.logit_bias = new_bias(loss)
         self.widths, self.projection, self.chunk_size = (x_width, y_width, width), projection, chunk_size
         self.x_pooling, self.y_pooling = x_pooling, y_pooling
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modality.losses import Direction, Loss, contrastive_loss, sigmoid_loss
 from modality.losses.contrastive import check_direction
-from modality.losses.objective import check_loss
+from modality.losses.objective import INITIAL_TAU, check_loss, new_bias
 from modality.temperature import Temperature
 
 
@@ -60,9 +60,8 @@ class ContrastivePairsLoss(nn.Module):
             raise ValueError("the sigmoid loss has no directions: it judges each pair by itself; leave `direction` out")
         self.model, self.direction, self.label_smoothing = model, direction, label_smoothing
         self.gather, self.block_size = gather, block_size
-        start = 0.1 if loss == "sigmoid" else 0.07
-        self.temperature = Temperature(start, mode="learnable") if temperature is None else temperature
-        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if loss == "sigmoid" else None
+        self.temperature = Temperature(INITIAL_TAU[loss], mode="learnable") if temperature is None else temperature
+        self.logit_bias = new_bias(loss)
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Float[Tensor, ""]:
         """Compute the loss of the columns of a batch."""

@@ -96,7 +96,8 @@ class TemperatureScheduleCallback(TrainerCallback):
 
     def _find(self, model: nn.Module) -> list[TemperatureHandle]:
         """Find and freeze the temperatures."""
-        found = [find_temperature(self.module or model, name) for name in self.names]
+        holder = model if self.module is None else self.module
+        found = [find_temperature(holder, name) for name in self.names]
         for temperature in found:
             temperature.freeze()
         return found

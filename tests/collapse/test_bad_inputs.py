@@ -130,7 +130,7 @@ BAD = [
     ("margin kind", lambda _: normalize_classifier_(BERT.build(), margin=0.1, margin_kind="sphereface"), ValueError,
      r"`margin_kind` must be one of \['cosface', 'arcface'\], got 'sphereface'"),
     ("margin alone", lambda _: normalize_classifier_(nn.Sequential(nn.Linear(4, 3)), 2.0, head="0", margin=0.1),
-     ValueError, "Sequential is no model of transformers that computes one; put `NormalizedClassifier"),
+     ValueError, "Sequential is not a transformers model that computes one; put `NormalizedClassifier"),
     ("simplex classes", lambda _: simplex_vectors(1, 3), ValueError, "`num_classes` of a simplex .* at least 2, got 1"),
     ("simplex features", lambda _: SimplexClassifier(3, 5), ValueError,
      "a simplex of 5 classes needs at least 4 features, got 3; widen"),

@@ -68,10 +68,7 @@ def loss_by_definition(model, architecture, margin, kind):
 @each_kind
 @pytest.mark.parametrize("architecture", [BERT, LLAMA, TOKENS, IMAGES], ids=lambda a: a.model)
 def test_a_models_own_loss_has_the_margin_in_training_alone(architecture, kind, tmp_path) -> None:
-    quiet = (
-        {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if "Llama" not in architecture.model else {}
-    )
-    model = architecture.build(**quiet)
+    model = architecture.build(**({} if architecture is LLAMA else QUIET))
     normalize_classifier_(model, 4.0, margin=KINDS[kind], margin_kind=kind)
     expected = loss_by_definition(model, architecture, KINDS[kind], kind)
     plain = model(**architecture.batch())

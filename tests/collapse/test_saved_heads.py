@@ -13,6 +13,7 @@ from torch import nn
 from collapse import (
     HeadObserver,
     NormalizedClassifier,
+    SimplexClassifier,
     find_head,
     load_normalized_classifier,
     normalize_classifier_,
@@ -120,12 +121,13 @@ def test_an_adapter_with_a_fixed_scale_goes_on_a_base_whose_scale_is_learned(
     torch.testing.assert_close(logits(again, architecture), logits(model, architecture))
 
 
-def test_a_state_dict_decides_whether_a_scale_is_learned() -> None:
-    learned, fixed = NormalizedClassifier(4, 3, 5.0, True), NormalizedClassifier(4, 3, 6.0)
+@pytest.mark.parametrize("kind", [NormalizedClassifier, SimplexClassifier])
+def test_a_state_dict_decides_whether_a_scale_is_learned(kind) -> None:
+    learned, fixed = kind(4, 3, 5.0, True), kind(4, 3, 6.0)
     nn.init.constant_(learned.log_temperature_ratio, 0.3)
     fixed.load_state_dict(learned.state_dict())
     assert fixed.scale.item() == learned.scale.item() and fixed.log_temperature_ratio.requires_grad
-    learned.load_state_dict(NormalizedClassifier(4, 3, 6.0).state_dict())
+    learned.load_state_dict(kind(4, 3, 6.0).state_dict())
     assert learned.scale.item() == pytest.approx(6.0)
 
 

@@ -89,7 +89,7 @@ def several(label):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_labels_that_turn_out_to_be_no_classes_do_not_end_a_training(tmp_path) -> None:
+def test_labels_that_turn_out_not_to_be_classes_do_not_end_a_training(tmp_path) -> None:
     run = trainer(tmp_path)
     run.train_dataset, run.eval_dataset = Relabeled(16, 1, several), Relabeled(10, 2, several)
     run.add_callback(NeuralCollapseCallback(run))

@@ -82,7 +82,7 @@ def test_an_empty_chain_is_refused(empty):
         chain_product(empty)
 
 
-def test_one_width_is_no_chain():
+def test_one_width_is_not_a_chain():
     with pytest.raises(ValueError, match=r"at least two widths .* got \[3\]"):
         orthogonal_chain([3])
 

@@ -1,4 +1,4 @@
-"""A Trainer that schedules, swaps and drops out, is killed between checkpoints, and goes on."""
+"""A Trainer that schedules, swaps and drops out, is killed between checkpoints, and resumes."""
 
 from __future__ import annotations
 

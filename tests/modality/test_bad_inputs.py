@@ -193,7 +193,7 @@ BAD = [
     ("orphans", lambda _: recall_at_k(X, X, x_ids=INTEGERS, y_ids=INTEGERS + 1), ValueError,
      "1 queries x_to_y have no row with their id in the pool"),
     ("recall widths", lambda _: recall_at_k(X, X[:, :2], x_ids=INTEGERS, y_ids=INTEGERS), ValueError,
-     r"must be floating-point matrices of one width, got shapes \(3, 3\) and \(3, 2\)"),
+     r"must be floating-point matrices of one width, with rows, got shapes \(3, 3\) and \(3, 2\)"),
     ("recall ids", lambda _: margin(X, X, ids=INTEGERS[:2]), ValueError, "3 rows need as many integer ids, got tor"),
     ("flow mode", lambda _: temperature_flow([1.0], "sqrt"), ValueError, "must be one of .*'linear'.* got 'sqrt'"),
     ("flow scale", lambda _: temperature_flow([1.0], scale=0.0), ValueError, "`scale` must be positive, got 0.0"),

@@ -44,7 +44,7 @@ def test_a_long_run_reaches_the_minimum_of_the_convex_problem():
     lowest = nuclear_objective(soft_impute(data, decay), data, decay)
     found = nuclear_objective(model.complete(), data, decay)
     assert lowest * (1 - 1e-9) <= found <= lowest * (1 + 1e-4)
-    assert found < 0.9 * nuclear_objective(np.zeros_like(data), data, decay), "zero would be no test"
+    assert found < 0.9 * nuclear_objective(np.zeros_like(data), data, decay), "the data must not be explained by zero"
 
 
 @pytest.mark.parametrize("decay", [0.1, 5.0])

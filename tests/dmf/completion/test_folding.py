@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 from dmf import MatrixCompletion
 from dmf.completion import folding
+from dmf.completion.data import compact, matrix_entries
 from dmf.completion.model import Seen
 from tests.dmf.completion.cases import low_rank, ratings, triplets, with_missing
 
@@ -71,8 +72,6 @@ def test_a_new_row_is_the_ridge_regression_on_the_columns(name):
 
 def objective(model: MatrixCompletion, data: np.ndarray) -> float:
     """The training objective of the whole data, in standardized values, by its definition."""
-    from dmf.completion.data import compact, matrix_entries
-
     inner = model.model_
     entries = inner.standardize(compact(matrix_entries(data).entries).entries)
     with torch.no_grad():
@@ -100,9 +99,8 @@ def test_what_was_folded_in_is_predicted_nearly_as_well_as_by_a_new_fit(name):
     learned = (np.arange(len(rows)) % 4) > 0  # the others are asked for
     model.fold_in(rows[learned], cols[learned], values[learned])
     fitted, _ = without(slice(30, None), slice(20, None))
-    everything = np.where(np.isnan(fitted), np.nan, fitted)
-    everything[rows[learned], cols[learned]] = values[learned]
-    whole = MatrixCompletion(**{**SETTINGS, **VARIANTS[name]}).fit(everything)
+    fitted[rows[learned], cols[learned]] = values[learned]
+    whole = MatrixCompletion(**{**SETTINGS, **VARIANTS[name]}).fit(fitted)
     asked = (rows[~learned], cols[~learned], values[~learned])
     assert -model.score(*asked) <= (2.0 if "nothing" in name else 1.25) * -whole.score(*asked)
     if name in ("default", "implicit feedback", "columns in units"):
@@ -131,7 +129,7 @@ def test_transform_of_new_rows_is_what_fold_in_predicts_for_them(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_model_with_new_rows_is_saved_and_goes_on(name, tmp_path):
+def test_a_model_with_new_rows_is_saved_and_can_be_trained_further(name, tmp_path):
     model, new = fitted_without(slice(35, None), slice(22, None), warm_start=True, **VARIANTS[name])
     model.fold_in(*triplets(new))
     model.save(tmp_path / "model")

@@ -52,7 +52,8 @@ def test_pairs_of_names_work_as_pairs_of_numbers_do(by_number):
     table = pandas.DataFrame({"user": USERS[ROWS], "film": COLS})  # text beside integers
     model = MatrixCompletion(**QUICK).fit(table, VALUES)
     assert np.array_equal(model.complete(), by_number.complete())
-    assert np.array_equal(model.predict(table), by_number.predict(ROWS, COLS))
+    for pairs in (table, table.to_numpy().tolist()):
+        assert np.array_equal(model.predict(pairs), by_number.predict(ROWS, COLS))
     scores = cross_val_score(model, table, VALUES, cv=KFold(3, shuffle=True, random_state=0), error_score="raise")
     assert scores.min() > -2 * VALUES.std()
 

@@ -41,8 +41,9 @@ BAD_DATA = {
         "rows must be integers or .* float64; convert whole floats with",
     ),
     "a missing name": ((["a", None], [0, 1], [1.0, 2.0]), "rows must be integers or text, all of one kind, got None"),
+    "a missing name that is NaN": ((["a", NAN], [0, 1], [1.0, 2.0]), "rows must be integers or text, .* got nan among"),
     "names of two kinds": (
-        ([0, 1], np.array(["a", 5], dtype=object), [1.0, 2.0]),
+        ([0, 1], ["a", 5], [1.0, 2.0]),
         "cols must be integers or text, all of one kind, got 5 among them; leave out entries without an id",
     ),
     "unequal lengths": (
@@ -167,6 +168,7 @@ def test_a_shape_that_the_entries_cannot_fill_is_refused_and_ids_that_no_index_r
 
 
 BAD_PAIRS = {
+    "a missing name": ([["a", 0], [NAN, 1]], "the rows in X must be integers or text, .* got nan among them"),
     "whole floats": (np.array([[0.0, 1.0], [2.0, 3.0]]), r"the rows in X must be integers .*got float64; .*astype"),
     "the same pair twice": (np.array([[0, 1], [0, 1]]), r"more than once, the first is \(0, 1\)"),
     "too few values": (np.array([[0, 1], [0, 2], [1, 1]]), "vectors of equal length"),

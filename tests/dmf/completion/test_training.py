@@ -1,4 +1,4 @@
-"""How `MatrixCompletion` trains: stopping, continuing, and going on after a kill."""
+"""How `MatrixCompletion` trains: stopping, continuing, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_error_falls_during_training():
     assert errors[-1] < 0.6 * errors[0]
 
 
-def test_a_warm_start_goes_on_and_a_cold_one_starts_anew():
+def test_a_warm_start_continues_and_a_cold_one_starts_again():
     data = ratings()
     settings = {"rank": 4, "weight_decay": 0.1, "random_state": 0}
     cold = MatrixCompletion(max_epochs=20, **settings).fit(data)

@@ -119,7 +119,7 @@ def test_a_checkpoint_of_other_weights_is_refused(tmp_path, monkeypatch):
 
 
 BAD_WEIGHTS = {
-    "negative": (-WEIGHTS, "sample_weight has negative, NaN or infinite entries; pass 0 for what shall not count"),
+    "negative": (-WEIGHTS, "sample_weight has negative, NaN or infinite entries; pass 0 to leave an entry out"),
     "not finite": (np.full(len(VALUES), np.nan), "sample_weight has negative, NaN or infinite"),
     "all zero": (np.zeros(len(VALUES)), "the weights in sample_weight are all zero, so nothing is left"),
     "too few": (WEIGHTS[:3], r"sample_weight has shape \(3,\), and the values \(\d+,\); pass one for each"),
@@ -140,5 +140,7 @@ def test_weights_that_do_not_fit_are_refused():
     entries = matrix_entries(DATA).entries
     with pytest.raises(ValueError, match="weights must be like the values, of shape .*float64, got .*float32"):
         entries.with_weights(torch.ones(len(entries)))
-    with pytest.raises(ValueError, match="weights must be finite and positive; leave out entries that shall not count"):
+    with pytest.raises(
+        ValueError, match="weights must be finite and positive; leave out entries that should not count"
+    ):
         entries.with_weights(torch.zeros(len(entries), dtype=torch.float64))

@@ -13,8 +13,6 @@ from modality import Centering, LinearAlignment, load_alignment, modality_gap, s
 from modality.metrics import mean_shift
 from tests.reference.contrastive import unit
 
-RNG = np.random.default_rng(0)
-
 
 def pairs(count, seed=0, width=8):
     """Images and texts of shared content, turned, each about a center of its own, with a little noise."""
@@ -102,10 +100,10 @@ BAD = [
     (lambda _: LinearAlignment.fit(FEATURES, "sound"), ValueError, "`onto` must be one of .*got 'sound'"),
     (lambda _: LinearAlignment.fit(FEATURES | {"text": TRAIN[1][:9]}, "text"), ValueError, "a map is fitted to pairs"),
     (lambda _: LinearAlignment.fit(FEATURES, "text", penalty=0), ValueError, "`penalty` must be positive, or None"),
-    (lambda f: load_alignment(f / "none"), FileNotFoundError, r"no file .*; `Centering.fit\(...\).save"),
-    (lambda f: stored(f, ONES, None), ValueError, r"holds \['mean.a', 'mean.b'\] as None, which is no alignment"),
-    (lambda f: stored(f, ONES, "LinearAlignment"), ValueError, "which is no alignment"),
-    (lambda f: stored(f, ONES | {"map.c": torch.ones(2, 2)}, "LinearAlignment"), ValueError, "which is no alignment"),
+    (lambda f: load_alignment(f / "none"), FileNotFoundError, r"no file at .*; `Centering.fit\(...\).save"),
+    (lambda f: stored(f, ONES, None), ValueError, r"holds \['mean.a', 'mean.b'\] as None, which is not an alignment"),
+    (lambda f: stored(f, ONES, "LinearAlignment"), ValueError, "which is not an alignment"),
+    (lambda f: stored(f, ONES | {"map.c": torch.ones(2, 2)}, "LinearAlignment"), ValueError, "is not an alignment"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from modality.losses.gather import gather_rows
 SHARES = (5, 3)
 TOTAL, WIDTH = sum(SHARES), 4
 IDS = torch.tensor([0, 1, 2, 0, 3, 4, 1, 0])
-LOSSES = ("contrastive", "tiled", "duplicates", "sigmoid")
+LOSSES = ("contrastive", "tiled", "duplicates", "sigmoid", "negatives", "one way")
 
 
 def rows():
@@ -33,10 +33,16 @@ class Loss(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
 
     def forward(self, x, y, ids, gather):
+        others = self.encoder["y"](x)  # negatives, in uneven shares too
         x, y, inverse = self.encoder["x"](x), self.encoder["y"](y), self.encoder["temperature"]()
         if self.kind == "sigmoid":
             return sigmoid_loss(x, y, inverse, self.bias, ids=ids, gather=gather, block_size=2)
-        settings = {"tiled": {"block_size": 2}, "duplicates": {"ids": ids, "duplicates": "exclude"}}.get(self.kind, {})
+        settings = {
+            "tiled": {"block_size": 2},
+            "duplicates": {"ids": ids, "duplicates": "exclude"},
+            "negatives": {"negatives": others, "ids": ids, "block_size": 2},
+            "one way": {"direction": "y_to_x"},
+        }.get(self.kind, {})
         return contrastive_loss(x, y, inverse, gather=gather, label_smoothing=0.1, **settings) + 0 * self.bias
 
 

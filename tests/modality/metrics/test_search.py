@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 from modality import recall_at_k, search_metrics, zero_shot_accuracy
-from modality.metrics import pairwise_gaps, retrieval_metrics
+from modality.metrics import pairwise_gaps
 from tests.reference.contrastive import unit
 
 RNG = np.random.default_rng(0)
@@ -53,14 +53,13 @@ def test_right_answers_come_last_among_equals() -> None:
     assert found["mrr"] == pytest.approx(1 / 3)
 
 
-def test_retrieval_both_ways_is_the_search_of_each_way() -> None:
+def test_recall_both_ways_is_the_search_of_each_way() -> None:
     x_ids, y_ids = np.arange(15), np.arange(60) % 15
-    found = retrieval_metrics(QUERIES[:15], POOL, ks=(1, 5), x_ids=x_ids, y_ids=y_ids)
+    found = recall_at_k(QUERIES[:15], POOL, ks=(1, 5), x_ids=x_ids, y_ids=y_ids)
     for name, way in (("x_to_y", (QUERIES[:15], POOL, x_ids, y_ids)), ("y_to_x", (POOL, QUERIES[:15], y_ids, x_ids))):
         expected = search_metrics(*way, ks=(1, 5))
-        for metric in ("recall@1", "recall@5", "mrr", "median_rank", "pool"):
+        for metric in ("recall@1", "recall@5", "pool"):
             assert found[f"{name}_{metric}"] == expected[metric]
-    assert recall_at_k(QUERIES[:15], POOL, y_ids=y_ids).items() <= found.items()
 
 
 def test_more_captions_than_images_need_the_rows_of_their_images_alone() -> None:
@@ -104,7 +103,9 @@ BAD = [
     (lambda: recall_at_k(QUERIES, POOL, y_ids=POOL_IDS + 9), ValueError, "queries x_to_y have no row with their id"),
     (lambda: search_metrics(QUERIES, POOL, QUERY_IDS + 90, POOL_IDS), ValueError, "queries have no row with their"),
     (lambda: search_metrics(QUERIES, POOL[:, :4], QUERY_IDS, POOL_IDS), ValueError, "floating-point matrices of one w"),
-    (lambda: search_metrics(QUERIES, ["a"], QUERY_IDS, POOL_IDS), ValueError, "of one width, got shapes .* and list"),
+    (lambda: search_metrics(QUERIES, ["a"], QUERY_IDS, POOL_IDS), ValueError, "with rows, got shapes .* and list"),
+    (lambda: search_metrics(QUERIES[:0], POOL, [], POOL_IDS), ValueError, r"got shapes \(0, 5\) and \(60, 5\)"),
+    (lambda: search_metrics(QUERIES, POOL[:0], QUERY_IDS, []), ValueError, r"got shapes \(20, 5\) and \(0, 5\)"),
     (lambda: search_metrics(QUERIES, POOL, np.array(["a"] * 20), POOL_IDS), ValueError, "number them, for example"),
     (lambda: search_metrics(QUERIES, POOL, QUERY_IDS[:3], POOL_IDS), ValueError, "20 rows need as many integer ids"),
     (lambda: search_metrics(QUERIES, POOL, QUERY_IDS, POOL_IDS, ks=(0,)), ValueError, "`ks` must be positive integers"),

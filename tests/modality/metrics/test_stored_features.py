@@ -79,6 +79,6 @@ def test_more_captions_than_images_have_a_gap_but_no_distances_within_pairs() ->
         (lambda: collected(X[:8], Y), ValueError, "repeat a row that has several counterparts"),
     ],
 )
-def test_what_are_no_features_is_refused(call, error, text) -> None:
+def test_anything_that_is_not_features_is_refused(call, error, text) -> None:
     with pytest.raises(error, match=text):
         call()

@@ -91,7 +91,10 @@ def trained(base: str, folder: Any, make: Any, schedule: Any = None, columns: in
 
 def test_in_its_trainer_a_schedule_sets_the_temperature_of_every_step(base: str, tmp_path: Any) -> None:
     schedule = LinearSchedule(0.05, 0.2)
-    make = lambda model: ContrastivePairsLoss(model, Temperature(0.05, mode="scheduled"))  # noqa: E731
+
+    def make(model: SentenceTransformer) -> ContrastivePairsLoss:
+        return ContrastivePairsLoss(model, Temperature(0.05, mode="scheduled"))
+
     model, loss, log = trained(base, tmp_path, make, schedule, columns=3)
     assert [entry["tau"] for entry in log] == pytest.approx([schedule(step / 6) for step in range(6)])
     assert loss.temperature.tau == pytest.approx(schedule(5 / 6))

@@ -115,10 +115,12 @@ def test_one_schedule_drives_several_scales_of_a_model() -> None:
         TemperatureScheduleCallback(SCHEDULE, parameter=[])
 
 
-def test_a_temperature_outside_of_the_trained_model_is_driven_where_it_is() -> None:
-    model, loss = nn.Linear(2, 2), nn.Sequential(Temperature(0.05, mode="scheduled"))
+@pytest.mark.parametrize("kind", [nn.Module, nn.ModuleList])  # an empty list is false
+def test_a_temperature_outside_of_the_trained_model_is_driven_where_it_is(kind) -> None:
+    model, loss = nn.Linear(2, 2), kind()
+    loss.temperature = Temperature(0.05, mode="scheduled")
     tau = driven(TemperatureScheduleCallback(SCHEDULE, module=loss), model)
-    assert loss[0].tau == pytest.approx(tau) and model.weight.requires_grad
+    assert loss.temperature.tau == pytest.approx(tau) and model.weight.requires_grad
 
 
 SMALL = {"num_hidden_layers": 1}
