@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
+from benchmarks.paired import mean_with_interval
 from benchmarks.result_files import RESULTS, SETTINGS, result
 
-BASELINE, UNTUNED = "LoRA, tuned", "Deep LoRA"
-BOTH, OLD, UNTUNED_BASELINE = "Deep LoRA, both sides", "Deep LoRA, start 1e-3", "LoRA, not tuned"
-DEEPER, OTHER_RATES = "Deep LoRA, depth 5", ("LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
-ONE_RATE = (UNTUNED_BASELINE, *OTHER_RATES)
-RULED, RULED_BASELINE = "Deep LoRA, step rule", "LoRA, step rule"
-NO_GUARD, CUBED = "Deep LoRA, path 0.12, no guard", "Deep LoRA, path 0.24, cubed guard"  # earlier rules
-OURS = (UNTUNED, DEEPER)  # with one rate for all settings
+BASELINE, USUAL = "LoRA, tuned", "LoRA, not tuned"  # the second at its usual rate, 1e-3, as the next two at theirs
+ONE_RATE = (USUAL, "LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
+RULED, RULED_LORA = "Deep LoRA, step rule", "LoRA, step rule"
+FIXED, DEEPER = "Deep LoRA", "Deep LoRA, depth 5"  # at a rate of 3e-3, without the rule
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
-FAMILIES = {"ranks": "r=", "rates": "rate "}  # kinds of settings that compare values of one option, and its name there
 FALLING = "_linear"  # how the settings end in which all rates fall to 0
 SEEDS = 10  # of a setting that counts in a mean over settings
-COMPARED_RANKS = (4, 64)
-RANK = 8  # of the adapters whose effective ranks are shown
-TRACKING = "tracking_wide"  # the result on how the compressed form follows the wide one
-Means = dict[str, dict[float, dict[str, float]]]
+Means = dict[str, dict[float, dict[str, Any]]]
 
 
 def methods_of(name: str) -> dict[str, Any]:
@@ -32,43 +28,42 @@ def settings_of(name: str) -> dict[str, Any]:
     return result(f"few_shot_{name}")["settings"]
 
 
+def task_of(name: str) -> dict[str, Any]:
+    task: dict[str, Any] = settings_of(name)["task"]
+    return task
+
+
+def title(name: str) -> str:
+    """Name a setting, without what all compared settings share."""
+    text: str = settings_of(name)["title"]
+    return text.removesuffix(", falling rate")
+
+
 def results() -> list[str]:
-    """List all settings with a result, in their order, without the main job's own file."""
+    """List all settings with a result, in their order."""
     paths = SETTINGS.glob("few_shot_*.json")
     settings = [path.stem.removeprefix("few_shot_") for path in paths if (RESULTS / path.name).is_file()]
     return sorted(settings, key=lambda name: (settings_of(name)["order"], name))
 
 
-def comparisons(falling: bool | None = None) -> list[str]:
-    """List the settings that compare the default Deep LoRA with tuned LoRA: all, or those with one kind of schedule."""
-    needed = {BASELINE, UNTUNED, UNTUNED_BASELINE}
-    return [
-        name
-        for name in results()
-        if settings_of(name)["baseline"] == BASELINE
-        and needed <= methods_of(name).keys()
-        and falling in (None, name.endswith(FALLING))
-    ]
+def compared() -> list[str]:
+    """List the settings at falling rates in which Deep LoRA under the step rule ran beside tuned LoRA."""
+    return [name for name in results() if name.endswith(FALLING) and {BASELINE, RULED} <= methods_of(name).keys()]
 
 
-def in_points(falling: bool | None = None) -> list[str]:
+def in_points() -> list[str]:
     """List those of them whose score is a correlation or an accuracy."""
-    return [name for name in comparisons(falling) if settings_of(name)["task"]["name"] not in LOSSES]
+    return [name for name in compared() if task_of(name)["name"] not in LOSSES]
 
 
-def with_enough_seeds(falling: bool) -> list[str]:
+def with_all_seeds() -> list[str]:
     """List those of them with as many seeds as a mean over settings needs."""
-    return [name for name in in_points(falling) if methods_of(name)[UNTUNED]["seeds_compared"] >= SEEDS]
+    return [name for name in in_points() if methods_of(name)[RULED]["seeds_compared"] >= SEEDS]
 
 
-def averaged(falling: bool) -> list[str]:
-    """List those of them in which LoRA ran at all of its single rates, if the rates fall."""
-    return [name for name in with_enough_seeds(falling) if not falling or set(ONE_RATE) <= methods_of(name).keys()]
-
-
-def title(name: str) -> str:
-    text: str = settings_of(name)["title"]
-    return text
+def with_all_rates() -> list[str]:
+    """List those of them in which LoRA ran at all of its single rates."""
+    return [name for name in with_all_seeds() if set(ONE_RATE) <= methods_of(name).keys()]
 
 
 def gaps(name: str, method: str, other: str) -> list[float]:
@@ -77,76 +72,43 @@ def gaps(name: str, method: str, other: str) -> list[float]:
     return [ours - its for ours, its in zip(mine, theirs, strict=False)]
 
 
-def families(name: str, separator: str) -> Means:
-    """Map family -> value -> test score with its interval, for methods that are named by both."""
+def ahead(names: Sequence[str], method: str, other: str) -> dict[str, Any] | None:
+    """Average the differences over settings, seed by seed, for the seeds that all of them have.
+
+    Returns:
+        Mean, interval, seeds won and seeds; None if a setting lacks a method.
+    """
+    if any(not {method, other} <= methods_of(name).keys() for name in names):
+        return None
+    means = [fmean(seed) for seed in zip(*[gaps(name, method, other) for name in names], strict=False)]
+    return mean_with_interval(means) | {"won": sum(gap > 0 for gap in means), "seeds": len(means)}
+
+
+def best_one_rate() -> str:
+    """Choose the LoRA with the best mean among those with one rate for all settings."""
+    names = with_all_rates()
+    return max(ONE_RATE, key=lambda method: fmean(gap for name in names for gap in gaps(name, method, BASELINE)))
+
+
+def families(name: str, option: str) -> Means:
+    """Map family -> value of an option -> row, for the methods named "family, option value".
+
+    >>> sorted(families("simlex_64_ranks_linear", "r="))[0]
+    'Deep LoRA'
+    """
     found: Means = {}
     for method, row in methods_of(name).items():
-        matched = re.fullmatch(f"(.*), {separator}([0-9.e-]+)", method)
+        matched = re.fullmatch(f"(.*), {option}([0-9.e-]+)", method)
         if matched:
-            found.setdefault(matched[1], {})[float(matched[2])] = row["test"]
-    return {family: dict(sorted(scores.items())) for family, scores in found.items()}
+            found.setdefault(matched[1], {})[float(matched[2])] = row
+    return {family: dict(sorted(rows.items())) for family, rows in found.items()}
 
 
-def kind_of(name: str) -> str | None:
-    """Tell whether a setting compares ranks or rates.
+def spread(rows: dict[float, dict[str, Any]]) -> float:
+    """Subtract the smallest mean test score from the largest.
 
-    >>> kind_of("simlex_64_rates_linear"), kind_of("simlex_64_linear")
-    ('rates', None)
+    >>> spread({1.0: {"test": {"mean": 0.5}}, 8.0: {"test": {"mean": 0.25}}})
+    0.25
     """
-    return next((kind for kind in FAMILIES if name.removesuffix(FALLING).endswith(f"_{kind}")), None)
-
-
-def of_kind(kind: str) -> list[str]:
-    """List the settings that compare ranks, or rates."""
-    return [name for name in results() if kind_of(name) == kind]
-
-
-def family_means(name: str) -> Means:
-    """Return the families of a setting that compares ranks or rates."""
-    return families(name, FAMILIES[str(kind_of(name))])
-
-
-def spread(scores: dict[float, dict[str, float]]) -> float:
-    """Subtract the smallest mean over the compared ranks from the largest."""
-    low, high = COMPARED_RANKS
-    values = [score["mean"] for rank, score in scores.items() if low <= rank <= high]
-    return max(values) - min(values)
-
-
-def good_values(scores: dict[float, dict[str, float]], margin: float = 0.01) -> list[float]:
-    """List the values whose mean is within `margin` of the best.
-
-    >>> good_values({1.0: {"mean": 0.5}, 2.0: {"mean": 0.495}, 3.0: {"mean": 0.4}})
-    [1.0, 2.0]
-    """
-    best = max(score["mean"] for score in scores.values())
-    return [value for value, score in scores.items() if score["mean"] >= best - margin]
-
-
-def good_range(scores: dict[float, dict[str, float]]) -> str:
-    """Write the smallest and the largest of the good values.
-
-    >>> good_range({1.0: {"mean": 0.5}, 2.0: {"mean": 0.495}, 3.0: {"mean": 0.4}})
-    '1 to 2'
-    >>> good_range({1.0: {"mean": 0.5}, 2.0: {"mean": 0.4}})
-    '1 only'
-    """
-    values = good_values(scores)
-    return f"{min(values):g} to {max(values):g}" if len(values) > 1 else f"{values[0]:g} only"
-
-
-def ranked() -> list[str]:
-    """List the settings whose runs recorded the effective rank of every module, for both methods."""
-    return [name for name in comparisons() if all("ranks" in methods_of(name)[m] for m in (BASELINE, UNTUNED))]
-
-
-def rank_shares(name: str, method: str) -> list[float]:
-    """Compute the shares of modules with effective rank 0, 1, ... 8."""
-    counts = methods_of(name)[method]["ranks"]
-    total = sum(counts.values())
-    return [counts.get(str(rank), 0) / total for rank in range(RANK + 1)]
-
-
-def writing() -> list[str]:
-    """List the settings whose models write."""
-    return [name for name in comparisons() if any("written" in row for row in methods_of(name).values())]
+    means = [row["test"]["mean"] for row in rows.values()]
+    return max(means) - min(means)

@@ -10,34 +10,26 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.few_shot.goals import goals
 from benchmarks.markdown import filled
 from benchmarks.pages import (
     benchmark_tables,
     few_shot_figures,
     few_shot_tables,
+    measured_tables,
     method_figures,
     readme_tables,
     recommenders,
-    step_search,
 )
 from benchmarks.pages.drawing import Figures, draw
-from benchmarks.pages.few_shot_overview import OVERVIEWS
 from benchmarks.result_files import FOLDER, ROOT
 
 DOCS = ROOT / "docs"
-FEW_SHOT: Mapping[str, Callable[[], str]] = {
-    "goals": goals,
-    **OVERVIEWS,
-    **few_shot_tables.TABLES,
-    **step_search.TABLES,
-}
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "README.md": readme_tables.TABLES,
-    FOLDER / "README.md": benchmark_tables.TABLES,
+    FOLDER / "README.md": {**benchmark_tables.TABLES, **measured_tables.TABLES},
     DOCS / "dmf.md": recommenders.TABLES,
-    DOCS / "few_shot.md": FEW_SHOT,
-    DOCS / "few_shot_tables.md": FEW_SHOT,
+    DOCS / "few_shot.md": few_shot_tables.TABLES,
+    DOCS / "few_shot_method.md": few_shot_tables.TABLES,
 }
 FIGURES: Figures = {**few_shot_figures.FIGURES, **method_figures.FIGURES, **recommenders.FIGURES}
 

@@ -1,153 +1,245 @@
-"""Tables of the few-shot study, for its pages, made from `benchmarks/results/few_shot_*.json` alone."""
+"""Tables of the few-shot study, for its two pages, made from `benchmarks/results` alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
 from benchmarks.few_shot.comparisons import (
     BASELINE,
-    BOTH,
-    OLD,
-    RANK,
-    TRACKING,
-    UNTUNED,
-    Means,
-    comparisons,
-    family_means,
-    good_range,
-    kind_of,
+    DEEPER,
+    FIXED,
+    LOSSES,
+    ONE_RATE,
+    RULED,
+    RULED_LORA,
+    SEEDS,
+    USUAL,
+    ahead,
+    best_one_rate,
+    compared,
+    families,
+    in_points,
     methods_of,
-    rank_shares,
-    ranked,
     results,
-    settings_of,
     spread,
+    task_of,
     title,
-    writing,
+    with_all_rates,
+    with_all_seeds,
 )  # fmt: skip
 from benchmarks.markdown import interval, markdown
-from benchmarks.result_files import result
+from benchmarks.result_files import SETTINGS, read_json, result
+
+OURS = "Deep LoRA, nothing set"
+BESIDE = {RULED: OURS, "LoRA, not tuned, 3e-4": "LoRA at 3e-4", USUAL: "LoRA at 1e-3", RULED_LORA: "LoRA, step rule"}
+WITHOUT_RULE = (FIXED, DEEPER)
+STEPS = (25, 50, 100, 200, 400)
+LENGTHS = {"simlex_64": "SimLex-999, 64 word pairs", "rotten_tomatoes_64": "64 film reviews"}
+SCHEDULES = {"rule_constant": "constant", "rule_cosine": "cosine", "linear": "linear, Trainer's default"}
+ABLATIONS = {"simlex_64_ablations": "word pairs", "rotten_tomatoes_64_ablations": "reviews"}
+RATE_TASKS = ("simlex_64_rates_linear", "rotten_tomatoes_64_rates_linear")
+RANKS = "simlex_64_ranks_linear"
+EARLIER = {
+    "Deep LoRA, path 0.12, no guard": "path 0.12, guarded on tokens alone",
+    "Deep LoRA, path 0.24, cubed guard": "path 0.24, cube of the slope over its mean, unless the loss is a likelihood",
+}
+SEARCHED = ("similarity_", "scores_")  # how the settings of the last search begin
 
 
-def comparison(name: str) -> str:
-    """Write one row for each method: its mean test score in points and paired difference, with 95 % intervals."""
+def settings_table() -> str:
+    """Write tuned LoRA's score for each setting, the others' differences to it, and means over settings."""
     rows = []
-    for method, row in methods_of(name).items():
-        others = method != settings_of(name)["baseline"]
-        difference = interval(row["difference"], 100, 1, "+") if others else ""
-        won = f"{row['seeds_won']} of {row['seeds_compared']}" if others else ""
-        rate, tuned = f"{row['chosen']['rate']:g}", tuned_fields(name, method)
-        score, loss = interval(row["test"], 100, 1), f"{row['loss'][-1]:.4f}"
-        rows.append([method, rate, tuned, score, difference, won, loss, f"{row['median_cpu_seconds']:.0f}"])
-    header = ["method", "rate", "more that was chosen", "test score, points", "difference, points", "seeds won"]
-    return markdown([*header, "last training loss", "CPU s a run"], rows)
+    for name in compared():
+        methods = methods_of(name)
+        rows.append([_label(name), interval(methods[BASELINE]["test"], 100, 1)])
+        rows[-1] += [difference(methods.get(method)) for method in BESIDE]
+    for names, extra in ((with_all_seeds(), ""), (with_all_rates(), ", those with LoRA at three rates")):
+        cells = [summed(ahead(names, method, BASELINE)) for method in BESIDE]
+        rows.append([f"**mean of {len(names)} settings with {SEEDS} seeds{extra}**", "", *cells])
+    return markdown(["setting", "LoRA, tuned there", *BESIDE.values()], rows)
 
 
-def tuned_fields(name: str, method: str) -> str:
-    """List the fields of the configuration that the sweep decided, with "as by default" where it kept the default."""
-    changes = settings_of(name)["methods"][method].get("then", [])
-    fields = sorted({field for change in changes for field in change})
-    chosen = methods_of(name)[method]["chosen"]["config"]
-    return ", ".join(f"{field} {chosen.get(field, 'as by default')}" for field in fields)
+def _label(name: str) -> str:
+    return title(name) + (" (nats x 100)" if task_of(name)["name"] in LOSSES else "")
 
 
-def sweeps() -> str:
-    """Write the mean validation score of every candidate, by which the choices were made, each sweep once."""
-    rows, seen = [], set()
-    for name in results():
-        for method, row in methods_of(name).items():
-            tried = [f"{label(name, method, c)}: {100 * fmean(c['validation']):.1f}" for c in row["sweep"]]
-            line = (str(settings_of(name)["task"]), "; ".join(tried))
-            if tried and line not in seen:
-                rows.append([title(name), method, line[1]])
-            seen.add(line)
-    return markdown(["setting", "method", "validation score, points, mean of the sweep's seeds"], rows)
+def difference(row: dict[str, Any] | None) -> str:
+    """Write a paired difference to the baseline with its interval and the seeds won."""
+    if row is None:
+        return ""
+    return summed(row["difference"] | {"won": row["seeds_won"], "seeds": row["seeds_compared"]})
 
 
-def label(name: str, method: str, candidate: dict[str, Any]) -> str:
-    """Name the rate, and what differs from the configuration that the sweep began with."""
-    begun = settings_of(name)["methods"][method]["config"]
-    changed = [f"{field} {value}" for field, value in candidate["config"].items() if begun.get(field) != value]
-    return ", ".join([f"{candidate['rate']:g}", *changed])
+def summed(found: dict[str, Any] | None) -> str:
+    return "" if found is None else f"{interval(found, 100, 1, '+')}, {found['won']} of {found['seeds']}"
 
 
-def family_table(name: str) -> str:
-    """Write test scores over the ranks, with the spread, or over the rates, with the good ones."""
-    if kind_of(name) == "ranks":
-        last = "largest minus smallest mean, r = 4 to 64"
-        return _family_table(family_means(name), "r = {:g}", last, lambda scores: f"{100 * spread(scores):.1f}")
-    return _family_table(family_means(name), "{:g}", "rates within a point of the best", good_range)
-
-
-def _family_table(
-    measured: Means, heading: str, last: str, summary: Callable[[dict[float, dict[str, float]]], str]
-) -> str:
-    values = sorted({value for scores in measured.values() for value in scores})
+def claims() -> str:
+    """Write what Deep LoRA with nothing set is ahead of, in the mean over settings."""
+    every, rates, rival = with_all_seeds(), with_all_rates(), best_one_rate()
+    losses = {name: methods_of(name)[RULED]["difference"]["mean"] for name in in_points()}
+    worst = min(losses, key=lambda name: losses[name])
     rows = [
-        [family, *(interval(scores[v], 100, 1) if v in scores else "" for v in values), summary(scores)]
-        for family, scores in measured.items()
+        [f"LoRA, tuned in each of {len(every)} settings", summed(ahead(every, RULED, BASELINE))],
+        [f"LoRA at {rival.rpartition(', ')[2]}, the best of three rates, {len(rates)} settings",
+         summed(ahead(rates, RULED, rival))],
+        [f"LoRA under the same step rule, {len(every)} settings", summed(ahead(every, RULED, RULED_LORA))],
+        ["tuned LoRA where the difference is worst", f"{difference(methods_of(worst)[RULED])} ({title(worst)})"],
+    ]  # fmt: skip
+    return markdown(["Deep LoRA, nothing set, is ahead of", "points, 95 % interval, seeds won"], rows)
+
+
+def ranks() -> str:
+    return _family_table(RANKS, "r=", "rank {:g}", ("LoRA, 1e-3", "LoRA, 3e-3", RULED))
+
+
+def rates() -> str:
+    """Write the scores at each rate: words, then reviews."""
+    return "\n\n".join(_family_table(name, "rate ", "{:g}", ("LoRA", RULED), title(name)) for name in RATE_TASKS)
+
+
+def _family_table(name: str, option: str, heading: str, shown: Iterable[str], label: str = "") -> str:
+    found = families(name, option)
+    rows = {family: found[family] for family in shown if family in found}
+    values = sorted({value for row in rows.values() for value in row})
+    body = [
+        [family]
+        + [f"{100 * row[value]['test']['mean']:.1f}" if value in row else "" for value in values]
+        + [f"{100 * spread(row):.1f}"]
+        for family, row in rows.items()
     ]
-    return markdown(["method", *map(heading.format, values), last], rows)
+    return markdown([label, *map(heading.format, values), "largest minus smallest"], body)
 
 
-def export_table() -> str:
-    """Write how many of 8 ranks `to_lora(tolerance=...)` keeps, and how the test score changes."""
+def steps() -> str:
+    """Write the scores of runs of different lengths, LoRA with the best of its rates at each."""
     rows = []
-    for name in comparisons():
-        for method in (UNTUNED, BOTH, OLD):
-            for export in methods_of(name).get(method, {"exported": []})["exported"]:
-                change = interval(export["test_minus_full"], 100, 2, "+")
-                kept = [f"{export['median_rank']:g}", f"{export['max_rank']:g}"]
-                rows.append([title(name), method, f"{export['tolerance']:g}", *kept, change])
-    header = ["setting", "method", "tolerance", "median kept rank", "largest kept rank"]
-    return markdown([*header, "test score, change in points"], rows)
+    for start, label in LENGTHS.items():
+        for count in STEPS:
+            name = f"{start}_linear" if count == 100 else f"{start}_{count}_steps_linear"
+            if name not in results():
+                continue
+            methods = methods_of(name)
+            baseline = BASELINE if BASELINE in methods else "LoRA, tuned rate"
+            row = methods[RULED]
+            rows.append([
+                label, str(task_of(name)["steps"]), f"{methods[baseline]['chosen']['rate']:g}",
+                interval(methods[baseline]["test"], 100, 1), interval(row["test"], 100, 1), difference(row),
+            ])  # fmt: skip
+    return markdown(["task", "steps", "LoRA's best rate", "LoRA at it", OURS, "difference"], rows)
 
 
-def effective_ranks() -> str:
-    """Write the percentage of modules by the effective rank of their update."""
+def schedules() -> str:
+    """Write Deep LoRA's scores under three schedules of the rate."""
     rows = []
-    for name in ranked():
-        for method in (BASELINE, UNTUNED, BOTH, OLD):
-            if "ranks" in methods_of(name).get(method, {}):
-                shares = [f"{100 * share:.0f}" for share in rank_shares(name, method)]
-                rows.append([title(name), method, *shares])
-    return markdown(["setting", "method", *(f"rank {rank}" for rank in range(RANK + 1))], rows)
+    for start, label in LENGTHS.items():
+        names = {shown: f"{start}_{ending}" for ending, shown in SCHEDULES.items() if f"{start}_{ending}" in results()}
+        scores = {shown: methods_of(name)[RULED] for shown, name in names.items()}
+        cells = [interval(scores[shown]["test"], 100, 1) if shown in scores else "" for shown in SCHEDULES.values()]
+        rows.append([label, *cells, f"{100 * spread(dict(enumerate(scores.values()))):.1f}"])
+    return markdown(["task", *SCHEDULES.values(), "largest minus smallest"], rows)
 
 
-def written() -> str:
-    """Write BLEU and ROUGE-L of the texts that the models generate."""
+def exports() -> str:
+    """Write how many of 8 ranks an export keeps, and what that costs, over the settings."""
+    found: dict[float, list[dict[str, Any]]] = {}
+    for name in in_points():
+        for export in methods_of(name)[RULED]["exported"]:
+            found.setdefault(export["tolerance"], []).append(export)
     rows = []
-    for name in writing():
-        for method, row in methods_of(name).items():
-            if "written" in row:
-                rows.append([title(name), method, *(interval(score, 1, 1) for score in row["written"].values())])
-    return markdown(["setting", "method", "BLEU", "ROUGE-L x 100"], rows)
+    for tolerance, cells in sorted(found.items()):
+        kept = [cell["median_rank"] for cell in cells]
+        changes = [100 * cell["test_minus_full"]["mean"] for cell in cells]
+        rows.append([f"{tolerance:g}", str(len(cells)), f"{min(kept):g} to {max(kept):g}",
+                     f"{min(changes):+.2f} to {max(changes):+.2f}"])  # fmt: skip
+    return markdown(["tolerance", "settings", "median kept rank of 8", "test score, change in points"], rows)
+
+
+def ablations() -> str:
+    """Write one change at a time of Deep LoRA at a fixed rate, on both tasks, and LoRA's relatives on word pairs."""
+    found = {name: methods_of(name) for name in ABLATIONS}
+    changes = dict.fromkeys(change for methods in found.values() for change in methods)
+    rows = [[change, *(difference(methods.get(change)) for methods in found.values())] for change in changes]
+    return markdown(["one change of the paper's form at 1e-3", *ABLATIONS.values()], rows[1:])
+
+
+def relatives() -> str:
+    """Write other methods on 64 word pairs, each with its own rate, against tuned LoRA."""
+    methods = methods_of("simlex_64_peers")
+    rows = [
+        [method, f"{row['chosen']['rate']:g}", interval(row["test"], 100, 1),
+         difference(row) if method != BASELINE else ""]
+        for method, row in methods.items()
+    ]  # fmt: skip
+    return markdown(["method, rate swept", "rate", "test score, points", "ahead of tuned LoRA"], rows)
+
+
+def without_rule() -> str:
+    """Write the means of Deep LoRA at one rate for everything, without the step rule."""
+    names = [name for name in with_all_seeds() if {FIXED, DEEPER, *ONE_RATE[:1]} <= methods_of(name).keys()]
+    rows = [[method, summed(ahead(names, method, BASELINE))] for method in (RULED, *WITHOUT_RULE, USUAL)]
+    return markdown([f"mean of {len(names)} settings", "ahead of tuned LoRA"], rows)
+
+
+def earlier() -> str:
+    """Write how the earlier step rules did on the compared seeds, in the mean and where they were worst."""
+    rows = []
+    for method, rule in EARLIER.items():
+        names = [name for name in in_points() if method in methods_of(name)]
+        gaps = {name: methods_of(name)[method]["difference"]["mean"] for name in names}
+        worst = sorted(names, key=lambda name: gaps[name])[:2]
+        shown = "; ".join(f"{title(name)} {100 * gaps[name]:+.1f}" for name in worst)
+        rows.append([rule, str(len(names)), f"{100 * fmean(gaps.values()):+.1f}", shown])
+    return markdown(["earlier rule", "settings", "mean, points ahead of tuned LoRA", "worst"], rows)
+
+
+def search() -> str:
+    """Write validation scores of the last search for a step rule, means over the seeds that all variants have."""
+    found = result("step_search")
+    asked = {name: row for name, row in found["settings"]["settings"].items() if name.startswith(SEARCHED)}
+    rows = {variant: [variant] for setting in asked.values() for variant in setting["variants"]}
+    heads = []
+    for name, setting in asked.items():
+        trials = [one for one in found["trials"] if one["setting"] == name]
+        seeds = set.intersection(*({one["seed"] for one in trials if one["variant"] == v} for v in setting["variants"]))
+        for variant, row in rows.items():
+            scores = [one["validation"] for one in trials if one["variant"] == variant and one["seed"] in seeds]
+            row.append(f"{100 * fmean(scores):.1f}" if scores else "")
+        task = read_json(SETTINGS / f"{setting['base']}.json")["task"]
+        noisy = ", noisy" if task.get("noise") else ""
+        heads.append(f"{task['name']} {task['samples']}{noisy}, {len(seeds)} seeds")
+    return markdown(["validation, points", *heads], list(rows.values()))
 
 
 def tracking() -> str:
     """Write the training loss at some steps, means of ten, and the overlap of wide and compressed."""
-    found = result(TRACKING)
-    steps = [step for step in found["settings"]["measured_steps"] if step >= 10]
+    found = result("tracking_wide")
+    shown = [step for step in found["settings"]["measured_steps"] if step >= 10]
     rows = []
     for method, losses in found["losses"].items():
-        windows = [losses[step - 10 : step] for step in steps]
+        windows = [losses[step - 10 : step] for step in shown]
         rows.append([f"loss, {method}", *(f"{sum(window) / len(window):.4f}" for window in windows)])
     for side in ("left", "right", "chance"):
         shares = {point["step"]: point[side] for point in found["overlaps"]}
-        name = (
-            "share that a random subspace holds" if side == "chance" else f"share of the wide update's {side} vectors"
-        )
-        rows.append([name, *(f"{shares[step]:.2f}" for step in steps)])
-    return markdown(["", *(f"step {step}" for step in steps)], rows)
+        name = "share that a random subspace holds" if side == "chance" else f"share of the wide form's {side} vectors"
+        rows.append([name, *(f"{shares[step]:.2f}" for step in shown)])
+    return markdown(["", *(f"step {step}" for step in shown)], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "sweeps": sweeps,
-    **{name: lambda name=name: (family_table if kind_of(name) else comparison)(name) for name in results()},
-    "exports": export_table,
-    "effective ranks": effective_ranks,
+TABLES: Mapping[str, Callable[[], str]] = {
+    "claims": claims,
+    "settings": settings_table,
+    "rates": rates,
+    "ranks": ranks,
+    "steps": steps,
+    "schedules": schedules,
+    "exports": exports,
+    "without rule": without_rule,
+    "ablations": ablations,
+    "relatives": relatives,
+    "earlier": earlier,
+    "search": search,
     "tracking": tracking,
-    **({"written": written} if writing() else {}),
 }

@@ -1,182 +1,118 @@
-"""The tables of `README.md`: where Deep LoRA is ahead of LoRA, and measured figures."""
+"""What `README.md` says in numbers: its bullets, when to use which adapter, and one line for each other package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from benchmarks.few_shot.comparisons import (
     BASELINE,
     LOSSES,
     RULED,
-    SEEDS,
-    UNTUNED,
-    averaged,
-    comparisons,
+    ahead,
+    best_one_rate,
+    compared,
+    families,
+    in_points,
     methods_of,
-    settings_of,
-    with_enough_seeds,
+    spread,
+    task_of,
+    with_all_rates,
+    with_all_seeds,
 )  # fmt: skip
-from benchmarks.markdown import markdown
-from benchmarks.pages.few_shot_overview import ahead, best_one_rate
+from benchmarks.markdown import interval, markdown
+from benchmarks.pages.few_shot_tables import RATE_TASKS
 from benchmarks.result_files import result
 
-METHODS = {RULED: "nothing set: the step rule", UNTUNED: "without the step rule, 3e-3"}
-KINDS: dict[str, tuple[str, ...]] = {
-    "similarity of words (SimLex-999, Rare Words)": ("simlex", "rare_words"),
-    "relatedness of words (WordSim-353, MEN)": ("wordsim", "men"),
-    "film reviews, positive or negative": ("rotten_tomatoes",),
-    "similarity of sentences (STS-B)": ("stsb",),
+KINDS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "similarity of words, 64 and 256 pairs": (("simlex", "rare_words"), "Deep LoRA"),
+    "relatedness of words, 64 and 256 pairs": (("wordsim", "men"), "either"),
+    "similarity of sentences, 256 and 1,024 pairs": (("stsb",), "either"),
+    "sentiment of reviews, 16 to 1,024": (("rotten_tomatoes",), "either"),
+    "text written by a small language model, 16 and 64 samples": (LOSSES, "a LoRA that you tune, or either"),
 }
+NOISY = "noisy labels, words and reviews"
 
 
-def better() -> str:
-    """Write paired differences to tuned LoRA at falling rates: means over settings, and ranges by kind of task."""
-    all_of_them, with_rival = with_enough_seeds(falling=True), averaged(falling=True)
-    rival = best_one_rate(falling=True)
-    rate = rival.rpartition(", ")[2]
-    rows = [
-        _row(
-            f"mean of {len(all_of_them)} settings, {SEEDS} seeds", lambda method: ahead(all_of_them, method, BASELINE)
-        ),
-        _row(
-            f"mean of {len(with_rival)} settings against LoRA at {rate} in all of them, the best of three",
-            lambda method: ahead(with_rival, method, rival),
-        ),
+def bullets() -> str:
+    """Write what Deep LoRA gives, each with one number."""
+    every, rates, rival = with_all_seeds(), with_all_rates(), best_one_rate()
+    tuned, single = ahead(every, RULED, BASELINE), ahead(rates, RULED, rival)
+    found = families(RATE_TASKS[0], "rate ")
+    worst = min(methods_of(name)[RULED]["difference"]["mean"] for name in in_points())
+    time, memory = step_ratios()
+    kept = [
+        export["median_rank"]
+        for name in in_points()
+        for export in methods_of(name)[RULED]["exported"]
+        if export["tolerance"] == 0.1
     ]
-    for kind, tasks in KINDS.items():
-        rows.append(_range_row(kind, [name for name in _clean() if settings_of(name)["task"]["name"] in tasks]))
-    rows.append(_range_row("noisy labels (words and reviews)", [name for name in _measured() if _noisy(name)]))
-    writing = [name for name in _clean() if settings_of(name)["task"]["name"] in LOSSES]
-    rows.append(_range_row("writing, SmolLM2-135M (hundredths of a nat a token)", writing))
-    return markdown(["points ahead of tuned LoRA", *METHODS.values()], rows)
+    low, high = (f"{value:g}" for value in (min(found[RULED]), max(found[RULED])))
+    return "\n".join(
+        [
+            f"- **Nothing to tune.** At every learning rate from {low} to {high} the score is the same, within "
+            f"{100 * spread(found[RULED]):.1f} points; LoRA's ranges over {100 * spread(found['LoRA']):.0f}.",
+            f"- **As good as a LoRA that is tuned for every task**: {_points(tuned)} points ahead in the mean of "
+            f"{len(every)} few-shot settings, and at worst {-100 * worst:.1f} behind.",
+            f"- **Better than any one LoRA for all tasks**: {_points(single)} points ahead of the best single rate.",
+            f"- **Cheaper a step**: {time:.2f} of the time and {memory:.2f} of the memory of PEFT's LoRA, at 16 x 128 "
+            "tokens on a CPU.",
+            "- **Plain LoRA when it is saved**, exactly; or smaller: "
+            f"{min(kept):g} to {max(kept):g} of 8 ranks at `tolerance=0.1`, without loss.",
+        ]
+    )
 
 
-def _noisy(name: str) -> bool:
-    return bool(settings_of(name)["task"].get("noise"))
+def _points(found: dict[str, Any] | None) -> str:
+    assert found is not None  # for mypy: all of these settings have both methods
+    return interval(found, 100, 1, "+")
 
 
-def _clean() -> list[str]:
-    return [name for name in _measured() if not _noisy(name)]
+def step_ratios() -> tuple[float, float]:
+    """Return time and memory of a training step under the step rule, as shares of LoRA's."""
+    methods = result("step_rule_384")["methods"]
+    ruled, lora = (methods[name]["all_seconds"] for name in ("deep_lora_ruled", "lora"))
+    memory: float = result("step_rule_memory_384")["methods"]["deep_lora_ruled"]["ratio_of_step_bytes_to_lora"]
+    return median(a / b for a, b in zip(ruled, lora, strict=True)), memory
 
 
-def _measured() -> list[str]:
-    """List the settings in which all methods of the table ran."""
-    return [name for name in comparisons(falling=True) if METHODS.keys() <= methods_of(name).keys()]
+def when() -> str:
+    """Write for each kind of task how far Deep LoRA is ahead of tuned LoRA, and what to take."""
+    rows = []
+    for kind, (tasks, take) in KINDS.items():
+        names = [name for name in compared() if task_of(name)["name"] in tasks and not task_of(name).get("noise")]
+        unit = " hundredths of a nat" if tasks is LOSSES else ""
+        rows.append([kind, _range(names) + unit, take])
+    rows.append([NOISY, _range([name for name in compared() if task_of(name).get("noise")]), "Deep LoRA"])
+    return markdown(["your task", "Deep LoRA, nothing set, against tuned LoRA", "take"], rows)
 
 
-def _row(label: str, cell: Callable[[str], str]) -> list[str]:
-    return [label, *(cell(method) for method in METHODS)]
-
-
-def _range_row(kind: str, names: list[str]) -> list[str]:
-    *smaller, largest = (f"{size:,}" for size in sorted({settings_of(name)["task"]["samples"] for name in names}))
-    samples = f"{', '.join(smaller)} and {largest}" if smaller else largest
-    return _row(f"{kind}, {samples} samples", lambda method: _range(names, method))
-
-
-def _range(names: list[str], method: str) -> str:
+def _range(names: Sequence[str]) -> str:
     """Write the smallest and the largest mean difference."""
-    means = [100 * methods_of(name)[method]["difference"]["mean"] for name in names]
+    means = [100 * methods_of(name)[RULED]["difference"]["mean"] for name in names]
     return f"{min(means):+.1f} to {max(means):+.1f}" if len(means) > 1 else f"{means[0]:+.1f}"
 
 
-def sketch_row() -> tuple[str, str]:
-    measured = result("sketch_accuracy")["angles_in_radians"]
-    angles, several = measured["1 batches"], measured["4 batches"]
-    linear = angles["linear sketch, width 96"]["max"]
-    own = next(value for name, value in angles.items() if name.startswith("right side"))["max"]  # as much as is kept
-    summed = next(value for name, value in several.items() if name.startswith("right side"))
-    return (
-        "largest angle between exact and sketched subspaces of r right vectors, all MiniLM layers, one batch, r=8",
-        f"{own:.0e} rad (a linear one-pass sketch of width 96: {linear:.1f}); sum of four batches, approximate: "
-        f"median {summed['median']:.2f}, largest {summed['max']:.2f} rad",
+def also() -> str:
+    """Write one line and one number for each of the other packages."""
+    ratings = result("recommenders")["summary"]
+    ours, peer = (ratings[name]["u1 to u5"]["rmse"] for name in ("MatrixCompletion()", "cmfrec CMF()"))
+    steps = result("neural_collapse_images")["table"]["normalized scale=3"]["mean_ratio"]["mean"]
+    gap, closed = (
+        result("modality_gap")["frozen"][name]["test"]["gap"]["mean"]
+        for name in ("learnable from 0.01", "mean shift of learnable from 0.01")
+    )
+    return "\n".join(
+        [
+            "- [`dmf`](docs/dmf.md): matrix completion and recommendations. MovieLens-100K, defaults: RMSE "
+            f"{ours:.3f}, cmfrec {peer:.3f}.",
+            "- [`collapse`](docs/collapse.md): classifier heads on the sphere, and metrics of neural collapse. "
+            f"Fashion-MNIST: collapse as deep as plain cross-entropy's in {100 * steps:.0f} % of its steps.",
+            "- [`modality`](docs/modality.md): CLIP-like training, and the gap between modalities. Centering shrinks "
+            f"it from {gap:.2f} to {closed:.2f} on emoji and captions.",
+        ]
     )
 
 
-def export_row() -> tuple[str, str]:
-    cost = result("export_cost")
-    ours = median(cost["deep_lora_cpu_seconds"])
-    return (
-        f"export of {cost['settings']['modules']} modules of 768 and 3072, one thread",
-        f"{ours:.2f} s of CPU, {cost['ratio']:.0f} times less than PEFT's `save_as_lora`",
-    )
-
-
-SHAPES = {
-    "384": "MiniLM shape (384, 16 x 128)",
-    "768": "BERT-base shape (768, 16 x 128)",
-    "2048": "Llama-1B block (2048, 2,048 tokens)",
-    "smollm2_135m": "SmolLM2-135M (576, 4 x 256)",
-}
-
-
-def step_rows() -> list[tuple[str, str]]:
-    rows = []
-    for shape, label in SHAPES.items():
-        time, memory = result(f"training_step_{shape}"), result(f"training_memory_{shape}")
-        cells = []
-        for method, name in (("deep_lora", "Deep LoRA"), ("deep_lora_frozen", "with frozen subspaces")):
-            ratio = time["methods"][method]["ratio_to_lora"]
-            bytes_ratio = memory["methods"][method]["ratio_of_step_bytes_to_lora"]
-            cells.append(f"{name} {_time_ratio(ratio)}, {bytes_ratio:.2f} of the memory")
-        rank, repeats = time["settings"]["rank"], time["settings"]["repeats"]
-        rows.append(
-            (f"training step against PEFT LoRA, r={rank}, {label}, median and quartiles of {repeats}", "; ".join(cells))
-        )
-    return rows
-
-
-def rule_row() -> tuple[str, str]:
-    cells = []
-    for name in ("step_rule_384", "step_rule_384_short"):
-        measured = result(name)
-        ruled, plain, lora = (
-            measured["methods"][method]["all_seconds"] for method in ("deep_lora_ruled", "deep_lora", "lora")
-        )
-        ratios = [median(a / b for a, b in zip(ruled, other, strict=True)) for other in (plain, lora)]
-        work = measured["settings"]["workload"]
-        tokens = f"{work['batch']} x {work['tokens']} tokens"
-        cells.append(f"{tokens}: {ratios[0]:.2f} of the time without it, {ratios[1]:.2f} of LoRA's")
-    memory = result("step_rule_memory_384")["methods"]["deep_lora_ruled"]["ratio_of_step_bytes_to_lora"]
-    cells.append(f"memory at the longer {memory:.2f} of LoRA's")
-    return "training step under the step rule, MiniLM shape, r=8, medians of ratios", "; ".join(cells)
-
-
-def _time_ratio(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f}) of the time"
-
-
-def initialization_row() -> tuple[str, str]:
-    measured = result("initialization_768")
-    ratio = measured["whole_model"]["initialize_subspaces"]["ratio_to_forward_and_backward"]["median"]
-    extra = measured["memory"]["extra_bytes"] / 1e6
-    svds = measured["one_encoder_layer"]["encoder_layer"]["times_faster"]
-    return (
-        "subspaces from a gradient, sketched (`exact_bytes=0`), "
-        f"{measured['memory']['adapted_modules']} modules of 768 and 3072",
-        f"{ratio:.1f} times a forward+backward in time, {extra:.1f} MB of extra memory; {svds:.0f} times faster than "
-        "the full SVDs of the wide construction",
-    )
-
-
-def completion_row() -> tuple[str, str]:
-    steps, large = (result(f"completion_step_{size}")["methods"] for size in (1000, 5000))
-    wide = 1 / steps["compressed"]["ratio_to_wide"]["median"], 1 / steps["observed"]["ratio_to_wide"]["median"]
-    dense = 1 / large["observed"]["ratio_to_compressed"]["median"]
-    return (
-        "step of matrix completion, depth 3, true rank 5",
-        f"1000 x 1000, 20 % observed: {wide[0]:.1f} times faster than the wide one, {wide[1]:.0f} times on observed "
-        f"entries; 5000 x 5000, 1 % observed: observed entries {dense:.0f} times faster than a dense residual",
-    )
-
-
-def table() -> str:
-    rows = [
-        *step_rows(), rule_row(), initialization_row(), sketch_row(),
-        export_row(), completion_row(),
-    ]  # fmt: skip
-    return markdown(["what", "measured"], [list(row) for row in rows])
-
-
-TABLES: dict[str, Callable[[], str]] = {"better": better, "figures": table}
+TABLES: Mapping[str, Callable[[], str]] = {"bullets": bullets, "when": when, "also": also}
