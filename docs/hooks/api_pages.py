@@ -49,7 +49,9 @@ def _with_pages(nav: list[Any], pages: list[Any]) -> list[Any]:
     found = []
     for entry in nav:
         for title, value in entry.items():
-            found.append({title: pages if value == "api/" else _with_pages(value, pages) if type(value) is list else value})
+            found.append(
+                {title: pages if value == "api/" else _with_pages(value, pages) if type(value) is list else value}
+            )
     return found
 
 

@@ -100,4 +100,3 @@ def _inline(text: str) -> str:
     """Return a help text for Markdown, with options as code."""
     escaped = html.escape(text, quote=False).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
     return re.sub(r"--[a-z][\w\\-]*", lambda found: f"`{found[0]}`".replace("\\", ""), escaped)
-

@@ -33,7 +33,9 @@ def test_the_page_on_versions_shows_the_lowest_and_the_highest_that_are_tested()
     lowest, highest = pinned("lowest"), pinned("highest")
     page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf8")
     rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.M)
-    assert rows == [(name, lowest[name], highest[name]) for name, _, _ in rows] and {row[0] for row in rows} == set(lowest)
+    assert rows == [(name, lowest[name], highest[name]) for name, _, _ in rows] and {row[0] for row in rows} == set(
+        lowest
+    )
     assert all(Version(low) <= Version(high) for _, low, high in rows)
 
 
