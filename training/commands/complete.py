@@ -75,9 +75,12 @@ class CompleteArguments(FileArguments):
             raise UsageError(f"--row_column, --column_column and --value_column got {columns}; they must differ")
 
 
+TYPES = (CompleteArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status. Of several processes the first one works."""
-    (arguments,) = parse((CompleteArguments,), words, command="complete", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="complete", description=DESCRIPTION)
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
     folder = Path(arguments.output_dir)

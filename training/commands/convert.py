@@ -35,9 +35,12 @@ class ConvertArguments:
     dry_run: bool = option(False, "Show the ranks, and write nothing.")
 
 
+TYPES = (ConvertArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    (arguments,) = parse((ConvertArguments,), words, command="convert", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="convert", description=DESCRIPTION)
     if not arguments.adapter or not (arguments.output_dir or arguments.dry_run):
         raise UsageError("convert needs --adapter and --output_dir")
     output = None if arguments.dry_run else arguments.output_dir

@@ -36,9 +36,12 @@ class InspectArguments:
     output_dir: str | None = option(None, "Folder for inspection.json and spectra.png; nothing is written if unset.")
 
 
+TYPES = (InspectArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    (arguments,) = parse((InspectArguments,), words, command="inspect", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="inspect", description=DESCRIPTION)
     if not arguments.adapter:
         raise UsageError("inspect needs --adapter, the folder of a saved adapter")
     with worded_as_options(_OPTIONS, AdapterFileError):

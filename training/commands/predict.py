@@ -65,9 +65,12 @@ class PredictArguments(FileArguments):
             raise UsageError(f"--output got {self.output!r}; it must end in .csv or .jsonl")
 
 
+TYPES = (PredictArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    (arguments,) = parse((PredictArguments,), words, command="predict", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="predict", description=DESCRIPTION)
     if not arguments.run or not arguments.data:
         raise UsageError("predict needs --run, the folder of a finished run, and --data, what to predict for")
     run = read_run(Path(arguments.run))
