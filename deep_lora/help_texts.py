@@ -10,8 +10,7 @@ from collections import defaultdict
 def help_texts(docstring: str | None) -> dict[str, dict[str, str]]:
     """Return for each argument of a Google-style docstring the `metadata` of its field; none under `python -OO`.
 
-    >>> texts = help_texts("Do.\\n\\n    Args:\\n        r: The rank,\\n            a budget.\\n        depth: Factors.\\n")
-    >>> texts["r"]
+    >>> help_texts("Do.\\n\\nArgs:\\n    r: The rank,\\n        a budget.\\n    depth: Factors.")["r"]
     {'help': 'The rank, a budget.'}
     """
     section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(docstring or ""), re.S | re.M)
