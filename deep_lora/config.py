@@ -146,7 +146,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
 
     @classmethod
     def from_lora(cls, lora_config: LoraConfig) -> DeepLoraConfig:
-        """Make the configuration of a Deep LoRA adapter in the place of a LoRA adapter.
+        """Translate the configuration of a LoRA adapter into that of a Deep LoRA adapter.
 
         Fields of the same name are kept, `lora_dropout` and `bias` are renamed. Alpha has no counterpart:
         `lora_alpha`, `alpha_pattern` and `use_rslora` are dropped. Targets that LoRA leaves to the architecture
@@ -169,7 +169,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
     ) -> DeepLoraConfig:
         """Load a saved configuration, as every `PeftConfig` does; a local adapter file beside it is checked first.
 
-        Of a folder or repository with a plain LoRA at its root, it is the one of its trainable part.
+        If a plain LoRA is at the root of the folder or repository, the trainable adapter below it is meant.
 
         Raises:
             ValueError: if the adapter file is corrupt, inconsistent or bounded (see `deep_lora.files`).
