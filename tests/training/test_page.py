@@ -1,4 +1,4 @@
-"""The page `docs/training.md` names options, files and links that exist."""
+"""The pages on the command line name options and files that exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from training import CONFIGS
 from training.cli import COMMANDS
 from training.settings.parsing import build_parser
 
-PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+PAGES = ("training", "chat", "serving", "processes")
+PAGE = "\n".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
 TYPES = {
     name: importlib.import_module(f"training.commands.{name.replace('-', '_')}").TYPES
     for name in COMMANDS
