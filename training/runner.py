@@ -26,7 +26,7 @@ from training.results.hub import push
 from training.settings.common import RunArguments
 from training.trainer.losses import balanced_weights, weighted_loss
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
-from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
+from training.trainer.resuming import checkpoint_to_resume, facts_of, identifying, progress
 from training.trainer.stopping import EarlyStopping
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
@@ -127,7 +127,7 @@ def _checkpoint(job: Job, folder: Path, facts: dict[str, Any]) -> Path | None:
     """Find the checkpoint to resume from, and print a line that says so."""
     resume = checkpoint_to_resume(folder, job.run, facts)
     if resume is None and not job.run.overwrite:
-        refuse_other_run(folder, job.command, identity_of(plain(facts)))
+        refuse_other_run(folder, job.command, identity_of(plain(identifying(facts))))
     if resume is not None and job.run.process_index == 0:
         print(f"{'resumed':>14}  {progress(resume)}", flush=True)
     return resume

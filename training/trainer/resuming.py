@@ -59,6 +59,13 @@ def facts_of(job: Job) -> dict[str, Any]:
     return {"settings": decisive_settings(job), "digests": found}
 
 
+def identifying(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts without the names of what the digests compare by content, so that it may be renamed."""
+    return facts | {
+        "settings": {name: value for name, value in facts.get("settings", {}).items() if name not in _BY_CONTENT}
+    }
+
+
 def decisive_settings(job: Job) -> dict[str, Any]:
     """Return the settings that decide what is learned; equal for two parts of one run."""
     settings = public_settings(job.settings())

@@ -102,7 +102,7 @@ def test_options_that_cannot_work_are_refused(options, told) -> None:
             "data.txt",
             "--column_names got ['text'], but is only for .csv, .tsv, .xlsx files",
         ),
-        ({"encoding": "cp1252"}, "data.parquet", "--encoding got 'cp1252', but is for .csv, .tsv, .json, .jsonl, "),
+        ({"encoding": "cp1252"}, "data.parquet", "--encoding got 'cp1252', but is only for .csv, .tsv, .json, .json"),
         ({"encoding": "cp1252"}, "no/such", "and there are none in no/such; leave it out"),
     ],
 )
