@@ -180,14 +180,14 @@ def fit(entries: Entries, chosen: np.ndarray, shape: tuple[int, int], arguments:
     settings = {name: getattr(arguments, name) for name in names}
     checkpoint = Path(arguments.output_dir) / FIT
     model = MatrixCompletion(**settings, random_state=arguments.seed, checkpoint=str(checkpoint), verbose=1)
-    kept = f"{checkpoint} is kept; rerun the command to resume from it, or delete it to start anew"
+    kept = f"{checkpoint} is kept; rerun the command to resume from it, or delete it to start over"
     try:
         with saving(str(checkpoint), kept if checkpoint.exists() else "free some space and rerun the command"):
             return model.fit(entries.rows[chosen], entries.columns[chosen], entries.values[chosen], shape=shape)
     except ValueError as error:
         raise UsageError(f"the matrix cannot be completed: {error}") from error
     except FloatingPointError as error:
-        left = f"{checkpoint} is kept; delete it to start anew" if checkpoint.exists() else "nothing is kept"
+        left = f"{checkpoint} is kept; delete it to start over" if checkpoint.exists() else "nothing is kept"
         raise RunError(f"{error}. Of this fit {left}") from error
 
 
@@ -225,7 +225,7 @@ def find_entries(names: dict[str, list[str]], arguments: CompleteArguments) -> Q
         if unknown[side]:
             print(
                 f"{arguments.predict} names {unknown[side][:5]} in {column!r}, which the data do not have, in "
-                f"{(found < 0).sum()} of {len(table)} entries: they are predicted from the other side alone; if this "
+                f"{(found < 0).sum()} of {len(table)} entries: they are predicted only from the other side; if this "
                 "is not meant, write names as in the data (7 is not 007; 1.0 is 1 if all are numbers)",
                 file=sys.stderr,
             )

@@ -26,7 +26,7 @@ class ServeCheckArguments:
     """What is checked, and for whom."""
 
     adapter: str | None = option(None, "Folder of the adapter, or of the run; it may also stand without --adapter.")
-    programs: list[str] | None = field(default=None, metadata={"help": "Check for these alone, such as vllm sglang."})
+    programs: list[str] | None = field(default=None, metadata={"help": "Check only for these, such as vllm sglang."})
 
 
 TYPES = (ServeCheckArguments,)

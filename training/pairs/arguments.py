@@ -27,7 +27,7 @@ class PairDataArguments(DataArguments):
         "Column with the image: the data set's own, or a path (relative paths start at the folder of the file).",
     )
     text_column: str = option("text", "Column with the text of the image, or with the first of two texts.")
-    second_text_column: str | None = option(None, "Column with the second text; the pairs are then of texts alone.")
+    second_text_column: str | None = option(None, "Column with the second text, for pairs of two texts.")
     label_column: str | None = option(
         None, "Column that says what a pair shows. Pairs that show the same are not contrasted with each other; "
         "without it, pairs with the same --text_column show the same.",

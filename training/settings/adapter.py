@@ -74,7 +74,7 @@ class AdapterArguments(_Fields):
         None,
         "How far the step rule lets a weight go in the whole run, as a share of its norm. The rule sets the steps of "
         "the adapter, whatever the learning rate. If unset, deep_lora has 0.12 where classes or tokens are learned and "
-        "0.24 elsewhere, and lora has no rule; 0 is no rule.",
+        "0.24 elsewhere, and lora has no rule; 0 turns the rule off.",
     )
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class FileArguments:
     quoting: str = option(
         "auto",
         'Quotation marks in csv and tsv files. double: they enclose fields, "" is one inside; backslash: so is \\"; '
-        "none: they are part of the texts; auto: whichever of double and none fits the file, if one alone does.",
+        "none: they are part of the texts; auto: whichever of double and none fits the file, if only one does.",
     )
     column_names: list[str] | None = field(
         default=None, metadata={"help": "Names of the columns, for csv, tsv and xlsx files that have no header."}
@@ -69,12 +69,12 @@ class DataArguments(FileArguments):
     validation_split: str | None = option(None, "Split to validate on; validation, dev, valid or val if there is one.")
     test_split: str | None = option(None, "Split to test on; test if there is one.")
     validation_fraction: float = option(0.1, "Part of the training data to validate on where no split is given for it.")
-    num_train_samples: int | None = option(None, "Use so many training samples, drawn with --sample_seed.")
+    num_train_samples: int | None = option(None, "Use this many training samples, drawn with --sample_seed.")
     num_train_samples_per_class: int | None = option(
-        None, "Use so many training samples of each class, or all of a class that has no more."
+        None, "Use this many training samples of each class, or all of a class that has fewer."
     )
-    num_validation_samples: int | None = option(None, "Use so many validation samples.")
-    num_test_samples: int | None = option(None, "Use so many test samples.")
+    num_validation_samples: int | None = option(None, "Use this many validation samples.")
+    num_test_samples: int | None = option(None, "Use this many test samples.")
     sample_seed: int = option(0, "Seed of the draws above and of the validation part.")
     label_column: str | None = option(None, "Column with the answers: classes, numbers or tags. Default: label.")
 
@@ -98,7 +98,7 @@ class TextDataArguments(DataArguments):
     text_column: str = option("text", "Column with the text (token_classification: with the words).")
     text_pair_column: str | None = option(None, "Column with a second text, for pairs of sentences.")
     target_column: str | None = option(
-        None, "seq2seq: column with the text to generate. causal_lm: what follows the text; the loss is on it alone."
+        None, "seq2seq: column with the text to generate. causal_lm: what follows the text; only it has a loss."
     )
     max_length: int | None = option(
         None, "Tokens after which a text is cut off (of causal_lm's prompts, the beginning); if unset, 128, for chat "
