@@ -29,8 +29,10 @@ class ConvertArguments:
     adapter: str | None = option(None, "Folder of the saved Deep LoRA adapter.")
     output_dir: str | None = option(None, "Folder for the LoRA adapter; it must be empty, unless --overwrite is given.")
     tolerance: float = option(0.0, "Drop singular values below this fraction of a module's largest; 0 is exact.")
-    model: str | None = option(None, "Base model, for the kinds of its layers; the one in the config if unset.")
-    assume_linear: bool = option(False, "Take every adapted layer as linear, if the base model is not available.")
+    model: str | None = option(
+        None, "Base model, for the kinds of its layers; if unset, the one that the adapter names."
+    )
+    assume_linear: bool = option(False, "Treat every adapted layer as linear, if the base model is not available.")
     overwrite: bool = option(False, "Replace what is in --output_dir.")
     dry_run: bool = option(False, "Show the ranks, and write nothing.")
 
