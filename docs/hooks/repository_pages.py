@@ -6,6 +6,7 @@ others lead to `repo_url` of mkdocs.yml, or are plain text while there is none.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": "overview.md", "examples/README.md": "examples.md", "benchmarks/README.md": "benchmarks.md"}
+NOTEBOOK = ".ipynb"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"(```.*?```)", re.S)
 
@@ -27,8 +29,25 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Rewrite the links of a page."""
+    """Rewrite the links of a page; those of a notebook are rewritten when it is HTML."""
+    if page.file.src_uri.endswith(NOTEBOOK):
+        return markdown
     return with_links_of_the_site(markdown, page.file.src_uri, config.repo_url)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Let the links of a notebook lead to pages of the site, which MkDocs does for Markdown alone."""
+    here = page.file.src_uri
+
+    def link(found: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(here), found[1]))
+        there = files.get_file_from_path(path)
+        if there is None:
+            logging.getLogger("mkdocs.hooks").warning(f"{here} links to {found[1]}, which is not a page")
+            return found[0]
+        return f'href="{there.url_relative_to(page.file)}{found[2] or ""}"'
+
+    return re.sub(r'href="([^":#]+\.md)(#[^"]*)?"', link, html) if here.endswith(NOTEBOOK) else html
 
 
 def with_links_of_the_site(markdown: str, page: str, repo_url: str | None = None) -> str:

@@ -63,5 +63,11 @@ def test_a_notebook_installs_the_packaged_files_of_the_makefile(path: Path) -> N
     assert installed and installed <= pinned
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_links_of_a_notebook_lead_to_files(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf8"))
+    assert targets and [target for target in targets if not (path.parent / target).exists()] == []
+
+
 def test_there_are_two_notebooks() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["embeddings", "nothing_to_tune"]

@@ -93,6 +93,21 @@ def test_links_to_other_files_lead_to_the_repository_once_it_has_an_address() ->
     assert link("[a](../setup.cfg)", "faq.md", "https://b.org/c") == "[a](https://b.org/c/blob/main/setup.cfg)"
 
 
+def test_links_of_notebooks_lead_to_the_pages_of_the_site_and_broken_ones_are_named(caplog) -> None:
+    class File:
+        src_uri = "notebooks/a.ipynb"
+
+        def url_relative_to(self, other: Any) -> str:
+            return "../../faq/"
+
+    files = type("Files", (), {"get_file_from_path": staticmethod({"faq.md": File()}.get)})
+    page = type("Page", (), {"file": File()})
+    turned = hook("repository_pages").on_page_content('<a href="../faq.md#b">', page, None, files)
+    assert turned == '<a href="../../faq/#b">' and not caplog.records
+    hook("repository_pages").on_page_content('<a href="../gone.md">', page, None, files)
+    assert "notebooks/a.ipynb links to ../gone.md, which is not a page" in caplog.text
+
+
 def test_the_site_is_built_strictly_by_what_the_extra_installs() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf8")
     assert re.search(r"^docs: .*\n\t.*mkdocs build --strict$", makefile, re.M)
