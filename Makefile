@@ -5,7 +5,7 @@
 #   make test                     the whole test suite
 #   make test-lowest              the same with the lowest versions that setup.cfg declares, in .venv-lowest (several GB)
 #   make lint                     ruff, mypy, import-linter
-#   make docs                     the API reference, as HTML in site/
+#   make docs                     the site: guides, options and API, as HTML in site/
 #   make run TORCH=torch          the newest torch instead of the pinned one
 #   make run PYTHON=python3.12    another interpreter (3.10 or newer)
 
@@ -54,14 +54,9 @@ format: $(STAMPS)-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What is public, one page a package: pdoc shows the names in __all__.
+# The site. A broken link, a page that the navigation lacks, or a docstring that cannot be read stops it.
 docs: $(STAMPS)-docs
-	$(BIN)/pdoc --docformat google --output-directory site \
-		deep_lora dmf dmf.completion dmf.functional dmf.linalg dmf.ranking dmf.subspaces dmf.sparse dmf.theory dmf.files \
-		collapse collapse.classifier collapse.losses collapse.metrics collapse.theory evaluation_hooks \
-		modality modality.alignment modality.losses modality.metrics modality.models modality.sentence_transformers \
-		modality.swapping modality.temperature modality.theory \
-		training
+	$(BIN)/mkdocs build --strict
 
 # torch goes in before anything that depends on it, so that nothing else chooses which build.
 $(STAMPS)-torch:

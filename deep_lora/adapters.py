@@ -13,10 +13,10 @@ from deep_lora.layers.finding import adapted_layers
 
 @torch.no_grad()
 def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_name: str = "default") -> None:
-    """Give U, the cores and V of an adapter another precision, in place.
+    """Cast U, the cores and V of an adapter to another precision, in place.
 
     Trainers that cast what is trained to bfloat16 (TRL does, on quantized weights) leave U and V in a precision that
-    may lose steps of a usual rate: a number near 1 moves by 0.004 or not at all. Call this after such a trainer is made
+    may lose steps at a usual rate: a number near 1 moves by 0.004 or not at all. Call this after such a trainer is made
     and before `train()`. A fresh adapter remains an identity; a trained one keeps the rounding that it has. The
     parameters remain the same objects.
 
@@ -26,7 +26,7 @@ def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_
         adapter_name: the adapter to cast.
 
     Raises:
-        ValueError: if the model has no such adapter, or the dtype is another.
+        ValueError: if the model has no such adapter, or `dtype` is not such a type.
 
     >>> from peft import get_peft_model
     >>> from deep_lora import DeepLoraConfig
@@ -52,8 +52,9 @@ def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_
 
 @contextmanager
 def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]:
-    """Multiply the update of the active adapters by `multiplier` inside the block (PEFT's helper of that name is for
-    LoRA only).
+    """Multiply the update of the active adapters by `multiplier` inside the block.
+
+    PEFT's helper of that name is for LoRA only.
 
     Raises:
         TypeError: if `multiplier` is not a number.

@@ -12,6 +12,7 @@ from peft import LoraConfig, TaskType
 from peft.config import PeftConfig
 
 from deep_lora.files import check_adapter_folder
+from deep_lora.help_texts import help_texts
 from deep_lora.lora_fields import WithoutLoraFields, fields_from_lora
 from deep_lora.registration import claim_peft_type
 from deep_lora.targets import ALL_LINEAR, check_lists, check_targets
@@ -37,36 +38,38 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
     says what led to other defaults.
 
     Args:
-        task_type: PEFT's word for the task, such as 'SEQ_CLS', by which it chooses the class of its model. A head is
-            trained and saved without it too.
-        r: Rank of the update; even, if the subspaces come from both sides of the gradient.
-        target_modules: Names of the modules to adapt, a regex, or 'all-linear': every linear layer but the output
-            embeddings and what is saved whole. None is 'all-linear' too; [] adapts only `target_parameters`.
-        exclude_modules: Names or a regex of modules that are not adapted even if targeted.
-        variant: 'compressed': cores eps*I between orthonormal U, V; 'narrow': all depth factors eps*orthogonal, width
-            r; 'wide': the same with width max(out, in), research only.
-        depth: Number of factors of the update (L in the paper).
-        init_scale: eps: scale of every factor at the start. 'auto' is 0.3 where the start is subtracted, and the
-            paper's 1e-3 elsewhere; the number takes its place in the configuration.
-        core_scale: kappa: stored cores are multiplied by it. 'auto' is min(80, 1 / (2 init_scale^2)) / r on linear
-            layers (see `deep_lora.functional.auto_core_scale`), four times that at the default start, and 1 for
-            'narrow' and 'wide'; 1.0 is the paper's.
-        freeze_subspaces: Train only the cores; U and V keep their first values and are saved all the same.
-        subtract_start: Subtract the start of a 'compressed' update, so that a fresh adapter is an exact identity.
+        task_type: PEFT's name of the task, such as 'SEQ_CLS', where you want PEFT's class for it. Heads are trained and
+            saved without it too.
+        r: Rank of the update: a budget, not a knob to tune. Even, if the subspaces come from both sides of the
+            gradient.
+        target_modules: Modules to adapt: names, a regex, or 'all-linear', every linear layer but the output embeddings
+            and what is saved whole. None is 'all-linear' too; [] adapts only `target_parameters`.
+        exclude_modules: Names or a regex of modules to leave out although they are targeted.
+        variant: 'compressed', the method: `depth` cores (r x r) between orthonormal U and V. For research: 'narrow',
+            `depth` factors of width r, and 'wide', of width max(out, in).
+        depth: Number of factors, L in the paper. 2 is closest to LoRA; more prefer lower ranks and start more slowly.
+        init_scale: Scale eps of every factor at the start. 'auto' is 0.3 where the start is subtracted, and the paper's
+            1e-3 elsewhere. Smaller ones start more slowly and end at lower ranks.
+        core_scale: Factor kappa of the stored cores. 'auto' falls with r, so that one rate suits all ranks
+            (`deep_lora.functional.auto_core_scale`), and is 1 for 'narrow' and 'wide'; 1.0 is the paper's.
+        freeze_subspaces: Train only the cores, which saves memory; U and V keep their first values.
+        subtract_start: Subtract the start of a 'compressed' update, so that a fresh adapter changes nothing; False is
+            the paper's.
         deep_lora_dropout: Dropout on the input of the adapter, in [0, 1).
-        fan_in_fan_out: True if the base weights are stored (in, out), as GPT-2's Conv1D does.
-        bias: Biases to train: 'none', 'all' or 'deep_lora_only'.
-        modules_to_save: Modules that are trained and saved whole. The head of a transformers model for classification
-            or question answering is added; [], without a `task_type`, leaves it frozen.
-        init_weights: False starts from a random, non-zero update (for tests).
-        layers_to_transform: Indices of the layers to adapt; target_modules must not be a regex then.
-        layers_pattern: Name of the layer list if it is not a usual one; needs layers_to_transform.
-        rank_pattern: Rank by module name or regex.
-        depth_pattern: Depth by module name or regex.
-        trainable_token_indices: Rows of the embedding to train, or a dict of module name to rows.
-        target_parameters: Names of nn.Parameters to adapt directly, such as MoE experts.
-        ensure_weight_tying: Share the adapter of tied weights (input embedding and output head).
-        deep_lora_version: Format of the saved adapter; written for later versions.
+        fan_in_fan_out: Whether the base weights are stored (in, out); set by itself for GPT-2's Conv1D.
+        bias: Biases to train: 'none', 'all', or 'deep_lora_only', those of adapted layers.
+        modules_to_save: Modules to train and save whole. The head of a transformers model for classification or
+            question answering is added; [], without a `task_type`, leaves it frozen.
+        init_weights: False starts from a random update that is not zero, for tests.
+        layers_to_transform: Indices of the layers to adapt, all by default; not with a regex in `target_modules`.
+        layers_pattern: Name of the list of layers, if it is unusual; needs `layers_to_transform`.
+        rank_pattern: Ranks of single modules by name or regex; all others have `r`.
+        depth_pattern: Depths of single modules by name or regex; all others have `depth`.
+        trainable_token_indices: Rows of the embedding to train beside the adapter, such as those of new tokens, or a
+            dict of module name to rows.
+        target_parameters: Names of bare nn.Parameters to adapt, such as the experts of a mixture.
+        ensure_weight_tying: Share one adapter between a tied input embedding and output head.
+        deep_lora_version: Format of the saved adapter; leave it.
 
     Raises:
         ValueError: for a value outside of its range; the message names the field, what came and what is needed.
@@ -77,93 +80,37 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
     (3, 0.3)
     """
 
-    r: int = field(
-        default=8,
-        metadata={"help": "Rank of the update; even, if the subspaces come from both sides of the gradient."},
-    )
-    target_modules: list[str] | str | None = field(
-        default=ALL_LINEAR,
-        metadata={
-            "help": "Names of the modules to adapt, a regex, or 'all-linear': every linear layer but the output "
-            "embeddings and what is saved whole. None is 'all-linear' too; [] adapts only `target_parameters`."
-        },
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Names or a regex of modules that are not adapted even if targeted."}
-    )
-    variant: Literal["compressed", "narrow", "wide"] = field(
-        default="compressed",
-        metadata={
-            "help": "'compressed': cores eps*I between orthonormal U, V; 'narrow': all depth factors eps*orthogonal, "
-            "width r; 'wide': the same with width max(out, in), research only."
-        },
-    )
-    depth: int = field(default=3, metadata={"help": "Number of factors of the update (L in the paper)."})
+    _help = help_texts(__doc__)
+
+    r: int = field(default=8, metadata=_help["r"])
+    target_modules: list[str] | str | None = field(default=ALL_LINEAR, metadata=_help["target_modules"])
+    exclude_modules: list[str] | str | None = field(default=None, metadata=_help["exclude_modules"])
+    variant: Literal["compressed", "narrow", "wide"] = field(default="compressed", metadata=_help["variant"])
+    depth: int = field(default=3, metadata=_help["depth"])
     init_scale: float = field(
         default="auto",  # type: ignore[assignment]  # a number once the configuration is made
-        metadata={
-            "help": "eps: scale of every factor at the start. 'auto' is 0.3 where the start is subtracted, and the "
-            "paper's 1e-3 elsewhere; the number takes its place in the configuration."
-        },
+        metadata=_help["init_scale"],
     )
-    core_scale: float | str = field(
-        default="auto",
-        metadata={
-            "help": "kappa: stored cores are multiplied by it. 'auto' is min(80, 1 / (2 init_scale^2)) / r on linear "
-            "layers (see `deep_lora.functional.auto_core_scale`), four times that at the default start, and 1 for "
-            "'narrow' and 'wide'; 1.0 is the paper's."
-        },
-    )
-    freeze_subspaces: bool = field(
-        default=False,
-        metadata={"help": "Train only the cores; U and V keep their first values and are saved all the same."},
-    )
-    subtract_start: bool = field(
-        default=True,
-        metadata={"help": "Subtract the start of a 'compressed' update, so that a fresh adapter is an exact identity."},
-    )
-    deep_lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter, in [0, 1)."})
-    fan_in_fan_out: bool = field(
-        default=False, metadata={"help": "True if the base weights are stored (in, out), as GPT-2's Conv1D does."}
-    )
-    bias: str = field(default="none", metadata={"help": "Biases to train: 'none', 'all' or 'deep_lora_only'."})
-    modules_to_save: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Modules that are trained and saved whole. The head of a transformers model for classification or "
-            "question answering is added; [], without a `task_type`, leaves it frozen."
-        },
-    )
-    init_weights: bool = field(
-        default=True, metadata={"help": "False starts from a random, non-zero update (for tests)."}
-    )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the layers to adapt; target_modules must not be a regex then."}
-    )
-    layers_pattern: list[str] | str | None = field(
-        default=None, metadata={"help": "Name of the layer list if it is not a usual one; needs layers_to_transform."}
-    )
-    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Rank by module name or regex."})
-    depth_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Depth by module name or regex."})
+    core_scale: float | str = field(default="auto", metadata=_help["core_scale"])
+    freeze_subspaces: bool = field(default=False, metadata=_help["freeze_subspaces"])
+    subtract_start: bool = field(default=True, metadata=_help["subtract_start"])
+    deep_lora_dropout: float = field(default=0.0, metadata=_help["deep_lora_dropout"])
+    fan_in_fan_out: bool = field(default=False, metadata=_help["fan_in_fan_out"])
+    bias: str = field(default="none", metadata=_help["bias"])
+    modules_to_save: list[str] | None = field(default=None, metadata=_help["modules_to_save"])
+    init_weights: bool = field(default=True, metadata=_help["init_weights"])
+    layers_to_transform: list[int] | int | None = field(default=None, metadata=_help["layers_to_transform"])
+    layers_pattern: list[str] | str | None = field(default=None, metadata=_help["layers_pattern"])
+    rank_pattern: dict[str, int] = field(default_factory=dict, metadata=_help["rank_pattern"])
+    depth_pattern: dict[str, int] = field(default_factory=dict, metadata=_help["depth_pattern"])
     trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
-        default=None, metadata={"help": "Rows of the embedding to train, or a dict of module name to rows."}
+        default=None, metadata=_help["trainable_token_indices"]
     )
-    target_parameters: list[str] | None = field(
-        default=None, metadata={"help": "Names of nn.Parameters to adapt directly, such as MoE experts."}
-    )
-    ensure_weight_tying: bool = field(
-        default=False, metadata={"help": "Share the adapter of tied weights (input embedding and output head)."}
-    )
-    task_type: str | TaskType | None = field(
-        default=None,
-        metadata={
-            "help": "PEFT's word for the task, such as 'SEQ_CLS', by which it chooses the class of its model. A head "
-            "is trained and saved without it too."
-        },
-    )
-    deep_lora_version: int = field(
-        default=FORMAT_VERSION, metadata={"help": "Format of the saved adapter; written for later versions."}
-    )
+    target_parameters: list[str] | None = field(default=None, metadata=_help["target_parameters"])
+    ensure_weight_tying: bool = field(default=False, metadata=_help["ensure_weight_tying"])
+    task_type: str | TaskType | None = field(default=None, metadata=_help["task_type"])
+    deep_lora_version: int = field(default=FORMAT_VERSION, metadata=_help["deep_lora_version"])
+    del _help
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,7 +146,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
 
     @classmethod
     def from_lora(cls, lora_config: LoraConfig) -> DeepLoraConfig:
-        """Make the configuration of a Deep LoRA adapter in the place of a LoRA adapter.
+        """Translate the configuration of a LoRA adapter into that of a Deep LoRA adapter.
 
         Fields of the same name are kept, `lora_dropout` and `bias` are renamed. Alpha has no counterpart:
         `lora_alpha`, `alpha_pattern` and `use_rslora` are dropped. Targets that LoRA leaves to the architecture
@@ -222,7 +169,7 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
     ) -> DeepLoraConfig:
         """Load a saved configuration, as every `PeftConfig` does; a local adapter file beside it is checked first.
 
-        Of a folder or repository with a plain LoRA at its root, it is the one of its trainable part.
+        If a plain LoRA is at the root of the folder or repository, the trainable adapter below it is meant.
 
         Raises:
             ValueError: if the adapter file is corrupt, inconsistent or bounded (see `deep_lora.files`).

@@ -21,12 +21,12 @@ SAVED = "saved_rule"
 
 
 class DeepLoraCallback(TrainerCallback, ExportableState):
-    """Trains the adapter of a Trainer's model by the step rule, from subspaces of the first batches' gradient.
+    """Trains the adapter of a Trainer's model by the step rule, starting in subspaces of the first batches' gradient.
 
     `Trainer(callbacks=[DeepLoraCallback()])` is enough where the model computes the loss; elsewhere (TRL,
-    sentence-transformers, a loss of your own) say `deep_lora.prepare(trainer)`. The learning rate then has no influence
-    on the adapter, only its schedule has. It is the rate of what is trained beside it, such as a new head: 1e-3 if the
-    arguments leave it at their default. What the rule does, and which optimizers it takes:
+    sentence-transformers, a loss of your own) call `deep_lora.prepare(trainer)`. The learning rate then has no
+    influence on the adapter, only its schedule does. It is the rate of what is trained beside it, such as a new head:
+    1e-3 if the arguments leave it at their default. What the rule does, and which optimizers it takes:
     `deep_lora.optimizer.steps.StepRule`.
 
     Works for PEFT's LoRA too, whose subspaces stay as they are.
@@ -35,7 +35,7 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
         path: how far a weight may go in the whole run, as a share of its own norm; None for the rule's choice.
         num_batches: batches, on each process, whose gradient the subspaces come from; 0 keeps random ones.
         trainer: whose `compute_loss` is the loss; None for the model's.
-        likelihood: whether the loss is a cross-entropy, of tokens or of classes; None asks the model. Say True for a
+        likelihood: whether the loss is a cross-entropy, of tokens or of classes; None asks the model. Pass True for a
             head of your own with such a loss.
 
     Attributes:

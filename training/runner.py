@@ -26,7 +26,7 @@ from training.results.hub import push
 from training.settings.common import RunArguments
 from training.trainer.losses import balanced_weights, weighted_loss
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
-from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
+from training.trainer.resuming import checkpoint_to_resume, facts_of, identifying, progress
 from training.trainer.stopping import EarlyStopping
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
@@ -39,7 +39,7 @@ class TrainingResult:
         folder: everything that was written, `results.json` among it.
         adapter: the folder of the adapter, which for Deep LoRA has the same update as plain LoRA at its root.
         trainable: the folder of the Deep LoRA adapter in it, for training on; None for other methods.
-        metrics: by the data they are measured on, "validation" and, where there are such data, "test".
+        metrics: by the data they are measured on: "validation", and "test" if there are test data.
         main_metric: the name of the metric that says how good the model is.
     """
 
@@ -127,7 +127,7 @@ def _checkpoint(job: Job, folder: Path, facts: dict[str, Any]) -> Path | None:
     """Find the checkpoint to resume from, and print a line that says so."""
     resume = checkpoint_to_resume(folder, job.run, facts)
     if resume is None and not job.run.overwrite:
-        refuse_other_run(folder, job.command, identity_of(plain(facts)))
+        refuse_other_run(folder, job.command, identity_of(plain(identifying(facts))))
     if resume is not None and job.run.process_index == 0:
         print(f"{'resumed':>14}  {progress(resume)}", flush=True)
     return resume
@@ -155,12 +155,12 @@ def _save(job: Job, trainer: AdapterTrainer, folder: Path, measured: report.Meas
     Raises:
         RunError: they cannot be written; the text says which checkpoint is kept.
     """
-    answers = None
-    if job.task.answers is not None:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        answers = job.task.answers(trainer, model, job.task.splits["validation"])
     try:
         save_adapter(trainer, folder)
+        answers = None
+        if job.task.answers is not None:
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            answers = job.task.answers(trainer, model, job.task.splits["validation"])
         if job.run.process_index == 0:
             report.write(folder, job, trainer, measured, answers)
     except Exception as error:
@@ -212,13 +212,14 @@ class Seen:
 
 
 def evaluate(job: Job, trainer: AdapterTrainer) -> tuple[dict[str, dict[str, float]], dict[str, ClassScores]]:
-    """Return metrics, and scores by class where there are classes: of the validation data, and of test data."""
-    data = {"validation": trainer.eval_dataset, "test": trainer.test_dataset}
+    """Return metrics, and scores by class if the task has classes: of the validation data, and of test data."""
+    # The Trainer has its validation data. If they were passed, TRL would prepare them again, and pack packed rows.
+    data: dict[str, dict[str, Any]] = {"validation": {}}
+    if trainer.test_dataset is not None:
+        data["test"] = {"eval_dataset": trainer.test_dataset}
     metrics, by_class = {}, {}
     for split, held in data.items():
-        if held is None:
-            continue
-        found = trainer.evaluate(held, metric_key_prefix=split)
+        found = trainer.evaluate(**held, metric_key_prefix=split)
         named = {key.removeprefix(f"{split}_"): value for key, value in found.items() if key != "epoch"}
         metrics[split] = {key: float(value) for key, value in named.items() if "per_second" not in key}
         seen = trainer.compute_metrics
@@ -246,7 +247,7 @@ def _balanced(job: Job) -> Callable[..., Any]:
     """Return the loss in which each class has the same weight.
 
     Raises:
-        UsageError: there are no classes, or labels are smoothed, which this loss does not do.
+        UsageError: the task has no classes, or labels are to be smoothed, which this loss does not do.
     """
     if not job.task.counts or job.run.label_smoothing_factor:
         raise UsageError(

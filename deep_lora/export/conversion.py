@@ -32,7 +32,7 @@ def convert_folder(
     """Write a saved Deep LoRA adapter as a plain LoRA adapter, as `save_as_lora` does for a model.
 
     The base model's weights are not needed, only its configuration. Nothing in the folder is executed: tensors are read
-    from safetensors alone, and no memory is spent on what a damaged or hostile file only claims.
+    only from safetensors, and no memory is spent on what a damaged or hostile file only claims.
 
     Args:
         path: folder of the adapter.

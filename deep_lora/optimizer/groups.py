@@ -82,9 +82,10 @@ def create_optimizer(
     """Make an optimizer that trains an adapter with nothing to tune, for a training loop of your own.
 
     With `num_steps`, the adapter (Deep LoRA's or PEFT's LoRA) is trained by the step rule
-    (`deep_lora.optimizer.steps.StepRule`): no rate has an influence on it, only the schedule has. `lr` is the rate of
-    what is trained beside it. In a Trainer, `deep_lora.prepare(trainer)` does this and more. Without `num_steps` there
-    is no rule, and `lr` is the rate of all, as in the paper: `create_optimizer(model, lr=1e-2, gamma=1e-2)`.
+    (`deep_lora.optimizer.steps.StepRule`): the learning rate has no influence on it, only its schedule does. `lr` is
+    the rate of what is trained beside it. In a Trainer, `deep_lora.prepare(trainer)` does this and more. Without
+    `num_steps` there is no rule, and `lr` is the rate of all, as in the paper:
+    `create_optimizer(model, lr=1e-2, gamma=1e-2)`.
 
     Args:
         optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included, that takes parameters of every shape (the cores
@@ -95,10 +96,10 @@ def create_optimizer(
         gamma: without the rule, the rate of U and V relative to that of the cores (see `parameter_groups`); 1 by
             default.
         path: with the rule, how far a weight may go in the whole run, as a share of its norm; None for its choice.
-        max_grad_norm: with the rule, clips the gradients of all parameters; do not clip them elsewhere, for the rule
-            listens to them.
+        max_grad_norm: with the rule, clips the gradients of all parameters; do not clip them elsewhere: the rule
+            needs them as they were.
         likelihood: with the rule, whether the loss is a cross-entropy, of tokens or of classes, as it is for the models
-            of transformers that predict them; say True for a head of your own with such a loss.
+            of transformers that predict them; pass True for a head of your own with such a loss.
         kwargs: handed to `optimizer_cls`.
 
     Raises:

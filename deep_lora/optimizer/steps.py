@@ -47,14 +47,14 @@ class StepRule:
     Source: ours (docs/few_shot.md); trust ratios (You et al., LAMB, 2020) measure parameters, this measures products.
 
     Args:
-        optimizer: trains the adapter; saved and loaded as ever, the rule's state is in its `state_dict`.
+        optimizer: trains the adapter; saved and loaded as usual; the rule's state is in its `state_dict`.
         model: holds the adapter.
         num_steps: T, optimizer steps of the whole run.
         path: b; None for 0.12 where the loss is a likelihood, and for 0.24 elsewhere.
         max_grad_norm: gradients of all parameters are clipped to this norm after the guard has seen them; None clips
-            nothing. Gradients that were clipped before let the guard hear less.
+            nothing. Gradients that were clipped before tell the guard less.
         likelihood: whether the loss is a cross-entropy, of tokens or of classes; None asks the model
-            (`deep_lora.optimizer.paces`). Say True for a head of your own with such a loss.
+            (`deep_lora.optimizer.paces`). Pass True for a head of your own with such a loss.
         scheduler: of the rate, for f_1 + ... + f_T. If None, the sum is taken as that of a rate that falls to zero,
             linearly or as a cosine, where the optimizer has a scheduler, and of a constant rate where it has none.
         resume: continue from the state that the optimizer has loaded, or from this one, of `saved()`; otherwise the
@@ -125,7 +125,7 @@ class StepRule:
         return {name: group[name] for name in (STEPS, GONE, SUM, TOTAL, RATE)} | {STATE: group[STATE].tolist()}
 
     def remove(self) -> None:
-        """Take the hooks off the optimizer, whose steps are its own again."""
+        """Remove the hooks; the optimizer's steps are its own again."""
         for handle in self._handles:
             handle.remove()
 

@@ -38,10 +38,10 @@ class SubspaceInitializationCallback(TrainerCallback):
         num_batches: batches whose gradients are summed on each process.
         adapter_name: the adapter to initialize.
         seed, exact_bytes, sides: see `initialize_subspaces_`.
-        trainer: whose `compute_loss` is to be the loss; None for the model's.
+        trainer: whose `compute_loss` is the loss; None for the model's.
 
     Attributes:
-        report: what was initialized; None as long as nothing was.
+        report: what was initialized; None until then.
 
     >>> SubspaceInitializationCallback(num_batches=4).report is None
     True

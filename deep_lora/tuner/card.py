@@ -61,7 +61,7 @@ def _section(folder: Path, model: Any, source: str) -> str:
         count = getattr(getattr(base, "config", None), "num_labels", None)
         more = f", num_labels={count}" if count and task in ("SEQ_CLS", "TOKEN_CLS") else ""
     load = f'model = {kind}.from_pretrained({first}"{source}"{more}'
-    plugin = "import deep_lora  # pip install deep-lora; makes PEFT know the method\n"
+    plugin = "import deep_lora  # pip install deep-lora; registers the method with PEFT\n"
     if is_lora(folder / CONFIG_NAME):
         text = (
             f"The root holds a plain LoRA, which PEFT, transformers and servers load without any other package:\n\n"

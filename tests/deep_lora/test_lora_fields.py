@@ -13,6 +13,7 @@ from peft import AdaLoraConfig, LoraConfig, PeftConfig
 from peft.tuners.lora import LoraRuntimeConfig
 
 from deep_lora import DeepLoraConfig
+from deep_lora.help_texts import help_texts
 
 OURS = {field.name: field for field in dataclasses.fields(DeepLoraConfig)}
 LORAS = {field.name: field for field in dataclasses.fields(LoraConfig)}
@@ -141,3 +142,7 @@ def test_the_docstring_says_of_every_field_what_its_help_says() -> None:
     said = {name: " ".join(text.split()) for name, text in entries}
     own = [name for name in OURS if name in DeepLoraConfig.__annotations__]
     assert said == {name: OURS[name].metadata["help"] for name in own} and len(entries) == len(own) > 20
+
+
+def test_without_docstrings_the_fields_have_no_help() -> None:
+    assert help_texts(None)["r"] == {} == help_texts("Do without arguments.")["r"]

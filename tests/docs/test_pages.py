@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import configparser
 import dataclasses
 import importlib
 import inspect
@@ -126,13 +125,3 @@ def test_the_index_links_the_page_of_every_package_and_names_the_package() -> No
     linked = set(re.findall(r"\]\((\w+\.md)\)", text_of("index")))
     assert {f"{package}.md" for package in PACKAGES} <= linked
     assert all(f"`{package}`" in text_of("index") for package in PACKAGES)
-
-
-def test_the_reference_is_made_of_every_package_by_what_the_extra_installs() -> None:
-    command = re.search(r"^docs:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf8"), re.M)
-    modules = {module for package in PACKAGES for module in public_modules(package)}
-    assert command and modules <= set(command[1].split())
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg", encoding="utf8")
-    assert "pdoc" in setup["options.extras_require"]["docs"].split()
-    assert "site/" in (ROOT / ".gitignore").read_text(encoding="utf8").splitlines()

@@ -1,33 +1,22 @@
-"""The page `docs/training.md` names options, files and links that exist."""
+"""The pages on the command line name options and files that exist."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 
 from tests.paths import ROOT
 from training import CONFIGS
 from training.cli import COMMANDS
-from training.commands import classify, contrastive, finetune
-from training.commands.complete import CompleteArguments
-from training.commands.convert import ConvertArguments
-from training.commands.inspect import InspectArguments
-from training.commands.predict import PredictArguments
-from training.commands.push import PushArguments
-from training.commands.serve_check import ServeCheckArguments
 from training.settings.parsing import build_parser
 
-PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+PAGES = ("training", "chat", "serving", "processes")
+PAGE = "\n".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
 TYPES = {
-    "finetune": finetune.TYPES,
-    "classify": classify.TYPES,
-    "contrastive": contrastive.TYPES,
-    "complete": (CompleteArguments,),
-    "convert": (ConvertArguments,),
-    "inspect": (InspectArguments,),
-    "push": (PushArguments,),
-    "predict": (PredictArguments,),
-    "serve-check": (ServeCheckArguments,),
+    name: importlib.import_module(f"training.commands.{name.replace('-', '_')}").TYPES
+    for name in COMMANDS
+    if name != "configs"
 }
 
 

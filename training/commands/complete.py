@@ -36,7 +36,7 @@ DESCRIPTION = """Complete a matrix from some of its entries by a compressed deep
 Rows and columns may have any names, compared as they are written: 001 is not 1, but 1.0 is 1 if all are numbers.
 Written to --output_dir: model.safetensors (dmf.MatrixCompletion.load), names.json, results.json with the error on
 held-out entries, training.png and, with --predict, predictions.csv. A name of --predict that the data do not have is
-predicted as the mean with the bias of the other side, and told."""
+predicted as the mean plus the bias of the other side, and reported."""
 PAIRS = ("row_column", "column_column")
 
 
@@ -51,15 +51,17 @@ class CompleteArguments(FileArguments):
     column_column: str = option("column", "Column that names the column of the matrix.")
     value_column: str = option("value", "Column with the value.")
     predict: str | None = option(None, "A file with the rows and columns of entries to predict.")
-    test_fraction: float = option(0.1, "Part of the entries that is held out to measure the error; 0 holds out none.")
+    test_fraction: float = option(0.1, "Share of the entries that is held out to measure the error; 0 holds out none.")
     rank: int = option(20, "Rank of the factorization, even; less if the matrix allows no more.")
     depth: int = option(3, "Number of factors between the outer ones.")
     learning_rate: float = option(1e-2, "Learning rate of Adam.")
-    weight_decay: float = option(1.0, "Penalty relative to the noise level; about 1 for noisy data, 0 for exact data.")
+    weight_decay: float = option(1.0, "Penalty relative to the noise level: about 1 for noisy data, 0 for exact data.")
     max_epochs: int = option(100, "Passes over the entries.")
-    validation_fraction: float = option(0.1, "Part of the training entries that decides when to stop; 0 uses all.")
+    validation_fraction: float = option(
+        0.1, "Share of the training entries that decides when to stop; 0 trains on all."
+    )
     patience: int = option(20, "Epochs without improvement before stopping.")
-    implicit_feedback: bool = option(False, "Learn from which entries are known, too; for ratings.")
+    implicit_feedback: bool = option(False, "Also learn from which entries are known; for ratings.")
     seed: int = option(0, "Seed of the held-out entries, the start and the order.")
     output_dir: str = option("runs/complete", "Folder for everything that is written.")
     dry_run: bool = option(False, "Show what would be completed, and stop.")
@@ -75,9 +77,12 @@ class CompleteArguments(FileArguments):
             raise UsageError(f"--row_column, --column_column and --value_column got {columns}; they must differ")
 
 
+TYPES = (CompleteArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status. Of several processes the first one works."""
-    (arguments,) = parse((CompleteArguments,), words, command="complete", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="complete", description=DESCRIPTION)
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
     folder = Path(arguments.output_dir)
@@ -177,14 +182,14 @@ def fit(entries: Entries, chosen: np.ndarray, shape: tuple[int, int], arguments:
     settings = {name: getattr(arguments, name) for name in names}
     checkpoint = Path(arguments.output_dir) / FIT
     model = MatrixCompletion(**settings, random_state=arguments.seed, checkpoint=str(checkpoint), verbose=1)
-    kept = f"{checkpoint} is kept; rerun the command to resume from it, or delete it to start anew"
+    kept = f"{checkpoint} is kept; rerun the command to resume from it, or delete it to start over"
     try:
         with saving(str(checkpoint), kept if checkpoint.exists() else "free some space and rerun the command"):
             return model.fit(entries.rows[chosen], entries.columns[chosen], entries.values[chosen], shape=shape)
     except ValueError as error:
         raise UsageError(f"the matrix cannot be completed: {error}") from error
     except FloatingPointError as error:
-        left = f"{checkpoint} is kept; delete it to start anew" if checkpoint.exists() else "nothing is kept"
+        left = f"{checkpoint} is kept; delete it to start over" if checkpoint.exists() else "nothing is kept"
         raise RunError(f"{error}. Of this fit {left}") from error
 
 
@@ -222,7 +227,7 @@ def find_entries(names: dict[str, list[str]], arguments: CompleteArguments) -> Q
         if unknown[side]:
             print(
                 f"{arguments.predict} names {unknown[side][:5]} in {column!r}, which the data do not have, in "
-                f"{(found < 0).sum()} of {len(table)} entries: they are predicted from the other side alone; if this "
+                f"{(found < 0).sum()} of {len(table)} entries: they are predicted only from the other side; if this "
                 "is not meant, write names as in the data (7 is not 007; 1.0 is 1 if all are numbers)",
                 file=sys.stderr,
             )

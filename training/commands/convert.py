@@ -29,15 +29,20 @@ class ConvertArguments:
     adapter: str | None = option(None, "Folder of the saved Deep LoRA adapter.")
     output_dir: str | None = option(None, "Folder for the LoRA adapter; it must be empty, unless --overwrite is given.")
     tolerance: float = option(0.0, "Drop singular values below this fraction of a module's largest; 0 is exact.")
-    model: str | None = option(None, "Base model, for the kinds of its layers; the one in the config if unset.")
-    assume_linear: bool = option(False, "Take every adapted layer as linear, if the base model is not available.")
+    model: str | None = option(
+        None, "Base model, for the kinds of its layers; if unset, the one that the adapter names."
+    )
+    assume_linear: bool = option(False, "Treat every adapted layer as linear, if the base model is not available.")
     overwrite: bool = option(False, "Replace what is in --output_dir.")
     dry_run: bool = option(False, "Show the ranks, and write nothing.")
 
 
+TYPES = (ConvertArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    (arguments,) = parse((ConvertArguments,), words, command="convert", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="convert", description=DESCRIPTION)
     if not arguments.adapter or not (arguments.output_dir or arguments.dry_run):
         raise UsageError("convert needs --adapter and --output_dir")
     output = None if arguments.dry_run else arguments.output_dir

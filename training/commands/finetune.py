@@ -74,7 +74,7 @@ def _check(task: Task, data: TextDataArguments, head: HeadArguments, run: RunArg
     """Raise if an option has no meaning for the task."""
     if head.normalized_head and task.label_names is None:
         raise UsageError(f"--normalized_head needs classes to tell apart; --task {task.name} has none")
-    if run.label_smoothing_factor and task.num_labels == 1:
+    if run.label_smoothing_factor and (task.num_labels == 1 or task.own_loss):
         raise UsageError(f"--label_smoothing_factor smooths classes; --task {task.name} has none, so leave it out")
     if data.predict_with_generate and not task.generates:
         raise UsageError(f"--predict_with_generate needs --task seq2seq; --task {task.name} has no text to compare")

@@ -31,14 +31,19 @@ class InspectArguments:
     """What is looked at."""
 
     adapter: str | None = option(None, "Folder of the saved adapter.")
-    model: str | None = option(None, "Base model, for the kinds of its layers; the one in the config if unset.")
-    assume_linear: bool = option(False, "Take every adapted layer as linear, if the base model is not available.")
+    model: str | None = option(
+        None, "Base model, for the kinds of its layers; if unset, the one that the adapter names."
+    )
+    assume_linear: bool = option(False, "Treat every adapted layer as linear, if the base model is not available.")
     output_dir: str | None = option(None, "Folder for inspection.json and spectra.png; nothing is written if unset.")
+
+
+TYPES = (InspectArguments,)
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    (arguments,) = parse((InspectArguments,), words, command="inspect", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="inspect", description=DESCRIPTION)
     if not arguments.adapter:
         raise UsageError("inspect needs --adapter, the folder of a saved adapter")
     with worded_as_options(_OPTIONS, AdapterFileError):

@@ -44,16 +44,16 @@ class PredictArguments(FileArguments):
     _argument_group_name = "prediction"
 
     run: str | None = option(None, "Folder of a finished run (its --output_dir).")
-    data: str | None = option(None, "A file, a folder or a data set with the texts, pictures or entries; as --dataset.")
+    data: str | None = option(None, "A file, a folder or a data set with the texts, images or entries.")
     output: str | None = option(None, "The .csv or .jsonl file that is written; predictions.csv in --run if unset.")
     split: str | None = option(None, "Split of the data, if there are several.")
-    model: str | None = option(None, "Base model, if it lies elsewhere by now.")
-    trust_remote_code: bool = option(False, "Run Python code that the model's repository brings along. Off: refuse it.")
-    text_column: str | None = option(None, "Column with the texts or words, if it is called otherwise than in the run.")
-    text_pair_column: str | None = option(None, "Column with the second texts, if called otherwise than in the run.")
-    image_column: str | None = option(None, "Column with the pictures, if it is called otherwise than in the run.")
+    model: str | None = option(None, "Base model, if it has moved.")
+    trust_remote_code: bool = option(False, "Run Python code from the model's repository; otherwise it is refused.")
+    text_column: str | None = option(None, "Column with the texts or words, if it has another name in the run.")
+    text_pair_column: str | None = option(None, "Column with the second texts, if it has another name in the run.")
+    image_column: str | None = option(None, "Column with the images, if it has another name in the run.")
     max_length: int | None = option(None, "Tokens after which a text is cut off; as in the run if unset.")
-    max_new_tokens: int = option(LENGTH, "Tokens after which a text that the model writes ends.")
+    max_new_tokens: int = option(LENGTH, "Largest number of tokens to generate.")
     batch_size: int = option(32, "Rows at a time.")
 
     def __post_init__(self) -> None:
@@ -65,9 +65,12 @@ class PredictArguments(FileArguments):
             raise UsageError(f"--output got {self.output!r}; it must end in .csv or .jsonl")
 
 
+TYPES = (PredictArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    (arguments,) = parse((PredictArguments,), words, command="predict", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="predict", description=DESCRIPTION)
     if not arguments.run or not arguments.data:
         raise UsageError("predict needs --run, the folder of a finished run, and --data, what to predict for")
     run = read_run(Path(arguments.run))

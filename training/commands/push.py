@@ -26,9 +26,12 @@ class PushArguments:
     license: str | None = option(None, "License named in the model card, such as apache-2.0.")
 
 
+TYPES = (PushArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    (arguments,) = parse((PushArguments,), words, command="push", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="push", description=DESCRIPTION)
     if not arguments.run:
         raise UsageError("push needs --run, the folder of a finished run")
     address = push(

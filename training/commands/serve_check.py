@@ -26,13 +26,16 @@ class ServeCheckArguments:
     """What is checked, and for whom."""
 
     adapter: str | None = option(None, "Folder of the adapter, or of the run; it may also stand without --adapter.")
-    programs: list[str] | None = field(default=None, metadata={"help": "Check for these alone, such as vllm sglang."})
+    programs: list[str] | None = field(default=None, metadata={"help": "Check only for these, such as vllm sglang."})
+
+
+TYPES = (ServeCheckArguments,)
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
     words = ["--adapter", *words] if words and not words[0].startswith("-") else list(words)
-    (arguments,) = parse((ServeCheckArguments,), words, command="serve-check", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="serve-check", description=DESCRIPTION)
     if not arguments.adapter:
         raise UsageError("serve-check needs the folder of an adapter or of a run")
     with worded_as_options({}, AdapterFileError):

@@ -27,15 +27,15 @@ class PairDataArguments(DataArguments):
         "Column with the image: the data set's own, or a path (relative paths start at the folder of the file).",
     )
     text_column: str = option("text", "Column with the text of the image, or with the first of two texts.")
-    second_text_column: str | None = option(None, "Column with the second text; the pairs are then of texts alone.")
+    second_text_column: str | None = option(None, "Column with the second text, for pairs of two texts.")
     label_column: str | None = option(
         None, "Column that says what a pair shows. Pairs that show the same are not contrasted with each other; "
         "without it, pairs with the same --text_column show the same.",
     )  # fmt: skip
-    max_length: int | None = option(None, "Tokens after which a text is cut off; as many as the model takes (<= 128).")
-    skip_unreadable: bool = option(
-        False, "Leave out pairs whose image cannot be read, instead of ending before the training."
+    max_length: int | None = option(
+        None, "Tokens after which a text is cut off; if unset, as many as the model takes, at most 128."
     )
+    skip_unreadable: bool = option(False, "Leave out pairs whose image cannot be read, instead of stopping.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,10 +50,12 @@ class PairModelArguments(ModelArguments):
     model: str | None = option(
         None, "A model of images and texts (CLIP, SigLIP, ChineseCLIP, ...): a name on the Hub or a local folder."
     )
-    text_model: str | None = option(None, "Instead of --model: the tower of the texts (of the first ones, of two).")
+    text_model: str | None = option(
+        None, "Instead of --model: the tower of the texts (for pairs of texts, of the first)."
+    )
     image_model: str | None = option(None, "The tower of the images, beside --text_model.")
     second_text_model: str | None = option(
-        None, "The tower of the second texts; otherwise a second copy of --text_model."
+        None, "The tower of the second texts; if unset, a second copy of --text_model."
     )
     projection: str = option(
         "linear", f"From each tower to the common space: {', '.join(get_args(Projection))}; two towers have one each."
@@ -61,7 +63,7 @@ class PairModelArguments(ModelArguments):
     embedding_width: int = option(256, "Width of the common space of two towers.")
     text_pooling: str = option("mean", f"One vector for a text of a tower: {', '.join(get_args(Pooling))}.")
     image_pooling: str = option("mean", f"One vector for an image of a tower: {', '.join(get_args(Pooling))}.")
-    freeze_text: bool = option(False, "No adapter in the part that reads texts (the first ones, of two).")
+    freeze_text: bool = option(False, "No adapter in the part that reads texts (for pairs of texts, the first).")
     freeze_image: bool = option(False, "No adapter in the part that sees images.")
     freeze_second_text: bool = option(False, "No adapter in the tower of the second texts.")
 
@@ -82,13 +84,14 @@ class MethodArguments:
 
     _argument_group_name = "method"
 
-    loss: str = option("contrastive", f"{' or '.join(get_args(Loss))}: symmetric InfoNCE, or that of SigLIP.")
+    loss: str = option("contrastive", f"{' or '.join(get_args(Loss))}: symmetric InfoNCE, or SigLIP's.")
     label_smoothing: float = option(0.0, "Share of each target that is spread over all pairs of the batch.")
     temperature: float | None = option(
-        None, "Temperature, at the start if it is learned; the model's own, or 0.07 for two towers (sigmoid: 0.1)."
+        None,
+        "Temperature, or its start if it is learned; if unset, the model's own, or 0.07 for two towers (sigmoid: 0.1).",
     )
     temperature_mode: str | None = option(
-        None, f"How it is learned: {', '.join(LEARNED_OR_FIXED)}; learnable is CLIP's way, and the default."
+        None, f"How it is learned: {', '.join(LEARNED_OR_FIXED)}; the default is learnable, as in CLIP."
     )
     temperature_scale: float = option(1.0, "s of --temperature_mode exp, where 1 / temperature = exp(nu / s).")
     temperature_rate: float = option(1.0, "Learning rate of the temperature relative to --learning_rate.")
@@ -101,11 +104,11 @@ class MethodArguments:
     schedule_points: list[str] | None = field(
         default=None, metadata={"help": "piecewise: points progress:temperature, such as 0:0.01 0.5:0.05 1:0.05."}
     )
-    swap: str = option("none", f"Features exchanged between the modalities now and then: {', '.join(SWAPS)}.")
+    swap: str = option("none", f"Exchange features between the modalities now and then: {', '.join(SWAPS)}.")
     swap_probability: float = option(0.01, "Probability of a swap.")
-    swap_per: str = option("step", "What is drawn for: step (the whole batch) or sample.")
+    swap_per: str = option("step", "Draw once for each step (the whole batch) or sample.")
     chunk_size: int | None = option(
-        None, "Pairs of a batch whose activations are in memory at a time, for one more forward pass; all if unset."
+        None, "Pairs whose activations are in memory at a time; costs one more forward pass. All if unset."
     )
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ def write_texts(
     """Yield the text that the model writes for each row, and how many tokens of the row are cut off.
 
     Args:
-        model: of the task causal_lm, which goes on from a text, or seq2seq.
+        model: of the task causal_lm, which continues a text, or seq2seq.
         tokenizer: of the model.
         data: with a column of texts.
         column: its name.

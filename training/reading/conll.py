@@ -26,7 +26,7 @@ def read_conll(path: Path, lines: Iterator[str]) -> Sentences:
 
     Args:
         path: for errors.
-        lines: of the file; tabs separate their fields where there are some, otherwise spaces.
+        lines: of the file; tabs separate their fields if there are any, else spaces.
 
     Raises:
         UsageError: a line has no tag, or another number of fields than the first one.

@@ -26,14 +26,14 @@ Turns = list[dict[str, Any]]
 
 
 class _Unsound(ValueError):
-    """Why a row holds no sound conversation; the text goes on after its column and line."""
+    """Why a conversation is unsound; the text follows the column and the line."""
 
 
 def conversation(column: Column) -> Typed:
     """Return whole conversations, which end with a turn of the assistant.
 
     Raises:
-        UsageError: column and line of what is none, and what is wrong with it.
+        UsageError: column and line of the first one that is unsound, and what is wrong with it.
     """
     return _as_json(column, lambda value: _checked(turns_of(value)))
 
@@ -42,7 +42,7 @@ def prompt(column: Column) -> Typed:
     """Return prompts: texts, or conversations in which it is the assistant's turn.
 
     Raises:
-        UsageError: column and line of what is none, and what is wrong with it.
+        UsageError: column and line of the first one that is unsound, and what is wrong with it.
     """
     return _as_json(column, lambda value: _text(value) if isinstance(value, str) else _open(turns_of(value)))
 
@@ -51,7 +51,7 @@ def answer(column: Column) -> Typed:
     """Return what follows a prompt: texts, or turns of which the first and the last are the assistant's.
 
     Raises:
-        UsageError: column and line of what is none, and what is wrong with it.
+        UsageError: column and line of the first one that is unsound, and what is wrong with it.
     """
     return _as_json(column, lambda value: _text(value) if isinstance(value, str) else _answering(turns_of(value)))
 
@@ -60,16 +60,16 @@ def answer_or_conversation(column: Column) -> Typed:
     """Return texts, answers, or whole conversations.
 
     Raises:
-        UsageError: column and line of what is none, and what is wrong with it.
+        UsageError: column and line of the first one that is unsound, and what is wrong with it.
     """
     return _as_json(column, _either)
 
 
 def tools(column: Column) -> Typed:
-    """Return the tools that a conversation can call, as JSON schemas; where nothing is written there are none.
+    """Return the tools that a conversation can call, as JSON schemas; an empty list if nothing is written.
 
     Raises:
-        UsageError: column and line of what is no list of objects.
+        UsageError: column and line of a value that is not a list of objects.
     """
     return _as_json(column, _tools, missing="[]")
 
@@ -78,7 +78,7 @@ def optional_text(column: Column) -> Typed:
     """Return texts, which may be empty.
 
     Raises:
-        UsageError: column and line of what is no text.
+        UsageError: column and line of a value that is not a text.
     """
     return _as_json(column, lambda value: _text(value, empty=True), missing='""')
 
@@ -141,7 +141,7 @@ def _calls(number: int, role: str, calls: Any) -> list[dict[str, Any]]:
     if role != "assistant":
         raise _Unsound(f"turn {number} calls tools, but is of the {role}; only the assistant can")
     if not isinstance(calls, list) or not all(isinstance(one, dict) for one in calls):
-        raise _Unsound(f"the tool_calls of turn {number} are no list of objects")
+        raise _Unsound(f"the tool_calls of turn {number} are not a list of objects")
     found = []
     for one in calls:
         function = dict(one.get("function") or one)
@@ -219,7 +219,7 @@ def _text(value: Any, what: str = "it", *, empty: bool = False) -> str:
     if not empty and not value.strip():
         raise _Unsound(f"{what} is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _Unsound(f"{what} holds half of a surrogate pair, which is no letter; write the file anew as UTF-8")
+        raise _Unsound(f"{what} holds half of a surrogate pair, which is not a character; save the file again as UTF-8")
     return value
 
 

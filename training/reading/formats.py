@@ -39,7 +39,7 @@ def read_table(path: Path, wanted: Sequence[Wanted], options: FileArguments) -> 
     """Read the wanted columns of a file, as far as it has them.
 
     Raises:
-        UsageError: it cannot be read; the text says why, and names the line where one is to blame.
+        UsageError: it cannot be read; the text says why, and names the line if one is to blame.
     """
     reader = FORMATS.get(suffix_of(path))
     if reader is None:
@@ -110,14 +110,14 @@ def _sheet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArg
         raise UsageError(f"{path} needs openpyxl (pip install openpyxl); or save it as csv (UTF-8)") from error
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:  # the library raises many kinds; all mean that it is no such file
+    except Exception as error:  # the library raises many kinds; all mean that it is not an xlsx file
         raise UsageError(f"{path} cannot be read as xlsx: {error}; save it again, or as csv (UTF-8)") from error
     try:
         sheet, *others = book.worksheets
         if others:
             raise UsageError(
-                f"{path} has {1 + len(others)} sheets ({', '.join(book.sheetnames[:5])}); save the one that is meant "
-                "alone"
+                f"{path} has {1 + len(others)} sheets ({', '.join(book.sheetnames[:5])}); save the one that you "
+                "mean as a file of its own"
             )
         rows = collect(_sheet_rows(sheet), options.column_names, [one.name for one in wanted])
     except Fault as fault:
@@ -129,7 +129,7 @@ def _sheet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArg
 
 
 def _sheet_rows(sheet: Any) -> Iterator[Record]:
-    """Yield rows that are not empty, all as wide as the first one at least; numbers that are whole without a point."""
+    """Yield rows that are not empty, all as wide as the first one at least; whole numbers without a point."""
     width = 0
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
         fields = [_cell(value) for value in cells]

@@ -107,7 +107,7 @@ def class_name(column: Column) -> Typed:
         for row, name in enumerate(names):
             if name is not None and float(name) % 1:
                 raise column.wrong(
-                    row, float(name), "real numbers are no classes: pass --task regression to predict numbers"
+                    row, float(name), "real numbers are not class names: pass --task regression to predict numbers"
                 )
     return _strings(column, names), None
 
@@ -116,7 +116,7 @@ def number(column: Column) -> Typed:
     """Return finite numbers; words such as NA are nothing.
 
     Raises:
-        UsageError: column and line of what is no finite number.
+        UsageError: column and line of a value that is not a finite number.
     """
     return pa.array([_number(column, row, value) for row, value in enumerate(column.listed())], pa.float64()), None
 
@@ -156,7 +156,7 @@ def _stored(column: Column, row: int, value: Any) -> dict[str, Any] | None:
 
 
 def plain(value: object) -> str | None:
-    """Return a name as it is written, or None for what is none: a list, or a real number that is not finite.
+    """Return a name as it is written, or None for a list, or a real number that is not finite.
 
     >>> [plain(value) for value in ("01", 1, 1.0, 0.5, True, [1])]
     ['01', '1', '1', '0.5', 'True', None]
@@ -207,7 +207,7 @@ def _number(column: Column, row: int, value: object) -> float | None:
 
 
 def _strings(column: Column, values: pa.ChunkedArray | Sequence[Any]) -> pa.Array | pa.ChunkedArray:
-    """Return the values as strings, or raise with column and line of what is none, or cannot be written as UTF-8."""
+    """Return the values as strings, or raise with column and line of a value that is not a text, or not UTF-8."""
     if isinstance(values, pa.ChunkedArray) and (
         pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     ):
@@ -217,7 +217,7 @@ def _strings(column: Column, values: pa.ChunkedArray | Sequence[Any]) -> pa.Arra
         if value is not None and not isinstance(value, str):
             raise column.wrong(row, value, "every entry must be a text")
         if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise column.wrong(row, value, "half of a surrogate pair is no letter: write the file anew as UTF-8")
+            raise column.wrong(row, value, "half of a surrogate pair is not a character: save the file again as UTF-8")
     return pa.array(entries, pa.string())
 
 

@@ -21,7 +21,7 @@ def words(column: Column) -> Typed:
     """Return the words of each row: a list, a list that was written as text, or a text with spaces between words.
 
     Raises:
-        UsageError: column and line of what is none of them.
+        UsageError: column and line of a value that is neither.
     """
     return pa.array(_entries(column, {}), pa.list_(pa.string())), None
 
@@ -57,7 +57,7 @@ def _of_text(column: Column, row: int, value: str, bracketed: bool) -> list[Any]
     if listed is not None and bracketed:
         return listed
     if listed is not None or value.strip()[:2] in ("['", '["'):
-        raise column.wrong(row, value, f"it looks like a list, but is none, or others are none: {_LISTS}")
+        raise column.wrong(row, value, f"it looks like a list, but is not one, or others are not: {_LISTS}")
     return value.split() or None
 
 

@@ -42,7 +42,7 @@ def are_numbers(names: Iterable[str]) -> bool:
 
 
 def _by_value(name: str) -> str:
-    """Write 1 for 1.0 and 1.5 for 1.50; 007 stays, and what is no number."""
+    """Write 1 for 1.0 and 1.5 for 1.50; leave 007, and whatever is not a number, as it is."""
     stripped = name.strip()
     if not _NUMBER.fullmatch(stripped):
         return stripped

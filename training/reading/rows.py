@@ -20,7 +20,7 @@ _QUOTING: dict[str, dict[str, Any]] = {
 class Fault(Exception):
     """A line does not fit the header, or its quotation marks (`marks`) do not fit each other.
 
-    `reason` goes on after "line 7 of data.csv"; `remedy`, if there is one, says what to do instead of the usual.
+    `reason` follows "line 7 of data.csv"; `remedy`, if there is one, says what to do instead of the usual.
     """
 
     def __init__(self, line: int, reason: str, marks: bool = False, remedy: str | None = None) -> None:
@@ -59,7 +59,7 @@ class Rows(NamedTuple):
 
 
 def records(lines: Iterable[str], separator: str, quoting: str, first: int = 1) -> Iterator[Record]:
-    """Yield the rows of a text with a separator; lines without anything are none.
+    """Yield the rows of a text with a separator; empty lines are left out.
 
     Args:
         lines: with their ends.
@@ -138,7 +138,7 @@ def collect(rows: Iterator[Record], names: Sequence[str] | None, wanted: Sequenc
 
 
 def _refuse_header(record: Record, header: list[str], named: bool) -> None:
-    """Raise if a row is the header once more, as in files that were put below each other."""
+    """Raise if a row is the header again, as in files that were put below each other."""
     if len(header) > 1 and [(field or "").strip() for field in record.fields[: len(header)]] == header:
         remedy = "leave --column_names out" if named else "delete it"
         raise Fault(record.line, "repeats the names of the columns", remedy=remedy)
@@ -174,5 +174,5 @@ def _refused_by_csv(error: str, last: int) -> str:
     if "unexpected end" in error:
         return "begins a quoted text that never ends"
     if "expected after" in error:
-        return f"begins a quoted text that goes on after its second quotation mark (line {last})"
+        return f"begins a quoted text that continues after its second quotation mark (line {last})"
     return f"cannot be read ({error})"

@@ -66,7 +66,7 @@ _READ_BY = {
 
 
 def refuse_unused(options: FileArguments, sources: Sequence[str | None]) -> None:
-    """Raise if an option says how files are read, and there is none that it is for.
+    """Raise if an option says how files of a kind are read, and there are none of this kind.
 
     Raises:
         UsageError: the text names the option and its files.
@@ -78,7 +78,7 @@ def refuse_unused(options: FileArguments, sources: Sequence[str | None]) -> None
         value = getattr(options, name)
         if value != getattr(usual, name) and not suffixes & set(fitting):
             raise UsageError(
-                f"--{name} got {value!r}, but is for {', '.join(fitting)} files alone, of which there is none in "
+                f"--{name} got {value!r}, but is only for {', '.join(fitting)} files, and there are none in "
                 f"{', '.join(named)}; leave it out"
             )
 
@@ -153,7 +153,7 @@ def _read_pictures(root: Path, options: FileArguments, wanted: Sequence[Wanted])
     """Read a folder with a folder for each class, or with files that say what its pictures show."""
     tables, others = folders.partition(folders.files_under(root), folders.is_metadata)
     pictures, rest = folders.partition(others, folders.is_picture)
-    folders.left_out(root, rest, "files", "they are no images that can be read")
+    folders.left_out(root, rest, "files", "they are not images that can be read")
     if tables:
         data = _joined([_with_files(path, options, wanted) for path in tables])
         shown = {row["path"] for one in wanted if one.kind is picture for row in data[one.name]}

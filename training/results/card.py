@@ -63,7 +63,7 @@ def _loading_towers(repository: str) -> str:
     return (
         '## Use\n\n```python\nfrom training.pairs import load_contrastive  # pip install "deep-lora[training]"\n\n'
         f'model = load_contrastive("{repository}")  # a modality.DualEncoder\n```\n\n'
-        "Tokenizers and image processors lie in the folders of the towers."
+        "Tokenizers and image processors are in the folders of the towers."
     )
 
 
@@ -78,7 +78,7 @@ def _loading(results: dict[str, Any], base: str, kind: str, repository: str, pla
             f"from collapse import normalize_classifier_  # pip install deep-lora\n\n"
             f"normalize_classifier_(model, {scale if scale is not None else ''})\n".replace(", )", ")")
         )
-    plugin = "import deep_lora  # pip install deep-lora; makes PEFT know it\n"
+    plugin = "import deep_lora  # pip install deep-lora; registers the method with PEFT\n"
     model = f'model = {auto}.from_pretrained("{base}"{settings})\n{head}'
     load = f'model = PeftModel.from_pretrained(model, "{repository}"'
     imports = f"from peft import PeftModel\nfrom transformers import {auto}\n\n"
@@ -86,8 +86,8 @@ def _loading(results: dict[str, Any], base: str, kind: str, repository: str, pla
     parts = [f"## Use\n\n```python\n{first}{imports}{model}{load})\n```"]
     if plain:
         parts.append(
-            "That is a plain LoRA, which needs nothing but PEFT. The adapter that was trained, with the same update, "
-            f"is in `{TRAINABLE}`; to train it on:\n\n```python\n{plugin}\n{load}, is_trainable=True)\n```"
+            "That is a plain LoRA, which needs only PEFT. The adapter that was trained, with the same update, "
+            f"is in `{TRAINABLE}`; to train it further:\n\n```python\n{plugin}\n{load}, is_trainable=True)\n```"
         )
     if names:
         parts.append(f"Classes, in the order of the logits: {json.dumps(names, ensure_ascii=False)}.")

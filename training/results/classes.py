@@ -1,4 +1,4 @@
-"""Scores by class, the confusion of classes, and what the commonest class alone would give."""
+"""Scores by class, the confusion of classes, and what always naming the commonest class would give."""
 
 from __future__ import annotations
 

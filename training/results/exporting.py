@@ -54,7 +54,7 @@ def put_exports_at_root(adapter: Path, model: nn.Module, *, sharded: bool) -> No
         try:
             put_lora_at_root(adapter / name, write, part)
         except ValueError as error:
-            warnings.warn(f"the adapter is saved as Deep LoRA alone: {error}", stacklevel=3)
+            warnings.warn(f"the adapter is saved only as Deep LoRA: {error}", stacklevel=3)
 
 
 def _replace(finished: Path, final: Path) -> None:

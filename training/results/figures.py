@@ -56,7 +56,7 @@ def figure(
 
 
 def curve(place: Any, points: Iterable[tuple[float, float]], **settings: Any) -> None:
-    """Draw points (x, y) as a line, with a mark on each where there are few; none at all if there are no points."""
+    """Draw points (x, y) as a line, with a mark on each if they are few; nothing if there are none."""
     known = list(points)
     if known:
         place.plot(*zip(*known, strict=True), marker="." if len(known) < 30 else None, **settings)

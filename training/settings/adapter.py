@@ -23,8 +23,8 @@ OPTIONS = {
 # Where the command does something else than the field says.
 HELPS = {
     "target_modules": "Names of the layers to adapt, one regular expression, or all-linear.",
-    "exclude_modules": "Names of layers that are left alone.",
-    "modules_to_save": "Layers that are trained and saved whole; new heads are found and added.",
+    "exclude_modules": "Names of layers to leave out.",
+    "modules_to_save": "Layers to train and save whole; new heads are found and added.",
 }
 
 
@@ -47,7 +47,7 @@ def _config_options() -> list[tuple[str, Any, Any]]:
 
 @dataclass
 class _Method:
-    adapter: str = option("deep_lora", "deep_lora or lora; any other PEFT method comes with --adapter_config.")
+    adapter: str = option("deep_lora", "deep_lora or lora; any other PEFT method is described by --adapter_config.")
     adapter_config: str | None = option(
         None,
         "JSON or YAML file with the fields of a PEFT config, peft_type among them. It replaces the options of the "
@@ -74,7 +74,7 @@ class AdapterArguments(_Fields):
         None,
         "How far the step rule lets a weight go in the whole run, as a share of its norm. The rule sets the steps of "
         "the adapter, whatever the learning rate. If unset, deep_lora has 0.12 where classes or tokens are learned and "
-        "0.24 elsewhere, and lora has no rule; 0 is no rule.",
+        "0.24 elsewhere, and lora has no rule; 0 turns the rule off.",
     )
 
     def __post_init__(self) -> None:

@@ -20,12 +20,12 @@ class ModelArguments:
 
     model: str | None = option(None, "Pretrained model: a name on the Hub or a local folder.")
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
-    gguf_file: str | None = option(None, "A GGUF file in that folder or repository; it is de-quantized on loading.")
+    gguf_file: str | None = option(None, "A GGUF file in that folder or repository; it is dequantized on loading.")
     dtype: str = option("float32", "Precision of the frozen weights: float32, bfloat16, float16 or auto (as stored).")
     load_in_8bit: bool = option(False, "Quantize the base to 8 bits with bitsandbytes.")
     load_in_4bit: bool = option(False, "Quantize the base to 4 bits (NF4) with bitsandbytes.")
     attn_implementation: str | None = option(None, "eager, sdpa, flash_attention_2, ...; the model's default if unset.")
-    trust_remote_code: bool = option(False, "Run Python code that the model's repository brings along. Off: refuse it.")
+    trust_remote_code: bool = option(False, "Run Python code from the model's repository; otherwise it is refused.")
 
     def __post_init__(self) -> None:
         if self.load_in_4bit and self.load_in_8bit:
@@ -46,9 +46,11 @@ class HeadArguments:
 
     normalized_head: bool = option(False, "Put features and class vectors of the classifier on the unit sphere.")
     head_scale: float | None = option(
-        None, "Scale of the logits of a normalized head; found from the number of classes if unset."
+        None, "Scale of the logits of a normalized head; follows from the number of classes if unset."
     )
-    balance_classes: bool = option(False, "Weigh the loss of rare classes more: n / (classes x n of the class).")
+    balance_classes: bool = option(
+        False, "Weight the loss of each class by n / (classes x n of the class), so that rare classes count more."
+    )
 
 
 @dataclass
@@ -63,31 +65,34 @@ class RunArguments(TrainingArguments):
     )
     learning_rate: float = option(
         None,
-        "Learning rate; 1e-3 if unset. With deep_lora it is that of what is trained beside the adapter, such as a new "
-        "head; see --path_length.",
+        "Learning rate; 1e-3 if unset. With deep_lora it is the rate of what is trained beside the adapter, such as "
+        "a new head; see --path_length.",
     )
     per_device_train_batch_size: int = option(16, "Training samples in a step on each process.")
     per_device_eval_batch_size: int = option(32, "Samples in a forward pass of evaluation on each process.")
     logging_steps: float = option(
-        None, "Steps between two logs; below 1 it is a part of the whole run. If unset, 10, or a tenth of a short run."
+        None,
+        "Steps between two logs; below 1, a share of the whole run. If unset, 10, or a tenth of a short run.",
     )
     logs_by_length: bool = field(default=False, init=False)
     eval_strategy: str = option("epoch", "When to validate: no, steps (see --eval_steps) or epoch.")
     save_strategy: str = option("epoch", "When to write a checkpoint: no, steps (see --save_steps) or epoch.")
-    save_total_limit: int | None = option(2, "Checkpoints that are kept; older ones are deleted.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep; older ones are deleted.")
     report_to: list[str] = field(
         default_factory=lambda: ["none"],
-        metadata={"help": "Trackers to log to: tensorboard, wandb, trackio, ...; none or all."},
+        metadata={"help": "Trackers to log to: tensorboard, wandb, trackio, ..., none or all."},
     )
     seed: int = option(0, "Seed of new weights, dropout and the order of the data.")
     push_to_hub: bool = option(False, "Upload the adapter, and its LoRA export, to the Hub after training.")
     hub_private_repo: bool | None = option(None, "Make the new repository private.")
     dry_run: bool = option(False, "Show what would be trained, and stop.")
     early_stopping_patience: int | None = option(
-        None, "Evaluations without a better --metric_for_best_model (the loss if unset) after which training ends; the "
-        "best model is kept. If unset, training does not end early."
+        None, "Stop after this many evaluations without a better --metric_for_best_model (the loss if unset), and keep "
+        "the best model."
     )  # fmt: skip
-    overwrite: bool = option(False, "Delete the checkpoints of an earlier run in --output_dir instead of resuming it.")
+    overwrite: bool = option(
+        False, "Delete the checkpoints of an earlier run in --output_dir instead of resuming from them."
+    )
     metric_source: Literal["local", "evaluate"] = option(
         "local",
         "Where metrics come from: local (scikit-learn, scipy) or evaluate, whose definitions are code from the Hub; "

@@ -21,15 +21,15 @@ class FileArguments:
     _argument_group_name = "files"
 
     encoding: str | None = option(
-        None, "Encoding of text files, such as cp1252; UTF-8, or what their first bytes say, if unset."
+        None, "Encoding of text files, such as cp1252. If unset, UTF-8, or what their first bytes say."
     )
     separator: str | None = option(
-        None, "What stands between the fields of csv and tsv files, such as ; or tab; the header tells it if unset."
+        None, "Separator of the fields of csv and tsv files, such as ; or tab; found from the header if unset."
     )
     quoting: str = option(
         "auto",
         'Quotation marks in csv and tsv files. double: they enclose fields, "" is one inside; backslash: so is \\"; '
-        "none: they are part of the texts; auto: whichever of double and none fits the file, if one alone does.",
+        "none: they are part of the texts; auto: whichever of double and none fits the file, if only one does.",
     )
     column_names: list[str] | None = field(
         default=None, metadata={"help": "Names of the columns, for csv, tsv and xlsx files that have no header."}
@@ -63,19 +63,23 @@ class DataArguments(FileArguments):
         "datasets.load_dataset.",
     )
     dataset_config: str | None = option(None, "Configuration of a data set on the Hub.")
-    validation_data: str | None = option(None, "Another file to validate on; otherwise a split or a part of --dataset.")
+    validation_data: str | None = option(
+        None, "Another file to validate on; if unset, a split or a share of --dataset."
+    )
     test_data: str | None = option(None, "Another file to test on, once, after training.")
     train_split: str = option("train", "Split of the data set to train on.")
     validation_split: str | None = option(None, "Split to validate on; validation, dev, valid or val if there is one.")
     test_split: str | None = option(None, "Split to test on; test if there is one.")
-    validation_fraction: float = option(0.1, "Part of the training data to validate on where no split is given for it.")
-    num_train_samples: int | None = option(None, "Use so many training samples, drawn with --sample_seed.")
-    num_train_samples_per_class: int | None = option(
-        None, "Use so many training samples of each class, or all of a class that has no more."
+    validation_fraction: float = option(
+        0.1, "Share of the training data to validate on if there is no other validation data."
     )
-    num_validation_samples: int | None = option(None, "Use so many validation samples.")
-    num_test_samples: int | None = option(None, "Use so many test samples.")
-    sample_seed: int = option(0, "Seed of the draws above and of the validation part.")
+    num_train_samples: int | None = option(None, "Use this many training samples, drawn with --sample_seed.")
+    num_train_samples_per_class: int | None = option(
+        None, "Use this many training samples of each class, or all of a class that has fewer."
+    )
+    num_validation_samples: int | None = option(None, "Use this many validation samples.")
+    num_test_samples: int | None = option(None, "Use this many test samples.")
+    sample_seed: int = option(0, "Seed of these draws and of the validation share.")
     label_column: str | None = option(None, "Column with the answers: classes, numbers or tags. Default: label.")
 
     def __post_init__(self) -> None:
@@ -98,7 +102,7 @@ class TextDataArguments(DataArguments):
     text_column: str = option("text", "Column with the text (token_classification: with the words).")
     text_pair_column: str | None = option(None, "Column with a second text, for pairs of sentences.")
     target_column: str | None = option(
-        None, "seq2seq: column with the text to generate. causal_lm: what follows the text; the loss is on it alone."
+        None, "seq2seq: column with the text to generate. causal_lm: what follows the text; only it has a loss."
     )
     max_length: int | None = option(
         None, "Tokens after which a text is cut off (of causal_lm's prompts, the beginning); if unset, 128, for chat "
@@ -107,16 +111,16 @@ class TextDataArguments(DataArguments):
     chat_template: str | None = option(
         None, "chat, dpo: a .jinja file with the chat template, for a tokenizer that has none."
     )
-    packing: bool = option(False, "chat: fill up batches of --max_length tokens with several conversations.")
-    beta: float = option(0.1, "dpo: how closely the model is held to the one before training.")
+    packing: bool = option(False, "chat: fill rows of --max_length tokens with several conversations each.")
+    beta: float = option(0.1, "dpo: how closely the model is held to the one before training; higher is closer.")
     predict_with_generate: bool = option(
         False, "seq2seq: also generate texts at each evaluation, and compare them with the target (ROUGE-L, BLEU)."
     )
-    num_beams: int = option(1, "Beams of that generation; 1 takes the likeliest token each time.")
-    max_new_tokens: int | None = option(None, "Tokens after which a generated text ends; --max_length if unset.")
+    num_beams: int = option(1, "Beams of that generation; 1 is greedy.")
+    max_new_tokens: int | None = option(None, "Largest number of tokens to generate; --max_length if unset.")
     metrics: list[str] | None = field(
         default=None,
-        metadata={"help": "Metrics by name, the most important first; otherwise those usual for the task."},
+        metadata={"help": "Metrics by name, the most important first; if unset, the usual ones of the task."},
     )
 
     def __post_init__(self) -> None:
@@ -147,9 +151,7 @@ class ImageDataArguments(DataArguments):
     """Images with a class each: a folder with a folder for each class, or a data set."""
 
     image_column: str = option("image", "Column with the image, or with its path from the folder of the file.")
-    skip_unreadable: bool = option(
-        False, "Leave out images that cannot be read, instead of ending before the training."
-    )
+    skip_unreadable: bool = option(False, "Leave out images that cannot be read, instead of stopping.")
     metrics: list[str] | None = field(
-        default=None, metadata={"help": "Metrics by name, the most important first; otherwise accuracy and f1_macro."}
+        default=None, metadata={"help": "Metrics by name, the most important first; if unset, accuracy and f1_macro."}
     )

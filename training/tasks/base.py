@@ -46,7 +46,7 @@ def replace_columns(
     encoded = {}
     for name, split in splits.items():
         mapped = split.map(function, batched=True, remove_columns=split.column_names, desc=f"encoding {name}")
-        if unit is None:
+        if unit is None or not len(mapped):
             encoded[name] = mapped
             continue
         lost = np.asarray(mapped[CUT][:])

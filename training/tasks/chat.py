@@ -27,7 +27,8 @@ from training.reading.conversations import (
 from training.reading.kinds import Kind, shown, text
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
-from training.tasks.base import adapter_task, replace_columns
+from training.tasks.base import CUT, replace_columns
+from training.tasks.continuation import causal_task
 
 
 class Format(NamedTuple):
@@ -55,7 +56,7 @@ def chat_columns(data: TextDataArguments) -> list[Wanted]:
     """
     names = training_columns(data)
     if data.text_column != "text":
-        return [Wanted(data.text_column, conversation, "--text_column")]
+        return _wanted(Format({data.text_column: conversation}, FORMATS["ShareGPT"].optional), names, "--text_column")
     found = [name for name, one in FORMATS.items() if set(one.needed) <= set(names)]
     if not found:
         raise UsageError(
@@ -75,9 +76,16 @@ def preference_columns(data: TextDataArguments) -> list[Wanted]:
     return _wanted(_PREFERENCES, training_columns(data))
 
 
-def _wanted(one: Format, names: Sequence[str]) -> list[Wanted]:
+def _wanted(one: Format, names: Sequence[str], option: str = "another name in the file") -> list[Wanted]:
     kinds = one.needed | {name: kind for name, kind in one.optional.items() if name in names}
-    return [Wanted(name, kind, "another name in the file") for name, kind in kinds.items()]
+    return [Wanted(name, kind, option) for name, kind in kinds.items()]
+
+
+def _no_collator(tokenizer: Any, model: Any) -> Any:
+    """Return no collator: TRL has its own."""
+
+
+_task_of_trl = partial(causal_task, collate=_no_collator, score=None, own_loss=True)
 
 
 def chat(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
@@ -90,23 +98,16 @@ def chat(splits: Splits, data: TextDataArguments, metric_source: str = "local") 
     template = _read_template(data)
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
-        tokens = trainers.Encoder(tokenizer, template)
-        encoded = replace_columns(splits, partial(_encode_rows, encode=tokens, length=data.length))
-        return {name: _with_labels(name, split, len(splits[name]), data) for name, split in encoded.items()}
+        encoder = trainers.Encoder(tokenizer, template)
+        return _encoded(splits, data, partial(_encode_conversations, encoder=encoder, length=data.length))
 
-    return adapter_task(
+    return _task_of_trl(
         name="chat",
-        auto_class="AutoModelForCausalLM",
-        pipeline="text-generation",
-        peft_task="CAUSAL_LM",
         splits=splits,
-        model_settings={},
         encode=encode,
-        collate=_none,
-        score=None,
         trainer_class=partial(trainers.ChatTrainer, max_length=data.length, packing=data.packing),
         main_metric="perplexity",
-        own_loss=True,
+        scores=("perplexity", "mean_token_accuracy"),
         answers=partial(trainers.sample_answers, template=template, conversation=conversation_of),
     )
 
@@ -125,35 +126,17 @@ def dpo(splits: Splits, data: TextDataArguments, metric_source: str = "local") -
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         encoder = trainers.Encoder(tokenizer, template)
+        return _encoded(splits, data, partial(_encode_preferences, encoder=encoder, length=data.length))
 
-        def rows_of(rows: dict[str, list]) -> dict[str, list]:
-            found = [preference_of(row, "") for row in _rows(rows)]
-            for asked, chosen, rejected in found:  # TRL takes turns, and asks the template by itself
-                encoder.tokens([*asked, *chosen], [])
-                encoder.tokens([*asked, *rejected], [])
-            return dict(zip(("prompt", "chosen", "rejected"), map(list, zip(*found, strict=True)), strict=True))
-
-        return replace_columns(splits, rows_of)
-
-    return adapter_task(
+    return _task_of_trl(
         name="dpo",
-        auto_class="AutoModelForCausalLM",
-        pipeline="text-generation",
-        peft_task="CAUSAL_LM",
         splits=splits,
-        model_settings={},
         encode=encode,
-        collate=_none,
-        score=None,
         trainer_class=partial(trainers.PreferenceTrainer, max_length=data.length, beta=data.beta),
         main_metric="rewards/accuracies",
+        scores=("rewards/accuracies", "rewards/margins"),
         panels=(("rewards/accuracies",), ("rewards/margins",)),
-        own_loss=True,
     )
-
-
-def _none(tokenizer: Any, model: Any) -> Any:
-    """Return no collator: TRL has its own."""
 
 
 def _trainers(task: str) -> Any:
@@ -228,28 +211,48 @@ def _rows(rows: dict[str, list]) -> list[dict[str, Any]]:
     return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
 
-def _encode_rows(rows: dict[str, list], encode: Callable[..., Any], length: int) -> dict[str, list]:
+def _encode_conversations(rows: dict[str, list], encoder: Any, length: int) -> dict[str, list]:
     """Encode conversations; those without a token to learn from within the length are left out."""
-    found = [encode(*conversation_of(row)) for row in _rows(rows)]
+    found = [encoder(*conversation_of(row)) for row in _rows(rows)]
     kept = [(ids, labels) for ids, labels in found if any(label != IGNORED for label in labels[:length])]
-    return {"input_ids": [ids for ids, _ in kept], "labels": [labels for _, labels in kept]}
+    return {
+        "input_ids": [ids for ids, _ in kept],
+        "labels": [labels for _, labels in kept],
+        CUT: [max(0, len(ids) - length) for ids, _ in kept],
+    }
 
 
-def _with_labels(name: str, split: Any, before: int, data: TextDataArguments) -> Any:
-    """Warn of rows that were left out.
+def _encode_preferences(rows: dict[str, list], encoder: Any, length: int) -> dict[str, list]:
+    """Return prompts and answers as turns, which TRL encodes; prompts that fill the length are left out."""
+    found: dict[str, list] = {name: [] for name in ("prompt", "chosen", "rejected", CUT)}
+    for row in _rows(rows):
+        asked, *answers = preference_of(row, "")
+        start = len(encoder.tokens(asked, [], add_generation_prompt=True)["input_ids"])
+        longest = max(len(encoder.tokens([*asked, *one], [])["input_ids"]) for one in answers)
+        if start < length:
+            for held, value in zip(found.values(), (asked, *answers, max(0, longest - length)), strict=True):
+                held.append(value)
+    return found
+
+
+def _encoded(splits: Splits, data: TextDataArguments, encode: Callable[[dict[str, list]], dict[str, list]]) -> Splits:
+    """Encode all splits, and warn of rows that are cut off or left out.
 
     Raises:
-        UsageError: all were.
+        UsageError: all rows of a split are left out.
     """
-    if not len(split):
-        raise UsageError(
-            f"no conversation of the {name} data has an answer that begins within --max_length {data.length} "
-            "tokens; pass a larger one"
-        )
-    if len(split) < before:
-        warnings.warn(
-            f"{before - len(split)} of {before} conversations of the {name} data are left out: no answer begins within "
-            f"--max_length {data.length} tokens",
-            stacklevel=2,
-        )
-    return split
+    encoded = replace_columns(splits, encode, "tokens")
+    for name, split in encoded.items():
+        before = len(splits[name])
+        if not len(split):
+            raise UsageError(
+                f"no conversation of the {name} data has an answer that begins within --max_length {data.length} "
+                "tokens; pass a larger one"
+            )
+        if len(split) < before:
+            warnings.warn(
+                f"{before - len(split)} of {before} conversations of the {name} data are left out: no answer begins "
+                f"within --max_length {data.length} tokens",
+                stacklevel=2,
+            )
+    return encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from training.errors import UsageError
-from training.job import IGNORED
-from training.tasks.base import CUT
+from training.job import IGNORED, Job
+from training.models.building import build_adapted
+from training.tasks.base import CUT, adapter_task
 
 _PROBED = 8  # tokens
 _TOLERATED = 1e-3  # of the change of the last token's logits
@@ -20,7 +22,7 @@ _TOLERATED = 1e-3  # of the change of the last token's logits
 def encode_continuations(
     texts: Sequence[str], targets: Sequence[str] | None, tokenizer: Any, max_length: int
 ) -> dict[str, list[Any]]:
-    """Encode texts, or prompts with targets, of which the targets alone have labels.
+    """Encode texts, or prompts with targets, of which only the targets have labels.
 
     A target follows its prompt after a space, unless one of them brings white space. A prompt that is too long loses
     its beginning, a target or a text its end. The token of the end is added where it is missing.
@@ -85,7 +87,7 @@ def _end_of(text: str, tokenizer: Any) -> list[int]:
 
 
 def _shared_length(prompt: Sequence[int], whole: Sequence[int]) -> int:
-    """Return how many tokens both begin with: a tokenizer may end the prompt alone in another way."""
+    """Return how many tokens both begin with: a tokenizer may end a prompt differently if nothing follows it."""
     return next((place for place, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]),
                 min(len(prompt), len(whole)))  # fmt: skip
 
@@ -128,6 +130,23 @@ def require_causal(model: nn.Module, name: str) -> None:
     difference = (first - second).float().abs().amax(-1)
     if difference[:-1].max() > _TOLERATED * difference[-1]:
         raise UsageError(
-            f"{name} is a {type(model).__name__}, which sees the tokens after the one that it predicts; --task "
-            "causal_lm needs a causal model such as GPT-2 or Llama (for classes of texts: --task classification)"
+            f"{name} is a {type(model).__name__}, which sees the tokens after the one that it predicts; pass a causal "
+            "model such as GPT-2 or Llama (for classes of texts: --task classification)"
         )
+
+
+def _build_causal(job: Job) -> nn.Module:
+    model = build_adapted(job)
+    require_causal(model.get_base_model(), str(job.model.model))
+    return model
+
+
+# A `Task` of a causal language model with an adapter.
+causal_task = partial(
+    adapter_task,
+    auto_class="AutoModelForCausalLM",
+    pipeline="text-generation",
+    peft_task="CAUSAL_LM",
+    model_settings={},
+    build_model=_build_causal,
+)

@@ -9,7 +9,7 @@ _MARKS = ("B", "S", "U", "I", "M", "E", "L")
 
 
 def are_entities(names: Sequence[str]) -> bool:
-    """Tell whether tags say where an entity begins or goes on: B-PER, I-PER (or S, U, M, E, L) and O.
+    """Tell whether tags say where an entity begins or continues: B-PER, I-PER (or S, U, M, E, L) and O.
 
     >>> are_entities(["B-PER", "O"]), are_entities(["NOUN", "O"])
     (True, False)

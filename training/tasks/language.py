@@ -7,16 +7,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
 from training.data import Splits
 from training.errors import UsageError
-from training.job import Job, Task
-from training.models.building import build_adapted
+from training.job import Task
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, adapter_task, encode_texts, replace_columns
-from training.tasks.continuation import encode_continuations, require_causal
+from training.tasks.continuation import causal_task, encode_continuations
 from training.tasks.metrics import TOKEN_METRICS, score_tokens, token_sums
 from training.tasks.text_metrics import TEXT_METRICS, text_scorer
 from training.trainer.generating import GeneratingTrainer, Generation
@@ -24,7 +23,7 @@ from training.trainer.trainer import AdapterTrainer
 
 
 def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
-    """Build the task of the next token of a text; with a target column, of the target alone."""
+    """Build the task of the next token of a text; with a target column, only of the target."""
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         def encode_rows(rows: dict[str, list]) -> dict[str, list]:
@@ -33,14 +32,9 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
 
         return replace_columns(splits, encode_rows, "tokens")
 
-    return adapter_task(
+    return causal_task(
         name="causal_lm",
-        auto_class="AutoModelForCausalLM",
-        pipeline="text-generation",
-        peft_task="CAUSAL_LM",
         splits=splits,
-        model_settings={},
-        build_model=_build_causal,
         encode=encode,
         collate=lambda tokenizer, model: DataCollatorForSeq2Seq(tokenizer),
         score=score_tokens,
@@ -87,12 +81,6 @@ def seq2seq(splits: Splits, data: TextDataArguments, metric_source: str = "local
         trainer_class=_generating(data, metric_source) if data.predict_with_generate else AdapterTrainer,
         generates=data.predict_with_generate,
     )
-
-
-def _build_causal(job: Job) -> nn.Module:
-    model = build_adapted(job)
-    require_causal(model.get_base_model(), str(job.model.model))
-    return model
 
 
 def _generating(data: TextDataArguments, metric_source: str) -> Callable[..., GeneratingTrainer]:

@@ -16,6 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from deep_lora import cast_adapter_
+from evaluation_hooks import valid_rows
 from training.errors import UsageError
 from training.job import IGNORED
 from training.models.adapters import is_deep_lora
@@ -25,7 +26,7 @@ _ANSWERS, _TOKENS = 3, 128  # sample answers of a run, and how long they can be
 
 
 class _OfTrl:
-    """What is done otherwise than in TRL, whatever is learned."""
+    """What differs from TRL, whatever is learned."""
 
     def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
         super().__init__(*args, model=model, **kwargs)  # type: ignore[call-arg]
@@ -40,16 +41,20 @@ class _OfTrl:
         """Write nothing: TRL would put a card beside every checkpoint, and the runner writes that of a finished run."""
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate, and give TRL's own metrics the prefix that was asked for."""
-        found = super().evaluate(*args, **kwargs)  # type: ignore[misc]
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        named = {
-            f"{prefix}_{name.removeprefix('eval_')}": value for name, value in found.items() if name[:5] == "eval_"
-        }
-        others = {name: value for name, value in found.items() if name[:5] != "eval_"}
-        return {
-            name: value for name, value in (others | named).items() if not name.endswith(("_num_tokens", "_entropy"))
-        }
+        """Evaluate, and give TRL's own metrics the prefix that was asked for, in the log too."""
+        log: list[dict[str, float]] = self.state.log_history  # type: ignore[attr-defined]
+        before, prefix = len(log), kwargs.get("metric_key_prefix", "eval")
+        found = _with_prefix(super().evaluate(*args, **kwargs), prefix)  # type: ignore[misc]
+        log[before:] = [_with_prefix(entry, prefix) for entry in log[before:]]
+        return {name: value for name, value in found.items() if not name.endswith(("_num_tokens", "_entropy"))}
+
+
+def _with_prefix(metrics: dict[str, float], prefix: str) -> dict[str, float]:
+    """Return metrics with another prefix than `eval_`, which TRL gives to its own whatever data they are of."""
+    return {
+        f"{prefix}_{name.removeprefix('eval_')}" if name.startswith("eval_") else name: value
+        for name, value in metrics.items()
+    }
 
 
 class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):
@@ -79,7 +84,10 @@ class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):
         parent: Any = super(AdapterTrainer, self) if self.padding_free else super()
         loss, logits, labels = parent.prediction_step(*args, **kwargs)
         inputs = args[1] if len(args) > 1 else kwargs["inputs"]
-        count = float((inputs["labels"][:, 1:] != IGNORED).sum())
+        held = inputs["labels"][:, 1:]
+        if not self.padding_free:
+            held = held[: valid_rows(self.accelerator, len(held))]  # the loss is that of these rows
+        count = float((held != IGNORED).sum())
         if loss is not None and count:
             self._sums[0] += float(loss) * count
             self._sums[1] += count
@@ -181,8 +189,8 @@ class Encoder:
     def _check_prefix(self, start: list[int], whole: list[int]) -> None:
         if whole[: len(start)] != start:
             raise UsageError(
-                "the chat template writes a conversation otherwise once it goes on, and marks no turns of the "
-                "assistant, so these cannot be told from the rest; pass a --chat_template with generation marks"
+                "the chat template changes earlier turns once a conversation continues, and does not mark the turns of "
+                "the assistant, so these cannot be told from the rest; pass a --chat_template with generation marks"
             )
 
     def tokens(self, turns: list[dict[str, Any]], tools: list[Any], **options: Any) -> Any:
@@ -202,6 +210,8 @@ class Encoder:
 def sample_answers(trainer: Any, model: Any, split: Any, *, template: str | None, conversation: Any) -> list[dict]:
     """Let the model answer the last questions of a few held-out conversations; every process must call this.
 
+    As in training, a conversation has no more than --max_length tokens.
+
     Returns:
         Turns of the conversation, its own answer and the model's.
     """
@@ -212,8 +222,11 @@ def sample_answers(trainer: Any, model: Any, split: Any, *, template: str | None
     for row in split.select(range(min(_ANSWERS, len(split)))):
         turns, tools = conversation(row)
         start = encoder.tokens(turns[:-1], tools, add_generation_prompt=True, return_tensors="pt").to(model.device)
+        room = min(_TOKENS, trainer.args.max_length - start["input_ids"].shape[1])
+        if room < 1:
+            continue
         sharded = is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled
-        written = model.generate(**start, max_new_tokens=_TOKENS, do_sample=False, synced_gpus=sharded, use_cache=True)
+        written = model.generate(**start, max_new_tokens=room, do_sample=False, synced_gpus=sharded, use_cache=True)
         answer = trainer.processing_class.decode(written[0, start["input_ids"].shape[1] :], skip_special_tokens=True)
         found.append({"turns": turns[:-1], "answer": turns[-1]["content"], "generated": answer.strip()})
     model.train(trained)

@@ -17,7 +17,17 @@ _ROWS = 10_000  # read at a time
 _BLOCK = 4096
 _BLOCKS_OF_IMAGES, _BLOCKS_OF_FILES = 3, 256
 # The configurations, the tokenizer and the weights that a folder with a model holds, and nothing that a run adds.
-_OF_MODELS = ("*config.json", "tokenizer*", "vocab*", "merges*", "*.model", "*.safetensors", "*.bin", "*.gguf")
+_OF_MODELS = (
+    "*config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges*",
+    "*.jinja",
+    "*.model",
+    "*.safetensors",
+    "*.bin",
+    "*.gguf",
+)
 
 
 def of_data(split: Dataset) -> str:

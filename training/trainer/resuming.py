@@ -37,11 +37,12 @@ _RUN = (
 
 _MODELS = ("model", "image_model", "text_model", "second_text_model")
 # Names of what may lie elsewhere now; the digests say whether it is the same.
-_BY_CONTENT = {"dataset", "adapter_config", *_MODELS}
+_BY_CONTENT = {"dataset", "adapter_config", "chat_template", *_MODELS}
 _OTHERS = {
     "training_data": "the training data differ",
     "base_model": "the base model differs",
     "adapter_config": "the adapter config differs",
+    "chat_template": "the chat template differs",
 }
 
 
@@ -51,15 +52,26 @@ def facts_of(job: Job) -> dict[str, Any]:
     found = {"training_data": digests.of_data(job.task.splits["train"]), "base_model": digests.of_models(models)}
     if job.adapter.adapter_config:
         found["adapter_config"] = digests.of_fields(plain(read_fields(Path(job.adapter.adapter_config))))
+    if template := getattr(job.data, "chat_template", None):
+        found["chat_template"] = digests.of_fields({"text": Path(template).read_text(encoding="utf-8")})
     if job.run.load_best_model_at_end or job.run.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
         found["validation_data"] = digests.of_data(job.task.splits["validation"])
     return {"settings": decisive_settings(job), "digests": found}
+
+
+def identifying(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts without the names of what the digests compare by content, so that it may be renamed."""
+    return facts | {
+        "settings": {name: value for name, value in facts.get("settings", {}).items() if name not in _BY_CONTENT}
+    }
 
 
 def decisive_settings(job: Job) -> dict[str, Any]:
     """Return the settings that decide what is learned; equal for two parts of one run."""
     settings = public_settings(job.settings())
     run = {name: settings.get(name) for name in _RUN}
+    if job.run.early_stopping_patience is not None:
+        run["metric_for_best_model"] = settings.get("metric_for_best_model")
     others = {name: value for name, value in settings.items() if name not in _FREE and not hasattr(RunArguments, name)}
     batch = job.run.per_device_train_batch_size * job.run.world_size * job.run.gradient_accumulation_steps
     counts = {"train_samples": len(job.task.splits["train"]), "global_batch_size": batch}
@@ -72,7 +84,7 @@ def _told(value: Any) -> Any:
 
 
 def checkpoint_to_resume(folder: Path, run: RunArguments, facts: dict[str, Any]) -> Path | None:
-    """Find the newest complete checkpoint of the same run, or check the one that was asked for; None starts anew.
+    """Find the newest complete checkpoint of the same run, or check the one that was asked for; None starts over.
 
     Args:
         folder: of the run.
@@ -98,7 +110,7 @@ def checkpoint_to_resume(folder: Path, run: RunArguments, facts: dict[str, Any])
     if changed := differences(checkpoints.read_manifest(found), facts):
         raise UsageError(
             f"{found} belongs to another run ({', '.join(changed[:4])}); pass another --output_dir, or --overwrite to "
-            "start anew"
+            "start over"
         )
     return found
 
@@ -123,7 +135,7 @@ def progress(checkpoint: Path) -> str:
         return f"from {checkpoint.name}, with {state['max_steps']:,} steps in all"
     return (
         f"from {checkpoint.name}, which is already complete: all {state['max_steps']:,} steps are done, so "
-        "nothing more is trained (--overwrite starts anew)"
+        "nothing more is trained (--overwrite starts over)"
     )
 
 

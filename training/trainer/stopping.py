@@ -8,9 +8,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class EarlyStopping(TrainerCallback):
-    """End the training after so many evaluations without a better one.
+    """End the training after a number of evaluations without a better one.
 
-    Unlike that of transformers it looks at the log alone, so that a resumed run ends where the uninterrupted one does.
+    Unlike that of transformers it looks only at the log, so that a resumed run ends where the uninterrupted one does.
 
     Args:
         patience: that many evaluations.
@@ -20,10 +20,12 @@ class EarlyStopping(TrainerCallback):
         self.patience = patience
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Compare the evaluations so far."""
+        """End the training if too many evaluations follow the best one."""
         name = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
         values = [entry[name] for entry in state.log_history if name in entry]
         sign = 1 if args.greater_is_better else -1
         best = max(range(len(values)), key=lambda place: sign * values[place], default=0)
         if len(values) - 1 - best >= self.patience:
             control.should_training_stop = True
+
+    on_train_begin = on_evaluate  # a run that had ended, and is started again

@@ -53,8 +53,8 @@ class AdapterTrainer(Trainer):
         return loss
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Run Trainer's epoch unless all steps are done: from the last checkpoint, Trainer would take one step more."""
-        if self.state.global_step >= self.state.max_steps:
+        """Run Trainer's epoch unless the run has ended: from the last checkpoint, Trainer would take one step more."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Tables and figures of the few-shot study say what the results say, and the study's method is the library's default."""
+"""Tables and figures of the few-shot study say what its results say; its method is the library's default."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_defects_of_the_training_itself_are_not_taken_for_bad_arguments(bert, re
         ("text,label\n" + "good film,1\n" * 9, r"holds 1 class \(\['1'\]\); at least 2 are needed"),
         (
             "text,label\n" + "good film,0.5\nbad film,0.25\n" * 9,
-            "holds 0.5 in line 2 of .*bad.csv; real numbers are no classes: pass --task regression",
+            "holds 0.5 in line 2 of .*bad.csv; real numbers are not class names: pass --task regression",
         ),
         (
             "text,label\n" + "good film,1\n,0\n" * 9,
@@ -195,7 +195,7 @@ def test_tags_and_words_must_be_as_many(bert, finetune, tmp_path) -> None:
 
 def test_models_that_cannot_be_had_are_named(reviews, finetune, tmp_path, capsys) -> None:
     status, printed = finetune("no/such-model", reviews)
-    assert status == 1 and "the configuration of no/such-model cannot be loaded: it is no local folder, and " in printed
+    assert status == 1 and "the configuration of no/such-model cannot be loaded: it is not a local folder, " in printed
     status, printed = finetune("./no/such/model", reviews)
     assert status == 2 and "./no/such/model cannot be loaded: there is no such folder, and no such name on" in printed
     assert main(["finetune", "--dataset", str(reviews)]) == 2

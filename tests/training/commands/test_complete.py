@@ -98,7 +98,7 @@ def test_unknown_names_are_predicted_by_what_is_known_and_told(ratings, tmp_path
     assert found["value"].to_numpy() == pytest.approx(known) and row and column
     results = tiny.results(tmp_path / "out")
     assert results["unknown_names"] == {"rows": ["nobody"], "columns": ["no film"]} and results["predicted"] == 4
-    assert model.complete().shape == (20, 15), "they are no rows of the model"
+    assert model.complete().shape == (20, 15), "they are not rows of the model"
 
 
 def test_folders_of_splits_and_what_no_library_knows_are_refused(ratings, tmp_path, capsys) -> None:
@@ -223,4 +223,4 @@ def test_the_checkpoint_of_a_fit_that_diverges_is_named(ratings, tmp_path, capsy
     monkeypatch.setattr(MatrixCompletion, "fit", diverging)
     assert complete(ratings, tmp_path / "out") == 1
     kept = tmp_path / "out" / "checkpoint.safetensors"
-    assert f"in epoch 11. Of this fit {kept} is kept; delete it to start anew" in capsys.readouterr().err
+    assert f"in epoch 11. Of this fit {kept} is kept; delete it to start over" in capsys.readouterr().err

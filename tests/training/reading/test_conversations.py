@@ -1,4 +1,4 @@
-"""Conversations that are none: each is refused by a sentence that names column, line and what is wrong."""
+"""Unsound conversations: each is refused by a sentence that names column, line and what is wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.training import chats
+from tests.training import chats, tiny
 from tests.training.chats import save_rows
 
 pytest.importorskip("trl", reason="TRL needs Python 3.11")  # declared so in setup.cfg
@@ -48,11 +48,11 @@ MESSAGES: dict[str, tuple[object, str]] = {
     "a tool last": ([U, CALL, RESULT], "the last turn is the tool's; an answer of the assistant is missing"),
     "a tool that nobody called": ([U, RESULT, A], "turn 2, of the tool, stands after a turn of the user"),
     "a user who calls a tool": ([U | {"tool_calls": CALL["tool_calls"]}, A], "turn 1 calls tools, but is of the user"),
-    "calls that are no list": (
-        [U, CALL | {"tool_calls": "f()"}, RESULT, A], "the tool_calls of turn 2 are no list of objects",
+    "calls that are not a list": (
+        [U, CALL | {"tool_calls": "f()"}, RESULT, A], "the tool_calls of turn 2 are not a list of objects",
     ),
     "a call without a name": ([U, CALL | {"tool_calls": [{"function": {}}]}, RESULT, A], "of turn 2 names no function"),
-    "arguments that are no JSON": (
+    "arguments that are not JSON": (
         [U, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, RESULT, A],
         "the arguments of a tool call of turn 2 should be JSON, and is not",
     ),
@@ -81,7 +81,7 @@ ROWS: dict[str, tuple[dict, str]] = {
     "a completion of the user": ({"prompt": "a", "completion": [U]}, "user's; it must be the assistant's"),
     "a completion that the user ends": ({"prompt": "a", "completion": [A, U]}, "the last turn of the answer is"),
     "tools that are a number": ({"messages": [U, A], "tools": [3]}, "tools are a list of objects, each the"),
-    "tools that are no JSON": ({"messages": [U, A], "tools": "f()"}, "a list of tools should be JSON, and is not"),
+    "tools that are not JSON": ({"messages": [U, A], "tools": "f()"}, "a list of tools should be JSON, and is not"),
 }  # fmt: skip
 PREFERENCES: dict[str, tuple[dict, str]] = {
     "no prompt": ({"chosen": "a", "rejected": "b"}, "has no prompt; add the column prompt, or write both as whole"),
@@ -123,12 +123,13 @@ def test_it_is_refused_with_a_sentence(row, text, task, model, finetune, tmp_pat
 
 def test_an_answer_that_comes_too_late_is_left_out_and_told(model, finetune, tmp_path) -> None:
     late = [{"role": "user", "content": "the film " * 30}, A]
-    path = save_rows(tmp_path / "rows.jsonl", [*({"messages": [U, A]} for _ in range(9)), {"messages": late}])
+    path = save_rows(tmp_path / "rows.jsonl", [{"messages": late}, *({"messages": [U, A]} for _ in range(9))])
     words = ("--task", "chat", "--max_length", "20", "--validation_data", path)
     with pytest.warns(
         UserWarning, match="1 of 10 conversations of the train data are left out: no answer begins within"
     ):
         assert finetune(model, path, *words)[0] == 0
+    assert len(tiny.results(tmp_path / "run")["answers"]) == 2, "of the first three, none to a prompt that is too long"
     path = save_rows(tmp_path / "late.jsonl", [{"messages": late}] * 4)
     status, printed = finetune(model, path, "--task", "chat", "--max_length", "20", output=tmp_path / "late")
     assert status == 2 and "has an answer that begins within --max_length 20 tokens; pass a larger one" in printed
@@ -143,10 +144,13 @@ def test_tools_and_their_calls_stay_in(tmp_path) -> None:
     assert turns_of(json.dumps([human(), human(who="gpt")]))[1]["role"] == "assistant"
 
 
-def test_a_model_that_reads_alone_cannot_chat(bert, t5, finetune, tmp_path) -> None:
+def test_a_model_that_reads_alone_cannot_chat(bert, llama, t5, finetune, tmp_path) -> None:
     path = save_rows(tmp_path / "rows.jsonl", [{"messages": [U, A]}] * 4)
-    status, printed = finetune(bert, path, "--task", "chat")
+    status, printed = finetune(llama, path, "--task", "chat")
     assert status == 2 and "has no chat template, so the model cannot chat" in printed
+    (tmp_path / "chat.jinja").write_text(chats.TEMPLATE)
+    status, printed = finetune(bert, path, "--task", "chat", "--chat_template", tmp_path / "chat.jinja")
+    assert status == 2 and "which sees the tokens after the one that it predicts; pass a causal" in printed
     status, printed = finetune(t5, path, "--task", "chat")
     assert status == 2 and "cannot be loaded for --task chat" in printed
     status, printed = finetune(bert, path, "--task", "chat", "--chat_template", tmp_path / "none.jinja")

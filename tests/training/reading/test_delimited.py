@@ -39,7 +39,7 @@ def test_in_a_csv_file_they_swallow_none_either_or_are_refused_with_line_and_rem
     saved(path, sixty(",", n10='"Great film', n30='"so" called'))
     assert len(columns(path)["text"]) == 60, "only without enclosing marks do the rows fit"
     saved(path, sixty(",", n10='"Great film', n30='"so" called', n40='"good, even"'))
-    assert refusal(path).startswith("line 12 of data.csv begins a quoted text that goes on after its second") and (
+    assert refusal(path).startswith("line 12 of data.csv begins a quoted text that continues after its second") and (
         QUOTING in refusal(path)
     )
 

@@ -155,7 +155,7 @@ def test_pictures_without_a_class_are_told_or_refused(tmp_path) -> None:
         assert len(sources(folder, images=True)["train"](PICTURES)) == 2
     texts = [str(one.message) for one in told]
     assert any("2 pictures in" in one and "they are in no folder of a class" in one for one in texts)
-    assert any("1 files in" in one and "they are no images that can be read" in one for one in texts)
+    assert any("1 files in" in one and "they are not images that can be read" in one for one in texts)
 
 
 def test_metadata_says_what_pictures_show_and_counts_those_it_does_not_name(tmp_path) -> None:

@@ -78,7 +78,7 @@ def test_one_object_is_one_row_and_separators_of_unicode_end_no_line(tmp_path) -
             '{"text": {"0": "a"}, "label": {"0": 1}}',
             "data.jsonl holds one object with ['text', 'label']; needed is one",
         ),
-        ('{"text": "\\ud800", "label": 1}', "half of a surrogate pair is no letter: write the file anew as UTF-8"),
+        ('{"text": "\\ud800", "label": 1}', "half of a surrogate pair is not a character: save the file again"),
         ("7", "data.jsonl holds int; needed is one object in each line"),
         ("text,label\na,b\n", "line 1 of data.jsonl is not JSON: Expecting value at character 1; needed is one object"),
         (

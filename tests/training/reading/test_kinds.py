@@ -37,7 +37,7 @@ def test_classes_are_texts_or_whole_numbers_and_spaces_at_their_ends_do_not_coun
     assert columns(csv(tmp_path, "1.0", "0.5", "x"), LABEL)["label"] == ["1.0", "0.5", "x"], (
         "with a text they are codes"
     )
-    told = "column 'label' holds 0.5 in line 3 of data.csv; real numbers are no classes: pass --task regression"
+    told = "column 'label' holds 0.5 in line 3 of data.csv; real numbers are not class names: pass --task regression"
     assert told in refusal(csv(tmp_path, "1.0", "0.5"), LABEL)
     frame = pd.DataFrame({"label": [1.0, 0.0, 2.0]})
     frame.to_parquet(tmp_path / "data.parquet")
@@ -102,7 +102,7 @@ def test_words_and_tags_are_lists_lists_as_text_texts_or_lines(name, content, tm
         (
             "data.csv",
             "text,tags\nIn Rome,\"['O', 'B-LOC']\"\na,O\n",
-            "it looks like a list, but is none, or others are none",
+            "it looks like a list, but is not one, or others are not",
         ),
         (
             "data.csv",

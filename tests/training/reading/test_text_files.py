@@ -94,16 +94,16 @@ def test_options_that_cannot_work_are_refused(options, told) -> None:
         (
             {"separator": ";"},
             "data.jsonl",
-            "--separator got ';', but is for .csv, .tsv files alone, of which there is none",
+            "--separator got ';', but is only for .csv, .tsv files, and there are none",
         ),
-        ({"quoting": "none"}, "data.xlsx", "--quoting got 'none', but is for .csv, .tsv files alone"),
+        ({"quoting": "none"}, "data.xlsx", "--quoting got 'none', but is only for .csv, .tsv files"),
         (
             {"column_names": ["text"]},
             "data.txt",
-            "--column_names got ['text'], but is for .csv, .tsv, .xlsx files alone",
+            "--column_names got ['text'], but is only for .csv, .tsv, .xlsx files",
         ),
-        ({"encoding": "cp1252"}, "data.parquet", "--encoding got 'cp1252', but is for .csv, .tsv, .json, .jsonl, "),
-        ({"encoding": "cp1252"}, "no/such", "alone, of which there is none in no/such; leave it out"),
+        ({"encoding": "cp1252"}, "data.parquet", "--encoding got 'cp1252', but is only for .csv, .tsv, .json, .json"),
+        ({"encoding": "cp1252"}, "no/such", "and there are none in no/such; leave it out"),
     ],
 )
 def test_options_that_none_of_the_files_is_read_by_are_refused(options, name, told, tmp_path) -> None:
@@ -127,7 +127,7 @@ def test_sheets_are_read_as_they_show_or_need_a_package(tmp_path, monkeypatch) -
     assert "; move or delete what is outside of the table" in refusal(path)
     book.create_sheet("other")
     book.save(path)
-    assert "data.xlsx has 2 sheets (Sheet, other); save the one that is meant alone" in refusal(path)
+    assert "data.xlsx has 2 sheets (Sheet, other); save the one that you mean as a file of its own" in refusal(path)
     saved(path, b"no sheet")
     assert "data.xlsx cannot be read as xlsx: " in refusal(path)
     assert "; save it again, or as csv (UTF-8)" in refusal(path)

@@ -75,7 +75,7 @@ def test_complete_keeps_other_runs_too(tmp_path, capsys) -> None:
         assert "holds the results of another run (complete" in capsys.readouterr().err
     assert model.read_bytes() == before
     assert main(words) == 0
-    again = load_file(model)  # written anew: safetensors orders the header as it likes
+    again = load_file(model)  # written again: safetensors orders the header as it likes
     assert again.keys() == tensors.keys() and all(torch.equal(again[name], tensors[name]) for name in tensors)
     assert main([*words, "--depth", "1", "--overwrite"]) == 0
     (tmp_path / "other" / "checkpoint-3").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Conversations: what is learned of them, in every format, and runs that resume, pack and leave as plain LoRA."""
+"""Conversations: what is learned from them, in every format, and runs that resume, pack and are saved as LoRA."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 pytest.importorskip("trl", reason="TRL needs Python 3.11")  # declared so in setup.cfg
 
@@ -19,9 +19,11 @@ from training.commands.finetune import TYPES, build_job
 from training.errors import UsageError
 from training.job import IGNORED
 from training.reading.conversations import turns_of
-from training.runner import build_trainer
+from training.runner import build_trainer, evaluate
+from training.settings.data import TextDataArguments
 from training.settings.parsing import parse
-from training.tasks.chat import conversation_of
+from training.tasks.chat import chat_columns, conversation_of
+from training.trainer import digests
 from training.trainer.chat import Encoder
 
 FORMATS = ("messages", "ShareGPT", "Alpaca", "prompt and completion", "turns of prompt and completion")
@@ -49,6 +51,13 @@ def test_what_the_assistant_says_is_learned_and_nothing_else(template, model) ->
     wanted = " ".join(f"{one['content']} </s>" for one in found if one["role"] == "assistant")
     assert len(ids) == len(labels) and said(tokenizer, labels) == wanted
     assert all(label in (IGNORED, token) for label, token in zip(labels, ids, strict=True))
+
+
+def set_up(model, path, folder, *words: str):
+    """Job and Trainer of a run before its first step, which validates on the data that it trains on."""
+    options = ["--model", model, "--dataset", path, "--validation_data", path, "--output_dir", folder, "--task", "chat"]
+    job = build_job(*parse(TYPES, [*map(str, options), *tiny.QUICK, *words], command="finetune", description=""))
+    return job, build_trainer(job, job.task.build_model(job), {})
 
 
 def as_read(value: object) -> str:
@@ -96,6 +105,36 @@ def test_a_run_writes_an_adapter_a_held_out_loss_and_answers(model, data, finetu
     assert metrics["loss"] == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("task", "kind", "metric"), [("chat", "messages", "perplexity"), ("dpo", "preferences", "rewards/accuracies")]
+)
+def test_runs_end_early_by_the_metrics_of_their_task(task, kind, metric, model, finetune, tmp_path) -> None:
+    """Without steps, no evaluation is better than the first."""
+    data = chats.save_rows(tmp_path / "rows.jsonl", chats.rows(kind))
+    words = ["--task", task, "--early_stopping_patience", "1", "--metric_for_best_model", metric, "--max_steps", "5"]
+    words += ["--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
+    status, printed = finetune(model, data, *words, "--learning_rate", "0", "--path_length", "0", "--init_batches", "0")
+    assert status == 0 and tiny.results(tmp_path / "run")["steps"] == 2, printed
+
+
+@pytest.mark.parametrize(("task", "kind"), [("chat", "messages"), ("dpo", "preferences")])
+def test_what_the_length_cuts_off_is_told(task, kind, model, finetune, tmp_path) -> None:
+    data = chats.save_rows(tmp_path / "rows.jsonl", chats.rows(kind))  # 14 tokens each
+    with pytest.warns(UserWarning, match="18 of 18 train texts are longer than --max_length; 18 tokens are cut off"):
+        status, printed = finetune(model, data, "--task", task, "--max_length", "13", "--dry_run")
+    assert status == 0, printed
+    status, printed = finetune(model, data, "--task", task, "--max_length", "12", "--dry_run")
+    assert status == 2 and "has an answer that begins within --max_length 12 tokens" in printed
+    status, printed = finetune(model, data, "--task", task, "--label_smoothing_factor", "0.1", "--dry_run")
+    assert status == 2 and f"--label_smoothing_factor smooths classes; --task {task} has none" in printed
+
+
+def test_turns_in_a_column_of_any_name_have_their_tools_and_system_text(tmp_path) -> None:
+    path = chats.save_rows(tmp_path / "rows.jsonl", [{"turns": chats.turns(0), "tools": [], "system": "be brief"}])
+    found = chat_columns(TextDataArguments(task="chat", dataset=str(path), text_column="turns"))
+    assert [one.name for one in found] == ["turns", "tools", "system"]
+
+
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, data, finetune, tmp_path) -> None:
     words = ("--task", "chat", "--save_strategy", "steps", "--save_steps", "1")
     assert finetune(model, data, *words)[0] == 0
@@ -113,28 +152,42 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, data, finetune, 
 
 
 def test_packed_conversations_do_not_see_each_other(model, tmp_path) -> None:
-    """Before the first step the loss of packed rows is that of the same conversations alone."""
+    """Before the first step the loss of packed rows is that of the same conversations alone, at the end too."""
     rows = [{"messages": chats.turns(seed, 1, system=False)} for seed in range(24)]
     path = chats.save_rows(tmp_path / "short.jsonl", rows)
     losses, counts = [], []
     for words in ((), ("--packing",)):
-        options = ["--model", str(model), "--dataset", str(path), "--task", "chat", "--max_length", "64", *tiny.QUICK]
-        options += ["--output_dir", str(tmp_path / "run"), "--validation_data", str(path), *words]
-        job = build_job(*parse(TYPES, options, command="finetune", description=""))
-        trainer = build_trainer(job, job.task.build_model(job), {})
-        losses.append(trainer.evaluate()["eval_loss"])
+        job, trainer = set_up(model, path, tmp_path / "run", "--max_length", "64", *words)
+        losses += [trainer.evaluate()["eval_loss"], evaluate(job, trainer)[0]["validation"]["loss"]]
         counts.append(len(trainer.eval_dataset))
-    assert counts[0] == 24 and counts[1] < 24 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert counts[0] == 24 and counts[1] < 24 and losses == pytest.approx(losses[:1] * 4, rel=1e-5)
+
+
+def test_rows_that_a_loader_repeats_do_not_count(model, tmp_path, monkeypatch) -> None:
+    """As if the second row of each batch were a repeat."""
+    rows = [{"messages": chats.turns(seed, rounds, system=False)} for seed, rounds in enumerate((1, 3, 2, 1))]
+    _, alone = set_up(model, chats.save_rows(tmp_path / "alone.jsonl", rows[::2]), tmp_path / "run")
+    expected = alone.evaluate()["eval_loss"]
+    path = chats.save_rows(tmp_path / "rows.jsonl", rows)
+    _, trainer = set_up(model, path, tmp_path / "run", "--per_device_eval_batch_size", "2")
+    monkeypatch.setattr("training.trainer.trainer.has_repeats", lambda *_: True)
+    for module in ("trainer", "chat"):
+        monkeypatch.setattr(f"training.trainer.{module}.valid_rows", lambda *_: 1)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_preferences_start_at_the_reference_and_are_learned(model, finetune, tmp_path) -> None:
     for kind in ("preferences", "preferences of whole conversations"):
         data = chats.save_rows(tmp_path / "pairs.jsonl", chats.rows(kind))
-        status, printed = finetune(model, data, "--task", "dpo", "--overwrite", "--init_batches", "1")
+        status, printed = finetune(
+            model, data, "--task", "dpo", "--overwrite", "--init_batches", "1", "--test_data", data
+        )
         assert status == 0, printed
         found = tiny.results(tmp_path / "run")
         first = next(entry["loss"] for entry in found["log"] if "loss" in entry)
         assert first == pytest.approx(math.log(2), rel=1e-4)  # a fresh adapter is the reference
+        tested = next(entry for entry in found["log"] if "test_loss" in entry)
+        assert "test_rewards/accuracies" in tested and not any(name.startswith("eval_") for name in tested)
         assert "rewards/accuracies" in found["metrics"]["validation"] and found["main_metric"] == "rewards/accuracies"
         assert sorted(path.name for path in (tmp_path / "run" / "adapter").iterdir() if path.is_dir()) == ["deep_lora"]
 
@@ -159,7 +212,18 @@ def test_a_base_without_a_template_takes_one_from_a_file(data, finetune, tmp_pat
     status, printed = finetune(base, data, "--task", "chat", "--chat_template", tmp_path / "chat.jinja")
     assert status == 0, printed
     assert AutoTokenizer.from_pretrained(tmp_path / "run" / "adapter").chat_template == chats.TEMPLATE
-    assert AutoModelForCausalLM.from_pretrained(base).config.model_type == "llama"
+    for name, text, expected in (("moved", chats.TEMPLATE, 0), ("chat", chats.MARKED, 2)):
+        path = tmp_path / f"{name}.jinja"
+        path.write_text(text)
+        status, printed = finetune(base, data, "--task", "chat", "--chat_template", path, "--dry_run")
+        assert status == expected and ("holds the results of another run" in printed) == bool(expected), printed
+
+
+def test_a_local_model_with_another_chat_template_is_another_model(model, tmp_path) -> None:
+    other = shutil.copytree(model, tmp_path / "other")
+    assert digests.of_models({"model": str(other)}) == digests.of_models({"model": str(model)})
+    chats.save_chat_model(other, chats.MARKED)
+    assert digests.of_models({"model": str(other)}) != digests.of_models({"model": str(model)})
 
 
 # ---- models and templates that cannot --------------------------------------------------------------------------------
@@ -173,7 +237,7 @@ REFUSING = "{{ raise_exception('System role not supported') if messages[0]['role
     ("template", "message"),
     [
         (None, "has no chat template, so the model cannot chat; pass a model that was trained to"),
-        (CHANGING, "the chat template writes a conversation otherwise once it goes on"),
+        (CHANGING, "the chat template changes earlier turns once a conversation continues, and does not"),
         (REFUSING, "refuses a conversation of system, user, assistant.*: System role not supported"),
         ("{{ messages[0]['content'] + 3 }}", "the chat template refuses a conversation of"),
         ("{% generation %}{% endgeneration %}x", r"marks nothing as the assistant's \(between generation"),

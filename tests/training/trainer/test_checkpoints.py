@@ -108,7 +108,7 @@ def test_other_settings_do_not_go_on_with_a_run(bert, reviews, finetune, trained
     status, printed = finetune(bert, reviews, *CONSTANT, "--learning_rate", "0.1", "--seed", "5")
     assert status == 2
     assert (
-        "learning_rate was 0.001 and is 0.1, seed was 0 and is 5" in printed and "--overwrite to start anew" in printed
+        "learning_rate was 0.001 and is 0.1, seed was 0 and is 5" in printed and "--overwrite to start over" in printed
     )
     status, printed = finetune(bert, reviews, *CONSTANT, "--lr_scheduler_kwargs", '{"power": 2}')
     assert status == 2 and "lr_scheduler_kwargs was None and is {'power': 2}" in printed

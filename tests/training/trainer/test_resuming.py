@@ -1,4 +1,4 @@
-"""A run goes on with its own data, base model and adapter, wherever they lie now, and with no others."""
+"""A run resumes with its own data, base model and adapter, wherever they are now, and with no others."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(project, capsys, monkeypatch):
 def refused(outcome, what: str) -> None:
     status, printed = outcome
     assert status == 2 and f"checkpoint-3 belongs to another run ({what})" in printed, printed
-    assert "pass another --output_dir, or --overwrite to start anew" in printed
+    assert "pass another --output_dir, or --overwrite to start over" in printed
 
 
 def test_another_fold_of_the_same_name_and_length_is_refused(project, run) -> None:

@@ -37,9 +37,13 @@ def test_a_run_ends_early_and_keeps_its_best_model(bert, reviews, finetune, tmp_
     words = ["--early_stopping_patience", "2", "--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1"]
     words += ["--save_strategy", "steps", "--max_steps", "9"]
     words += ["--learning_rate", "0", "--path_length", "0", "--init_batches", "0"]
-    status, printed = finetune(bert, reviews, *words)
-    assert status == 0, printed
-    assert tiny.results(tmp_path / "run")["steps"] == 3
+    for resumed in (None, "checkpoint-3"):  # the same command once more trains no more
+        status, printed = finetune(bert, reviews, *words)
+        assert status == 0, printed
+        found = tiny.results(tmp_path / "run")
+        assert found["steps"] == 3 and found["resumed_from"] == resumed
+    status, printed = finetune(bert, reviews, *words, "--metric_for_best_model", "accuracy")
+    assert status == 2 and "(metric_for_best_model was 'loss' and is 'accuracy')" in printed
 
 
 def test_early_stopping_needs_evaluations_and_checkpoints_together() -> None:
