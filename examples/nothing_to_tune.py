@@ -1,7 +1,6 @@
 """Rates from 1e-4 to 10, ranks from 1 to 64: LoRA needs the right rate, Deep LoRA needs none.
 
-    python examples/nothing_to_tune.py                    # 64 word pairs: how similar are they?
-    python examples/nothing_to_tune.py --task reviews     # 64 film reviews: positive or negative?
+    python examples/nothing_to_tune.py     # 64 word pairs: how similar are they? (--task reviews: films)
 
 A csv file (`--dataset`) has columns text, text_pair and label (a number) for pairs, or text and label (names of
 classes). A second process without `deep_lora` must compute the same embeddings with the LoRA export, or the exit status
