@@ -46,6 +46,7 @@ class DualEncoder(PairModel, library_name="deep-lora", tags=["modality", "contra
     Raises:
         ValueError: for invalid settings, or if one tower is the other one adapted by PEFT.
 
+    >>> import torch
     >>> model = DualEncoder(nn.Identity(), nn.Linear(5, 6), x_width=4, y_width=6, width=3)
     >>> model(torch.randn(2, 4), torch.randn(2, 5)).x_embeds.shape
     torch.Size([2, 3])
