@@ -106,7 +106,10 @@ def test_what_servers_leave_out_is_named_before_it_is_saved(tmp_path) -> None:
             lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"),
             "adapter_model.bin is a pickle, which can run code",
         ),
-        (lambda folder: with_fields(folder, peft_type="IA3"), "holds an adapter of type IA3; only LORA and"),
+        (
+            lambda folder: with_fields(folder, peft_type="IA3"),
+            "holds an adapter of type IA3; only LORA and DEEP_LORA can",
+        ),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x"), "too few for a safetensors file"),
     ],
 )
