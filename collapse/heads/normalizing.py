@@ -54,8 +54,7 @@ def normalize_classifier_(
     Raises:
         ValueError: for regression, multi-label and question-answering models, a head that is already normalized or
             quantized, or none; a margin out of range, or of a module without a loss; a simplex that does not fit.
-            Later, the model raises a TypeError for labels that are not integers, and with a margin a ValueError for a
-            training batch without labels.
+            The model raises a TypeError for labels that are not integers, a ValueError for a margin without labels.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_labels=3)

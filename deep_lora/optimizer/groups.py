@@ -84,8 +84,7 @@ def create_optimizer(
     With `num_steps`, the adapter (Deep LoRA's or PEFT's LoRA) is trained by the step rule
     (`deep_lora.optimizer.steps.StepRule`): the learning rate has no influence on it, only its schedule does. `lr` is
     the rate of what is trained beside it. In a Trainer, `deep_lora.prepare(trainer)` does this and more. Without
-    `num_steps` there is no rule, and `lr` is the rate of all, as in the paper:
-    `create_optimizer(model, lr=1e-2, gamma=1e-2)`.
+    `num_steps`, `lr` is the rate of all, as in the paper: `create_optimizer(model, lr=1e-2, gamma=1e-2)`.
 
     Args:
         optimizer_cls: any optimizer, bitsandbytes' 8-bit ones included, that takes parameters of every shape (the cores
