@@ -29,8 +29,8 @@ KINDS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "similarity of words, 64 and 256 pairs": (("simlex", "rare_words"), "Deep LoRA"),
     "relatedness of words, 64 and 256 pairs": (("wordsim", "men"), "either"),
     "similarity of sentences, 256 and 1,024 pairs": (("stsb",), "either"),
-    "sentiment of reviews, 16 to 1,024": (("rotten_tomatoes",), "either"),
-    "text written by a small language model, 16 and 64 samples": (LOSSES, "a LoRA that you tune, or either"),
+    "sentiment of reviews, 16 to 1,024": (("rotten_tomatoes",), "either; LoRA for a thousand"),
+    "text written by a small language model, 16 and 64 samples": (LOSSES, "either, but no LoRA at its usual rate"),
 }
 NOISY = "noisy labels, words and reviews"
 
@@ -48,11 +48,11 @@ def bullets() -> str:
         for export in methods_of(name)[RULED]["exported"]
         if export["tolerance"] == 0.1
     ]
-    low, high = (f"{value:g}" for value in (min(found[RULED]), max(found[RULED])))
+    low, high = (f"{value:g}".replace("e-0", "e-") for value in (min(found[RULED]), max(found[RULED])))
     return "\n".join(
         [
-            f"- **Nothing to tune.** At every learning rate from {low} to {high} the score is the same, within "
-            f"{100 * spread(found[RULED]):.1f} points; LoRA's ranges over {100 * spread(found['LoRA']):.0f}.",
+            f"- **Nothing to tune.** Over learning rates from {low} to {high} the score changes by "
+            f"{100 * spread(found[RULED]):.2f} points, LoRA's by {100 * spread(found['LoRA']):.0f}.",
             f"- **As good as a LoRA that is tuned for every task**: {_points(tuned)} points ahead in the mean of "
             f"{len(every)} few-shot settings, and at worst {-100 * worst:.1f} behind.",
             f"- **Better than any one LoRA for all tasks**: {_points(single)} points ahead of the best single rate.",
