@@ -13,6 +13,7 @@ from typing import Any
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}")
 _SECRET_SETTING = re.compile(r"(^|_)(token|password|secret|api_key)($|_)")
 HIDDEN = "<hidden>"
+_LONGEST = 400  # letters of what a library says
 
 
 class UsageError(ValueError):
@@ -41,7 +42,7 @@ def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
     except (UsageError, RunError):
         raise
     except kinds as error:
-        raise UsageError(f"{what}: {redacted(str(error))}") from error
+        raise UsageError(f"{what}: {reason_of(error)}") from error
 
 
 # Errors of the network by their names: huggingface_hub, datasets and their libraries have many, of changing parents.
@@ -58,7 +59,7 @@ def loading_error(what: str, error: Exception, token: str | None = None, aim: st
         token: which the text must not show.
         aim: what it is loaded for, as " for --task x".
     """
-    reason = redacted(str(error) or type(error).__name__, token)
+    reason = reason_of(error, token)
     causes = list(_causes(error))
     disk = next((one for one in causes if isinstance(one, OSError) and one.errno in _DISK), None)
     if disk is not None:
@@ -115,6 +116,16 @@ def _reworded(text: str, words: Mapping[str, str]) -> str:
     for name, word in words.items():
         text = text.replace(name, word)
     return text
+
+
+def reason_of(error: Exception, token: str | None = None) -> str:
+    """Return what a library says as one line of readable length: some print whole models.
+
+    >>> reason_of(ValueError("Linear(\n  x\n)  is not supported")), reason_of(ValueError())
+    ('Linear( x ) is not supported', 'ValueError')
+    """
+    text = " ".join(redacted(str(error), token).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 def redacted(text: str, *secrets: str | None) -> str:

@@ -64,6 +64,27 @@ Typed = tuple[pa.Array | pa.ChunkedArray, Any]
 Kind = Callable[[Column], Typed]
 
 
+class Placed:
+    """A kind that remembers the columns it was given, one below the other, to tell where a row stands."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.columns: list[Column] = []
+
+    def __call__(self, column: Column) -> Typed:
+        """Return what the kind returns."""
+        self.columns.append(column)
+        return self.kind(column)
+
+    def place(self, row: int) -> str:
+        """Return where a row stands, such as "line 7 of data.csv"."""
+        for column in self.columns:
+            if row < len(column.values):
+                return column.place(row)
+            row -= len(column.values)
+        raise IndexError(row)
+
+
 def shown(value: object) -> str:
     """Return the value for an error, cut to a readable length."""
     text = repr(value)
