@@ -249,10 +249,11 @@ def _balanced(job: Job) -> Callable[..., Any]:
     Raises:
         UsageError: the task has no classes, or labels are to be smoothed, which this loss does not do.
     """
-    if not job.task.counts or job.run.label_smoothing_factor:
+    several = job.task.classes_of is not None
+    if not several or job.run.label_smoothing_factor:
         raise UsageError(
-            f"--balance_classes is for classes, without --label_smoothing_factor; --task {job.task.name} has "
-            f"{'some: leave the smoothing out' if job.task.counts else 'none, so leave it out'}"
+            f"--balance_classes is for classes that exclude each other, without --label_smoothing_factor; --task "
+            f"{job.task.name} has {'some: leave the smoothing out' if several else 'none, so leave it out'}"
         )
     return weighted_loss(balanced_weights(job.task.counts["train"]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from training.commands.complete import CompleteArguments, find_entries
 from training.errors import UsageError
 from training.names import MATRIX_NAMES, MODEL, PREDICTIONS
 from training.prediction import models
-from training.prediction.rows import class_row, number_row, tag_row
+from training.prediction.rows import class_row, labels_row, number_row, tag_row
 from training.prediction.runs import FinishedRun, load_trained, read_run
 from training.reading.kinds import picture, text
 from training.reading.lists import words as word_lists
@@ -160,7 +160,7 @@ def _classes_of_texts(
 ) -> Iterable[tuple[dict[str, Any], int]]:
     length, batch = _length(run, arguments), arguments.batch_size
     for logits, lost in models.classify_texts(model, tokenizer, data, columns, length, batch):
-        yield (class_row(logits, run.names) if run.names else number_row(logits)), lost
+        yield _ROWS[run.task](logits, run.names), lost
 
 
 def _classes_of_pictures(
@@ -187,9 +187,15 @@ def _written(
         yield {"prediction": found}, lost
 
 
+_ROWS: dict[str, Callable[[Any, list[str]], dict[str, Any]]] = {
+    "classification": class_row,
+    "multilabel": labels_row,
+    "regression": lambda logits, names: number_row(logits),
+}
 _TASKS = {
     "classification": (_texts, _classes_of_texts),
     "regression": (_texts, _classes_of_texts),
+    "multilabel": (_texts, _classes_of_texts),
     "token_classification": (_words, _tags),
     "image_classification": (_pictures, _classes_of_pictures),
     "causal_lm": (_one_text, _written),
