@@ -200,7 +200,9 @@ def _room(run: FinishedRun, arguments: PredictArguments, config: Any) -> tuple[i
     places, length = places_of(config.get_text_config()), _length(run, arguments)
     new = run.setting("max_new_tokens", arguments.max_new_tokens) or int(min(LENGTH, places // 2))
     if new >= places:
-        raise UsageError(f"--max_new_tokens got {new}; the model takes {places} tokens in all, those of the text too")
+        raise UsageError(
+            f"--max_new_tokens got {new}; the model has {places} places for text and answer together; pass fewer"
+        )
     return new, length if config.is_encoder_decoder else int(min(length, places - new))
 
 

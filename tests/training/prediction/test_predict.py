@@ -129,7 +129,10 @@ def test_prompt_and_answer_have_a_place_in_the_model(llama, finetune, predict, t
         status, printed, _ = predict(data)  # [CLS] and 120 words
     assert status == 0, printed
     status, printed, _ = predict(data, "--max_new_tokens", "64")
-    assert status == 2 and "--max_new_tokens got 64; the model takes 64 tokens in all, those of the text too" in printed
+    assert (
+        status == 2
+        and "--max_new_tokens got 64; the model has 64 places for text and answer together; pass fewer" in printed
+    )
 
 
 def test_texts_are_written_for_texts(t5, finetune, predict, tmp_path) -> None:
