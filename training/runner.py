@@ -27,7 +27,7 @@ from training.settings.common import RunArguments
 from training.trainer.losses import balanced_weights, weighted_loss
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
 from training.trainer.resuming import checkpoint_to_resume, facts_of, identifying, progress
-from training.trainer.stopping import EarlyStopping
+from training.trainer.stopping import BestCheckpoint, EarlyStopping
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
 
@@ -239,8 +239,9 @@ def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
 
 
 def stopping(run: RunArguments) -> list[TrainerCallback]:
-    """Return the callback that ends a run which does not get better, where it was asked for."""
-    return [] if run.early_stopping_patience is None else [EarlyStopping(run.early_stopping_patience)]
+    """Return the callbacks that find the best model, and that end a run which does not get better, if asked for."""
+    ending = [] if run.early_stopping_patience is None else [EarlyStopping(run.early_stopping_patience)]
+    return [BestCheckpoint(), *ending]
 
 
 def _balanced(job: Job) -> Callable[..., Any]:
