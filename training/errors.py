@@ -45,6 +45,31 @@ def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise UsageError(f"{what}: {reason_of(error)}") from error
 
 
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Turn memory that is full, of the device or of the machine, into a sentence.
+
+    Args:
+        remedy: what takes less, as an imperative.
+
+    Raises:
+        RunError: with what the library says.
+
+    >>> with enough_memory("pass a smaller --batch_size"):
+    ...     raise MemoryError
+    Traceback (most recent call last):
+        ...
+    training.errors.RunError: the memory is full (MemoryError); pass a smaller --batch_size
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _FULL.search(f"{type(error).__name__} {error}"):
+            raise
+        raise RunError(f"the memory is full ({reason_of(error)}); {remedy}") from error
+
+
+_FULL = re.compile(r"OutOfMemoryError|out of memory|DefaultCPUAllocator: .*allocate")
 # Errors of the network by their names: huggingface_hub, datasets and their libraries have many, of changing parents.
 _NETWORK = re.compile(r"LocalEntryNotFound|OfflineMode|Connect|Timeout|NetworkError|ProtocolError|SSLError|MaxRetry")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)

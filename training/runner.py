@@ -14,7 +14,7 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
-from training.errors import RunError, UsageError, refused
+from training.errors import RunError, UsageError, enough_memory, refused
 from training.job import Job, plain
 from training.models.adapters import has_subspaces
 from training.names import ADAPTER, TRAINABLE
@@ -29,6 +29,11 @@ from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sha
 from training.trainer.resuming import checkpoint_to_resume, facts_of, identifying, progress
 from training.trainer.stopping import BestCheckpoint, EarlyStopping
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
+
+_SMALLER = (
+    "pass a smaller --per_device_train_batch_size with more --gradient_accumulation_steps, --gradient_checkpointing, "
+    "--bf16 or --load_in_4bit"
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def run_job(job: Job) -> TrainingResult:
     if job.run.dry_run:
         _rehearse(job, model, folder)
         return TrainingResult(folder, job.task.main_metric)
-    metrics = _train(job, model, folder)
+    with enough_memory(_SMALLER):
+        metrics = _train(job, model, folder)
     adapter = folder / ADAPTER
     trainable = adapter / TRAINABLE if (adapter / TRAINABLE).is_dir() else None
     return TrainingResult(folder, job.task.main_metric, adapter, trainable, metrics)

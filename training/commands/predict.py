@@ -15,7 +15,7 @@ from datasets import Dataset
 from dmf import MatrixCompletion
 from dmf.files import complete_file
 from training.commands.complete import CompleteArguments, find_entries
-from training.errors import UsageError
+from training.errors import UsageError, enough_memory
 from training.models.loading import places_of
 from training.names import MATRIX_NAMES, MODEL, PREDICTIONS
 from training.prediction import models
@@ -106,7 +106,8 @@ def predicted(run: FinishedRun, arguments: PredictArguments) -> list[dict[str, A
     columns = wanted(run, arguments)
     data = _read(arguments, columns)
     model, processor = load_trained(run, arguments.model, trust=arguments.trust_remote_code)
-    found = list(predict(run, arguments, model, processor, data, [one.name for one in columns]))
+    with enough_memory("pass a smaller --batch_size"):
+        found = list(predict(run, arguments, model, processor, data, [one.name for one in columns]))
     _tell_of_cuts([lost for _, lost in found])
     if clash := sorted(found[0][0].keys() & set(data.column_names)):
         raise UsageError(f"the column {clash[0]!r} of the data has the name of a prediction; rename it")
