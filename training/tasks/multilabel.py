@@ -18,10 +18,17 @@ from training.job import Task
 from training.reading.lists import labels, truth
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
-from training.tasks.base import CUT, adapter_task, encode_texts, logits_of, replace_columns
+from training.tasks.base import (
+    CUT,
+    adapter_task,
+    encode_texts,
+    logits_of,
+    replace_columns,
+    text_columns,
+    wanted_texts,
+)
 from training.tasks.labels import label_settings, tell_of_alike
 from training.tasks.metrics import AUC, mean_auc
-from training.tasks.text import text_columns, wanted_texts
 
 
 def _averaged(function: Callable[..., Any], average: str) -> Callable[..., float]:

@@ -9,11 +9,11 @@ from training.errors import UsageError
 from training.job import Task
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
+from training.tasks.base import generation_columns
 from training.tasks.chat import chat, chat_columns, dpo, preference_columns
 from training.tasks.labels import row_classes
 from training.tasks.language import causal_lm, seq2seq
 from training.tasks.multilabel import multilabel, multilabel_columns, row_labels
-from training.tasks.text import generation_columns
 from training.tasks.text_classification import class_columns, classification, label_column, number_columns, regression
 from training.tasks.token_classification import row_tags, tag_column, tag_columns, token_classification
 

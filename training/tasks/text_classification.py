@@ -14,10 +14,18 @@ from training.reading.kinds import HIDDEN, class_name, number
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks import glue
-from training.tasks.base import CUT, adapter_task, classes_of, encode_texts, logits_of, replace_columns
+from training.tasks.base import (
+    CUT,
+    adapter_task,
+    classes_of,
+    encode_texts,
+    logits_of,
+    replace_columns,
+    text_columns,
+    wanted_texts,
+)
 from training.tasks.labels import class_counts, label_settings, with_classes, without_test
 from training.tasks.metrics import class_scorer, scorer
-from training.tasks.text import text_columns, wanted_texts
 
 
 def class_columns(data: TextDataArguments) -> list[Wanted]:
