@@ -138,4 +138,4 @@ def _look_at(image: dict[str, Any]) -> _Look:
 
 
 def _opened(image: dict[str, Any]) -> Image.Image:
-    return Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"])
+    return Image.open(image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"]))
