@@ -144,7 +144,7 @@ def _reworded(text: str, words: Mapping[str, str]) -> str:
 
 
 def reason_of(error: Exception, token: str | None = None) -> str:
-    """Return what a library says as one line of readable length: some print whole models.
+    r"""Return what a library says as one line of readable length: some print whole models.
 
     >>> reason_of(ValueError("Linear(\n  x\n)  is not supported")), reason_of(ValueError())
     ('Linear( x ) is not supported', 'ValueError')

@@ -38,8 +38,8 @@ def held_out_groups(groups: Sequence[Hashable], count: int, seed: int) -> np.nda
 
     There are as many as asked for, or up to a group more. The numbers are sorted.
 
-    >>> held_out_groups(["a", "b", "b", "c"], 1, seed=1)
-    array([1, 2])
+    >>> held_out_groups(["a", "b", "b", "c"], 2, seed=1)
+    array([0, 1, 2])
     """
     rows: dict[Hashable, list[int]] = defaultdict(list)
     for row, group in enumerate(groups):
