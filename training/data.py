@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from datasets import Dataset
@@ -12,16 +12,22 @@ from training.errors import UsageError
 from training.reading.folders import VALIDATION_NAMES
 from training.reading.sources import Reader, column_names, read_source, refuse_unused
 from training.reading.tables import Wanted
-from training.samples import drawn_rows, held_out_rows, rows_per_class
+from training.samples import drawn_rows, held_out_groups, held_out_rows, rows_per_class
 from training.settings.data import DataArguments
 
 Splits = dict[str, Dataset]
 Classes = Callable[[Dataset], Sequence[Sequence[str]]]  # the names of the classes of each row
+Groups = Callable[[Dataset], Sequence[Hashable]]  # of each row
 _FEW = 20  # up to so many classes may have one row each
 
 
 def load_splits(
-    data: DataArguments, wanted: Sequence[Wanted], *, classes: Classes | None = None, images: bool = False
+    data: DataArguments,
+    wanted: Sequence[Wanted],
+    *,
+    classes: Classes | None = None,
+    groups: Groups | None = None,
+    images: bool = False,
 ) -> Splits:
     """Load training and validation data, and test data if there are any; each a `Dataset` with at least one row.
 
@@ -29,6 +35,7 @@ def load_splits(
         data: where they come from; see its help.
         wanted: the columns that are read.
         classes: of each row; what is held out has a share of each, and of each something stays to train on.
+        groups: of rows that are held out together, since they show the same.
         images: a folder holds images in a folder for each class.
 
     Raises:
@@ -48,7 +55,7 @@ def load_splits(
         if found is not None:
             splits[name] = found(wanted)
     if "validation" not in splits:
-        splits["train"], splits["validation"] = _hold_out(splits["train"], data, classes)
+        splits["train"], splits["validation"] = _hold_out(splits["train"], data, classes, groups)
     splits["train"] = _training_rows(splits["train"], data, classes)
     for name in splits.keys() - {"train"}:
         splits[name] = _subsample(splits[name], getattr(data, f"num_{name}_samples"), data)
@@ -89,7 +96,9 @@ def _other_split(loaded: dict[str, Reader], name: str, data: DataArguments, imag
     return _pick(parts, wanted, f"--{name}_split") if wanted else next(iter(parts.values()))
 
 
-def _hold_out(train: Dataset, data: DataArguments, classes: Classes | None) -> tuple[Dataset, Dataset]:
+def _hold_out(
+    train: Dataset, data: DataArguments, classes: Classes | None, groups: Groups | None
+) -> tuple[Dataset, Dataset]:
     if len(train) < 2:
         raise UsageError(
             f"{len(train)} sample cannot be split into training and validation; pass more, or --validation_data"
@@ -97,9 +106,13 @@ def _hold_out(train: Dataset, data: DataArguments, classes: Classes | None) -> t
     names = [()] * len(train) if classes is None else classes(train)
     _refuse_single_classes(names)
     count = min(max(1, round(data.validation_fraction * len(train))), len(train) - 1)
-    chosen = held_out_rows(names, count, data.sample_seed)
+    if groups is None:
+        chosen = held_out_rows(names, count, data.sample_seed)
+    else:
+        chosen = held_out_groups(groups(train), count, data.sample_seed)
     if not len(chosen):
-        raise UsageError("each class has one row, so that none can be held out; pass more, or --validation_data")
+        what = "each class has one row" if groups is None else "all rows show the same"
+        raise UsageError(f"{what}, so that none can be held out; pass more, or --validation_data")
     others = np.setdiff1d(np.arange(len(train)), chosen)
     order = np.random.default_rng([data.sample_seed, 1]).permutation(len(others))
     return train.select(others[order]), train.select(chosen)

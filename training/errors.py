@@ -13,6 +13,7 @@ from typing import Any
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}")
 _SECRET_SETTING = re.compile(r"(^|_)(token|password|secret|api_key)($|_)")
 HIDDEN = "<hidden>"
+_LONGEST = 400  # letters of what a library says
 
 
 class UsageError(ValueError):
@@ -41,9 +42,34 @@ def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
     except (UsageError, RunError):
         raise
     except kinds as error:
-        raise UsageError(f"{what}: {redacted(str(error))}") from error
+        raise UsageError(f"{what}: {reason_of(error)}") from error
 
 
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Turn memory that is full, of the device or of the machine, into a sentence.
+
+    Args:
+        remedy: what takes less, as an imperative.
+
+    Raises:
+        RunError: with what the library says.
+
+    >>> with enough_memory("pass a smaller --batch_size"):
+    ...     raise MemoryError
+    Traceback (most recent call last):
+        ...
+    training.errors.RunError: the memory is full (MemoryError); pass a smaller --batch_size
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _FULL.search(f"{type(error).__name__} {error}"):
+            raise
+        raise RunError(f"the memory is full ({reason_of(error)}); {remedy}") from error
+
+
+_FULL = re.compile(r"OutOfMemoryError|out of memory|DefaultCPUAllocator: .*allocate")
 # Errors of the network by their names: huggingface_hub, datasets and their libraries have many, of changing parents.
 _NETWORK = re.compile(r"LocalEntryNotFound|OfflineMode|Connect|Timeout|NetworkError|ProtocolError|SSLError|MaxRetry")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
@@ -58,7 +84,7 @@ def loading_error(what: str, error: Exception, token: str | None = None, aim: st
         token: which the text must not show.
         aim: what it is loaded for, as " for --task x".
     """
-    reason = redacted(str(error) or type(error).__name__, token)
+    reason = reason_of(error, token)
     causes = list(_causes(error))
     disk = next((one for one in causes if isinstance(one, OSError) and one.errno in _DISK), None)
     if disk is not None:
@@ -115,6 +141,16 @@ def _reworded(text: str, words: Mapping[str, str]) -> str:
     for name, word in words.items():
         text = text.replace(name, word)
     return text
+
+
+def reason_of(error: Exception, token: str | None = None) -> str:
+    r"""Return what a library says as one line of readable length: some print whole models.
+
+    >>> reason_of(ValueError("Linear(\n  x\n)  is not supported")), reason_of(ValueError())
+    ('Linear( x ) is not supported', 'ValueError')
+    """
+    text = " ".join(redacted(str(error), token).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 def redacted(text: str, *secrets: str | None) -> str:

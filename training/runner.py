@@ -14,7 +14,7 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
-from training.errors import RunError, UsageError, refused
+from training.errors import RunError, UsageError, enough_memory, refused
 from training.job import Job, plain
 from training.models.adapters import has_subspaces
 from training.names import ADAPTER, TRAINABLE
@@ -27,8 +27,13 @@ from training.settings.common import RunArguments
 from training.trainer.losses import balanced_weights, weighted_loss
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
 from training.trainer.resuming import checkpoint_to_resume, facts_of, identifying, progress
-from training.trainer.stopping import EarlyStopping
+from training.trainer.stopping import BestCheckpoint, EarlyStopping
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
+
+_SMALLER = (
+    "pass a smaller --per_device_train_batch_size with more --gradient_accumulation_steps, --gradient_checkpointing, "
+    "--bf16 or --load_in_4bit"
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def run_job(job: Job) -> TrainingResult:
     if job.run.dry_run:
         _rehearse(job, model, folder)
         return TrainingResult(folder, job.task.main_metric)
-    metrics = _train(job, model, folder)
+    with enough_memory(_SMALLER):
+        metrics = _train(job, model, folder)
     adapter = folder / ADAPTER
     trainable = adapter / TRAINABLE if (adapter / TRAINABLE).is_dir() else None
     return TrainingResult(folder, job.task.main_metric, adapter, trainable, metrics)
@@ -239,8 +245,9 @@ def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:
 
 
 def stopping(run: RunArguments) -> list[TrainerCallback]:
-    """Return the callback that ends a run which does not get better, where it was asked for."""
-    return [] if run.early_stopping_patience is None else [EarlyStopping(run.early_stopping_patience)]
+    """Return the callbacks that find the best model, and that end a run which does not get better, if asked for."""
+    ending = [] if run.early_stopping_patience is None else [EarlyStopping(run.early_stopping_patience)]
+    return [BestCheckpoint(), *ending]
 
 
 def _balanced(job: Job) -> Callable[..., Any]:
@@ -249,10 +256,11 @@ def _balanced(job: Job) -> Callable[..., Any]:
     Raises:
         UsageError: the task has no classes, or labels are to be smoothed, which this loss does not do.
     """
-    if not job.task.counts or job.run.label_smoothing_factor:
+    several = job.task.classes_of is not None
+    if not several or job.run.label_smoothing_factor:
         raise UsageError(
-            f"--balance_classes is for classes, without --label_smoothing_factor; --task {job.task.name} has "
-            f"{'some: leave the smoothing out' if job.task.counts else 'none, so leave it out'}"
+            f"--balance_classes is for classes that exclude each other, without --label_smoothing_factor; --task "
+            f"{job.task.name} has {'some: leave the smoothing out' if several else 'none, so leave it out'}"
         )
     return weighted_loss(balanced_weights(job.task.counts["train"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -30,6 +30,25 @@ def held_out_rows(names: Names, count: int, seed: int) -> np.ndarray:
         if len(chosen) < count and all(left[name] > 1 for name in own):
             left.subtract(own)
             chosen.append(int(row))
+    return np.sort(np.asarray(chosen, dtype=np.int64))
+
+
+def held_out_groups(groups: Sequence[Hashable], count: int, seed: int) -> np.ndarray:
+    """Choose rows to validate on, whole groups of them, such as the captions of a picture; one group at least stays.
+
+    There are as many as asked for, or up to a group more. The numbers are sorted.
+
+    >>> held_out_groups(["a", "b", "b", "c"], 2, seed=1)
+    array([0, 1, 2])
+    """
+    rows: dict[Hashable, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups):
+        rows[group].append(row)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    chosen: list[int] = []
+    for group in list(dict.fromkeys(groups[row] for row in order))[: len(rows) - 1]:
+        if len(chosen) < count:
+            chosen += rows[group]
     return np.sort(np.asarray(chosen, dtype=np.int64))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from dmf import MatrixCompletion
 from dmf.files import complete_file
 from training.errors import RunError, UsageError, public_settings
 from training.names import FIGURE, FIT, MATRIX_NAMES, MODEL, PREDICTIONS, RESULTS
-from training.reading.kinds import number, written
+from training.reading.kinds import Placed, number, written
 from training.reading.names import find_names, number_names
 from training.reading.sources import read_source, refuse_unused
 from training.reading.tables import Wanted
@@ -128,12 +128,16 @@ def read_entries(arguments: CompleteArguments) -> Entries:
     if arguments.data is None:
         raise UsageError("no data to complete were named; pass --data with a file of rows, columns and values")
     refuse_unused(arguments, [arguments.data, arguments.predict])
-    table = read_columns(arguments.data, arguments, with_values=True)
+    table, place = read_columns(arguments.data, arguments, with_values=True)
     values = table[arguments.value_column].to_numpy(dtype=float)
     (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
-    if twice := int(pd.DataFrame({"row": rows, "column": columns}).duplicated().sum()):
+    twice = np.flatnonzero(pd.DataFrame({"row": rows, "column": columns}).duplicated())
+    if len(twice):
+        second = twice[0]
+        first = np.flatnonzero((rows == rows[second]) & (columns == columns[second]))[0]
         raise UsageError(
-            f"{twice} entries of {arguments.data} are duplicates; each pair of row and column may have one value"
+            f"{len(twice)} entries of {arguments.data} are duplicates, the first is {place(second)} (and "
+            f"{place(first)}); each pair of row and column may have one value"
         )
     return Entries(rows, columns, values, {"rows": row_names, "columns": column_names})
 
@@ -148,18 +152,22 @@ def decisive(arguments: CompleteArguments, entries: Entries) -> dict[str, Any]:
     return settings | {"entries": digest.hexdigest()}
 
 
-def read_columns(path: str, arguments: CompleteArguments, *, with_values: bool) -> pd.DataFrame:
-    """Read the columns of a file that name entries, and their values if asked for.
+def read_columns(
+    path: str, arguments: CompleteArguments, *, with_values: bool
+) -> tuple[pd.DataFrame, Callable[[int], str]]:
+    """Read the columns of a file that name entries, and their values if asked for; and where a row stands.
 
     Raises:
         UsageError: it cannot be read, a column is missing or has empty entries, or a value is not a finite number.
     """
-    wanted = [Wanted(getattr(arguments, name), written, f"--{name}") for name in PAIRS]
+    placed = Placed(written)
+    kinds = (placed, written)
+    wanted = [Wanted(getattr(arguments, name), kind, f"--{name}") for name, kind in zip(PAIRS, kinds, strict=True)]
     wanted += [Wanted(arguments.value_column, number, "--value_column")] if with_values else []
     splits = read_source(path, arguments)
     if len(splits) > 1:
         raise UsageError(f"{path} has the splits {list(splits)}; pass the file of one of them")
-    return next(iter(splits.values()))(wanted).to_pandas()
+    return next(iter(splits.values()))(wanted).to_pandas(), placed.place
 
 
 def hold_out(count: int, arguments: CompleteArguments) -> np.ndarray:
@@ -218,7 +226,7 @@ def find_entries(names: dict[str, list[str]], arguments: CompleteArguments) -> Q
     Raises:
         UsageError: as `read_columns`.
     """
-    table = read_columns(str(arguments.predict), arguments, with_values=False)
+    table, _ = read_columns(str(arguments.predict), arguments, with_values=False)
     numbers, unknown = [], {}
     for (side, known), option_name in zip(names.items(), PAIRS, strict=True):
         column = getattr(arguments, option_name)

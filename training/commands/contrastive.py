@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from training.data import load_splits
 from training.errors import UsageError
@@ -10,7 +11,7 @@ from training.job import Job, take_hub_options
 from training.pairs.arguments import MethodArguments, PairDataArguments, PairModelArguments
 from training.pairs.method import make_temperature
 from training.pairs.processor import load_pair_processor, tower_names
-from training.pairs.task import pair_columns, pair_task
+from training.pairs.task import first_entries, pair_columns, pair_task
 from training.runner import run_job
 from training.settings.adapter import AdapterArguments
 from training.settings.common import COMMON, RunArguments
@@ -26,8 +27,9 @@ DESCRIPTION = """Train on pairs: a CLIP-like model or two towers, with adapters,
       --second_text_column answer
 
 A file has a column with paths of images, and one with texts; a folder of images has a metadata.jsonl or metadata.csv
-with the columns file_name and text. Pairs with the same text are not contrasted with each other. Every step contrasts
-the pairs of all processes; accumulated batches do not see each other."""
+with the columns file_name and text. Pairs with the same picture or the same text are not contrasted with each other:
+several captions of a picture have a row each. Every step contrasts the pairs of all processes; accumulated batches do
+not see each other."""
 SHOWN = (
     "model", "image_model", "text_model", "dataset", "image_column", "text_column", "second_text_column", "loss",
     "temperature", "schedule", "swap", *COMMON,
@@ -63,7 +65,8 @@ def build_job(
     tower_names(model, data)
     make_temperature(method, None)
     run.remove_unused_columns = False  # the columns that models take exist only in batches
-    splits = load_splits(data, pair_columns(data), images=data.second_text_column is None)
+    groups = partial(first_entries, data=data)
+    splits = load_splits(data, pair_columns(data), groups=groups, images=data.second_text_column is None)
     task = pair_task(splits, data, method, seed=run.seed, batch=run.per_device_train_batch_size * run.world_size)
     processor = load_pair_processor(model, data, token)
     return Job(

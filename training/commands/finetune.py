@@ -72,9 +72,10 @@ def build_job(
 
 def _check(task: Task, data: TextDataArguments, head: HeadArguments, run: RunArguments) -> None:
     """Raise if an option has no meaning for the task."""
-    if head.normalized_head and task.label_names is None:
+    one_of_several = task.classes_of is not None
+    if head.normalized_head and not one_of_several:
         raise UsageError(f"--normalized_head needs classes to tell apart; --task {task.name} has none")
-    if run.label_smoothing_factor and (task.num_labels == 1 or task.own_loss):
+    if run.label_smoothing_factor and (task.own_loss or (task.num_labels and not one_of_several)):
         raise UsageError(f"--label_smoothing_factor smooths classes; --task {task.name} has none, so leave it out")
     if data.predict_with_generate and not task.generates:
         raise UsageError(f"--predict_with_generate needs --task seq2seq; --task {task.name} has no text to compare")

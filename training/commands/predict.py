@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from datasets import Dataset
 from dmf import MatrixCompletion
 from dmf.files import complete_file
 from training.commands.complete import CompleteArguments, find_entries
-from training.errors import UsageError
+from training.errors import UsageError, enough_memory
+from training.models.loading import places_of
 from training.names import MATRIX_NAMES, MODEL, PREDICTIONS
 from training.prediction import models
-from training.prediction.rows import class_row, number_row, tag_row
+from training.prediction.rows import class_row, labels_row, number_row, tag_row
 from training.prediction.runs import FinishedRun, load_trained, read_run
 from training.reading.kinds import picture, text
 from training.reading.lists import words as word_lists
@@ -53,14 +54,15 @@ class PredictArguments(FileArguments):
     text_pair_column: str | None = option(None, "Column with the second texts, if it has another name in the run.")
     image_column: str | None = option(None, "Column with the images, if it has another name in the run.")
     max_length: int | None = option(None, "Tokens after which a text is cut off; as in the run if unset.")
-    max_new_tokens: int = option(LENGTH, "Largest number of tokens to generate.")
+    max_new_tokens: int | None = option(None, "Largest number of tokens to generate; as in the run if unset, or 128.")
     batch_size: int = option(32, "Rows at a time.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} got {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} got {value}; it must be at least 1")
         if self.output is not None and Path(self.output).suffix not in (".csv", ".jsonl"):
             raise UsageError(f"--output got {self.output!r}; it must end in .csv or .jsonl")
 
@@ -104,8 +106,11 @@ def predicted(run: FinishedRun, arguments: PredictArguments) -> list[dict[str, A
     columns = wanted(run, arguments)
     data = _read(arguments, columns)
     model, processor = load_trained(run, arguments.model, trust=arguments.trust_remote_code)
-    found = list(predict(run, arguments, model, processor, data, [one.name for one in columns]))
+    with enough_memory("pass a smaller --batch_size"):
+        found = list(predict(run, arguments, model, processor, data, [one.name for one in columns]))
     _tell_of_cuts([lost for _, lost in found])
+    if clash := sorted(found[0][0].keys() & set(data.column_names)):
+        raise UsageError(f"the column {clash[0]!r} of the data has the name of a prediction; rename it")
     return [_shown(row) | new for row, (new, _) in zip(data, found, strict=True)]
 
 
@@ -160,7 +165,7 @@ def _classes_of_texts(
 ) -> Iterable[tuple[dict[str, Any], int]]:
     length, batch = _length(run, arguments), arguments.batch_size
     for logits, lost in models.classify_texts(model, tokenizer, data, columns, length, batch):
-        yield (class_row(logits, run.names) if run.names else number_row(logits)), lost
+        yield _ROWS[run.task](logits, run.names), lost
 
 
 def _classes_of_pictures(
@@ -181,15 +186,36 @@ def _tags(
 def _written(
     run: FinishedRun, arguments: PredictArguments, model: Any, tokenizer: Any, data: Dataset, columns: list[str]
 ) -> Iterable[tuple[dict[str, Any], int]]:
-    settings = {"max_new_tokens": arguments.max_new_tokens, "num_beams": int(run.setting("num_beams") or 1)}
-    length, batch = _length(run, arguments), arguments.batch_size
+    new, length = _room(run, arguments, model.config)
+    settings, batch = {"max_new_tokens": new, "num_beams": int(run.setting("num_beams") or 1)}, arguments.batch_size
     for found, lost in models.write_texts(model, tokenizer, data, columns[0], length, batch, **settings):
         yield {"prediction": found}, lost
 
 
+def _room(run: FinishedRun, arguments: PredictArguments, config: Any) -> tuple[int, int]:
+    """Return how many tokens are written, and after how many a text is cut off.
+
+    Raises:
+        UsageError: the model has no places for both.
+    """
+    places, length = places_of(config.get_text_config()), _length(run, arguments)
+    new = run.setting("max_new_tokens", arguments.max_new_tokens) or int(min(LENGTH, places // 2))
+    if new >= places:
+        raise UsageError(
+            f"--max_new_tokens got {new}; the model has {places} places for text and answer together; pass fewer"
+        )
+    return new, length if config.is_encoder_decoder else int(min(length, places - new))
+
+
+_ROWS: dict[str, Callable[[Any, list[str]], dict[str, Any]]] = {
+    "classification": class_row,
+    "multilabel": labels_row,
+    "regression": lambda logits, names: number_row(logits),
+}
 _TASKS = {
     "classification": (_texts, _classes_of_texts),
     "regression": (_texts, _classes_of_texts),
+    "multilabel": (_texts, _classes_of_texts),
     "token_classification": (_words, _tags),
     "image_classification": (_pictures, _classes_of_pictures),
     "causal_lm": (_one_text, _written),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from deep_lora import DeepLoraConfig
-from training.errors import UsageError
+from training.errors import UsageError, reason_of
 from training.models.loading import Base
 from training.settings.adapter import AdapterArguments
 from training.settings.files import read_mapping
 
 PEFT_HEADS = ("classifier", "score")
+# Of values, of names, of what is not installed, and of regular expressions.
+_REFUSALS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ImportError, re.error)
 
 
 def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Base) -> PeftConfig:
@@ -46,8 +49,8 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
         return DeepLoraConfig(**fields) if arguments.adapter == "deep_lora" else _lora_config(arguments, fields)
     except UsageError:
         raise
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"the adapter cannot be set up: {error}") from error
+    except _REFUSALS as error:
+        raise UsageError(f"the adapter cannot be set up: {reason_of(error)}") from error
 
 
 def _lora_config(arguments: AdapterArguments, fields: dict[str, Any]) -> LoraConfig:
@@ -66,10 +69,10 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
     """
     try:
         return peft.get_peft_model(model, config)
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+    except _REFUSALS as error:
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         raise UsageError(
-            f"the adapter does not fit the model: {error}; its linear layers are called {_shortened(linear)}"
+            f"the adapter does not fit the model: {reason_of(error)}; its linear layers are called {_shortened(linear)}"
         ) from error
 
 
@@ -140,8 +143,10 @@ def _from_file(path: Path, peft_task: str | None, whole: list[str] | None) -> Pe
     fields = read_fields(path)
     config_class = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(str(fields.pop("peft_type")).upper())]
     fields.setdefault("task_type", peft_task)
+    fields["inference_mode"] = False  # saved configurations have it, and with it nothing is trained
     if whole and "modules_to_save" in getattr(config_class, "__dataclass_fields__", {}):
-        fields["modules_to_save"] = _outermost([*(fields.get("modules_to_save") or []), *whole])
+        given = fields.get("modules_to_save") or []
+        fields["modules_to_save"] = _outermost([*([given] if isinstance(given, str) else given), *whole])
     return config_class(**fields)
 
 

@@ -135,12 +135,16 @@ def fitted_length(arguments: ModelArguments, wanted: int | None, token: str | No
         config = transformers.AutoConfig.from_pretrained(name, **_loading_settings(arguments, token)).get_text_config()
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise loading_error(f"the configuration of {name}", error, token) from error
-    places = getattr(config, "max_position_embeddings", None) or math.inf
-    if config.model_type in _AFTER_PADDING:
-        places -= (getattr(config, "pad_token_id", None) or 0) + 1
+    places = places_of(config)
     if wanted is not None and wanted > places:
         raise UsageError(f"--max_length got {wanted}; {name} takes at most {places} tokens")
     return int(wanted or min(usual, places))
+
+
+def places_of(config: Any) -> float:
+    """Return how many tokens a model of texts has places for; infinity if its configuration sets no limit."""
+    places: float = getattr(config, "max_position_embeddings", None) or math.inf
+    return places - (getattr(config, "pad_token_id", None) or 0) - 1 if config.model_type in _AFTER_PADDING else places
 
 
 def model_name(arguments: ModelArguments) -> str:

@@ -30,7 +30,7 @@ class PairDataArguments(DataArguments):
     second_text_column: str | None = option(None, "Column with the second text, for pairs of two texts.")
     label_column: str | None = option(
         None, "Column that says what a pair shows. Pairs that show the same are not contrasted with each other; "
-        "without it, pairs with the same --text_column show the same.",
+        "without it, pairs with the same picture or the same text do.",
     )  # fmt: skip
     max_length: int | None = option(
         None, "Tokens after which a text is cut off; if unset, as many as the model takes, at most 128."

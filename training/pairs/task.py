@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import nn
 from transformers import EvalPrediction, TrainerCallback
 
@@ -24,6 +29,7 @@ from training.reading.pictures import readable
 from training.reading.tables import Wanted
 
 KS = (1, 5)
+_PART = 256  # pictures whose bytes are in memory at a time
 SCORES_AGAINST_STEPS = (
     ("recall@1", "recall@5"),
     ("gap", "paired_distance", "distribution_gap"),
@@ -63,7 +69,7 @@ def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, 
         UsageError: images cannot be read, or there is nothing to contrast with.
     """
     columns = [one.name for one in pair_columns(data)][:2]
-    shown = data.label_column or data.text_column
+    shown = [data.label_column] if data.label_column else columns
     _require_several(splits, batch)
     if not data.second_text_column:
         splits = {
@@ -88,6 +94,37 @@ def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, 
         scores=("tau", *_names_of_scores(names)),
         panels=SCORES_AGAINST_STEPS,
     )
+
+
+def first_entries(split: Dataset, data: PairDataArguments) -> list[str]:
+    """Return what tells the first entries of pairs apart: several captions of one picture are held out together."""
+    return _entries(split, pair_columns(data)[0].name)
+
+
+def _entries(split: Dataset, column: str) -> list[str]:
+    """Return a text for each entry of a column; of pictures, their path, or a digest of their bytes."""
+    found = []
+    for part in split.select_columns([column]).iter(batch_size=_PART):
+        for value in part[column]:
+            if isinstance(value, dict):
+                held = value["bytes"]
+                value = value["path"] if held is None else hashlib.sha256(held).hexdigest()
+            found.append(str(value))
+    return found
+
+
+def numbers_of(split: Dataset, columns: Sequence[str]) -> np.ndarray:
+    """Number what pairs show: pairs have one number if they share an entry of a column, or each with a third one.
+
+    A picture with several captions, a caption of several pictures, and whatever they are linked by, is one thing.
+    """
+    count = len(split)
+    keys = [np.unique(np.asarray(_entries(split, name), dtype=object), return_inverse=True)[1] for name in columns]
+    ends = np.concatenate([count + number * count + key for number, key in enumerate(keys)])
+    rows = np.tile(np.arange(count), len(keys))
+    size = count * (1 + len(keys))
+    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, ends)), shape=(size, size))
+    return connected_components(links, directed=False)[1][:count].astype(np.int64)
 
 
 def score_pairs(prediction: EvalPrediction, names: tuple[str, str] = ("x", "y")) -> dict[str, float]:
@@ -119,13 +156,12 @@ def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
     return [SwapCountCallback(), *following]
 
 
-def _encode(splits: Splits, processor: Any, *, columns: list[str], shown: str) -> Splits:
+def _encode(splits: Splits, processor: Any, *, columns: list[str], shown: list[str]) -> Splits:
     """Rename the columns as the collator knows them; texts and images are encoded batch by batch."""
     encoded = {}
     for name, split in splits.items():
-        numbers = np.unique(np.asarray(split[shown], dtype=object).astype(str), return_inverse=True)[1]
         named = split.select_columns(columns).rename_columns(dict(zip(columns, (X, Y), strict=True)))
-        encoded[name] = named.add_column(IDS, numbers)
+        encoded[name] = named.add_column(IDS, numbers_of(split, shown))
     return encoded
 
 

@@ -22,6 +22,20 @@ def class_row(logits: Float[Tensor, " classes"], names: Sequence[str]) -> dict[s
     return {"prediction": names[best], "probability": probabilities[best], **each}
 
 
+def labels_row(logits: Float[Tensor, " labels"], names: Sequence[str]) -> dict[str, Any]:
+    """Return the labels that are likelier than not, and the probabilities of all.
+
+    >>> labels_row(torch.tensor([3.0, -3.0, 1.0]), ["a", "b", "c"])["prediction"]
+    ['a', 'c']
+    """
+    probabilities = torch.sigmoid(logits.double()).tolist()
+    held = [name for name, value in zip(names, probabilities, strict=True) if value > 0.5]
+    return {
+        "prediction": held,
+        **{f"probability of {name}": one for name, one in zip(names, probabilities, strict=True)},
+    }
+
+
 def number_row(logits: Float[Tensor, " 1"]) -> dict[str, Any]:
     """Return the predicted number."""
     return {"prediction": float(logits.reshape(-1)[0])}

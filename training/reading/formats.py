@@ -14,7 +14,7 @@ from training.errors import UsageError
 from training.reading.conll import read_conll
 from training.reading.delimited import read_delimited
 from training.reading.json_rows import read_json
-from training.reading.lists import tags, words
+from training.reading.lists import labels, tags, words
 from training.reading.rows import Fault, Record, collect
 from training.reading.tables import Table, Wanted, of_data_set
 from training.reading.text_files import PACKED_SUFFIXES, lines_of
@@ -68,7 +68,7 @@ def _delimited(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: Fil
 
 
 def _json(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
-    lists = [one.name for one in wanted if one.kind in (words, tags)]
+    lists = [one.name for one in wanted if one.kind in (words, tags, labels)]
     rows = read_json(path, lines, [one.name for one in wanted], lists)
     return Table(rows.names, rows.columns, **_lines_as_places(path, rows.places, rows.unit))
 

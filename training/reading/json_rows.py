@@ -42,7 +42,7 @@ def read_json(
     unit, rows = _rows(path, lines, wanted, lists)
     for line, row in rows:
         if not isinstance(row, dict):
-            raise UsageError(f"{unit} {line} of {path} is {type(row).__name__}, but no object; {_SHAPES}")
+            raise UsageError(f"{unit} {line} of {path} is {type(row).__name__}, not an object; {_SHAPES}")
         names.update(dict.fromkeys(row))
         places.append(line)
         for name, values in columns.items():

@@ -29,6 +29,7 @@ HIDDEN = -1  # the label of rows whose class a benchmark keeps to itself
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _SHOWN = 40
+_TRUTHS = {"true": "True", "false": "False"}
 
 
 class Column(NamedTuple):
@@ -63,6 +64,27 @@ Typed = tuple[pa.Array | pa.ChunkedArray, Any]
 Kind = Callable[[Column], Typed]
 
 
+class Placed:
+    """A kind that remembers the columns it was given, one below the other, to tell where a row stands."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.columns: list[Column] = []
+
+    def __call__(self, column: Column) -> Typed:
+        """Return what the kind returns."""
+        self.columns.append(column)
+        return self.kind(column)
+
+    def place(self, row: int) -> str:
+        """Return where a row stands, such as "line 7 of data.csv"."""
+        for column in self.columns:
+            if row < len(column.values):
+                return column.place(row)
+            row -= len(column.values)
+        raise IndexError(row)
+
+
 def shown(value: object) -> str:
     """Return the value for an error, cut to a readable length."""
     text = repr(value)
@@ -90,7 +112,8 @@ def written(column: Column) -> Typed:
 def class_name(column: Column) -> Typed:
     """Return names of classes, or numbers of classes that the data set names; spaces at their ends do not count.
 
-    Where all others are numbers, words such as NA are nothing.
+    Where all others are numbers, words such as NA are nothing. Where all are true or false, they are the same in any
+    spelling: JSON and Excel write them in other letters than pandas.
 
     Raises:
         UsageError: column and line of a real number, of something that is neither a number nor a text, or of a class
@@ -103,6 +126,8 @@ def class_name(column: Column) -> Typed:
     if (others := known - MISSING_WORDS) and others < known and are_numbers(others):
         names = [None if name in MISSING_WORDS else name for name in names]
         known = others
+    if known and {name.lower() for name in known} <= _TRUTHS.keys():
+        names = [name and _TRUTHS[name.lower()] for name in names]
     if known and are_numbers(known):
         for row, name in enumerate(names):
             if name is not None and float(name) % 1:

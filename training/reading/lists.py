@@ -1,12 +1,14 @@
-"""Columns that hold a list in each row: words, and a tag for each word."""
+"""Columns that hold a list in each row: words, a tag for each word, or labels; and columns of 0 and 1, one a label."""
 
 from __future__ import annotations
 
 import ast
 import io
 import json
+import re
 import tokenize
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from datasets import ClassLabel
@@ -14,7 +16,23 @@ from datasets import ClassLabel
 from training.reading.kinds import Column, Typed, plain
 
 NO_TAG = "-100"  # of words that have none, as torch and transformers mark them
-_LISTS = "write lists of texts, or texts separated by spaces"
+_TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
+
+
+class _Listing(NamedTuple):
+    """What is listed, how a text lists it, and the remedy for what does not."""
+
+    unit: str
+    split: Callable[[str], list[str]]
+    remedy: str
+
+
+_WORDS = _Listing("tag", str.split, "write lists of texts, or texts separated by spaces")
+_LABELS = _Listing(
+    "label",
+    lambda text: [part.strip() for part in re.split("[,;|]", text) if part.strip()],
+    "write lists of labels, or labels separated by commas",
+)
 
 
 def words(column: Column) -> Typed:
@@ -23,21 +41,54 @@ def words(column: Column) -> Typed:
     Raises:
         UsageError: column and line of a value that is neither.
     """
-    return pa.array(_entries(column, {}), pa.list_(pa.string())), None
+    return pa.array(_entries(column, {}, _WORDS), pa.list_(pa.string())), None
 
 
 def tags(column: Column) -> Typed:
     """Return the tags of each row, as `words` does; by name, where the data set numbers them; -100 is `NO_TAG`.
 
     Raises:
-        UsageError: column and line of what is none.
+        UsageError: column and line of a value that is neither.
     """
+    names = _names_of(column)
+    named = names | {int(NO_TAG): NO_TAG} if names else names
+    return pa.array(_entries(column, named, _WORDS), pa.list_(pa.string())), None
+
+
+def labels(column: Column) -> Typed:
+    """Return the labels of each row: a list, a list that was written as text, or a text with commas between labels.
+
+    A comma can be a semicolon or a bar. A row in which nothing is written has no label.
+
+    Raises:
+        UsageError: column and line of a value that is neither.
+    """
+    found = _entries(column, _names_of(column), _LABELS)
+    return pa.array([[name.strip() for name in row or ()] for row in found], pa.list_(pa.string())), None
+
+
+def truth(column: Column) -> Typed:
+    """Return whether each row has a label: 1 and 0, or true and false.
+
+    Raises:
+        UsageError: column and line of another value.
+    """
+    found: list[bool | None] = []
+    for row, value in enumerate(column.listed()):
+        word = str(value).strip().lower()
+        if value is not None and word not in (*_TRUE, *_FALSE):
+            raise column.wrong(row, value, "it must be 1 or 0 (true or false): whether the row has this label")
+        found.append(None if value is None else word in _TRUE)
+    return pa.array(found, pa.bool_()), None
+
+
+def _names_of(column: Column) -> dict[int, str]:
+    """Return the names that the data set gives to the numbers in its lists."""
     inner = getattr(column.feature, "feature", None)
-    names = dict(enumerate(inner.names)) | {int(NO_TAG): NO_TAG} if isinstance(inner, ClassLabel) else {}
-    return pa.array(_entries(column, names), pa.list_(pa.string())), None
+    return dict(enumerate(inner.names)) if isinstance(inner, ClassLabel) else {}
 
 
-def _entries(column: Column, names: dict[int, str]) -> list[list[str] | None]:
+def _entries(column: Column, names: dict[int, str], listing: _Listing) -> list[list[str] | None]:
     found = column.listed()
     texts = [value for value in found if isinstance(value, str)]
     bracketed = bool(texts) and all(value.strip()[:1] == "[" and value.strip()[-1:] == "]" for value in texts)
@@ -45,20 +96,20 @@ def _entries(column: Column, names: dict[int, str]) -> list[list[str] | None]:
     for row, value in enumerate(found):
         entries = value
         if isinstance(value, str):
-            entries = _of_text(column, row, value, bracketed)
+            entries = _of_text(column, row, value, bracketed, listing)
         if entries is not None and not isinstance(entries, (list, tuple)):
-            raise column.wrong(row, value, _LISTS)
-        rows.append(None if entries is None else [_name(column, row, entry, names) for entry in entries])
+            raise column.wrong(row, value, listing.remedy)
+        rows.append(None if entries is None else [_name(column, row, entry, names, listing.unit) for entry in entries])
     return rows
 
 
-def _of_text(column: Column, row: int, value: str, bracketed: bool) -> list[Any] | None:
+def _of_text(column: Column, row: int, value: str, bracketed: bool, listing: _Listing) -> list[Any] | None:
     listed = _list_of(value.strip()) if bracketed or value.strip()[:2] in ("['", '["') else None
     if listed is not None and bracketed:
         return listed
     if listed is not None or value.strip()[:2] in ("['", '["'):
-        raise column.wrong(row, value, f"it looks like a list, but is not one, or others are not: {_LISTS}")
-    return value.split() or None
+        raise column.wrong(row, value, f"it looks like a list, but is not one, or others are not: {listing.remedy}")
+    return listing.split(value) or None
 
 
 def _list_of(value: str) -> list[Any] | None:
@@ -80,10 +131,12 @@ def _list_of(value: str) -> list[Any] | None:
     return found if isinstance(found, list) and not glued else None
 
 
-def _name(column: Column, row: int, entry: Any, names: dict[int, str]) -> str:
+def _name(column: Column, row: int, entry: Any, names: dict[int, str], unit: str) -> str:
     if names:
         if entry not in names:
-            raise column.wrong(row, entry, f"each tag must be the number of one of {len(names) - 1} tags, or {NO_TAG}")
+            known = sum(name != NO_TAG for name in names.values())
+            others = f", or {NO_TAG}" if int(NO_TAG) in names else ""
+            raise column.wrong(row, entry, f"each {unit} must be the number of one of {known} {unit}s{others}")
         return names[entry]
     if (name := plain(entry)) is None:
         raise column.wrong(row, entry, "each entry of a list must be a text or a number")

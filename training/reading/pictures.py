@@ -7,7 +7,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -17,6 +17,8 @@ from tqdm.auto import tqdm
 from training.errors import RunError, UsageError
 
 _LISTED = 10
+_BITS_PER_SAMPLE = 258  # a tag of TIFF files
+_DARK = 16  # of 255: what 12 bits reach in a file of 16
 _PART = 256  # pictures whose bytes are in memory at a time
 _RANGES = ((1.0, 255.0), (255.0, 1.0), (65535.0, 255.0 / 65535.0))  # of real numbers: up to this, times that
 
@@ -24,16 +26,16 @@ _RANGES = ((1.0, 255.0), (255.0, 1.0), (65535.0, 255.0 / 65535.0))  # of real nu
 def decode(image: dict[str, Any]) -> Image.Image:
     """Decode a stored image to red, green and blue, turned as its camera says; transparent places become white.
 
-    Of 16-bit numbers the whole range becomes that of 8 bits.
+    Of 16-bit numbers the whole range becomes that of 8 bits, of 12-bit numbers theirs, if the file says so.
 
     Raises:
         RunError: it cannot be read as an image.
     """
     try:
-        with Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
+        with _opened(image) as opened:
             upright = ImageOps.exif_transpose(opened)
             if upright.mode.startswith(("I", "F")):
-                return _of_eight_bits(upright).convert("RGB")
+                return _of_eight_bits(upright, _bits_of(opened)).convert("RGB")
             if upright.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in upright.info:
                 opaque = upright.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
@@ -45,11 +47,17 @@ def decode(image: dict[str, Any]) -> Image.Image:
         raise RunError(f"the image {image.get('path')} cannot be read: {error or type(error).__name__}") from error
 
 
-def _of_eight_bits(image: Image.Image) -> Image.Image:
+def _bits_of(image: Image.Image) -> int:
+    """Return how many bits a number of the image has; 16, unless it is a TIFF file that says fewer."""
+    said: tuple[int, ...] = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+    return min((16, *said))
+
+
+def _of_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
     """Return an image of larger numbers as one of 8 bits."""
-    values = np.asarray(image, dtype=np.float64)
+    values, most = np.asarray(image, dtype=np.float64), 2**bits - 1
     if image.mode.startswith("I"):
-        factor = 255.0 / 65535.0 if values.max(initial=0) <= 65535 else None
+        factor = 255.0 / most if values.max(initial=0) <= most else None
     else:
         factor = next((factor for top, factor in _RANGES if values.max(initial=0) <= top), None)
     if factor is None or not values.min(initial=0) >= 0:
@@ -67,9 +75,11 @@ def readable(split: Dataset, column: str, name: str, skip: bool) -> Dataset:
         skip: leave out what cannot be read, instead of raising.
 
     Raises:
-        UsageError: pictures cannot be read, and are not to be left out, or there are no others.
+        UsageError: pictures cannot be read and are not to be left out, or none can be read.
     """
-    bad = dict(_damaged(split, column, name))
+    looks = list(_looks(split, column, name))
+    bad = {row: look.complaint for row, look in enumerate(looks) if look.complaint}
+    _tell_of_dark(split, column, name, [row for row, look in enumerate(looks) if look.dark])
     if not bad:
         return split
     names = [str(stored["path"]) for stored in split.select(list(bad)[:_LISTED])[column]]
@@ -84,8 +94,26 @@ def readable(split: Dataset, column: str, name: str, skip: bool) -> Dataset:
     return split.select([row for row in range(len(split)) if row not in bad])
 
 
-def _damaged(split: Dataset, column: str, name: str) -> Iterator[tuple[int, str]]:
-    """Yield the rows whose pictures cannot be read, with the reason."""
+def _tell_of_dark(split: Dataset, column: str, name: str, dark: list[int]) -> None:
+    """Warn of 16-bit pictures that are all but black: mostly they hold 10 or 12 bits, and nothing says so."""
+    if dark:
+        warnings.warn(
+            f"{len(dark)} of {len(split)} pictures of the {name} data have 16 bits and are nearly black, the first is "
+            f"{split[dark[0]][column]['path']}; if they hold numbers of fewer bits, such as 12, scale them to the "
+            "whole range, or save them with 8 bits",
+            stacklevel=3,
+        )
+
+
+class _Look(NamedTuple):
+    """Why a picture cannot be read, and whether it has 16 bits and is nearly black."""
+
+    complaint: str | None
+    dark: bool = False
+
+
+def _looks(split: Dataset, column: str, name: str) -> Iterator[_Look]:
+    """Decode each picture."""
     stored = split.select_columns([column])
     with (
         ThreadPoolExecutor() as pool,
@@ -93,15 +121,21 @@ def _damaged(split: Dataset, column: str, name: str) -> Iterator[tuple[int, str]
     ):
         for start in range(0, len(split), _PART):
             part = stored[start : start + _PART][column]
-            for row, reason in enumerate(pool.map(_complaint, part), start=start):
+            for look in pool.map(_look_at, part):
                 bar.update()
-                if reason:
-                    yield row, reason
+                yield look
 
 
-def _complaint(image: dict[str, Any]) -> str | None:
+def _look_at(image: dict[str, Any]) -> _Look:
     try:
-        decode(image)
+        decoded = decode(image)
     except RunError as error:
-        return str(error)
-    return None
+        return _Look(str(error))
+    if not 0 < max(top for _, top in decoded.getextrema()) <= _DARK:
+        return _Look(None)
+    with _opened(image) as opened:
+        return _Look(None, dark=opened.mode.startswith("I"))
+
+
+def _opened(image: dict[str, Any]) -> Image.Image:
+    return Image.open(image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"]))

@@ -115,6 +115,7 @@ class RunArguments(TrainingArguments):
                 )
             self.load_best_model_at_end = True
         super().__post_init__()
+        self._require_checkpoints()
         if self.batch_eval_metrics:
             raise UsageError(
                 "--batch_eval_metrics asks for metrics batch by batch, but those of this package are of all rows "
@@ -124,6 +125,15 @@ class RunArguments(TrainingArguments):
             self.dataloader_pin_memory = False
         if self.num_train_epochs is None and self.max_steps > 0:  # which win
             self.num_train_epochs = 3.0
+
+    def _require_checkpoints(self) -> None:
+        """Raise if evaluations have no checkpoint, of which the best could then not be loaded."""
+        every, saved = self.eval_steps, self.save_steps
+        if self.load_best_model_at_end and self.save_strategy == "steps" and every != saved:
+            raise UsageError(
+                f"--load_best_model_at_end needs a checkpoint of each evaluation, but --eval_steps is {every:g} and "
+                f"--save_steps {saved:g}; pass the same for both"
+            )
 
 
 # What `--help` shows of a training command, besides its own data and model.

@@ -101,6 +101,10 @@ class TextDataArguments(DataArguments):
     glue: str | None = option(None, "A GLUE task by name (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli).")
     text_column: str = option("text", "Column with the text (token_classification: with the words).")
     text_pair_column: str | None = option(None, "Column with a second text, for pairs of sentences.")
+    label_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "multilabel: columns with 1 and 0, one for each label, instead of one of lists."},
+    )
     target_column: str | None = option(
         None, "seq2seq: column with the text to generate. causal_lm: what follows the text; only it has a loss."
     )
@@ -126,6 +130,9 @@ class TextDataArguments(DataArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_commas("metrics", self.metrics)
+        refuse_commas("label_columns", self.label_columns)
+        if self.label_column and self.label_columns:
+            raise UsageError("--label_column and --label_columns exclude each other; pass one of them")
         if not self.beta > 0:
             raise UsageError(f"--beta got {self.beta}; it must be above 0")
         if self.max_length is not None and self.max_length < 2:

@@ -1,4 +1,4 @@
-"""What tasks share: the usual model and Trainer, logits, encoded columns."""
+"""What tasks share: the usual model and Trainer, logits, columns of texts, encoded columns."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from transformers import EvalPrediction
 from training.data import Splits
 from training.job import IGNORED, Task
 from training.models.building import build_adapted
+from training.reading.kinds import text
+from training.reading.tables import Wanted
+from training.settings.data import TextDataArguments
 from training.trainer.trainer import AdapterTrainer
 
 CUT = "cut"  # a column of encoded data: how much of each row was left out
@@ -58,6 +61,25 @@ def replace_columns(
             )
         encoded[name] = mapped.remove_columns(CUT)
     return encoded
+
+
+def text_columns(data: TextDataArguments) -> list[str]:
+    """Return the columns that make up the input."""
+    return [data.text_column] + ([data.text_pair_column] if data.text_pair_column else [])
+
+
+def wanted_texts(data: TextDataArguments) -> list[Wanted]:
+    """Return the columns that make up the input, with what they must hold."""
+    return [
+        Wanted(name, text, option)
+        for name, option in zip(text_columns(data), ("--text_column", "--text_pair_column"), strict=False)
+    ]
+
+
+def generation_columns(data: TextDataArguments) -> list[Wanted]:
+    """Return the columns of the tasks that write texts."""
+    target = [Wanted(data.target_column, text, "--target_column")] if data.target_column else []
+    return [Wanted(data.text_column, text, "--text_column"), *target]
 
 
 def encode_texts(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import EvalPrediction
 
 from training.data import Splits
 from training.job import Task
@@ -15,7 +14,7 @@ from training.reading.tables import Wanted
 from training.settings.data import ImageDataArguments
 from training.tasks.base import adapter_task, classes_of
 from training.tasks.labels import class_counts, label_settings, with_classes
-from training.tasks.metrics import scorer
+from training.tasks.metrics import class_scorer
 
 
 def image_columns(data: ImageDataArguments) -> list[Wanted]:
@@ -43,10 +42,6 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
     splits = {name: readable(split, data.image_column, name, data.skip_unreadable) for name, split in splits.items()}
     names = splits["train"].features[column].names
     metrics = data.metrics or ["accuracy", "f1_macro"]
-    score = scorer(metrics, metric_source, classes=len(names))
-
-    def score_classes(prediction: EvalPrediction) -> dict[str, float]:
-        return score(*classes_of(prediction))
 
     def encode(splits: Splits, processor: Any) -> Splits:
         def transform(rows: dict[str, list]) -> dict[str, list]:
@@ -65,7 +60,7 @@ def image_classification(splits: Splits, data: ImageDataArguments, metric_source
         model_settings=label_settings(names),
         encode=encode,
         collate=lambda processor, model: stack_images,
-        score=score_classes,
+        score=class_scorer(metrics, metric_source, classes=len(names)),
         main_metric=metrics[0],
         scores=tuple(metrics),
         classes_of=classes_of,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ def with_classes(splits: Splits, column: str) -> Splits:
     names = list(feature.names) if isinstance(feature, ClassLabel) else number_names(pd.Series(found))[1]
     if len(names) < 2:
         raise UsageError(f"column {column!r} holds {len(names)} class ({names}); at least 2 are needed")
+    tell_of_alike(names, column)
     splits = _without_hidden(splits, column, names)
     numbered = {}
     for name, split in splits.items():
@@ -58,6 +60,19 @@ def with_classes(splits: Splits, column: str) -> Splits:
             split = replace_column(split, column, numbers.astype(np.int64), ClassLabel(names=names))
         numbered[name] = split
     return numbered
+
+
+def tell_of_alike(names: Sequence[str], column: str) -> None:
+    """Warn of names that are written in other letters only, such as yes and Yes."""
+    held = defaultdict(list)
+    for name in names:
+        held[" ".join(name.casefold().split())].append(name)
+    if alike := [found for found in held.values() if len(found) > 1]:
+        warnings.warn(
+            f"column {column!r} holds {' and '.join(map(repr, alike[0]))} as different classes; if they are the same "
+            f"class, write them alike ({len(alike)} such names)",
+            stacklevel=3,
+        )
 
 
 def class_counts(splits: Splits, column: str) -> dict[str, dict[str, int]]:

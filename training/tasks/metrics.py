@@ -16,8 +16,10 @@ from transformers import EvalPrediction
 
 from training.errors import UsageError, redacted
 from training.job import IGNORED
+from training.tasks.base import classes_of, logits_of
 
 Score = Callable[[np.ndarray, np.ndarray], float]
+AUC = "roc_auc"  # of probabilities; the other metrics are of classes
 TOKEN_METRICS = ("token_loss", "perplexity", "token_accuracy")  # of `score_tokens`
 _OF_TWO_CLASSES = ("f1", "precision", "recall")  # unless they are averaged
 
@@ -40,6 +42,10 @@ LOCAL: dict[str, Score] = {
     "accuracy": _swapped(metrics.accuracy_score),
     "f1": _swapped(metrics.f1_score, zero_division=0.0),
     "f1_macro": _swapped(metrics.f1_score, average="macro", zero_division=0.0),
+    "precision": _swapped(metrics.precision_score, zero_division=0.0),
+    "precision_macro": _swapped(metrics.precision_score, average="macro", zero_division=0.0),
+    "recall": _swapped(metrics.recall_score, zero_division=0.0),
+    "recall_macro": _swapped(metrics.recall_score, average="macro", zero_division=0.0),
     "matthews_correlation": _swapped(metrics.matthews_corrcoef),
     "pearsonr": _correlation(stats.pearsonr),
     "spearmanr": _correlation(stats.spearmanr),
@@ -74,6 +80,49 @@ def scorer(
     }
 
 
+def class_scorer(
+    names: Sequence[str], source: str = "local", *, classes: int
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return a function of logits and numbers of classes that gives every metric, `roc_auc` among them.
+
+    Args:
+        names: as for `scorer`.
+        source: as for `scorer`.
+        classes: how many there are.
+
+    Raises:
+        UsageError: as `scorer`.
+    """
+    score = scorer([name for name in names if name != AUC], source, classes=classes)
+
+    def score_classes(prediction: EvalPrediction) -> dict[str, float]:
+        found = score(*classes_of(prediction))
+        if AUC in names:
+            probabilities = torch.from_numpy(logits_of(prediction)).double().softmax(-1).numpy()
+            truth = np.asarray(prediction.label_ids)[:, None] == np.arange(classes)
+            found[AUC] = (
+                mean_auc(truth[:, 1:], probabilities[:, 1:]) if classes == 2 else mean_auc(truth, probabilities)
+            )
+        return {name: found[name] for name in names}
+
+    return score_classes
+
+
+def mean_auc(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Return the mean area under the ROC curve over the columns in which both answers occur; NaN if there are none.
+
+    Args:
+        truth: (rows, columns), true or false.
+        scores: (rows, columns), higher for what is more likely true.
+
+    >>> mean_auc(np.array([[True, True], [False, True]]), np.array([[0.9, 0.1], [0.2, 0.3]]))
+    1.0
+    """
+    mixed = np.flatnonzero(truth.any(0) & ~truth.all(0))
+    areas = [metrics.roc_auc_score(truth[:, column], scores[:, column]) for column in mixed]
+    return float(np.mean(areas)) if areas else math.nan
+
+
 def _try(name: str, score: Score, classes: int | None) -> None:
     """Score made-up predictions, half of the possible ones wrong."""
     references = np.tile(np.linspace(0.0, 1.0, 5) if classes is None else np.arange(classes), 2)
@@ -97,7 +146,8 @@ def _try(name: str, score: Score, classes: int | None) -> None:
 def _local(name: str) -> Score:
     if name not in LOCAL:
         raise UsageError(
-            f"unknown local metric {name!r}; choose one of {', '.join(LOCAL)}, or pass --metric_source evaluate"
+            f"unknown local metric {name!r}; choose one of {', '.join(LOCAL)}, {AUC} for one class in each row, or "
+            "pass --metric_source evaluate"
         )
     return LOCAL[name]
 

@@ -9,10 +9,11 @@ from training.errors import UsageError
 from training.job import Task
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
+from training.tasks.base import generation_columns
 from training.tasks.chat import chat, chat_columns, dpo, preference_columns
 from training.tasks.labels import row_classes
 from training.tasks.language import causal_lm, seq2seq
-from training.tasks.text import generation_columns
+from training.tasks.multilabel import multilabel, multilabel_columns, row_labels
 from training.tasks.text_classification import class_columns, classification, label_column, number_columns, regression
 from training.tasks.token_classification import row_tags, tag_column, tag_columns, token_classification
 
@@ -20,6 +21,7 @@ Columns = Callable[[TextDataArguments], list[Wanted]]
 _BUILDERS: dict[Callable[[Splits, TextDataArguments, str], Task], Columns] = {
     classification: class_columns,
     regression: number_columns,
+    multilabel: multilabel_columns,
     token_classification: tag_columns,
     causal_lm: generation_columns,
     seq2seq: generation_columns,
@@ -39,7 +41,8 @@ def load_task(data: TextDataArguments, metric_source: str) -> Task:
     """
     require_task(data.task)
     classes = {
-        "classification": row_classes(label_column(data)), "token_classification": row_tags(tag_column(data))
+        "classification": row_classes(label_column(data)), "token_classification": row_tags(tag_column(data)),
+        "multilabel": row_labels(data),
     }.get(data.task)  # fmt: skip
     splits = load_splits(data, COLUMNS[data.task](data), classes=classes)
     return TASKS[data.task](splits, data, metric_source)

@@ -14,10 +14,18 @@ from training.reading.kinds import HIDDEN, class_name, number
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks import glue
-from training.tasks.base import CUT, adapter_task, classes_of, encode_texts, logits_of, replace_columns
+from training.tasks.base import (
+    CUT,
+    adapter_task,
+    classes_of,
+    encode_texts,
+    logits_of,
+    replace_columns,
+    text_columns,
+    wanted_texts,
+)
 from training.tasks.labels import class_counts, label_settings, with_classes, without_test
-from training.tasks.metrics import scorer
-from training.tasks.text import text_columns, wanted_texts
+from training.tasks.metrics import class_scorer, scorer
 
 
 def class_columns(data: TextDataArguments) -> list[Wanted]:
@@ -45,11 +53,6 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
     splits = with_classes(splits, column)
     names = splits["train"].features[column].names
     metrics = data.metrics or (list(glue.find(data.glue).metrics) if data.glue else ["accuracy", "f1_macro"])
-    score = scorer(metrics, metric_source, classes=len(names))
-
-    def score_classes(prediction: EvalPrediction) -> dict[str, float]:
-        return score(*classes_of(prediction))
-
     return adapter_task(
         name="classification",
         auto_class="AutoModelForSequenceClassification",
@@ -59,7 +62,7 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
         model_settings=label_settings(names) | {"problem_type": "single_label_classification"},
         encode=partial(_encode, data=data, column=column),
         collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
-        score=score_classes,
+        score=class_scorer(metrics, metric_source, classes=len(names)),
         main_metric=metrics[0],
         scores=tuple(metrics),
         classes_of=classes_of,

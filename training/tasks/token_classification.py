@@ -19,7 +19,7 @@ from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, adapter_task, classes_of, logits_of, replace_columns
 from training.tasks.entities import ENTITY_METRICS, are_entities, score_entities
-from training.tasks.labels import label_settings
+from training.tasks.labels import label_settings, tell_of_alike
 from training.tasks.metrics import scorer
 from training.tasks.words import encode_words
 
@@ -105,6 +105,7 @@ def _tag_names(counts: dict[str, Counter[str]], column: str) -> list[str]:
     names = sorted(counts["train"])
     if len(names) < 2:
         raise UsageError(f"column {column!r} holds {len(names)} tag ({names}); at least 2 are needed")
+    tell_of_alike(names, column)
     for name, held in counts.items():
         if unknown := sorted(held.keys() - counts["train"].keys()):
             raise UsageError(f"the {name} data hold tags that the training data do not have: {unknown[:5]}")

@@ -1,10 +1,45 @@
-"""A run that ends when it does not get better."""
+"""A run that ends when it does not get better, and the best model of a run."""
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training.errors import RunError
+from training.names import CHECKPOINT
+
+
+class BestCheckpoint(TrainerCallback):
+    """Tell Trainer where the best checkpoint is: of a folder that was moved it would silently keep the last weights."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Find the best checkpoint in the folder of the run, or where the resumed one was.
+
+        Raises:
+            RunError: it is in neither.
+        """
+        if not args.load_best_model_at_end or not state.global_step:
+            return
+        if not state.best_global_step:
+            warnings.warn(
+                f"up to step {state.global_step} the evaluations of this run were not compared, so that "
+                "--load_best_model_at_end chooses among later ones only",
+                stacklevel=2,
+            )
+            return
+        place = Path(str(args.output_dir)) / f"{CHECKPOINT}{state.best_global_step}"
+        if place.is_dir():
+            state.best_model_checkpoint = str(place)
+        elif state.best_model_checkpoint is None:  # Trainer forgets a folder that is not there
+            raise RunError(
+                f"the best model is that of {place.name}, which is not in {args.output_dir} any more; put it back, or "
+                "pass --overwrite to start over"
+            )
 
 
 class EarlyStopping(TrainerCallback):

@@ -138,8 +138,9 @@ class AdapterTrainer(Trainer):
         finally:
             self._folder = None
         self._barrier()
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(folder / f"{CHECKPOINT}{self.state.best_global_step}")
+        best = folder / f"{CHECKPOINT}{self.state.best_global_step}"
+        if best.name == name or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
         if self.args.should_save:
             try:
                 self.state.save_to_json(str(partial / name / STATE))

@@ -54,6 +54,11 @@ def csv(tmp_path, **columns):
         ),
         (["--metrics", "beauty", "--metric_source", "evaluate"], "'beauty' cannot be loaded by evaluate"),
         (["--target_modules", "nothing"], "the adapter does not fit the model.*its linear layers are called"),
+        (["--target_modules", "("], "the adapter does not fit the model: missing .*its linear layers are called"),
+        (
+            ["--adapter", "lora", "--target_modules", "encoder"],
+            r"the adapter does not fit the model: Target module BertEncoder\(.* \.\.\. .*its linear layers are called",
+        ),
         (["--adapter_dropout", "2"], "the adapter cannot be set up.*deep_lora_dropout"),
         (["--learning_rat", "1"], "unknown option --learning_rat; did you mean --learning_rate?"),
         (["--normalized_head", "--task", "causal_lm"], "--normalized_head needs classes to tell apart"),
@@ -214,6 +219,18 @@ def test_adapter_files_must_describe_a_method(bert, reviews, finetune, tmp_path)
     path.write_text("peft_type: MAGIC\n")
     status, printed = finetune(bert, reviews, "--adapter_config", path)
     assert status == 2 and "must name a `peft_type`, one of" in printed and "DEEP_LORA" in printed
+
+
+def test_files_of_saved_adapters_train_too(bert, reviews, finetune, tmp_path) -> None:
+    """They say that nothing is trained (inference_mode); and one name is a list of one."""
+    fields = {"peft_type": "LORA", "r": 2, "target_modules": ["query"], "task_type": "SEQ_CLS"}
+    counts = []
+    for more in ({}, {"inference_mode": True, "modules_to_save": "classifier"}):
+        (tmp_path / "adapter.json").write_text(json.dumps(fields | more))
+        status, printed = finetune(bert, reviews, "--adapter_config", tmp_path / "adapter.json", "--dry_run")
+        assert status == 0, printed
+        counts.append(re.search(r"([\d,]+) trained parameters", printed)[1])
+    assert counts[0] == counts[1]
 
 
 def test_config_files_must_map_known_names(bert, reviews, finetune, tmp_path) -> None:

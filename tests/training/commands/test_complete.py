@@ -129,7 +129,15 @@ def test_empty_places_are_named(ratings, tmp_path, capsys) -> None:
     ratings.write_text("row,column,value\na,b,1\na,b,2\n")
     assert complete(ratings, tmp_path / "out") == 2
     printed = capsys.readouterr().err
-    assert "1 entries of" in printed and "are duplicates; each pair of row and column" in printed
+    told = f"1 entries of {ratings} are duplicates, the first is line 3 of {ratings} (and line 2 of {ratings}); each"
+    assert told in printed
+    for name, rows in (("a.csv", "a,b,1\n"), ("b.csv", "b,b,2\na,b,2\n")):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        (tmp_path / "parts" / name).write_text("row,column,value\n" + rows)
+    assert complete(tmp_path / "parts", tmp_path / "out") == 2
+    places = [tmp_path / "parts" / "b.csv", tmp_path / "parts" / "a.csv"]
+    told = f"the first is line 3 of {places[0]} (and line 2 of {places[1]}); each pair of row and column may have one"
+    assert told in capsys.readouterr().err
     ratings.write_text("row,column,value\na,,1\nb,c,2\n")
     assert complete(ratings, tmp_path / "out") == 2 and "column 'column' of" in capsys.readouterr().err
     assert main(["complete"]) == 2 and "no data to complete were named; pass --data" in capsys.readouterr().err

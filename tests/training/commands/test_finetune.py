@@ -59,6 +59,18 @@ def test_dry_run_describes_and_writes_nothing(bert, reviews, finetune, tmp_path)
         assert expected in printed
 
 
+def test_full_memory_ends_with_a_way_out(bert, reviews, finetune, monkeypatch) -> None:
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("transformers.Trainer.training_step", full)
+    status, printed = finetune(bert, reviews)
+    told = (
+        "the memory is full (CUDA out of memory. Tried to allocate 2.00 GiB); pass a smaller --per_device_train_batch"
+    )
+    assert status == 1 and told in printed
+
+
 def test_a_config_file_is_read_and_the_command_line_wins(bert, reviews, finetune, tmp_path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text("rank: 6\nadapter: lora\ntarget_modules: [query, value]\nmax_steps: 2\n")

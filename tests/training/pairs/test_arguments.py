@@ -93,8 +93,9 @@ def test_a_broken_image_is_named(clip, pictures, contrastive) -> None:
     assert status == 2 and re.search(r"18 of 18 pictures of the train data cannot be read.*0-\d+\.png", printed), (
         printed
     )
-    with pytest.raises(RunError, match="the image None cannot be read"):
-        decode({"path": None, "bytes": b"no image"})
+    for held in (b"no image", b""):
+        with pytest.raises(RunError, match="the image None cannot be read"):
+            decode({"path": None, "bytes": held})
 
 
 def test_models_that_do_not_fit_are_named(clip, bert, t5, vit, pictures, contrastive, tmp_path, capsys) -> None:

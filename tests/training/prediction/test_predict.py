@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -120,6 +121,36 @@ def test_a_causal_model_goes_on_from_each_text_whatever_its_neighbours(llama, fi
         assert row["prediction"] == tokenizer.decode(new[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
+def test_prompt_and_answer_have_a_place_in_the_model(llama, finetune, predict, tmp_path) -> None:
+    """The model has 64 places: if nothing is asked for, half of them are for the answer."""
+    assert finetune(llama, tiny.save_csv(tmp_path / "texts.csv"), "--task", "causal_lm")[0] == 0
+    data = texts_csv(tmp_path / "new.csv", ["the good film " * 40])
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than --max_length, .* at most by 89"):
+        status, printed, _ = predict(data)  # [CLS] and 120 words
+    assert status == 0, printed
+    status, printed, _ = predict(data, "--max_new_tokens", "64")
+    assert (
+        status == 2
+        and "--max_new_tokens got 64; the model has 64 places for text and answer together; pass fewer" in printed
+    )
+
+
+def test_texts_are_written_for_texts(t5, finetune, predict, tmp_path) -> None:
+    data = tiny.save_csv(tmp_path / "texts.csv", target=["great film"] * 40)
+    words = ["--task", "seq2seq", "--target_column", "target", "--predict_with_generate", "--num_beams", "2"]
+    assert finetune(t5, data, *words, "--max_new_tokens", "6")[0] == 0
+    texts = ["the good film was", "a plot"]
+    status, printed, rows = predict(texts_csv(tmp_path / "new.csv", texts))
+    assert status == 0, printed
+    model, tokenizer = (
+        adapted(AutoModelForSeq2SeqLM, t5, tmp_path / "run" / "adapter"),
+        AutoTokenizer.from_pretrained(t5),
+    )
+    for text, row in zip(texts, rows, strict=True):
+        new = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=6, num_beams=2, do_sample=False)
+        assert row == {"text": text, "prediction": tokenizer.decode(new[0, 1:], skip_special_tokens=True).strip()}
+
+
 def test_pictures_have_classes(vit, finetune, predict, tmp_path) -> None:
     for name in ("red", "blue"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -164,6 +195,9 @@ def test_what_cannot_be_predicted_is_refused(bert, reviews, finetune, predict, t
         (["--split", "dev"], "has the splits ['train']; choose with --split"),
         (["--model", "./nowhere"], "./nowhere cannot be loaded for --task classification: there is no such folder"),
     ]
+    clash = texts_csv(tmp_path / "clash.csv", column="prediction")
+    status, printed, _ = predict(clash, "--text_column", "prediction")
+    assert status == 2 and "the column 'prediction' of the data has the name of a prediction; rename it" in printed
     for words, message in told:
         status, printed, _ = predict(new, *words)
         assert status == 2 and message in printed, printed

@@ -70,7 +70,7 @@ def test_one_object_is_one_row_and_separators_of_unicode_end_no_line(tmp_path) -
         ),
         (
             '{"text": "a", "label": 1}\n[2]',
-            "line 2 of data.jsonl is list, but no object; needed is one object in each line",
+            "line 2 of data.jsonl is list, not an object; needed is one object in each line",
         ),
         ('{"text": "a", "text": "b", "label": 1}', "line 1 of data.jsonl is not JSON: an object names 'text' twice"),
         ('{"a": [{"text": "a"}], "b": [{"text": "b"}]}', "data.jsonl holds several lists of objects (a, b); needed is"),

@@ -44,6 +44,13 @@ def test_classes_are_texts_or_whole_numbers_and_spaces_at_their_ends_do_not_coun
     assert columns(tmp_path / "data.parquet", LABEL)["label"] == ["1", "0", "2"], "as pandas has integers beside gaps"
 
 
+def test_true_and_false_are_the_same_classes_in_any_spelling(tmp_path) -> None:
+    assert columns(csv(tmp_path, "true", "TRUE", "False"), LABEL)["label"] == ["True", "True", "False"]
+    path = saved(tmp_path / "data.jsonl", '{"label": true}\n{"label": "false"}\n{"label": false}\n')
+    assert columns(path, LABEL)["label"] == ["True", "False", "False"]
+    assert columns(csv(tmp_path, "true", "TRUE", "unsure"), LABEL)["label"] == ["true", "TRUE", "unsure"]
+
+
 def test_numbers_are_finite_and_written_with_a_point(tmp_path) -> None:
     assert columns(csv(tmp_path, "1", " -2.5e1 ", ".5", "+3."), NUMBER)["label"] == [1, -25, 0.5, 3]
     for value in ("x", "inf", "1e999", "1_000", "0x10", "1 2", "True"):

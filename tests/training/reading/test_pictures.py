@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -26,6 +28,42 @@ def test_numbers_of_16_bits_become_those_of_8(suffix, tmp_path) -> None:
     assert found.shape == (3, 4, 3) and np.abs(found[..., 0] - GRAY * 255).max() <= 1
     dark = Image.fromarray((GRAY * 255).round().astype(np.uint16))
     assert decoded(dark, tmp_path / f"dark{suffix}").max() <= 1, "dark pictures stay dark"
+
+
+def tiff_of_12_bits(values: list[int]) -> bytes:
+    """A gray line; two numbers are packed in three bytes, the highest bits first."""
+    pairs = zip(values[::2], values[1::2], strict=True)
+    pixels = b"".join((first << 12 | second).to_bytes(3, "big") for first, second in pairs)
+    place = 8 + 2 + 9 * 12 + 4
+    tags = (
+        (256, len(values)),
+        (257, 1),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, place),
+        (277, 1),
+        (278, 1),
+        (279, len(pixels)),
+    )
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+def test_numbers_of_12_bits_become_those_of_8_if_the_file_says_so(tmp_path) -> None:
+    (tmp_path / "image.tif").write_bytes(tiff_of_12_bits([0, 4095, 2048, 16]))
+    assert np.asarray(decode({"path": str(tmp_path / "image.tif")}))[0, :, 0].tolist() == [0, 255, 128, 1]
+
+
+def test_dark_pictures_of_16_bits_are_told(tmp_path) -> None:
+    """As cameras save 12 bits; a black picture, and a dark one of 8 bits, are as they are."""
+    tops = {"wide": (4095, np.uint16), "black": (0, np.uint16), "dark": (15, np.uint8), "bright": (65535, np.uint16)}
+    for name, (top, kind) in tops.items():
+        Image.fromarray((GRAY * top).astype(kind)).save(tmp_path / f"{name}.png")
+    paths = [str(tmp_path / f"{name}.png") for name in ("bright", "black", "dark", "wide")]
+    data = Dataset.from_dict({"image": paths}).cast_column("image", Stored(decode=False))
+    with pytest.warns(UserWarning, match="1 of 4 pictures of the train data have 16 bits and are nearly black, .*wide"):
+        assert readable(data, "image", "train", False) is data
 
 
 @pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import precision_score
+from transformers import EvalPrediction
 
 from tests.training import tiny
 from training.errors import UsageError
-from training.tasks.metrics import LOCAL, scorer
+from training.tasks.metrics import LOCAL, class_scorer, scorer
 
 NAMES = ["red", "green", "blue"]
 
@@ -66,7 +67,7 @@ def test_every_local_metric_is_had_of_two_classes_and_most_of_more() -> None:
     held = np.array([0, 1, 1, 0])
     scores = scorer(list(LOCAL), classes=2)(held, held)
     assert scores.keys() == LOCAL.keys() and all(math.isfinite(value) for value in scores.values())
-    assert scorer([name for name in LOCAL if name != "f1"], classes=1000)
+    assert scorer([name for name in LOCAL if name not in ("f1", "precision", "recall")], classes=1000)
     assert scorer(["pearsonr", "spearmanr", "mse", "mae"], classes=None)
 
 
@@ -89,6 +90,26 @@ def test_a_metric_that_fails_in_its_own_way_is_refused_with_its_reason(monkeypat
 
     monkeypatch.setattr(evaluate, "load", lambda _: SimpleNamespace(compute=compute))
     with pytest.raises(
-        UsageError, match="roc_auc cannot be computed for 2 classes: 'prediction_scores'; choose others with"
+        UsageError, match="brier_score cannot be computed for 2 classes: 'prediction_scores'; choose others with"
     ):
-        scorer(["roc_auc"], "evaluate", classes=2)
+        scorer(["brier_score"], "evaluate", classes=2)
+
+
+def share_of_ordered_pairs(positive: np.ndarray, scores: np.ndarray) -> float:
+    """The definition: how often what is positive has the higher score; ties count half."""
+    above = scores[positive][:, None] - scores[~positive][None]
+    return float(((above > 0) + 0.5 * (above == 0)).mean())
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_area_under_the_curve_is_of_probabilities(classes) -> None:
+    """Of the second of two classes; of more, the mean of each that occurs against the rest."""
+    draw = np.random.default_rng(0)
+    logits, truth = draw.normal(size=(40, classes)).round(1), np.arange(40) % 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    counted = [1] if classes == 2 else [0, 1]
+    expected = np.mean([share_of_ordered_pairs(truth == one, probabilities[:, one]) for one in counted])
+    found = class_scorer(["roc_auc", "recall_macro"], classes=classes)(EvalPrediction(logits, truth))
+    assert list(found) == ["roc_auc", "recall_macro"] and found["roc_auc"] == pytest.approx(expected)
+    alone = class_scorer(["roc_auc"], classes=classes)(EvalPrediction(logits[:1], truth[:1]))
+    assert math.isnan(alone["roc_auc"]), "one class only"

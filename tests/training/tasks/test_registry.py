@@ -14,14 +14,14 @@ from training.trainer.trainer import AdapterTrainer
 
 ROWS = {
     "text": ["a film"] * 4, "label": [0, 1, 0, 1], "tags": ["A B"] * 4, "target": ["good"] * 4,
-    "number": [0.1, 0.2, 0.3, 0.4],
+    "number": [0.1, 0.2, 0.3, 0.4], "labels": [["a", "b"], ["a"], [], ["b"]],
 }  # fmt: skip
 PREFERENCES = {"prompt": ['"a film?"'] * 4, "chosen": ['"a good one"'] * 4, "rejected": ['"none"'] * 4}  # JSON
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_has_the_name_it_is_registered_by(name) -> None:
-    label = {"regression": "number", "token_classification": "tags"}.get(name, "label")
+    label = {"regression": "number", "token_classification": "tags", "multilabel": "labels"}.get(name, "label")
     data = TextDataArguments(task=name, target_column="target", label_column=label)
     splits = {"train": Dataset.from_dict(PREFERENCES if name == "dpo" else ROWS)}
     task = TASKS[name](splits, data, "local")

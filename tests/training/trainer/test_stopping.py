@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 
 from tests.training import tiny
@@ -46,6 +48,34 @@ def test_a_run_ends_early_and_keeps_its_best_model(bert, reviews, finetune, tmp_
     assert status == 2 and "(metric_for_best_model was 'loss' and is 'accuracy')" in printed
 
 
+def trained(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "deep_lora" / "adapter_model.safetensors")
+
+
+def test_the_best_model_is_found_after_the_folder_was_moved(bert, reviews, finetune, tmp_path) -> None:
+    """Every step makes the model worse, so that the best one is not the last."""
+    words = ["--load_best_model_at_end", "--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1"]
+    words += ["--save_strategy", "steps", "--learning_rate", "3", "--path_length", "0"]
+    assert finetune(bert, reviews, *words)[0] == 0
+    losses = [entry["eval_loss"] for entry in tiny.results(tmp_path / "run")["log"] if "eval_loss" in entry]
+    assert len(losses) == 3 and losses[0] < min(losses[1:])
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    expected = trained(moved)
+    shutil.rmtree(moved / "adapter")
+    status, printed = finetune(bert, reviews, *words, output=moved)
+    assert status == 0 and "resumed  from checkpoint-3" in printed, printed
+    assert all(torch.equal(value, expected[name]) for name, value in trained(moved).items())
+    shutil.rmtree(moved.rename(tmp_path / "again") / "checkpoint-1")
+    status, printed = finetune(bert, reviews, *words, output=tmp_path / "again")
+    assert status == 1 and "the best model is that of checkpoint-1, which is not in" in printed
+
+
+def test_each_evaluation_needs_its_checkpoint() -> None:
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(UsageError, match="a checkpoint of each evaluation, but --eval_steps is 1 and --save_steps 2;"):
+        RunArguments(output_dir="x", use_cpu=True, load_best_model_at_end=True, **steps)
+
+
 def test_early_stopping_needs_evaluations_and_checkpoints_together() -> None:
     with pytest.raises(
         UsageError, match="--early_stopping_patience keeps the best model; it needs --eval_strategy and"
@@ -78,5 +108,5 @@ def test_balanced_losses_do_not_depend_on_how_batches_are_accumulated(bert, fine
         bert, data, "--balance_classes", "--label_smoothing_factor", "0.1", output=tmp_path / "x"
     )
     assert (
-        status == 2 and "--balance_classes is for classes, without --label_smoothing_factor; --task classif" in printed
+        status == 2 and "--balance_classes is for classes that exclude each other, without --label_smoothing" in printed
     )
