@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from collapse.statistics import ClassStatistics
+from collapse.statistics import ClassStatistics, tensor_of
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def nci_score(
     rows = _matrix("features", features)
     vectors = _matrix("weight", weight).to(rows.device)
     center = _mean_of(training).to(rows.device)
-    offset = rows.new_zeros(len(vectors)) if bias is None else torch.as_tensor(bias).to(rows)
+    offset = rows.new_zeros(len(vectors)) if bias is None else tensor_of(bias, "bias").to(rows)
     if vectors.shape[1:] != rows.shape[1:] or center.shape != rows.shape[1:] or offset.shape != vectors.shape[:1]:
         raise ValueError(
             f"features {tuple(rows.shape)}, training features of width {center.numel()}, weight {tuple(vectors.shape)} "
@@ -76,7 +76,7 @@ def _mean_of(training: ClassStatistics | Any) -> Float[Tensor, " d"]:
 
 
 def _matrix(name: str, values: Any) -> Float[Tensor, "n d"]:
-    rows = torch.as_tensor(values)
+    rows = tensor_of(values, name)
     if rows.dim() != 2 or not rows.is_floating_point() or len(rows) == 0 or not rows.isfinite().all():
         raise ValueError(
             f"`{name}` must be a finite matrix of numbers with rows, got {rows.dtype} of shape {tuple(rows.shape)}; "

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from collapse.statistics import tensor_of
+
 LOSS_TOLERANCE = 1e-3  # which may be in half precision
 
 
@@ -33,7 +35,7 @@ def next_token_pairs(features: Any, labels: Any) -> tuple[Float[Tensor, "batch t
     >>> features.flatten().tolist(), labels.tolist()
     ([0.0, 1.0], [[8, 9]])
     """
-    features, labels = torch.as_tensor(features), torch.as_tensor(labels)
+    features, labels = tensor_of(features, "features"), tensor_of(labels, "labels")
     if features.dim() != 3 or labels.shape != features.shape[:2] or labels.shape[1] < 2:
         raise ValueError(
             "next tokens need features (batch, tokens, d) and labels (batch, tokens) of at least two tokens, got "

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from collapse.centers import check_observed, class_distance_normalized_variance, nearest_center_agreement
 from collapse.simplex import simplex_distance
-from collapse.statistics import TILE_ROWS, ClassStatistics, collected
+from collapse.statistics import TILE_ROWS, ClassStatistics, collected, tensor_of
 
 __all__ = [
     "class_distance_normalized_variance",
@@ -201,7 +201,7 @@ def feature_norm_spread(statistics: ClassStatistics) -> float:
 
 
 def _checked_weight(weight: Any) -> Float[Tensor, "K d"]:
-    rows = torch.as_tensor(weight)
+    rows = tensor_of(weight, "weight")
     if rows.dim() != 2 or not rows.is_floating_point() or not rows.isfinite().all():
         raise ValueError(
             f"`weight` must be a finite (classes, features) matrix, got {rows.dtype} of shape {tuple(rows.shape)}; a "

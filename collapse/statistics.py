@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
@@ -95,7 +96,7 @@ class ClassStatistics:
             TypeError: for labels that are not integers (regression has no classes).
             ValueError: for shapes that do not fit, labels out of range, or features that are not finite.
         """
-        rows, classes = self._checked(torch.as_tensor(features), torch.as_tensor(labels), ignore_index)
+        rows, classes = self._checked(tensor_of(features, "features"), tensor_of(labels, "labels"), ignore_index)
         if len(rows) == 0:
             return
         if not torch.stack(torch.aminmax(rows)).isfinite().all():
@@ -238,6 +239,21 @@ class ClassStatistics:
         return ClassStatistics(self.num_classes, self.num_features, within=self.within, device=self.counts.device)
 
 
+def tensor_of(values: Any, name: str) -> Tensor:
+    """Return an array, a table or a list as a tensor, and a tensor as it is.
+
+    Raises:
+        TypeError: if it does not hold numbers.
+    """
+    try:
+        return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{name} must be an array of numbers, got {type(values).__name__} of something else; number class names "
+            "with `numpy.unique(names, return_inverse=True)[1]`"
+        ) from None
+
+
 def collected(statistics: Any, labels: Any = None, num_classes: int | None = None) -> ClassStatistics:
     """Return class statistics as they are, or those of features and labels.
 
@@ -265,11 +281,13 @@ def collected(statistics: Any, labels: Any = None, num_classes: int | None = Non
             f"the metrics need `ClassStatistics`, or features and labels, got a {type(statistics).__name__} alone; "
             "call them with features and labels"
         )
-    features, classes = torch.as_tensor(statistics), torch.as_tensor(labels)
+    features, classes = tensor_of(statistics, "features"), tensor_of(labels, "labels")
     if features.dim() == 0 or classes.numel() == 0:
         raise ValueError(
             f"features need a row for each label, got shapes {tuple(features.shape)} and {tuple(classes.shape)}"
         )
-    found = ClassStatistics(num_classes or max(1, int(classes.max()) + 1), features.shape[-1], device=features.device)
+    found = ClassStatistics(
+        num_classes or max(1, int(classes.long().max()) + 1), features.shape[-1], device=features.device
+    )
     found.update(features, classes)
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
         k: how many items of each list count.
 
     Raises:
-        ValueError: if the two are not of equal length, k is not positive, a list names an item twice, or no user has a
-            relevant item.
+        ValueError: if the two are not of equal length, k is not a positive integer, a list names an item twice, no user
+            has a relevant item, one item stands where a user's items should, or ids are text on one side alone.
 
     >>> ranking_metrics([["a", "b", "c"], ["a", "b", "c"]], [{"a"}, {"b", "c"}], k=1)
     RankingMetrics(ndcg=0.5, recall=0.5, map=0.5, users=2)
@@ -42,9 +43,9 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
             f"there are {len(recommended)} lists of recommended items and {len(relevant)} of relevant ones; pass one "
             "of each for every user"
         )
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    wanted = [set(items) for items in relevant]
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k must be an integer of at least 1, got {k!r}")
+    wanted = _wanted(recommended, relevant)
     asked = [place for place, items in enumerate(wanted) if items]
     if not asked:
         raise ValueError("no user has a relevant item, so there is nothing to find; check the ids of the test set")
@@ -59,6 +60,23 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
         float(metric(hits, counts).mean()) for metric in (ndcg_at_k, recall_at_k, average_precision_at_k)
     )
     return RankingMetrics(ndcg, recall, precision, len(asked))
+
+
+def _wanted(recommended: Sequence[Any], relevant: Sequence[Collection[Any]]) -> list[set[Any]]:
+    """Return the relevant items of each user, after a check that recommended ones can be equal to them."""
+    for items in relevant:
+        if isinstance(items, str) or not isinstance(items, Iterable):
+            raise ValueError(f"relevant needs a collection of items for each user, got {items!r}; pass {{{items!r}}}")
+    kinds = [
+        {"text" if isinstance(item, str) else "numbers" for items in lists for item in items}
+        for lists in (recommended, relevant)
+    ]
+    if all(kinds) and not kinds[0] & kinds[1]:
+        raise ValueError(
+            f"recommended items are {kinds[0].pop()}, and relevant ones {kinds[1].pop()}, so none is found; pass ids "
+            "of one kind"
+        )
+    return [set(items) for items in relevant]
 
 
 def ndcg_at_k(hits: Bool[ndarray, "users k"], relevant: Int[ndarray, " users"]) -> Float[ndarray, " users"]:

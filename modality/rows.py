@@ -56,6 +56,7 @@ def same_ids(ids: Int[Tensor, " n"], others: Int[Tensor, " m"]) -> Bool[Tensor, 
     >>> same_ids(torch.tensor([7, -1]), torch.tensor([7, -1])).int().tolist()
     [[1, 0], [0, 0]]
     """
+    ids, others = ids.long(), others.long()  # 255 as an unsigned byte is not -1
     return (ids[:, None] == others[None, :]) & (ids != UNKNOWN_ID)[:, None]
 
 

@@ -114,14 +114,19 @@ def _gains(
 
 
 def _nearest(scores: Float[Tensor, "b m"], same: Bool[Tensor, "b m"], count: int) -> Bool[Tensor, "b count"]:
-    """Tell which of the nearest rows are right, with wrong ones before right ones of the same score."""
-    wrong_first = same.int().argsort(dim=1, stable=True)
-    order = scores.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
-    return same.gather(1, wrong_first.gather(1, order[:, :count]))
+    """Tell which of the nearest rows are right, with wrong ones before right ones of the same score.
+
+    >>> _nearest(torch.tensor([[0.5, 0.9, 0.5]]), torch.tensor([[True, False, False]]), 3).int().tolist()
+    [[0, 0, 1]]
+    """
+    wrong, right = (scores.masked_fill(left_out, -math.inf).topk(count).values for left_out in (same, ~same))
+    order = torch.cat([wrong, right], 1).argsort(dim=1, descending=True, stable=True)[:, :count]
+    is_right = torch.cat([torch.zeros_like(wrong, dtype=torch.bool), right.isfinite()], 1)
+    return is_right.gather(1, order)
 
 
 def directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Return the unit rows of both sides, which are to be compared in blocks.
+    """Return the unit rows of both sides in one precision, which are to be compared in blocks.
 
     Raises:
         ValueError: for features that are not finite, or a block below 1.
@@ -130,7 +135,9 @@ def directions(x: Tensor, y: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"`block_size` must be a positive number of rows, got {block_size!r}")
     if not (x.isfinite().all() and y.isfinite().all()):
         raise ValueError("features with NaN or inf have no nearest neighbors; check the precision of the model")
-    return unit_rows(x), unit_rows(y)
+    x, y = unit_rows(x), unit_rows(y)
+    kind = torch.promote_types(x.dtype, y.dtype)
+    return x.to(kind), y.to(kind)
 
 
 def checked_ids(x: Any, y: Any, x_ids: Any, y_ids: Any) -> tuple[Tensor, Tensor]:
@@ -164,4 +171,4 @@ def as_ids(ids: Any, rows: Tensor) -> Int[Tensor, " n"]:
         ) from None
     if found.shape != (len(rows),) or found.is_floating_point():
         raise ValueError(f"{len(rows)} rows need as many integer ids, got {found.dtype} of shape {tuple(found.shape)}")
-    return found.to(rows.device)
+    return found.to(rows.device, torch.int64)

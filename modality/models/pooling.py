@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modality.temperature.finding import base_model_of
 
-Pooling = Literal["mean", "first", "pooler"]
+Pooling = Literal["mean", "first", "last", "pooler"]
 MASKS = ("attention_mask", "padding_mask", "pixel_attention_mask")
 # Methods by which audio encoders of transformers tell the mask of their output: (length, mask), or (mask, length).
 _LENGTH_FIRST, _MASK_FIRST = "_get_feature_vector_attention_mask", "_get_output_attention_mask"
@@ -23,8 +23,9 @@ def tower_features(output: Any, pooling: Pooling, mask: Tensor | None = None) ->
     """Reduce a tower's output to one vector for each sample.
 
     Vectors stay as they are. Of tokens (n, tokens, d), alone or as `last_hidden_state`, "mean" averages those
-    under the mask and "first" takes the first of them; feature maps (n, d, height, width) are averaged. "pooler" takes
-    `pooler_output`, or the projected `image_embeds` or `text_embeds`.
+    under the mask, "first" takes the first of them and "last" the last, on whichever side the padding is; feature maps
+    (n, d, height, width) are averaged. "pooler" takes `pooler_output`, or the projected `image_embeds` or
+    `text_embeds`.
 
     Args:
         output: of a tower.
@@ -54,8 +55,8 @@ def tower_features(output: Any, pooling: Pooling, mask: Tensor | None = None) ->
         mask = None
     if hidden.dim() == 4:
         return hidden.mean((2, 3))
-    if pooling == "first":
-        return hidden[:, 0] if mask is None else hidden[torch.arange(len(hidden)), (mask != 0).int().argmax(1)]
+    if pooling in ("first", "last"):
+        return _end(hidden, pooling, mask)
     if mask is None:
         return hidden.mean(1)
     weights = mask.to(hidden)[:, :, None]
@@ -98,6 +99,15 @@ def output_mask(tower: nn.Module, inputs: Mapping[str, Any], output: Any) -> Ten
 def _given_mask(inputs: Mapping[str, Any], names: tuple[str, ...]) -> Tensor | None:
     found = (inputs.get(name) for name in names)
     return next((mask for mask in found if isinstance(mask, Tensor)), None)
+
+
+def _end(hidden: Tensor, pooling: Pooling, mask: Tensor | None) -> Tensor:
+    """Take the first token, or the last one, that is not padding."""
+    if mask is None:
+        return hidden[:, 0 if pooling == "first" else -1]
+    tokens = (mask != 0).int()
+    place = tokens.argmax(1) if pooling == "first" else mask.shape[1] - 1 - tokens.flip(1).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), place.to(hidden.device)]
 
 
 def _check_no_padding(mask: Tensor, hidden: Tensor) -> None:

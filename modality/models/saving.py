@@ -54,20 +54,31 @@ class SavedModel(nn.Module, ModelHubMixin):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        """Enable it in every part that can; Trainer calls this for `activation_checkpointing=True`."""
-        part: Any
-        for part in self.parts().values():
-            if hasattr(part, "activation_checkpointing_enable"):
-                part.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
+        """Enable it in every part that can; Trainer calls this for `activation_checkpointing=True`.
+
+        Raises:
+            ValueError: no part can.
+        """
+        self._checkpoint("activation_checkpointing_enable", activation_checkpointing_kwargs, options)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
         """Do the same under its older name, which older versions of Trainer call."""
-        part: Any
-        for part in self.parts().values():
-            if hasattr(part, "gradient_checkpointing_enable"):
-                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+        self._checkpoint("gradient_checkpointing_enable", gradient_checkpointing_kwargs, options)
+
+    def _checkpoint(self, method: str, settings: dict[str, Any] | None, options: dict[str, Any]) -> None:
+        """Call the method of transformers, or that of open_clip and timm."""
+        parts: list[Any] = list(self.parts().values())
+        of_hf = [part for part in parts if hasattr(part, method)]
+        of_timm = [part for part in parts if not hasattr(part, method) and hasattr(part, "set_grad_checkpointing")]
+        if not of_hf and not of_timm:
+            names = ", ".join(type(part).__name__ for part in parts)
+            raise ValueError(f"gradient checkpointing is not available in {names}; leave it out, or pass `chunk_size=`")
+        for part in of_hf:
+            getattr(part, method)(settings, **options)
+        for part in of_timm:
+            part.set_grad_checkpointing(True)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         described = {

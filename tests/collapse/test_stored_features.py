@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ KINDS = {
     "tensors": (FEATURES, LABELS),
     "arrays": (FEATURES.numpy(), LABELS.numpy()),
     "lists": (FEATURES.tolist(), LABELS.tolist()),
-    "labels of another width": (FEATURES.numpy(), LABELS.numpy().astype(np.uint8)),
+    "labels of another width": (FEATURES.numpy(), LABELS.numpy().astype(np.uint16)),
+    "tables": (pandas.DataFrame(FEATURES.numpy()), pandas.Series(LABELS.numpy(), index=range(40, 0, -1))),
     "sequences": (FEATURES.reshape(8, 5, 6), LABELS.reshape(8, 5)),
 }
 
@@ -52,6 +54,21 @@ def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
         (lambda: nc1(statistics(), LABELS), TypeError, "hold their labels already; pass `labels` with features only"),
         (lambda: neural_collapse(statistics(), WEIGHT), TypeError, "and a classifier's rows by name, `weight=`"),
         (lambda: neural_collapse(FEATURES, WEIGHT), TypeError, "integer class indices, got torch.float32"),
+        (
+            lambda: neural_collapse(FEATURES, list("abcd" * 10)),
+            TypeError,
+            "labels must be .*, got list of something else",
+        ),
+        (
+            lambda: neural_collapse(FEATURES, np.array(["cat"] * 40)),
+            TypeError,
+            r"number class names with `numpy.unique",
+        ),
+        (
+            lambda: neural_collapse(FEATURES, LABELS, torch.nn.Linear(6, 4)),
+            TypeError,
+            "weight must be .*, got Linear of",
+        ),
         (lambda: neural_collapse(FEATURES / 0, LABELS), ValueError, "the features hold NaN or inf"),
         (
             lambda: neural_collapse(FEATURES, LABELS, WEIGHT.mT),

@@ -64,9 +64,16 @@ def test_users_without_relevant_items_do_not_count_and_shorter_lists_are_cut_off
 def test_lists_that_cannot_be_scored_are_refused():
     with pytest.raises(ValueError, match="there are 1 lists of recommended items and 2 of relevant ones; pass one of"):
         ranking_metrics([[1]], [{1}, {2}])
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k must be an integer of at least 1, got 0"):
         ranking_metrics([[1]], [{1}], 0)
     with pytest.raises(ValueError, match="list 0 names an item twice among its first 2; pass distinct items"):
         ranking_metrics([[1, 1]], [{1}], 2)
     with pytest.raises(ValueError, match="no user has a relevant item, so there is nothing to find; check the ids"):
         ranking_metrics([[1]], [set()])
+    with pytest.raises(ValueError, match="recommended items are text, and relevant ones numbers, so none is found"):
+        ranking_metrics([["1", "2"]], [{1}], k=1)
+    for single in ("ab", 1):
+        with pytest.raises(
+            ValueError, match=f"needs a collection of items for each user, got {single!r}; pass {{{single!r}}}"
+        ):
+            ranking_metrics([["a", "b"]], [single], k=1)

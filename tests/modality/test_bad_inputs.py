@@ -167,6 +167,8 @@ BAD = [
      r"vectors, tokens or feature maps; pooling='mean' found shape \(1, 1, 1, 3, 3\) in Tensor"),
     ("no pooler", lambda _: dual(y_tower=bert(), y_width=8, y_pooling="pooler")(X, {"input_ids": Pairs(3).tokens}),
      ValueError, "pooling='pooler' found shape None in .*wrap the tower in a module"),
+    ("checkpointing", lambda _: dual().gradient_checkpointing_enable(), ValueError,
+     "gradient checkpointing is not available in Identity, Identity; leave it out, or pass `chunk_size=`"),
     ("no logit_scale", lambda _: ContrastiveModel(bert()), ValueError, "BertModel has no `logit_scale`; pass `temp"),
     ("one modality", lambda _: ContrastiveModel(bert(), temperature=Temperature())(Pairs(3).tokens), ValueError,
      "without embeddings of two modalities.*a DualEncoder takes any towers"),

@@ -41,7 +41,17 @@ def test_search_is_its_definitions_and_ndcg_that_of_scikit_learn(block_size) -> 
 @pytest.mark.parametrize("kind", [torch.tensor, np.ndarray.tolist, lambda rows: rows.astype(np.float32)])
 def test_features_may_be_tensors_arrays_or_lists(kind) -> None:
     found = search_metrics(kind(QUERIES), kind(POOL), QUERY_IDS.tolist(), torch.tensor(POOL_IDS))
-    assert found == pytest.approx(search_metrics(QUERIES, POOL, QUERY_IDS, POOL_IDS), abs=1e-6)
+    expected = search_metrics(QUERIES, POOL, QUERY_IDS, POOL_IDS)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert search_metrics(kind(QUERIES), POOL, QUERY_IDS, POOL_IDS) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ids_may_be_integers_of_any_kind() -> None:
+    ids = np.array([255, 7], dtype=np.uint8)  # 255 is not the unknown id -1
+    for kind in (ids, ids.astype(np.uint64), torch.tensor(ids, dtype=torch.uint8)):
+        assert search_metrics(QUERIES[:2], QUERIES[:2], kind, kind, ks=(1,))["recall@1"] == 1
+        assert recall_at_k(QUERIES[:2], QUERIES[:2], (1,), x_ids=kind, y_ids=kind)["x_to_y_recall@1"] == 1
+        assert recall_at_k(QUERIES[:2], QUERIES[:2], (1,), x_ids=kind)["x_to_y_recall@1"] == 1
 
 
 def test_right_answers_come_last_among_equals() -> None:

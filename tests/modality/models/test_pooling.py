@@ -76,7 +76,7 @@ def test_an_encoder_that_only_knows_its_lengths_is_pooled_up_to_them() -> None:
 
 
 @pytest.mark.parametrize("config", PROMPTS.values(), ids=PROMPTS.keys())
-@pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
 def test_a_padded_text_has_the_vector_that_it_has_alone_under_peft(config, pooling) -> None:
     text = hf.BertModel(hf.BertConfig(**SMALL, vocab_size=VOCABULARY, max_position_embeddings=40))
     tower = get_peft_model(text, config).eval()
@@ -107,9 +107,18 @@ def test_tokens_of_a_decoder_have_the_mask_of_the_decoder() -> None:
     torch.testing.assert_close(found[1], hidden[1, 0])
 
 
-def test_the_first_token_of_a_text_that_is_padded_on_the_left_is_not_padding() -> None:
-    tokens, mask = torch.randn(2, 3, 4), torch.tensor([[0, 1, 1], [1, 1, 1]])
-    assert torch.equal(tower_features(tokens, "first", mask), torch.stack([tokens[0, 1], tokens[1, 0]]))
+def test_the_first_and_the_last_token_are_not_padding_whichever_side_that_is_on() -> None:
+    tokens, mask = torch.randn(3, 3, 4), torch.tensor([[0, 1, 1], [1, 1, 0], [1, 1, 1]])
+    for pooling, places in (("first", [1, 0, 0]), ("last", [2, 1, 2])):
+        assert torch.equal(tower_features(tokens, pooling, mask), tokens[torch.arange(3), places])
+        assert torch.equal(tower_features(tokens, pooling), tokens[:, 0 if pooling == "first" else -1])
+
+
+def test_the_last_token_of_a_decoder_is_that_of_the_text_alone() -> None:
+    sizes = SMALL | {"vocab_size": VOCABULARY, "max_position_embeddings": 20}
+    tower = hf.LlamaModel(hf.LlamaConfig(**sizes)).eval()
+    together = pooled(tower, {"input_ids": PADDED, "attention_mask": (PADDED > 0).long()}, "last")
+    torch.testing.assert_close(together[:1], pooled(tower, {"input_ids": PADDED[:1, :4]}, "last"), rtol=1e-4, atol=1e-5)
 
 
 def test_the_mask_that_an_output_brings_along_and_masks_of_patches_are_used() -> None:
