@@ -5,6 +5,7 @@ Importing this package registers the method, so import it before loading an adap
 
 from deep_lora.adapters import cast_adapter_, rescale_adapter_scale
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
+from deep_lora.drift import DriftCallback
 from deep_lora.export.conversion import convert_folder
 from deep_lora.export.lora import kept_ranks, save_as_lora, to_lora
 from deep_lora.export.serving import Serving, check_serving
@@ -36,6 +37,7 @@ __all__ = [
     "DeepLoraConfig",
     "DeepLoraLayer",
     "DeepLoraModel",
+    "DriftCallback",
     "InitializationReport",
     "ModuleReport",
     "Serving",

@@ -21,6 +21,7 @@ COMMANDS = {
     "finetune": "fine-tune a language model for classes, tags, texts or chats",
     "classify": "fine-tune an image classifier",
     "contrastive": "train on pairs of images and texts, or of two texts",
+    "compare": "Deep LoRA and LoRA on your own data: which is better?",
     "predict": "predict for new data by a finished run",
     "complete": "complete a matrix from some of its entries, such as ratings",
     "convert": "write an adapter as a plain LoRA adapter",

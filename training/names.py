@@ -16,3 +16,5 @@ TRAINING_ARGUMENTS = "training_args.bin"
 MODEL, MATRIX_NAMES, PREDICTIONS, FIT = "model.safetensors", "names.json", "predictions.csv", "checkpoint.safetensors"
 # Of `deep-lora inspect`.
 INSPECTION, SPECTRA = "inspection.json", "spectra.png"
+# Of `deep-lora compare`.
+COMPARISON, COMPARISON_FIGURE, OUTPUT = "comparison.json", "comparison.png", "output.txt"

@@ -35,7 +35,10 @@ def run(bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("merge")
     words = [*tiny.QUICK, "--learning_rate", "0.05", "--path_length", "0", "--rank", "4"]
     data = tiny.save_csv(folder / "reviews.csv")
-    assert main(["finetune", "--model", str(bert), "--dataset", str(data), "--output_dir", str(folder / "run"), *words]) == 0
+    assert (
+        main(["finetune", "--model", str(bert), "--dataset", str(data), "--output_dir", str(folder / "run"), *words])
+        == 0
+    )
     return folder / "run"
 
 
@@ -76,7 +79,9 @@ def test_a_run_becomes_a_model_with_its_head_its_classes_and_its_tokenizer(run, 
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert torch.allclose(logits(model), wanted, atol=1e-6) and not torch.allclose(plain, wanted, atol=1e-3)
     assert model.config.id2label == {0: "neg", 1: "pos"}
-    assert AutoTokenizer.from_pretrained(tmp_path / "out")("good film") == AutoTokenizer.from_pretrained(bert)("good film")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("good film") == AutoTokenizer.from_pretrained(bert)(
+        "good film"
+    )
     assert not [path.name for path in tmp_path.iterdir() if path.name != "out"]
 
 
