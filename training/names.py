@@ -14,6 +14,7 @@ CARD = "README.md"
 TRAINING_ARGUMENTS = "training_args.bin"
 # Of `deep-lora complete`.
 MODEL, MATRIX_NAMES, PREDICTIONS, FIT = "model.safetensors", "names.json", "predictions.csv", "checkpoint.safetensors"
+GGUF = "adapter.gguf"  # of `deep-lora convert --to gguf`
 # Of `deep-lora inspect`.
 INSPECTION, SPECTRA = "inspection.json", "spectra.png"
 # Of `deep-lora compare`.
