@@ -46,10 +46,13 @@ class MergeArguments:
             raise UsageError(f"--dtype got {self.dtype!r}; choose float32, bfloat16, float16 or auto")
 
 
+TYPES = (MergeArguments,)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
     words = ["--adapter", *words] if words and not words[0].startswith("-") else list(words)
-    (arguments,) = parse((MergeArguments,), words, command="merge", description=DESCRIPTION)
+    (arguments,) = parse(TYPES, words, command="merge", description=DESCRIPTION)
     if not arguments.adapter or not arguments.output_dir:
         raise UsageError("merge needs the folder of a run or of an adapter, and --output_dir")
     output, token = Path(arguments.output_dir), os.environ.get("HF_TOKEN")
