@@ -108,9 +108,6 @@ def test_another_pair_and_a_tuned_rate_are_added_to_a_comparison(compare, bert, 
     shutil.rmtree(tmp_path / "out")
     status, printed = compare("--test_data", test, "--tune", "--seeds", "2")
     assert status == 2 and "at each of the rates 0.0001, 0.0003, 0.001, 0.003, 0.01 a run of LoRA diverges" in printed
-    accuracy["deep_lora"], accuracy[1e-3] = float("nan"), 0.7
-    status, printed = compare("--test_data", test, "--overwrite")
-    assert status == 0 or "is not a number in a run of" in printed
 
 
 def outcome(ours, its, falling=False, split="test", **settings) -> Outcome:
