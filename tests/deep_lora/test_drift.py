@@ -102,5 +102,5 @@ def test_what_cannot_be_measured_is_refused(tmp_path) -> None:
         DriftCallback(trainer_of(llama(), tmp_path), TEXT)
     trainer = trainer_of(adapt(llama(), r=2, target_modules=TARGETS), tmp_path)
     for tokens in (TEXT[:, :1], TEXT[0], TEXT[:0]):
-        with pytest.raises(ValueError, match="the tokens must be"):
+        with pytest.raises(ValueError, match=r"the tokens must be \(blocks, length\), with at least 2"):
             DriftCallback(trainer, tokens)

@@ -155,7 +155,10 @@ def test_the_table_fits_a_terminal_and_caveats_are_told() -> None:
     ("words", "message"),
     [
         (["--seeds", "1"], "--seeds got 1; an interval needs at least 2 pairs"),
-        (["--tune", "--learning_rate", "1e-3"], "--tune tries the rates 0.0001, 0.0003, 0.001, 0.003, 0.01; leave"),
+        (
+            ["--tune", "--learning_rate", "1e-3"],
+            "--tune tries the rates 0.0001, 0.0003, 0.001, 0.003, 0.01; leave --learning_rate out",
+        ),
         (
             ["--sample_seed", "3"],
             "--sample_seed cannot be used with compare: the rows of each pair are drawn by",
@@ -178,7 +181,9 @@ def test_a_dry_run_shows_both_kinds_of_runs_and_writes_nothing(compare, tmp_path
 
 
 def test_a_score_that_is_not_a_number_compares_nothing() -> None:
-    with pytest.raises(UsageError, match="pearsonr of the test data is not a number in a run of lora"):
+    with pytest.raises(
+        UsageError, match="pearsonr of the test data is not a number in a run of lora, so that nothing can be compared"
+    ):
         comparison._score(
             {"metrics": {"test": {"pearsonr": None}}, "settings": {"adapter": "lora"}}, "test", "pearsonr"
         )

@@ -157,7 +157,7 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(run, llama, bert, adap
     )
     assert "is not complete; rerun its command" in refused(changed(status="stopped"))
     assert "is not the folder of an adapter or of a run" in refused(tmp_path)
-    assert "--dtype got 'int8'; choose float32" in refused(run, "--dtype", "int8")
+    assert "--dtype got 'int8'; choose float32, bfloat16, float16" in refused(run, "--dtype", "int8")
     folder, _ = adapter(lora())
     assert "holds" in refused(folder, "--model", tmp_path / "out" / "base") and not (tmp_path / "out").exists()
     prompts = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
@@ -169,6 +169,9 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(run, llama, bert, adap
     assert "the configuration of no/where cannot be loaded" in capsys.readouterr().err
     wide = tiny.save_llama(tmp_path / "wide", width=32)
     assert "the adapter" in refused(folder, "--model", wide)
+    weights = folder / "adapter_model.safetensors"
+    save_file({name: value / 0 for name, value in load_file(weights).items()}, weights)
+    assert " cannot be merged: NaNs detected" in refused(folder)
     config = folder / "adapter_config.json"
     edit(config, task_type=None)
     assert "names neither a task nor a class of transformers" in refused(folder)
@@ -191,7 +194,7 @@ def test_a_head_that_nobody_has_is_not_left_random(run, bert, tmp_path, capsys) 
     more = {extra + name.rpartition(".")[2]: value.clone() for name, value in known.items()}
     save_file(tensors | more, path)
     assert merged(tmp_path / "adapter", "--output_dir", tmp_path / "out") == 2
-    assert "has no place for" in capsys.readouterr().err
+    assert "has no place for" in (printed := capsys.readouterr().err) and "of the adapter; pass the right" in printed
 
 
 def test_a_folder_in_use_is_not_replaced(run, tmp_path, capsys) -> None:
