@@ -6,8 +6,8 @@ import gc
 import json
 import os
 import statistics
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,10 +184,12 @@ def _run(
     return found
 
 
-def _output(job: Job, folder: Path) -> Any:
+@contextmanager
+def _output(job: Job, folder: Path) -> Iterator[None]:
     """Send what a run prints to a file in its folder."""
     place = folder / OUTPUT if job.run.process_index == 0 else Path(os.devnull)
-    return redirect_stdout(place.open("w", encoding="utf-8"))
+    with place.open("w", encoding="utf-8") as file, redirect_stdout(file):
+        yield
 
 
 def _results(folder: Path, identity: str) -> dict[str, Any]:

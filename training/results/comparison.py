@@ -78,13 +78,16 @@ def verdict(outcome: Outcome) -> str:
             f"{ahead} is ahead of {behind} by the very same {abs(mean):.4g} of {outcome.metric} in all {count} pairs, "
             "so that there is no interval; more rows to test on, or more seeds, would tell how sure that is."
         )
-    told = f"95 % from {low:+.4g} to {high:+.4g}, {count} pairs"
     if low <= 0 <= high:
         return (
             f"Level: the difference in {outcome.metric} between {OURS} and {rival} is smaller than its interval "
-            f"({mean:+.4g}, {told})."
+            f"({mean:+.4g}, 95 % from {low:+.4g} to {high:+.4g}, {count} pairs)."
         )
-    return f"{ahead} is ahead of {behind}: {mean:+.4g} {outcome.metric} for {OURS} ({told})."
+    least, most = sorted((abs(low), abs(high)))
+    return (
+        f"{ahead} is ahead of {behind} by {abs(mean):.4g} in {outcome.metric} (95 % from {least:.4g} to {most:.4g}, "
+        f"{count} pairs)."
+    )
 
 
 def caveats(outcome: Outcome) -> list[str]:

@@ -125,9 +125,24 @@ def test_the_interval_is_students_of_the_paired_differences() -> None:
 @pytest.mark.parametrize(
     ("ours", "its", "falling", "said"),
     [
-        ([0.9, 0.91, 0.93], [0.5, 0.52, 0.51], False, "Deep LoRA is ahead of LoRA (rate 0.001): +0.4033"),
-        ([0.9, 0.91, 0.93], [0.5, 0.52, 0.51], True, "LoRA (rate 0.001) is ahead of Deep LoRA: +0.4033"),
-        ([0.5, 0.52, 0.51], [0.9, 0.91, 0.93], True, "Deep LoRA is ahead of LoRA (rate 0.001): -0.4033"),
+        (
+            [0.9, 0.91, 0.93],
+            [0.5, 0.52, 0.51],
+            False,
+            "Deep LoRA is ahead of LoRA (rate 0.001) by 0.4033 in score (95 %",
+        ),
+        (
+            [0.9, 0.91, 0.93],
+            [0.5, 0.52, 0.51],
+            True,
+            "LoRA (rate 0.001) is ahead of Deep LoRA by 0.4033 in score (95 %",
+        ),
+        (
+            [0.5, 0.52, 0.51],
+            [0.9, 0.91, 0.93],
+            True,
+            "Deep LoRA is ahead of LoRA (rate 0.001) by 0.4033 in score (95 %",
+        ),
         ([0.5, 0.9, 0.7], [0.9, 0.5, 0.69], False, "Level: the difference in score"),
         ([0.5, 0.6], [0.5, 0.6], False, "Level: Deep LoRA and LoRA (rate 0.001) have the same score in all 2 pairs"),
         (
