@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 
-from scipy import stats
+from training.results.intervals import mean_with_interval
 
 Curve = Sequence[tuple[int, float]]
 BASELINE = "cross_entropy"
-
-
-def mean_with_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float]:
-    """Compute the mean and Student's interval of the mean (equal bounds for a single value).
-
-    >>> mean_with_interval([1.0, 1.0])
-    {'mean': 1.0, 'low': 1.0, 'high': 1.0}
-    """
-    mean = statistics.fmean(values)
-    if len(values) < 2 or max(values) == min(values):
-        return {"mean": mean, "low": mean, "high": mean}
-    low, high = stats.t.interval(level, len(values) - 1, mean, stats.sem(values))
-    return {"mean": mean, "low": float(low), "high": float(high)}
 
 
 def steps_until(curve: Curve, target: float) -> int | None:

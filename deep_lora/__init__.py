@@ -5,7 +5,9 @@ Importing this package registers the method, so import it before loading an adap
 
 from deep_lora.adapters import cast_adapter_, rescale_adapter_scale
 from deep_lora.config import PEFT_TYPE, DeepLoraConfig
+from deep_lora.drift import DriftCallback
 from deep_lora.export.conversion import convert_folder
+from deep_lora.export.gguf import convert_to_gguf
 from deep_lora.export.lora import kept_ranks, save_as_lora, to_lora
 from deep_lora.export.serving import Serving, check_serving
 from deep_lora.export.spectra import AdapterReport, ModuleReport, inspect_adapter
@@ -36,6 +38,7 @@ __all__ = [
     "DeepLoraConfig",
     "DeepLoraLayer",
     "DeepLoraModel",
+    "DriftCallback",
     "InitializationReport",
     "ModuleReport",
     "Serving",
@@ -45,6 +48,7 @@ __all__ = [
     "cast_adapter_",
     "check_serving",
     "convert_folder",
+    "convert_to_gguf",
     "create_optimizer",
     "initialize_subspaces_",
     "inspect_adapter",

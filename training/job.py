@@ -20,6 +20,11 @@ from training.settings.data import DataArguments
 IGNORED = -100  # the label of tokens that have no loss, in torch and transformers; Trainer pads labels with it
 
 
+def no_watchers(trainer: Trainer, processor: Any) -> list[TrainerCallback]:
+    """Return no callbacks: most tasks measure nothing beside the Trainer."""
+    return []
+
+
 def no_callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
     """Return no callbacks: most tasks need none of their own."""
     return []
@@ -42,6 +47,7 @@ class Task:
         collate: tokenizer or image processor, model -> collator of the batches.
         score: predictions -> metrics; None where the Trainer has metrics of its own.
         callbacks: job, model -> callbacks that only this task has.
+        watchers: Trainer, tokenizer -> callbacks that measure its model beside it.
         reduce_logits: logits, labels -> what is kept of them for `score`; None keeps the logits.
         main_metric: the metric that says how good the model is.
         scores: names of all metrics, besides the loss.
@@ -65,6 +71,7 @@ class Task:
     collate: Callable[[Any, Any], Callable[..., Any]]
     score: Callable[[EvalPrediction], dict[str, float]] | None
     callbacks: Callable[[Job, nn.Module], list[TrainerCallback]] = no_callbacks
+    watchers: Callable[[Trainer, Any], list[TrainerCallback]] = no_watchers
     reduce_logits: Callable[[Any, Tensor], Tensor] | None = None
     main_metric: str = "loss"
     scores: tuple[str, ...] = ()

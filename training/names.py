@@ -5,6 +5,7 @@ TRAINABLE = "deep_lora"  # in a folder of an adapter: what Deep LoRA trains on; 
 EXPORT = "lora_export"  # where runs of earlier versions have their plain LoRA
 CONTRASTIVE = "contrastive"  # .safetensors: what is trained beside adapters; .json: how the model is put together
 ADAPTER_CONFIG, CONTRASTIVE_CONFIG = "adapter_config.json", f"{CONTRASTIVE}.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RESULTS, FIGURE, CONFUSION = "results.json", "training.png", "confusion.png"
 CHECKPOINT, MANIFEST, STATE = "checkpoint-", "manifest.json", "trainer_state.json"
 PARTIAL = ".partial"  # a folder; what lies in it is never read
@@ -13,5 +14,8 @@ CARD = "README.md"
 TRAINING_ARGUMENTS = "training_args.bin"
 # Of `deep-lora complete`.
 MODEL, MATRIX_NAMES, PREDICTIONS, FIT = "model.safetensors", "names.json", "predictions.csv", "checkpoint.safetensors"
+GGUF = "adapter.gguf"  # of `deep-lora convert --to gguf`
 # Of `deep-lora inspect`.
 INSPECTION, SPECTRA = "inspection.json", "spectra.png"
+# Of `deep-lora compare`.
+COMPARISON, COMPARISON_FIGURE, OUTPUT = "comparison.json", "comparison.png", "output.txt"

@@ -201,6 +201,8 @@ def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterT
     )
     for callback in callbacks if job.task.own_loss else ():
         callback.trainer = trainer
+    for callback in job.task.watchers(trainer, job.processor):
+        trainer.add_callback(callback)
     trainer.test_dataset = encoded.get("test")
     return trainer
 

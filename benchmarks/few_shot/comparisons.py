@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmarks.paired import mean_with_interval
 from benchmarks.result_files import RESULTS, SETTINGS, result
+from training.results.intervals import mean_with_interval
 
 BASELINE, USUAL = "LoRA, tuned", "LoRA, not tuned"  # the second at its usual rate, 1e-3, as the next two at theirs
 ONE_RATE = (USUAL, "LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")

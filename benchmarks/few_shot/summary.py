@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, Protocol
 
-from benchmarks.paired import mean_with_interval
+from training.results.intervals import mean_with_interval
 
 Kept = dict[str, Any]
 Row = dict[str, Any]

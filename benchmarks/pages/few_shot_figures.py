@@ -40,10 +40,10 @@ def draw_settings(path: Path) -> None:
                 axes.plot(100 * gap["mean"], row, "o", color=color, markersize=6 if method == RULED else 4, zorder=3)
             axes.plot([], [], "o-", color=color, label=label)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set(yticks=range(len(names)), yticklabels=list(map(title, names)), xlim=(-13, 8))
+        axes.set(yticks=range(len(names)), yticklabels=list(map(title, names)), xlim=(-17, 8))
         axes.set_xlabel("points ahead of LoRA tuned for the setting, 95 % intervals")
         axes.set_title("Nothing set, and level with a LoRA tuned for each setting", loc="right")
-        axes.legend(loc="lower left", frameon=False, bbox_to_anchor=(0, 0.02))
+        axes.legend(loc="center left", frameon=False)
 
 
 def draw_rates(path: Path) -> None:

@@ -26,10 +26,10 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.impute import KNNImputer, SimpleImputer
 from threadpoolctl import threadpool_limits
 
-from benchmarks.paired import mean_with_interval
 from benchmarks.result_files import RESULTS, versions, write_json
 from benchmarks.studies.ratings import Ratings, movielens
 from dmf import MatrixCompletion
+from training.results.intervals import mean_with_interval
 
 SEEDS = range(5)
 MISSING = 0.2

@@ -29,9 +29,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from benchmarks.packages import packaged_file
-from benchmarks.paired import mean_with_interval
 from benchmarks.result_files import RESULTS, read_json, versions, write_json
 from dmf.completion import MatrixCompletion
+from training.results.intervals import mean_with_interval
 
 MOVIELENS = ("recbole", "1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter")
 INSTEVAL = ("pydataset", "0.2.0", "pydataset/resources.tar.gz")

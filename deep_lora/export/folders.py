@@ -39,8 +39,12 @@ class AdapterFiles(NamedTuple):
         return self.config["peft_type"].upper()
 
 
-def read_adapter(folder: Path) -> AdapterFiles:
+def read_adapter(folder: Path, *, root: bool = False) -> AdapterFiles:
     """Read config and tensors of a saved adapter; of one with a plain LoRA at its root, those of its Deep LoRA.
+
+    Args:
+        folder: of the adapter.
+        root: read what lies at the root in any case.
 
     Raises:
         AdapterFileError: not a folder, or a file is missing, too large, a link that leads out of the folder, a pickle,
@@ -48,13 +52,13 @@ def read_adapter(folder: Path) -> AdapterFiles:
     """
     if not folder.is_dir():
         raise AdapterFileError(f"{folder} is not a folder; {_NEEDED}")
-    root, folder = folder, trainable_folder(folder)
-    config = read_config(_inside(folder, CONFIG_NAME, root))
+    home, folder = folder, folder if root else trainable_folder(folder)
+    config = read_config(_inside(folder, CONFIG_NAME, home))
     if not (folder / SAFETENSORS_WEIGHTS_NAME).exists() and (folder / WEIGHTS_NAME).exists():
         raise AdapterFileError(
             f"{folder / WEIGHTS_NAME} is a pickle, which can run code when it is read; save it as safetensors"
         )
-    path = _inside(folder, SAFETENSORS_WEIGHTS_NAME, root)
+    path = _inside(folder, SAFETENSORS_WEIGHTS_NAME, home)
     check_unbounded(str(path), read_shapes(path))
     try:
         with safe_open(path, framework="pt") as file:

@@ -248,5 +248,5 @@ _RULES: dict[str, Rule] = {
 _ADVICE: dict[str, Callable[[_Facts], str]] = {
     "vLLM": _vllm_advice,
     "SGLang": lambda facts: f"--enable-lora --max-lora-rank {facts.highest}",
-    "llama.cpp": lambda facts: "after convert_lora_to_gguf.py of llama.cpp",
+    "llama.cpp": lambda facts: "after deep-lora convert --to gguf",
 }

@@ -130,12 +130,17 @@ def _lora_factors(files: AdapterFiles) -> dict[str, tuple[Tensor, Tensor, int]]:
             raise AdapterFileError(
                 f"the parts of module {name[:80]!r} do not fit: {shapes}; needed are A (r, in), B (out, r)"
             )
-        scale = _lora_scale(files.config, name, A.shape[0])
+        scale = lora_scale(files.config, name, A.shape[0])
         found[name] = (scale * B.double().flatten(1), A.double().flatten(1).mT, A.numel() + B.numel())
     return found
 
 
-def _lora_scale(config: dict[str, Any], name: str, rank: int) -> float:
+def lora_scale(config: dict[str, Any], name: str, rank: int) -> float:
+    """Return by what a LoRA adapter multiplies `B A` of a module.
+
+    Raises:
+        AdapterFileError: the config has no number for it.
+    """
     patterns = config.get("alpha_pattern") or {}
     try:
         alpha = patterns.get(get_pattern_key(patterns.keys(), name), config.get("lora_alpha", rank))

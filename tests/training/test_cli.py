@@ -74,7 +74,7 @@ def test_every_command_has_a_help_that_shows_how_in_80_columns(command, word, ca
 
 def test_the_help_of_a_training_command_is_one_screen_and_marks_what_is_required(capsys) -> None:
     assert max(map(len, cli.usage().splitlines())) <= 80
-    for command in ("finetune", "classify", "contrastive"):
+    for command in ("finetune", "classify", "contrastive", "compare"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         printed = capsys.readouterr().out

@@ -58,7 +58,7 @@ def read_run(folder: Path) -> FinishedRun:
         results = read_results(folder)
         complete = results["status"] == "complete" and isinstance(results["settings"], dict)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--run {folder} is not the folder of a finished run: {RESULTS} cannot be read") from error
+        raise UsageError(f"{folder} is not the folder of a finished run: {RESULTS} cannot be read") from error
     if not complete:
         raise UsageError(f"the run in {folder} is not complete; rerun its command to resume it")
     return FinishedRun(folder, results)
@@ -91,7 +91,7 @@ def load_trained(
     )  # fmt: skip
     images = run.results["command"] == "classify"
     processor = load_processor(ModelArguments(model=str(place)), images=images)
-    base = load_base(arguments, Head(run.task, run.results["auto_class"], _model_settings(run)), token)
+    base = load_base(arguments, Head(run.task, run.results["auto_class"], model_settings(run)), token)
     if run.setting("normalized_head"):
         normalize_classifier_(base.model, run.setting("head_scale"))
     quantized = quantization_config(arguments) is not None
@@ -104,7 +104,8 @@ def load_trained(
     return (trained if quantized else trained.to(device)).eval(), processor
 
 
-def _model_settings(run: FinishedRun) -> dict[str, Any]:
+def model_settings(run: FinishedRun) -> dict[str, Any]:
+    """Return what the configuration of the base model is given: the names of the labels, or their number."""
     names = run.names
     if names:
         return {

@@ -56,6 +56,15 @@ class _Method:
 
 
 _Fields: Any = dataclasses.make_dataclass("_Fields", _config_options(), bases=(_Method,))
+_OF_EVERY_METHOD = ("rank", "target_modules", "exclude_modules", "modules_to_save")
+_Shared: Any = dataclasses.make_dataclass("_Shared", [one for one in _config_options() if one[0] in _OF_EVERY_METHOD])
+
+
+@dataclass
+class SharedArguments(_Shared):
+    """What Deep LoRA and LoRA have in common."""
+
+    _argument_group_name = "adapters"
 
 
 @dataclass

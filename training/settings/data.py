@@ -116,6 +116,10 @@ class TextDataArguments(DataArguments):
         None, "chat, dpo: a .jinja file with the chat template, for a tokenizer that has none."
     )
     packing: bool = option(False, "chat: fill rows of --max_length tokens with several conversations each.")
+    general_text: str | None = option(
+        None, "causal_lm, chat: a file with another kind of text (its column is called text), on which each evaluation "
+        "measures how far the model has drifted from its base."
+    )  # fmt: skip
     beta: float = option(0.1, "dpo: how closely the model is held to the one before training; higher is closer.")
     predict_with_generate: bool = option(
         False, "seq2seq: also generate texts at each evaluation, and compare them with the target (ROUGE-L, BLEU)."

@@ -98,11 +98,11 @@ def parse(
         raise UsageError(str(error)) from error
     if rest:
         raise UsageError(_unknown(rest[0].partition("=")[0], parser))
-    refuse_unused(_passed(words), found)
+    refuse_unused(passed(words), found)
     return tuple(found)
 
 
-def _passed(words: Sequence[str]) -> set[str]:
+def passed(words: Sequence[str]) -> set[str]:
     """Return the names of the options among the words."""
     return {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
 

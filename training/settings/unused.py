@@ -57,6 +57,8 @@ RULES = (
     ),
     Rule(("label_columns",), _one_of("task", "multilabel"), "--task multilabel"),
     Rule(("text_column",), lambda s: s.get("task") != "dpo", "another task; dpo has prompt, chosen and rejected"),
+    Rule(("general_text",), _one_of("task", "causal_lm", "chat"), "--task causal_lm or chat"),
+    Rule(("ranks", "assume_linear"), lambda s: s.get("to") != "gguf", "--to lora"),
     Rule(("packing",), _one_of("task", "chat"), "--task chat"),
     Rule(("beta",), _one_of("task", "dpo"), "--task dpo"),
     Rule(("chat_template",), _one_of("task", "chat", "dpo"), "--task chat or dpo"),

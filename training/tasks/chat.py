@@ -29,6 +29,7 @@ from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, replace_columns
 from training.tasks.continuation import causal_task
+from training.tasks.general_text import PANELS, watchers
 
 
 class Format(NamedTuple):
@@ -108,6 +109,8 @@ def chat(splits: Splits, data: TextDataArguments, metric_source: str = "local") 
         trainer_class=partial(trainers.ChatTrainer, max_length=data.length, packing=data.packing),
         main_metric="perplexity",
         scores=("perplexity", "mean_token_accuracy"),
+        panels=(("perplexity",), *PANELS),
+        watchers=watchers(data),
         answers=partial(trainers.sample_answers, template=template, conversation=conversation_of),
     )
 

@@ -16,6 +16,7 @@ from training.job import Task
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, adapter_task, encode_texts, replace_columns
 from training.tasks.continuation import causal_task, encode_continuations
+from training.tasks.general_text import PANELS, watchers
 from training.tasks.metrics import TOKEN_METRICS, score_tokens, token_sums
 from training.tasks.text_metrics import TEXT_METRICS, text_scorer
 from training.trainer.generating import GeneratingTrainer, Generation
@@ -41,6 +42,8 @@ def causal_lm(splits: Splits, data: TextDataArguments, metric_source: str = "loc
         reduce_logits=lambda logits, labels: token_sums(_first(logits)[:, :-1], labels[:, 1:]),
         main_metric="perplexity",
         scores=TOKEN_METRICS,
+        panels=(("perplexity",), *PANELS),
+        watchers=watchers(data),
     )
 
 

@@ -23,7 +23,7 @@ _FREE = {
     "overwrite", "resume_from_checkpoint", "disable_tqdm", "license", "run_name", "metric_source", "log_level",
     "local_rank", "dataloader_num_workers", "per_device_eval_batch_size", "metrics", "logging_strategy", "use_cpu",
     "num_validation_samples", "num_test_samples", "test_data", "test_split", "ddp_backend",
-    "predict_with_generate", "num_beams", "max_new_tokens",
+    "general_text", "predict_with_generate", "num_beams", "max_new_tokens",
     "encoding", "separator", "quoting", "column_names", "skip_unreadable",  # the digests tell what was read
 }  # fmt: skip
 _RUN = (

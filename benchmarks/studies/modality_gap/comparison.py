@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.kept_runs import RunFolder
-from benchmarks.paired import mean_with_interval
 from benchmarks.result_files import SETTINGS, read_json
 from benchmarks.studies.modality_gap.emoji_pairs import (
     DEFAULT_CACHE,
@@ -41,6 +40,7 @@ from benchmarks.studies.modality_gap.emoji_pairs import (
 )
 from benchmarks.studies.modality_gap.methods import BASELINE, CLIP_START, METHODS
 from benchmarks.studies.modality_gap.training import Settings, Task, evaluate, make_task, train
+from training.results.intervals import mean_with_interval
 
 KEPT = "runs/modality_gap/kept"
 REFERENCES = (BASELINE, CLIP_START, "rising")

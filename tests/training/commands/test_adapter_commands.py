@@ -139,6 +139,26 @@ def test_a_tied_head_is_converted_with_the_base_model_and_not_without(tmp_path, 
     )
 
 
+def test_an_adapter_becomes_a_file_of_llama_cpp(tmp_path, llama, capsys) -> None:
+    gguf = pytest.importorskip("gguf")
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(llama),
+        DeepLoraConfig(r=3, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    )
+    disturb_(model)
+    model.save_pretrained(tmp_path / "adapter", lora_at_root=True)
+    words = ["convert", "--adapter", str(tmp_path / "adapter"), "--output_dir", str(tmp_path), "--to", "gguf"]
+    assert main(words) == 0
+    assert f"1 modules, largest rank 3, written to {tmp_path / 'adapter.gguf'}" in capsys.readouterr().out
+    names = {one.name for one in gguf.GGUFReader(tmp_path / "adapter.gguf").tensors}
+    assert names == {"blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"}
+    assert main(words) == 2
+    assert "adapter.gguf is there already; pass another --output_dir, or --overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert main([*words, "--ranks", "per_module"]) == 2
+    assert "--ranks has no effect here; it needs --to lora" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_folders_end_a_command_with_a_sentence(tmp_path, capsys) -> None:
     statuses = []

@@ -1,0 +1,113 @@
+"""Adapters in llama.cpp: the same logits as in PEFT, up to what llama.cpp itself differs from torch by."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+pytest.importorskip("gguf")
+pytest.importorskip("ik_llama_cpp", reason="no wheel of llama.cpp for this platform")
+
+from deep_lora import AdapterFileError, convert_to_gguf, save_as_lora
+from tests.deep_lora.export.llama_cpp import logits, write_base
+from tests.deep_lora.export.serving_cases import save
+from tests.models import VOCABULARY, adapt, bert_classifier, disturb_, llama
+
+IDS = [1, 7, 30, 12, 5, 40, 2, 9]
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A Llama with fewer heads for keys than for queries, its folder and its file."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    model = llama(**SIZES, tie_word_embeddings=False)
+    model.save_pretrained(folder)
+    return model, folder, write_base(model, folder / "base.gguf")
+
+
+def torch_logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(torch.tensor([IDS])).logits[0]
+
+
+def largest(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+@pytest.mark.parametrize("kind", ["deep_lora", "plain root", "export", "ranks of their own", "lora with a scale"])
+def test_llama_cpp_says_what_peft_says(kind, base, tmp_path) -> None:
+    model, folder, file = base
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+    if kind == "lora with a scale":
+        config = LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights=False)
+        adapted = get_peft_model(copy.deepcopy(model), config)
+        adapted.save_pretrained(str(tmp_path))
+    else:
+        adapted = adapt(copy.deepcopy(model), r=4, target_modules=targets, task_type="CAUSAL_LM")
+        disturb_(adapted)
+        if kind in ("deep_lora", "plain root"):
+            adapted.save_pretrained(str(tmp_path), lora_at_root=kind == "plain root")
+        else:
+            save_as_lora(tmp_path, adapted, ranks="per_module" if "ranks" in kind else "uniform")
+    ranks = convert_to_gguf(tmp_path, tmp_path / "adapter.gguf", base_model=str(folder))
+    assert len(ranks) == 2 * 7 + 1
+    wanted, plain = torch_logits(adapted), torch_logits(model)
+    own = largest(logits(file, IDS), plain)  # what llama.cpp differs from torch by, without any adapter
+    changed = largest(wanted, plain)
+    found = largest(logits(file, IDS, tmp_path / "adapter.gguf"), wanted)
+    assert own < 1e-2 * changed and found < 1e-2 * changed, (own, found, changed)
+
+
+def test_a_tolerance_drops_small_singular_values(base, tmp_path) -> None:
+    model, folder, _ = base
+    adapted = adapt(copy.deepcopy(model), r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    disturb_(adapted)
+    adapted.save_pretrained(str(tmp_path))
+    assert set(convert_to_gguf(tmp_path, None, base_model=str(folder)).values()) == {4}
+    assert max(convert_to_gguf(tmp_path, None, base_model=str(folder), tolerance=0.99).values()) < 4
+
+
+def changed_type(folder, kind: str):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_llama_cpp_does_not_load_is_refused_with_the_reason(base, tmp_path) -> None:
+    model, folder, _ = base
+    for case, text in (
+        (
+            "a trained head",
+            "llama.cpp does not load this adapter: what was trained beside LoRA would be missing: lm_head",
+        ),
+        ("embeddings", "llama.cpp does not load this adapter: the conversion takes linear layers alone"),
+    ):
+        with pytest.raises(AdapterFileError, match=text):
+            convert_to_gguf(save(tmp_path / case, case), None, base_model=str(folder))
+    plain = save(tmp_path / "plain", "plain")
+    with pytest.raises(AdapterFileError, match="the configuration of the base model 'me/base' is not on this machine"):
+        convert_to_gguf(plain, None)
+    bert_classifier().save_pretrained(tmp_path / "bert")
+    with pytest.raises(AdapterFileError, match="the base model is a bert; written are adapters of llama and mistral"):
+        convert_to_gguf(plain, None, base_model=str(tmp_path / "bert"))
+    llama(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
+    head = save(tmp_path / "head", "a head")
+    with pytest.raises(AdapterFileError, match="llama.cpp has no layer of its own for 'lm_head'; train without it"):
+        convert_to_gguf(head, tmp_path / "x.gguf", base_model=str(tmp_path / "tied"))
+    assert VOCABULARY and not (tmp_path / "x.gguf").exists()
+
+
+def test_the_adapter_in_the_file_is_the_one_that_peft_loads(base, tmp_path) -> None:
+    model, folder, file = base
+    adapted = adapt(copy.deepcopy(model), r=4, target_modules=["q_proj", "k_proj"], task_type="CAUSAL_LM")
+    disturb_(adapted)
+    adapted.save_pretrained(str(tmp_path), lora_at_root=True)
+    convert_to_gguf(tmp_path, tmp_path / "adapter.gguf", base_model=str(folder))
+    loaded = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path))
+    assert largest(logits(file, IDS, tmp_path / "adapter.gguf"), torch_logits(loaded)) < 1e-3
