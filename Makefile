@@ -6,6 +6,7 @@
 #   make test-lowest              the same with the lowest versions that setup.cfg declares, in .venv-lowest (several GB)
 #   make lint                     ruff, mypy, import-linter
 #   make docs                     the site: guides, options and API, as HTML in site/
+#   make notebooks                runs the notebooks of docs/ and saves them with what they print
 #   make run TORCH=torch          the newest torch instead of the pinned one
 #   make run PYTHON=python3.12    another interpreter (3.10 or newer)
 
@@ -30,7 +31,7 @@ PACKAGING = setup.cfg pyproject.toml
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: run test test-lowest lint format docs clean
+.PHONY: run test test-lowest lint format docs notebooks clean
 .DELETE_ON_ERROR:
 
 run: $(STAMPS)-demo $(STAMPS)-assets
@@ -57,6 +58,10 @@ format: $(STAMPS)-dev
 # The site. A broken link, a page that the navigation lacks, or a docstring that cannot be read stops it.
 docs: $(STAMPS)-docs
 	$(BIN)/mkdocs build --strict
+
+# Runs the notebooks, and saves them with what they print; their cells that install something are left out.
+notebooks: $(STAMPS)-docs $(STAMPS)-assets
+	PATH="$(abspath $(BIN)):$$PATH" HF_HUB_OFFLINE=1 jupyter-execute --inplace docs/notebooks/*.ipynb
 
 # torch goes in before anything that depends on it, so that nothing else chooses which build.
 $(STAMPS)-torch:

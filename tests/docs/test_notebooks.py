@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom in their short form, and show what came out of the long one."""
+"""The notebooks run from top to bottom in their short form, and were saved without an error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from tests.paths import ROOT
 
+INSTALLS = "skip-execution"  # the tag by which nbclient, too, leaves a cell out
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 pytestmark = pytest.mark.filterwarnings("ignore")
 for library in ("sentence_transformers", "sklearn", "matplotlib", "pandas", "datasets"):
@@ -33,7 +34,7 @@ def run(source: str, names: dict[str, Any], without: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, without, None)
             runpy.run_path(source.removeprefix("!python ").strip())
-    elif not source.startswith("%pip "):
+    else:
         exec(compile(source, "a cell", "exec"), names)
 
 
@@ -43,23 +44,24 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("NOTEBOOK_SHORT", "1")
     names: dict[str, Any] = {"__name__": path.stem}
     for cell in code_of(path):
+        if INSTALLS in cell["metadata"].get("tags", ()):
+            continue
         run(cell["source"], names, without="deep_lora")
     assert (tmp_path / "runs" / path.stem / "lora" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_saved_as_it_ran_without_an_error(path: Path) -> None:
-    cells = [cell for cell in code_of(path) if not cell["source"].startswith("%pip ")]
-    counts = [cell["execution_count"] for cell in cells]
-    assert len(cells) >= 5 and None not in counts and counts == sorted(counts)
-    kinds = [output["output_type"] for cell in cells for output in cell["outputs"]]
-    assert "error" not in kinds and kinds
+def test_a_notebook_is_saved_without_an_error_or_a_path_of_the_machine_that_ran_it(path: Path) -> None:
+    outputs = [output for cell in code_of(path) for output in cell["outputs"]]
+    assert "error" not in [output["output_type"] for output in outputs]
+    assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(outputs))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_installs_the_packaged_files_of_the_makefile(path: Path) -> None:
     pinned = set(re.search(r"^DEMO_ASSETS = (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())  # type: ignore[index]
-    installed = set(re.findall(r"[\w-]+==[\d.]+", code_of(path)[0]["source"]))
+    (cell,) = [cell for cell in code_of(path) if INSTALLS in cell["metadata"].get("tags", ())]
+    installed = set(re.findall(r"[\w-]+==[\d.]+", cell["source"]))
     assert installed and installed <= pinned
 
 
