@@ -165,7 +165,7 @@ BAD = [
     ("multi-label", lambda _: normalize_classifier_(BERT.build(problem_type="multi_label_classification")), ValueError,
      "cosines cannot say how likely each of several labels is"),
     ("plain checkpoint", lambda folder: saved(folder), ValueError,
-     "was not saved with a normalized head.*from_pretrained"),
+     "was not saved with a normalized head.*load it with `from_pretrained` and call"),
     ("strange class", lambda folder: saved(folder, normalized=True), ValueError,
      "'MyOwnForSequenceClassification' of .* is not a model class of transformers"),
     ("nothing to retract", lambda _: SphereRetractionCallback().on_train_begin(None, None, None, model=nn.Linear(2, 2)),

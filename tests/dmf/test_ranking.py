@@ -70,7 +70,9 @@ def test_lists_that_cannot_be_scored_are_refused():
         ranking_metrics([[1, 1]], [{1}], 2)
     with pytest.raises(ValueError, match="no user has a relevant item, so there is nothing to find; check the ids"):
         ranking_metrics([[1]], [set()])
-    with pytest.raises(ValueError, match="recommended items are text, and relevant ones numbers, so none is found"):
+    with pytest.raises(
+        ValueError, match="recommended items are text, and relevant ones numbers, so none is found; pass ids"
+    ):
         ranking_metrics([["1", "2"]], [{1}], k=1)
     for single in ("ab", 1):
         with pytest.raises(
