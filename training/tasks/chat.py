@@ -29,7 +29,7 @@ from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, replace_columns
 from training.tasks.continuation import causal_task
-from training.tasks.general_text import PANELS, watchers
+from training.trainer.general_text import PANELS, watchers
 
 
 class Format(NamedTuple):

@@ -16,9 +16,9 @@ from training.job import Task
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, adapter_task, encode_texts, replace_columns
 from training.tasks.continuation import causal_task, encode_continuations
-from training.tasks.general_text import PANELS, watchers
 from training.tasks.metrics import TOKEN_METRICS, score_tokens, token_sums
 from training.tasks.text_metrics import TEXT_METRICS, text_scorer
+from training.trainer.general_text import PANELS, watchers
 from training.trainer.generating import GeneratingTrainer, Generation
 from training.trainer.trainer import AdapterTrainer
 

@@ -94,7 +94,10 @@ def test_what_llama_cpp_does_not_load_is_refused_with_the_reason(base, tmp_path)
     with pytest.raises(AdapterFileError, match="the configuration of the base model 'me/base' is not on this machine"):
         convert_to_gguf(plain, None)
     bert_classifier().save_pretrained(tmp_path / "bert")
-    with pytest.raises(AdapterFileError, match="the base model is a bert; written are adapters of llama and mistral"):
+    with pytest.raises(
+        AdapterFileError,
+        match="the base model is a bert; written are adapters of llama and mistral. Write a plain LoRA, and",
+    ):
         convert_to_gguf(plain, None, base_model=str(tmp_path / "bert"))
     llama(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
     head = save(tmp_path / "head", "a head")

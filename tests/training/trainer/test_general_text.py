@@ -50,7 +50,7 @@ def test_what_cannot_be_measured_is_refused_before_training(
 
 
 def test_sharded_weights_are_refused(data, llama, finetune, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("training.tasks.general_text.sharding_frameworks", lambda: ["DeepSpeed"])
+    monkeypatch.setattr("training.trainer.general_text.sharding_frameworks", lambda: ["DeepSpeed"])
     general = ["--general_text", tmp_path / "general.txt"]
     status, printed = finetune(llama, data, "--task", "causal_lm", "--dry_run", *general)
     assert status == 2 and "for which each process needs whole weights; DeepSpeed shards them" in printed
