@@ -17,7 +17,7 @@ from dmf import MatrixCompletion
 from dmf.files import complete_file
 from training.errors import RunError, UsageError, public_settings
 from training.names import FIGURE, FIT, MATRIX_NAMES, MODEL, PREDICTIONS, RESULTS
-from training.reading.kinds import Placed, number, written
+from training.reading.kinds import Kind, Placed, number, written
 from training.reading.names import find_names, number_names
 from training.reading.sources import read_source, refuse_unused
 from training.reading.tables import Wanted
@@ -161,7 +161,7 @@ def read_columns(
         UsageError: it cannot be read, a column is missing or has empty entries, or a value is not a finite number.
     """
     placed = Placed(written)
-    kinds = (placed, written)
+    kinds: tuple[Kind, Kind] = (placed, written)
     wanted = [Wanted(getattr(arguments, name), kind, f"--{name}") for name, kind in zip(PAIRS, kinds, strict=True)]
     wanted += [Wanted(arguments.value_column, number, "--value_column")] if with_values else []
     splits = read_source(path, arguments)

@@ -222,7 +222,9 @@ def _rounding(model: nn.Module, dtype: torch.dtype) -> tuple[int, float]:
         if dtype == torch.float32 or not hasattr(layer, "get_delta_weight"):
             continue
         weight = getattr(layer.get_base_layer(), "weight", None)
-        for name in layer.active_adapters if weight is not None else ():
+        if weight is None:
+            continue
+        for name in layer.active_adapters:
             update = layer.get_delta_weight(name).reshape(weight.shape)
             whole += update.square().sum().item()
             lost += ((weight + update).to(dtype).float() - weight - update).square().sum().item()

@@ -131,7 +131,8 @@ def _look_at(image: dict[str, Any]) -> _Look:
         decoded = decode(image)
     except RunError as error:
         return _Look(str(error))
-    if not 0 < max(top for _, top in decoded.getextrema()) <= _DARK:
+    bands: Any = decoded.getextrema()  # of RGB: (lowest, highest) of each band
+    if not 0 < max(top for _, top in bands) <= _DARK:
         return _Look(None)
     with _opened(image) as opened:
         return _Look(None, dark=opened.mode.startswith("I"))
