@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deep_lora.functional import add_low_rank_update, auto_core_scale
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.swapping import can_be_tried, example, has_own_forward, is_additive
 
 
 class Embedding(AdaptedModule):
@@ -27,6 +28,33 @@ class Embedding(AdaptedModule):
     @classmethod
     def accepts(cls, base: nn.Module, quantized_kind: str | None) -> bool:
         return isinstance(base, nn.Embedding)
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, **kwargs: Any) -> None:
+        super().__init__(base_layer, adapter_name, **kwargs)
+        if not self._looks_up_its_input():
+            raise ValueError(
+                f"deep_lora.Embedding got a {type(self.get_base_layer()).__name__}, whose forward pass does more than "
+                "look up the rows of its input, so an update of these rows would be another one; name its weight in "
+                "`target_parameters` instead"
+            )
+
+    def _looks_up_its_input(self) -> bool:
+        """Try it, where the class has a forward pass of its own: those of positions do not, for example."""
+        base = self.get_base_layer()
+        known = self._get_embed_scale() is not None or not has_own_forward(base, nn.Embedding)
+        if known or self.quantization_backend is not None or not can_be_tried(base):
+            return True
+        ids = torch.tensor([[2, 0, 1, 0]]) % self.in_features
+        left, right = example(self.in_features, base.weight), example(self.out_features, base.weight) + 2
+        return bool(is_additive(base, ids, left, right, left[ids][..., None] * right))
+
+    def check_mergeable(self) -> None:
+        super().check_mergeable()
+        if self.get_base_layer().max_norm is not None:
+            raise ValueError(
+                "an embedding with `max_norm` shortens its rows at every call, so it would give something else with "
+                "the merged update; keep the adapter apart, or set `max_norm` to None"
+            )
 
     def lora_tensors(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:
         return {"lora_embedding_A": A, "lora_embedding_B": B}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -14,6 +15,7 @@ from deep_lora.functional import add_delta_weight_, add_low_rank_update, rows_of
 from deep_lora.layers.fused import frozen_linear, fused_linear, in_plain_eager_mode, is_plain
 from deep_lora.layers.gradient import GradientOperator
 from deep_lora.layers.module import AdaptedModule
+from deep_lora.layers.swapping import can_be_tried, example, has_own_forward, is_additive
 
 
 class Linear(AdaptedModule):
@@ -53,6 +55,31 @@ class Linear(AdaptedModule):
     ) -> None:
         self.fan_in_fan_out = fan_in_fan_out
         super().__init__(base_layer, adapter_name, config=config, **kwargs)
+        if self._adds() is None:
+            raise ValueError(
+                f"deep_lora.Linear got a {type(self.get_base_layer()).__name__}, which does not return one vector of "
+                f"its {self.out_features} `out_features` for each input vector, so no update can be added to it; leave "
+                "it out (`exclude_modules`), or name its weight in `target_parameters`"
+            )
+
+    def _adds(self) -> bool | None:
+        """Tell whether the base layer with another weight gives another product and nothing else; None as there."""
+        base = self.get_base_layer()
+        known = self.quantization_backend is not None or not has_own_forward(base, nn.Linear, Conv1D)
+        if known or not can_be_tried(base):
+            return True
+        left, right = example(self.out_features, base.weight) / 4 + 0.5, example(self.in_features, base.weight)
+        x = torch.stack([right.flip(0), right]).reshape(1, 2, -1)
+        sides = (right, left) if self.fan_in_fan_out else (left, right)
+        return is_additive(base, x, *sides, (x @ right)[..., None] * left)
+
+    def check_mergeable(self) -> None:
+        super().check_mergeable()
+        if not self._adds():
+            raise ValueError(
+                f"a {type(self.get_base_layer()).__name__} computes more than a product with its weight (a scale, "
+                "rounding, ...), so it would give something else with the merged update; keep the adapter apart"
+            )
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta.mT if self.fan_in_fan_out else delta

@@ -21,7 +21,13 @@ ROUNDED = (
 
 
 class Merging:
-    """What an adapted layer does with its base weight; mixed in before PEFT's class of layers."""
+    """What an adapted layer does with its base weight; mixed in before PEFT's class of layers.
+
+    Attributes:
+        parameter_name: of the base weight in the base layer.
+    """
+
+    parameter_name: str = "weight"
 
     if TYPE_CHECKING:
         base_layer: Any
@@ -57,6 +63,21 @@ class Merging:
                 "`unmerge_adapter()` first, then scale and merge again"
             )
 
+    def check_mergeable(self) -> None:
+        """Refuse to merge into a weight that cannot be written, or with which the layer would compute something else.
+
+        Raises:
+            ValueError: the weight is quantized or computed; layers add their own reasons.
+        """
+        check_mergeable(self.quantization_backend)
+        base, name = self.get_base_layer(), self.parameter_name
+        if self.quantization_backend is None and name not in {**base._parameters, **base._buffers}:
+            raise ValueError(
+                f"`{name}` of a {type(base).__name__} is computed at every call, by weight or spectral normalization, "
+                "pruning or another parametrization, so a merged update would be lost; make it a parameter first "
+                "(`torch.nn.utils.parametrize.remove_parametrizations` and its like), or keep the adapter apart"
+            )
+
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the updates of the active (or given) adapters to the base weight.
@@ -69,7 +90,7 @@ class Merging:
             ValueError: the base weight has no value or is quantized in a way that cannot be written, or the result is
                 not finite and `safe_merge` is asked.
         """
-        check_mergeable(self.quantization_backend)
+        self.check_mergeable()
         if self.quantization_backend is not None:
             warnings.warn(ROUNDED, stacklevel=2)
         for adapter_name in check_adapters_to_merge(self, adapter_names):
