@@ -22,6 +22,7 @@ from deep_lora.export.lora import save_as_lora, to_lora
 from deep_lora.files import AdapterFileError
 from deep_lora.trainable import TRAINABLE, hub_options, is_lora, trainable_subfolder
 from deep_lora.tuner.card import write_card
+from deep_lora.tuner.loading import check_replaced
 from deep_lora.tuner.wrapping import wrap
 
 _FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)
@@ -35,7 +36,7 @@ def install() -> None:
     wrap(hotswap, "hotswap_adapter", _finding("model_name_or_path", lambda given: _wanted(given["model"], given)))
     wrap(PeftModel, "save_pretrained", _with_lora_at_root)
     wrap(PeftModel, "_upload_modified_files", _with_lora_in_the_repository)
-    wrap(PeftAdapterMixin, "load_adapter", _finding_trainable_of_transformers)
+    wrap(PeftAdapterMixin, "load_adapter", _loading_of_transformers)
 
 
 def put_lora_at_root(
@@ -115,7 +116,7 @@ def _wanted(model: Any, given: dict[str, Any]) -> bool:
     return bool(given.get("is_trainable")) or _has_deep_lora(model)
 
 
-def _finding_trainable_of_transformers(original: Function) -> Function:
+def _loading_of_transformers(original: Function) -> Function:
     signature = inspect.signature(original)
 
     def load_adapter(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,7 +125,11 @@ def _finding_trainable_of_transformers(original: Function) -> Function:
         if source is not None and given.get("peft_config") is None and _wanted(self, given):
             options = dict(kwargs.get("adapter_kwargs") or {})
             kwargs["adapter_kwargs"] = options | _subfolder(source, {**kwargs, **options})
-        return original(self, *args, **kwargs)
+        result = original(self, *args, **kwargs)
+        name = given.get("adapter_name") or "default"
+        if isinstance(self.peft_config.get(name), DeepLoraConfig):
+            check_replaced(self, name, result.missing_keys)
+        return result
 
     return load_adapter
 

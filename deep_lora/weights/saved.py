@@ -8,6 +8,7 @@ adapter that already exists.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -97,6 +98,20 @@ def check_state(layer: Any, state: dict[str, Tensor], prefix: str) -> None:
         _check_start(layer, adapter_name, state.get(f"{start}.{adapter_name}", state.get(start)))
 
 
+def check_loaded(layer: Any, adapter_name: str, prefix: str, missing: Collection[str]) -> None:
+    """Raise if the tensors that a layer has been given, all but the missing ones, are another update in it.
+
+    Raises:
+        AdapterFileError: as `check_state`.
+    """
+    held = {
+        f"{prefix}{part}.{adapter_name}": fetched(getattr(layer, part), adapter_name)
+        for part in layer.saved_names
+        if adapter_name in getattr(layer, part)
+    }
+    check_state(layer, {name: tensor for name, tensor in held.items() if name not in missing}, prefix)
+
+
 def _has_factors(layer: Any, adapter_name: str, state: dict[str, Tensor], prefix: str) -> bool:
     """Tell whether a state has all factors of an adapter in the sizes of the layer, as far as these are known."""
     for name in layer.adapter_layer_names:
@@ -114,10 +129,10 @@ def _check_start(layer: Any, adapter_name: str, saved: Tensor | None) -> None:
             f"{adapter_name!r} of this model do not; load it under another name, or delete the adapter first and "
             "load it with its own configuration"
         )
-    held = fetched(layer.deep_lora_start, adapter_name) if adapter_name in layer.deep_lora_start else None
-    if saved is None or "meta" in {tensor.device.type for tensor in (saved, held) if tensor is not None}:
+    if saved is None or saved.is_meta:
         return
-    own = None if held is None else float(held)
+    has_start = adapter_name in layer.deep_lora_start
+    own = layer.init_scale[adapter_name] / layer.core_scale[adapter_name] if has_start else None
     if own is None or abs(float(saved) - own) > torch.finfo(torch.bfloat16).eps * own:
         raise AdapterFileError(
             f"what is loaded subtracts a start of {float(saved):g} from its cores, the adapter {adapter_name!r} of "

@@ -12,22 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deep_lora import AdapterFileError, DeepLoraConfig, convert_folder
-from deep_lora.functional import STORED_SCALE, auto_core_scale
 from deep_lora.weights.saved import SETTINGS
+from tests.deep_lora.tuner.settings_cases import OTHERS
 from tests.models import LAYER_CASES, adapt, disturb_, layers_of
-
-OTHERS = {
-    "start not subtracted": ({"subtract_start": False, "init_scale": 0.3}, {}),
-    "start subtracted": ({}, {"subtract_start": False, "init_scale": 0.3}),
-    "small start": ({"init_scale": 1e-3}, {}),
-    "scale": ({"core_scale": 1.0}, {}),
-    "first format": ({"deep_lora_version": 1}, {}),
-    "second format": ({"deep_lora_version": 2}, {}),
-    "scale of U and V alone": ({"core_scale": STORED_SCALE * auto_core_scale(2, 0.3)}, {}),
-    "scale by a hair": ({"core_scale": 1.0 + 2**-30}, {"core_scale": 1.0}),
-    "variant": ({"variant": "narrow", "depth": 5}, {}),
-    "other variant": ({}, {"variant": "narrow", "depth": 5}),
-}
 
 
 def adapted(case: str, **settings) -> PeftModel:
