@@ -28,7 +28,7 @@ from deep_lora.export.tolerances import find_tolerance
 from deep_lora.export.unwrapping import uncompiled, unwrapped
 from deep_lora.functional import two_factors
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.layers.finding import adapted_layers
+from deep_lora.layers.finding import adapted_layers, shared_places
 from deep_lora.lora_fields import LORA_BIASES
 from deep_lora.sharded import gathered
 from deep_lora.weights.offload import whole_state
@@ -225,8 +225,9 @@ def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[st
     if not 0 <= tolerance < 1:
         raise ValueError(f"`tolerance` is a fraction of the largest singular value in [0, 1), got {tolerance}")
     found: dict[str, tuple[DeepLoraLayer, FactorSVD]] = {}
+    shared = shared_places(model)
     for name, layer in adapted_layers(model, adapter_name).items():
-        _check_exportable(name, layer)
+        _check_exportable(name, layer, several_places=id(layer) in shared)
         svd = _layer_svd(layer, adapter_name)
         if not torch.isfinite(svd.values).all():
             raise ValueError(f"the adapter {adapter_name!r} is not finite in module {name}; nothing was exported")
@@ -244,8 +245,8 @@ def _warn_of_read_weights(names: list[str]) -> None:
         )
 
 
-def _check_exportable(name: str, layer: DeepLoraLayer) -> None:
-    found = layer.export_obstacles()
+def _check_exportable(name: str, layer: DeepLoraLayer, *, several_places: bool) -> None:
+    found = layer.export_obstacles() + ["several places in the model"] * several_places
     if found:
         kind = type(layer.get_base_layer()).__name__
         raise ValueError(

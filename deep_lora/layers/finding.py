@@ -32,6 +32,21 @@ def adapted_layers(model: nn.Module, adapter_name: str | None = None) -> dict[st
     return own
 
 
+def shared_places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return the holders and names of every module that several hold, or one under several names, by its `id`.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> [[name for _, name in places] for places in shared_places(nn.Sequential(layer, nn.ReLU(), layer)).values()]
+    [['0', '2']]
+    """
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for holder in model.modules():
+        for name, child in holder._modules.items():
+            if child is not None:
+                found.setdefault(id(child), []).append((holder, name))
+    return {key: places for key, places in found.items() if len(places) > 1}
+
+
 def adapter_names(model: nn.Module) -> list[str]:
     """Return the names of all Deep LoRA adapters in the model, sorted.
 

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.base import DeepLoraLayer
-from deep_lora.layers.finding import adapted_layers
+from deep_lora.layers.finding import adapted_layers, shared_places
 from deep_lora.layers.first_backward import unwatch, watch
 from deep_lora.layers.kinds import wrapped_layer
 from deep_lora.layers.module import AdaptedModule
 from deep_lora.targets import is_all_linear
 from deep_lora.tuner.experts import name_experts_, rank_patterns_accepted
 from deep_lora.tuner.heads import add_head_
+from deep_lora.tuner.loading import keep_as_configured_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.targets import check_is_called, is_target, linear_targets, warn_of_unmatched_depths
 from deep_lora.tuner.weighted import WeightedAdapters
-from deep_lora.weights.quantized import check_mergeable
 from deep_lora.weights.reading import weight_is_read
 from deep_lora.weights.saved import check_state
 
@@ -36,6 +36,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     prefix = "deep_lora_"
     tuner_layer_cls = DeepLoraLayer
+    _places: dict[int, list[tuple[nn.Module, str]]]
 
     # These three depend on the config alone, and LoRA's are exactly what is needed here.
     _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
@@ -47,8 +48,10 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         It is in float32 on a base in half precision, also where nobody asks PEFT for that cast afterwards.
         """
         added = name_experts_(self.peft_config[adapter_name], model)
+        self._places = shared_places(model)
         with rank_patterns_accepted(added):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+        self._places = {}
         names = [*self.targeted_module_names, *self.targeted_parameter_names]
         warn_of_unmatched_depths(self.peft_config[adapter_name], names)
         self._cast_adapter_dtype(adapter_name)
@@ -56,6 +59,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         unwatch(self.model)
+        self._places = shared_places(self.model)
         return super()._unload_and_optionally_merge(*args, **kwargs)
 
     def _check_new_adapter_config(self, config: DeepLoraConfig) -> None:
@@ -173,8 +177,13 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's default also assigns `weight`, which fails for merged tensors (TrainableTokensWrapper); the layer
-        # moved its adapter to the device of the base layer when it made it, so there is nothing else to do.
-        setattr(parent, child_name, new_module)
+        # moved its adapter to the device of the base layer when it made it. PEFT also replaces a module in one place
+        # where it has several, all of which a merged update would change.
+        places = self._places.pop(id(child), [(parent, child_name)])
+        for holder, name in places:
+            setattr(holder, name, new_module)
+        if len(places) > 1:
+            self._places[id(new_module)] = places
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         # PEFT makes new, trainable parameters of those that it casts, which unfreezes subspaces and parts tied tensors.
@@ -183,11 +192,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
             if not autocast_adapter_dtype:
                 layer.bring_to_base(adapter_name, cast=True)
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
-        for layer in adapted_layers(self.model).values():
-            if adapter_name in layer.tied_to:
-                layer._share_parameters(adapter_name)
-            if adapter_name in layer.deep_lora_U:
-                layer._freeze_non_trainable_peft_weights(adapter_name)
+        keep_as_configured_(self.model, adapter_name)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -231,7 +236,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
         for layer in adapted_layers(self.model).values():
-            check_mergeable(layer.quantization_backend)
+            layer.check_mergeable()
 
 
 def _pattern_value(pattern: dict[str, int], key: str, default: int) -> int:
