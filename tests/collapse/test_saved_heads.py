@@ -121,6 +121,24 @@ def test_an_adapter_with_a_fixed_scale_goes_on_a_base_whose_scale_is_learned(
     torch.testing.assert_close(logits(again, architecture), logits(model, architecture))
 
 
+def test_an_adapter_with_a_fixed_scale_is_loaded_beside_one_whose_scale_was_trained(tmp_path) -> None:
+    architecture = ARCHITECTURES[0]
+    models = {}
+    for learnable in (False, True):
+        start = architecture.build()
+        normalize_classifier_(start, 5.0, learnable)
+        config = LoraConfig(target_modules=architecture.targets, modules_to_save=find_head(start).modules_to_save)
+        models[learnable] = get_peft_model(start, config)
+    models[False].save_pretrained(tmp_path)
+    head = next(head for path, head in find_head(models[True]).copies.items() if ".modules_to_save." in path)
+    nn.init.constant_(head.log_temperature_ratio, 0.4)
+    with pytest.raises(KeyError, match="log_temperature_ratio"):  # PEFT asks the file for what the copy holds
+        models[True].load_adapter(tmp_path, "default")
+    models[True].load_adapter(tmp_path, "second")
+    models[True].set_adapter("second")
+    torch.testing.assert_close(logits(models[True], architecture), logits(models[False], architecture))
+
+
 @pytest.mark.parametrize("kind", [NormalizedClassifier, SimplexClassifier])
 def test_a_state_dict_decides_whether_a_scale_is_learned(kind) -> None:
     learned, fixed = kind(4, 3, 5.0, True), kind(4, 3, 6.0)
