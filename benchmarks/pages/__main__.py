@@ -17,6 +17,7 @@ from benchmarks.pages import (
     few_shot_tables,
     measured_tables,
     method_figures,
+    mixed_pool,
     readme_tables,
     recommenders,
 )
@@ -28,6 +29,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "README.md": readme_tables.TABLES,
     FOLDER / "README.md": {**benchmark_tables.TABLES, **measured_tables.TABLES},
     DOCS / "dmf.md": recommenders.TABLES,
+    DOCS / "modality.md": mixed_pool.TABLES,
     DOCS / "few_shot.md": few_shot_tables.TABLES,
     DOCS / "few_shot_method.md": few_shot_tables.TABLES,
 }

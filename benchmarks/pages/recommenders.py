@@ -82,9 +82,21 @@ def draw(path: Path) -> None:
 
 
 FIGURES: Figures = {"recommenders.svg": draw}
+
+
+def fits() -> str:
+    """Write time and memory of fits by the number of entries."""
+    rows = [
+        [f"{run['entries']:,}", f"{run['seconds']:.0f} s", f"{run['peak_resident_bytes'] / 2**30:.1f} GiB"]
+        for run in result("completion_fit")["runs"]
+    ]
+    return markdown(["entries of a 100,000 x 100,000 matrix", "`fit`, 100 epochs", "peak of the process"], rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "recommenders": errors,
     "ranked lists": rankings,
     "imputers": imputers,
     "new users": new_users,
+    "fits": fits,
 }

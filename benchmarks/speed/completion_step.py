@@ -80,18 +80,21 @@ def measure_scale(settings: dict[str, Any]) -> dict[str, Any]:
     return {"runs": runs, "exponent_of_time_in_entries": slope}
 
 
-def one_scale(settings: dict[str, Any]) -> dict[str, Any]:
-    """Time epochs on `count` random entries of a rank-2 matrix; the loss must fall."""
-    torch.set_num_threads(settings["threads"])
+def random_entries(settings: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw rows, columns and values of `count` different entries of a rank-2 matrix."""
     size, count = settings["size"], settings["count"]
     generator = torch.Generator().manual_seed(settings["seed"])
     keys = torch.randint(0, size * size, (count + count // 100,), generator=generator).unique()
     keys = keys[torch.randperm(len(keys), generator=generator)[:count]]
     left, right = (torch.randn(size, 2, generator=generator) for _ in range(2))
     rows, cols = keys // size, keys % size
-    values = left[rows, 0] * right[cols, 0] + left[rows, 1] * right[cols, 1]
-    entries = ObservedEntries(rows, cols, values, (size, size))
-    del keys, rows, cols, values
+    return rows, cols, left[rows, 0] * right[cols, 0] + left[rows, 1] * right[cols, 1]
+
+
+def one_scale(settings: dict[str, Any]) -> dict[str, Any]:
+    """Time epochs on `count` random entries of a rank-2 matrix; the loss must fall."""
+    torch.set_num_threads(settings["threads"])
+    entries = ObservedEntries(*random_entries(settings), (settings["size"], settings["size"]))
     model = CompressedDMF.from_entries(
         entries, settings["rank"], depth=settings["depth"], init_scale=settings["init_scale"]
     )

@@ -6,10 +6,17 @@ import math
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from modality import ContrastiveModel, find_temperature
-from tests.modality.trainers import Pairs
+from modality import (
+    ContrastiveModel,
+    LinearSchedule,
+    ModalityGapCallback,
+    TemperatureScheduleCallback,
+    find_temperature,
+)
+from tests.modality.trainers import Pairs, trainer
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -30,8 +37,15 @@ def inner(kind: str = "tuple", seed: int = 0) -> nn.Module:
     return build(6, open_clip.CLIPVisionCfg(**IMAGES), open_clip.CLIPTextCfg(**TEXTS), **options)
 
 
+class Named(Pairs):
+    """Pairs under the names that open_clip has for its inputs."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"image": self.images[index], "text": self.tokens[index]}
+
+
 def batch(count: int = 6) -> dict[str, torch.Tensor]:
-    pairs = Pairs(count)
+    pairs = Named(count)
     return {"image": pairs.images, "text": pairs.tokens}
 
 
@@ -52,13 +66,25 @@ def test_loss_and_logits_are_those_of_the_model_itself(kind) -> None:
     torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_it_is_saved_and_loaded_around_a_model_of_the_same_shape(tmp_path) -> None:
+def test_a_trainer_trains_it_with_schedule_and_metrics_and_it_is_saved(tmp_path) -> None:
     model = ContrastiveModel(inner())
-    find_temperature(model).set_tau(0.2)
-    model.save_pretrained(tmp_path)
-    loaded = ContrastiveModel.from_pretrained(tmp_path, model=inner(seed=1))
+    run = trainer(tmp_path, model, callbacks=[TemperatureScheduleCallback(LinearSchedule(0.05, 0.2))])
+    run.train_dataset, run.eval_dataset = Named(16, 1), Named(10, 2)
+    run.add_callback(ModalityGapCallback(run))
+    before = inner().visual.conv1.weight
+    run.train()
+    assert run.evaluate()["eval_x_to_y_pool"] == 10 and not torch.equal(model.model.visual.conv1.weight, before)
+    assert find_temperature(model).tau() == pytest.approx(0.05 + 0.15 * 5 / 6, rel=1e-4)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = ContrastiveModel.from_pretrained(tmp_path / "saved", model=inner(seed=1))
     assert torch.equal(loaded(**batch()).logits, model.eval()(**batch()).logits)
-    assert find_temperature(loaded).tau() == pytest.approx(0.2)
+
+
+def test_its_temperature_is_trained_beside_an_adapter() -> None:
+    model = ContrastiveModel(get_peft_model(inner(), LoraConfig(r=2, target_modules=["c_fc"])))
+    model(**batch()).loss.backward()
+    trained = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.grad is not None and name}
+    assert "logit_scale" in trained and "in_proj_weight" not in trained
 
 
 def test_gradient_checkpointing_reaches_it_and_changes_nothing() -> None:
