@@ -18,6 +18,26 @@ from deep_lora.layers.module import AdaptedModule
 from deep_lora.layers.swapping import can_be_tried, example, has_own_forward, is_additive
 
 
+def adds_product(base: nn.Module) -> bool | None:
+    """Tell whether a linear layer with another weight gives another product and nothing else.
+
+    Returns:
+        None if it does not return one vector of its width for each input vector, as routers of experts do not. True
+        without a trial for plain layers, and for those that cannot be tried.
+
+    >>> adds_product(nn.Linear(2, 3))
+    True
+    """
+    if not has_own_forward(base, nn.Linear, Conv1D) or not can_be_tried(base):
+        return True
+    weight: Any = base.weight
+    left, right = example(weight.shape[0], weight), example(weight.shape[1], weight)  # of the rows, of the columns
+    inputs, outputs = (left, right / 4 + 0.5) if isinstance(base, Conv1D) else (right, left / 4 + 0.5)
+    left, right = (inputs, outputs) if isinstance(base, Conv1D) else (outputs, inputs)
+    x = torch.stack([inputs.flip(0), inputs]).reshape(1, 2, -1)
+    return is_additive(base, x, left, right, (x @ inputs)[..., None] * outputs)
+
+
 class Linear(AdaptedModule):
     """`y = W x + U folded V^T x`.
 
@@ -64,14 +84,7 @@ class Linear(AdaptedModule):
 
     def _adds(self) -> bool | None:
         """Tell whether the base layer with another weight gives another product and nothing else; None as there."""
-        base = self.get_base_layer()
-        known = self.quantization_backend is not None or not has_own_forward(base, nn.Linear, Conv1D)
-        if known or not can_be_tried(base):
-            return True
-        left, right = example(self.out_features, base.weight) / 4 + 0.5, example(self.in_features, base.weight)
-        x = torch.stack([right.flip(0), right]).reshape(1, 2, -1)
-        sides = (right, left) if self.fan_in_fan_out else (left, right)
-        return is_additive(base, x, *sides, (x @ right)[..., None] * left)
+        return self.quantization_backend is not None or adds_product(self.get_base_layer())
 
     def check_mergeable(self) -> None:
         super().check_mergeable()

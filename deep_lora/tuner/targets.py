@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from torch import nn
 
 from deep_lora.config import DeepLoraConfig
+from deep_lora.layers.linear import adds_product
 from deep_lora.targets import ALL_LINEAR
 from deep_lora.tuner.heads import saved_whole
 
@@ -36,7 +37,8 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
     """Return the names of the layers that "all-linear" means in this model.
 
     These are PEFT's, all linear layers but output embeddings, without those that are saved whole, excluded, in a layer
-    that `layers_to_transform` leaves out, whose weights are read without a call, or whose parameters are adapted.
+    that `layers_to_transform` leaves out, whose weights are read without a call, whose parameters are adapted, or that
+    do not return one vector of their width, which are warned of.
 
     Raises:
         ValueError: there is none, and no `target_parameters` either.
@@ -51,6 +53,14 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
         if in_layer and is_target(config, name) and not is_raw_weight(model, last):
             found.add(name)
     found -= _owners(model, config.target_parameters or ())
+    unlike = {name for name in found if adds_product(model.get_submodule(name)) is None}
+    if unlike:
+        warnings.warn(
+            f"'all-linear' leaves out {', '.join(sorted(unlike))}: no update can be added to what these modules return; "
+            "name their weights in `target_parameters` to adapt them",
+            stacklevel=2,
+        )
+    found -= unlike
     if not found and not config.target_parameters:
         raise ValueError(
             f"`target_modules='all-linear'` finds no linear layer to adapt in a {type(model).__name__}; name the "

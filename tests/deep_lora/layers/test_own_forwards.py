@@ -115,6 +115,15 @@ def test_a_layer_that_returns_something_else_is_refused_and_adapted_by_its_param
     assert merged_changes(model, x) < 1e-5
 
 
+def test_all_linear_leaves_such_a_layer_out_and_warns() -> None:
+    inner = nn.ModuleDict({"router": Llama4Router(ROUTING), "up": nn.Linear(SIZE, 4)})
+    with pytest.warns(
+        UserWarning, match="'all-linear' leaves out router: no update can be added to what these modules"
+    ):
+        model = adapt(inner, r=2, target_modules="all-linear")
+    assert model.base_model.targeted_module_names == ["up"]
+
+
 @pytest.mark.parametrize(
     "layer",
     [Normed(7, SIZE), OPTLearnedPositionalEmbedding(7, SIZE), WhisperPositionalEmbedding(7, SIZE)],
