@@ -56,8 +56,8 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
     unlike = {name for name in found if adds_product(model.get_submodule(name)) is None}
     if unlike:
         warnings.warn(
-            f"'all-linear' leaves out {', '.join(sorted(unlike))}: no update can be added to what these modules return; "
-            "name their weights in `target_parameters` to adapt them",
+            f"'all-linear' leaves out {', '.join(sorted(unlike))}: no update can be added to what these modules "
+            "return; name their weights in `target_parameters` to adapt them",
             stacklevel=2,
         )
     found -= unlike
