@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from deep_lora.sharded import gathered
 from evaluation_hooks import random_states_kept
 
-_ROWS = 4  # of the text at a time
+_ROWS = 1  # of the text at a time
 
 
 class DriftCallback(TrainerCallback):
@@ -128,7 +128,8 @@ def token_sums(
     >>> token_sums(certain, even, torch.tensor([[0]]))[1:]  # log 2 for the even one, and as divergence
     tensor([0.6931, 0.6931], dtype=torch.float64)
     """
-    losses = [-one.gather(-1, targets[..., None]).double().sum().cpu() for one in (own, base)]
+    places = targets[..., None].to(own.device)
+    losses = [-one.gather(-1, places).double().sum().cpu() for one in (own, base)]
     return torch.stack([*losses, (own.exp() * (own - base)).sum(-1).double().sum().cpu()])
 
 
@@ -162,7 +163,8 @@ def update_share(model: nn.Module) -> float | None:
 
 def _log_probabilities(model: Any, rows: Int[Tensor, "rows length"]) -> Float[Tensor, "rows tokens vocabulary"]:
     logits = model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False).logits
-    return torch.log_softmax(logits[:, :-1].float(), dim=-1)
+    logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
+    return torch.log_softmax(logits[:, :-1].double(), dim=-1)  # in float32 a small divergence drowns in rounding
 
 
 @contextmanager
