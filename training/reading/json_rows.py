@@ -96,8 +96,12 @@ def _holds_rows(found: Any, wanted: Sequence[str], lists: Sequence[str]) -> bool
         return True
     held = [found.get(name) for name in wanted]
     nested = [isinstance(value, (list, dict)) for value in held]
-    of_one_row = any(not any(isinstance(one, list) for one in found.get(name) or ()) for name in lists)
+    of_one_row = any(not _is_list_of_lists(found.get(name)) for name in lists)
     return bool(nested) and all(nested) and not of_one_row
+
+
+def _is_list_of_lists(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, list) for one in value)
 
 
 def _is_list_of_objects(value: Any) -> bool:

@@ -88,7 +88,9 @@ def test_unknown_names_are_predicted_by_what_is_known_and_told(ratings, tmp_path
     wanted.write_text("row,column\nuser 03,film 02\nnobody,film 02\nuser 03,no film\nnobody,no film\n")
     assert complete(ratings, tmp_path / "out", "--predict", wanted, "--max_epochs", "5") == 0
     told = capsys.readouterr().err
-    assert "names ['nobody'] in 'row', which the data do not have, in 2 of 4 entries: they are predicted from" in told
+    assert (
+        "names ['nobody'] in 'row', which the data do not have, in 2 of 4 entries: they are predicted only from" in told
+    )
     assert "names ['no film'] in 'column', which the data do not have, in 2 of 4 entries" in told
     found = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert found["row"].tolist() == ["user 03", "nobody", "user 03", "nobody"]

@@ -105,7 +105,7 @@ def share_of_ordered_pairs(positive: np.ndarray, scores: np.ndarray) -> float:
 def test_the_area_under_the_curve_is_of_probabilities(classes) -> None:
     """Of the second of two classes; of more, the mean of each that occurs against the rest."""
     draw = np.random.default_rng(0)
-    logits, truth = draw.normal(size=(40, classes)).round(1), np.arange(40) % 2
+    logits, truth = draw.normal(size=(40, classes)), np.arange(40) % 2
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     counted = [1] if classes == 2 else [0, 1]
     expected = np.mean([share_of_ordered_pairs(truth == one, probabilities[:, one]) for one in counted])
