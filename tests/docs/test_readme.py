@@ -78,7 +78,7 @@ def test_the_quickstart_prints_what_it_shows(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     shown = re.search(r"```text\nbefore: ([\d.]+)\n.*\nafter: ([\d.]+)", README)
     found = quickstart()
-    assert found == pytest.approx({"before": float(shown[1]), "after": float(shown[2])}, abs=0.011)
+    assert found == pytest.approx({"before": float(shown[1]), "after": float(shown[2])}, abs=0.03)
     assert LoraConfig.from_pretrained("adapter").peft_type == "LORA"
 
 
