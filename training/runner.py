@@ -72,7 +72,8 @@ def run_job(job: Job) -> TrainingResult:
     _refuse_empty_epoch(job)
     _refuse_unknown_metric(job)
     set_seed(job.run.seed)
-    model = job.task.build_model(job)
+    with enough_memory("pass a smaller --rank, --dtype bfloat16 or --load_in_4bit"):
+        model = job.task.build_model(job)
     choose_rate(job.run)
     choose_length(job.run, len(job.task.splits["train"]))
     is_ruled(job.adapter, model)  # a dry run refuses what cannot work too

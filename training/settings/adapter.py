@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 from deep_lora import DeepLoraConfig
 from training.errors import UsageError
 from training.settings.parsing import option, refuse_commas
+from training.settings.ranges import refuse_out_of_range
 
 # Field of DeepLoraConfig -> option. A new option is one line here.
 OPTIONS = {
@@ -94,6 +95,7 @@ class AdapterArguments(_Fields):
             )
         for name in ("target_modules", "exclude_modules", "modules_to_save"):
             refuse_commas(name, getattr(self, name))
+        refuse_out_of_range(self)
         if self.rank < 1:
             raise UsageError(f"--rank got {self.rank}; it must be at least 1")
         if self.init_batches < 0:

@@ -37,7 +37,7 @@ RANGES = {
     "learning_rate": _NOT_NEGATIVE, "weight_decay": _NOT_NEGATIVE, "warmup_steps": _NOT_NEGATIVE,
     "max_grad_norm": _NOT_NEGATIVE, "logging_steps": _POSITIVE, "eval_steps": _POSITIVE, "save_steps": _POSITIVE,
     "dataloader_num_workers": _NOT_NEGATIVE, "seed": _SEED, "data_seed": _SEED, "sample_seed": _SEED,
-    "early_stopping_patience": _COUNT,
+    "early_stopping_patience": _COUNT, "label_smoothing_factor": Range(0, 1), "lora_alpha": _COUNT,
 }  # fmt: skip
 # The smaller they are, the better; transformers knows it of losses alone.
 SMALL_IS_GOOD = frozenset(

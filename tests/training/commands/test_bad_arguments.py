@@ -36,6 +36,8 @@ def csv(tmp_path, **columns):
             "--path_length got -1.0; it must be a share of the weights' norms such as 0.12, or 0",
         ),
         (["--rank", "0"], "--rank got 0; it must be at least 1"),
+        (["--adapter", "lora", "--lora_alpha", "0"], "--lora_alpha got 0; it must be a number at least 1"),
+        (["--label_smoothing_factor", "1.5"], "--label_smoothing_factor got 1.5; it must be a number from 0 to 1"),
         (["--init_batches", "-1"], "--init_batches got -1"),
         (["--validation_fraction", "1.5"], "--validation_fraction got 1.5; it must lie between 0 and 1"),
         (["--num_train_samples", "0"], "--num_train_samples got 0; it must be at least 1"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
-from training.cli import main
+from training.cli import COMMANDS, find_command, main
 from training.commands.predict import PredictArguments
 from training.commands.push import PushArguments
 from training.pairs.arguments import MethodArguments, PairDataArguments, PairModelArguments
@@ -111,9 +113,8 @@ def test_options_that_have_an_effect_are_taken() -> None:
 
 
 def test_every_rule_is_about_an_option_that_there_is() -> None:
-    from training.commands.complete import CompleteArguments
-
-    known = option_names(FINETUNE) | option_names(PAIRS) | option_names((CompleteArguments,))
+    modules = [importlib.import_module(find_command(name)) for name in COMMANDS]
+    known = {name for module in modules for name in option_names(getattr(module, "TYPES", ()))}
     assert {name for rule in RULES for name in rule.options} <= known
 
 
