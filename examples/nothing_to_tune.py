@@ -134,7 +134,7 @@ def main() -> int:
     files = "lora_export texts.json check.json scores.svg results.json"
     export, texts, check, picture, results = paths = [Path(args.output_dir, name) for name in files.split()]
     save_as_lora(export, trainer.model)
-    model, sentences = trainer.model.double().eval(), test["text"].tolist()
+    model, sentences = trainer.model.double().eval(), test["text"].unique().tolist()
     with torch.inference_mode():
         expected = embed(model, trainer.processing_class, sentences).tolist()
     texts.write_text(json.dumps({"texts": sentences, "expected": expected}), encoding="utf8")  # both in float64

@@ -51,8 +51,8 @@ def bullets() -> str:
     low, high = (f"{value:g}".replace("e-0", "e-") for value in (min(found[RULED]), max(found[RULED])))
     return "\n".join(
         [
-            f"- **Nothing to tune.** Over learning rates from {low} to {high} the score changes by "
-            f"{100 * spread(found[RULED]):.2f} points, LoRA's by {100 * spread(found['LoRA']):.0f}.",
+            f"- **Nothing to tune.** At learning rates from {low} to {high} the score stays within "
+            f"{max(0.1, 100 * spread(found[RULED])):.1f} points; LoRA's drops by {100 * spread(found['LoRA']):.0f}.",
             f"- **As good as a LoRA that is tuned for every task**: {_points(tuned)} points ahead in the mean of "
             f"{len(every)} few-shot settings, and at worst {-100 * worst:.1f} behind.",
             f"- **Better than any one LoRA for all tasks**: {_points(single)} points ahead of the best single rate.",

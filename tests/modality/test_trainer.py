@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import re
 import textwrap
 
 import pytest
@@ -14,7 +12,6 @@ import modality
 from modality import ContrastiveModel, DualEncoder, ModalityGapCallback, ModalitySwapCollator
 from modality.losses import duplicate_mask
 from tests.modality.trainers import WIDTH, Convolution, Pairs, bert, clip, logged, trainer
-from tests.paths import ROOT
 
 
 def documented_block():
@@ -41,21 +38,6 @@ def test_the_block_of_the_documentation_runs_as_it_is_written(tmp_path, monkeypa
     again = ContrastiveModel.from_pretrained("clip-small-gap")
     batch = Pairs(9, 2).batch()
     assert torch.equal(again(**batch).logits, names["model"].eval()(**batch).logits)
-
-
-def test_the_block_of_the_readme_is_the_one_of_the_documentation() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
-    shown = [block for block in blocks if "modality" in block]
-    assert len(shown) == 1 and _meaning(shown[0]) == _meaning(documented_block())
-
-
-def _meaning(block: str) -> tuple[set[str], list[str]]:
-    """Imported names, and the statements."""
-    tree = ast.parse(block).body
-    imports = [node for node in tree if isinstance(node, ast.ImportFrom)]
-    names = {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
-    return names, [ast.unparse(node) for node in tree if node not in imports]
 
 
 def test_the_block_imports_only_what_there_is() -> None:

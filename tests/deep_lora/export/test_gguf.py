@@ -86,7 +86,7 @@ def test_what_llama_cpp_does_not_load_is_refused_with_the_reason(base, tmp_path)
             "a trained head",
             "llama.cpp does not load this adapter: what was trained beside LoRA would be missing: lm_head",
         ),
-        ("embeddings", "llama.cpp does not load this adapter: the conversion takes linear layers alone"),
+        ("embeddings", "llama.cpp does not load this adapter: the conversion takes only linear layers"),
     ):
         with pytest.raises(AdapterFileError, match=text):
             convert_to_gguf(save(tmp_path / case, case), None, base_model=str(folder))
