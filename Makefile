@@ -1,7 +1,7 @@
 # `make run` and `make test` are all the set-up there is: each makes .venv, installs what it needs, and goes.
 #
 #   make run                      the main job: Deep LoRA and LoRA at many rates and ranks, into runs/nothing_to_tune
-#   make run ARGS="--seed 1"      the same with other arguments (python examples/nothing_to_tune.py --help)
+#   make run ARGS="--seeds 2 3"      the same with other arguments (python examples/nothing_to_tune.py --help)
 #   make test                     the whole test suite
 #   make test-lowest              the same with the lowest versions that setup.cfg declares, in .venv-lowest (several GB)
 #   make lint                     ruff, mypy, import-linter

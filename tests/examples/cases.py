@@ -134,6 +134,8 @@ def words_of(folder: Path) -> dict[str, list[str]]:
         "2",
         "--max_steps",
         "3",
+        "--seeds",
+        "0",
     ]
     causal = ["--model", llama, "--train_file", facts(pairs), "--num_heldout_samples", "16", "--max_steps", "6"]
     gap = ["--text_model", bert, "--features", emoji_features(features), "--num_test", "20", "--max_steps", "4"]

@@ -27,12 +27,12 @@ def texts(count: int) -> list[str]:
 def test_pairs_to_train_on_are_not_tested_on_and_their_numbers_stay(tmp_path) -> None:
     labels = [number / 100 for number in range(100)]
     path = written(tmp_path, text=texts(100), text_pair=["a plot"] * 100, label=labels)
-    rows, test, classes = example.load(example.Arguments(dataset=path, num_train_samples=20))
+    rows, test, classes = example.load(example.Arguments(dataset=path, num_train_samples=20), 0)
     assert (len(rows), len(test), classes) == (20, 80, 0) and not set(rows["text"]) & set(test["text"])
     known = dict(zip(texts(100), labels, strict=True))
     for table in (rows, test):
         assert table["label"].tolist() == pytest.approx([known[text] for text in table["text"]])
-    other = example.load(example.Arguments(dataset=path, num_train_samples=20, seed=1))[0]
+    other = example.load(example.Arguments(dataset=path, num_train_samples=20), 1)[0]
     assert set(other["text"]) != set(rows["text"])
 
 
@@ -41,7 +41,7 @@ def test_a_text_is_paired_with_the_name_of_every_class_and_its_own_is_one(names,
     path = written(
         tmp_path, text=[*texts(99), texts(1)[0]], label=[names[number % 2] for number in range(99)] + names[:1]
     )
-    rows, test, classes = example.load(example.Arguments(dataset=path, num_train_samples=20))
+    rows, test, classes = example.load(example.Arguments(dataset=path, num_train_samples=20), 0)
     assert classes == 2 and len(rows) == 40 and len(test) == 2 * 79, "a repeated text counts once"
     assert not set(rows["text"]) & set(test["text"])
     own = rows[rows["label"] == 1]
@@ -59,7 +59,7 @@ def test_a_text_is_paired_with_the_name_of_every_class_and_its_own_is_one(names,
 )
 def test_a_file_that_does_not_do_is_refused(columns, message, tmp_path) -> None:
     with pytest.raises(SystemExit, match=message):
-        example.load(example.Arguments(dataset=written(tmp_path, **columns)))
+        example.load(example.Arguments(dataset=written(tmp_path, **columns)), 0)
 
 
 class Fixed(example.PairTrainer):
@@ -84,15 +84,11 @@ def test_scores_are_spearmans_correlation_and_the_share_of_nearest_classes() -> 
 
 def test_the_rate_decides_for_lora_alone_and_the_export_agrees(alone) -> None:
     found = json.loads((alone("nothing_to_tune") / "results.json").read_text())
-    runs = pd.DataFrame(found["runs"])
-    assert runs[["rank", "rate"]].to_numpy().tolist() == [[2, 1e-3], [8, 1e-3], [8, 1e-1]]
-    ours, theirs = (runs.loc[runs["rank"] == 8, name].to_numpy() for name in ("Deep LoRA", "LoRA"))
+    runs = pd.DataFrame(found["runs"]).pivot(index=["rank", "rate"], columns="method", values="score")
+    assert runs.index.tolist() == [(2, 1e-3), (8, 1e-3), (8, 1e-1)]
+    ours, theirs = (runs.loc[8, name].to_numpy() for name in ("Deep LoRA", "LoRA"))
     assert np.ptp(ours) < 1e-6 < np.ptp(theirs)
-    assert (
-        found["export"]["agrees"]
-        and found["export"]["texts"] == 336
-        and set(found["kept_ranks"].values()) <= {*range(9)}
-    )
+    assert found["export"]["agrees"] and found["export"]["texts"] == 336 and set(found["kept"].values()) <= {*range(9)}
 
 
 def test_an_export_that_computes_anything_else_ends_with_status_1(words, monkeypatch, tmp_path) -> None:
