@@ -6,8 +6,9 @@ import configparser
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,3 +117,13 @@ def test_the_site_is_built_strictly_by_what_the_extra_installs() -> None:
     extra = setup["options.extras_require"]["docs"].split()
     assert {"mkdocs-material", "mkdocs-jupyter", "mkdocstrings[python]"} <= set(extra)
     assert "site/" in (ROOT / ".gitignore").read_text(encoding="utf8").splitlines()
+
+
+def test_doctests_are_fenced_and_nothing_else_is(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "griffe", SimpleNamespace(Extension=object))
+    fences = hook("fenced_doctests")
+    text = "Add.\n\nArgs:\n    x: one.\n\n>>> [1, 2][0]\n1\n\nMore."
+    assert fences.fenced(text) == text.replace(">>> [1, 2][0]\n1", "```pycon\n>>> [1, 2][0]\n1\n```")
+    documented = SimpleNamespace(docstring=SimpleNamespace(value="    >>> 1\n    1"))
+    fences.FencedDoctests().on_object(obj=documented)
+    assert documented.docstring.value == "    ```pycon\n    >>> 1\n    1\n    ```"
