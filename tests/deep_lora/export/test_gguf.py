@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("gguf")
 pytest.importorskip("ik_llama_cpp", reason="no wheel of llama.cpp for this platform")
@@ -93,6 +94,10 @@ def test_what_llama_cpp_does_not_load_is_refused_with_the_reason(base, tmp_path)
     plain = save(tmp_path / "plain", "plain")
     with pytest.raises(AdapterFileError, match="the configuration of the base model 'me/base' is not on this machine"):
         convert_to_gguf(plain, None)
+    half, file = save(tmp_path / "half", "plain"), tmp_path / "half" / "adapter_model.safetensors"
+    save_file({name: value for name, value in load_file(file).items() if "q_proj.lora_B" not in name}, file)
+    with pytest.raises(AdapterFileError, match="lacks .*q_proj.lora_B.weight.*; llama.cpp takes linear layers alone"):
+        convert_to_gguf(half, None, base_model=str(folder))
     bert_classifier().save_pretrained(tmp_path / "bert")
     with pytest.raises(
         AdapterFileError,
