@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora.sharded import gathered
-from evaluation_hooks import random_states_kept
+from evaluation_hooks import evaluation_prefix, random_states_kept
 
 _ROWS = 1  # of the text at a time
 
@@ -76,10 +76,7 @@ class DriftCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Measure, unless nothing has been trained since, and add the values to the log and the metrics."""
-        names = metrics or {}
-        self._report(
-            next((n.removesuffix("_runtime") for n in names if n.endswith("_runtime")), "eval"), state, metrics
-        )
+        self._report(evaluation_prefix(metrics or {}), state, metrics)
 
     def _report(self, prefix: str, state: TrainerState, metrics: dict[str, float] | None) -> None:
         if self._step != state.global_step:

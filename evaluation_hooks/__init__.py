@@ -5,8 +5,8 @@ names the metrics. When to listen, which rows count, and how results reach the l
 """
 
 from evaluation_hooks.batches import has_repeats, valid_rows
-from evaluation_hooks.callback import EvaluationCallback
+from evaluation_hooks.callback import EvaluationCallback, evaluation_prefix
 from evaluation_hooks.observer import Observer
 from evaluation_hooks.states import random_states_kept
 
-__all__ = ["EvaluationCallback", "Observer", "has_repeats", "random_states_kept", "valid_rows"]
+__all__ = ["EvaluationCallback", "Observer", "evaluation_prefix", "has_repeats", "random_states_kept", "valid_rows"]

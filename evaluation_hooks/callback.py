@@ -99,7 +99,7 @@ class EvaluationCallback(TrainerCallback, ABC):
         if self.piggyback:
             if not self.observer.observes(self.trainer.model):
                 self._run(eval_dataloader)
-            found = self._named_metrics(_prefix(metrics or {}))
+            found = self._named_metrics(evaluation_prefix(metrics or {}))
         self._report(found | self._measure_loaders(), metrics)
 
     def on_epoch_end(
@@ -168,6 +168,6 @@ class EvaluationCallback(TrainerCallback, ABC):
         warnings.warn(f"{self.subject} of {prefix!r}: {text}", stacklevel=3)
 
 
-def _prefix(metrics: Mapping[str, float]) -> str:
+def evaluation_prefix(metrics: Mapping[str, float]) -> str:
     """`eval` of `eval_runtime`, which every evaluation of a Trainer reports; several evaluation sets have their own."""
     return next((name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")), "eval")

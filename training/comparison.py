@@ -16,13 +16,13 @@ from training.errors import UsageError, public_settings
 from training.job import Job, plain
 from training.names import COMPARISON, COMPARISON_FIGURE, OUTPUT, RESULTS
 from training.results.comparison import OURS, Outcome, draw
-from training.results.folders import IDENTITY, identity_of, require_writable
+from training.results.folders import IDENTITY, identity_of, require_writable, run_identity
 from training.results.report import PACKAGES, installed_version, write_json
 from training.runner import run_job
 from training.settings.ranges import is_small_good
 from training.trainer.digests import of_data
 from training.trainer.optimizer import RATE, choose_length, choose_rate
-from training.trainer.resuming import facts_of, identifying
+from training.trainer.resuming import facts_of
 from training.trainer.trainer import NonFiniteLoss
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of LoRA, of which --tune chooses
@@ -134,9 +134,7 @@ def _claim(folder: Path, first: Job) -> None:
 def _identity(first: Job) -> str:
     """Digest what decides the results: that of the first run, and the data that it is scored on."""
     scored = {name: of_data(split) for name, split in first.task.splits.items() if name != "train"}
-    return identity_of(
-        {"facts": plain(identifying(facts_of(first))), "scored": scored, "metric": first.task.main_metric}
-    )
+    return identity_of({"run": run_identity(facts_of(first)), "scored": scored, "metric": first.task.main_metric})
 
 
 def _tuned(plan: Plan, metric: str, falling: bool, say: Callable[[str], None]) -> float:
@@ -167,7 +165,7 @@ def _run(
 ) -> dict[str, Any]:
     """Return the results of a run, which is carried out unless it has been already."""
     job = plan.job(method, seed)
-    folder, own = Path(str(job.run.output_dir)), identity_of(plain(identifying(facts_of(job))))
+    folder, own = Path(str(job.run.output_dir)), run_identity(facts_of(job))
     found, kept = _results(folder, own), True
     wanted = ("complete", "stopped") if may_fail else ("complete",)
     if found.get("status") not in wanted:

@@ -15,18 +15,18 @@ from transformers.utils import logging
 
 from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, enough_memory, refused
-from training.job import Job, plain
+from training.job import Job
 from training.models.adapters import has_subspaces
 from training.names import ADAPTER, TRAINABLE
 from training.results import report
 from training.results.classes import ClassScores, class_scores
 from training.results.exporting import save_adapter
-from training.results.folders import identity_of, is_of_writing, refuse_other_run, require_writable
+from training.results.folders import is_of_writing, refuse_other_run, require_writable, run_identity
 from training.results.hub import push
 from training.settings.common import RunArguments
 from training.trainer.losses import balanced_weights, weighted_loss
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
-from training.trainer.resuming import checkpoint_to_resume, facts_of, identifying, progress
+from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
 from training.trainer.stopping import BestCheckpoint, EarlyStopping
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
 
@@ -134,7 +134,7 @@ def _checkpoint(job: Job, folder: Path, facts: dict[str, Any]) -> Path | None:
     """Find the checkpoint to resume from, and print a line that says so."""
     resume = checkpoint_to_resume(folder, job.run, facts)
     if resume is None and not job.run.overwrite:
-        refuse_other_run(folder, job.command, identity_of(plain(identifying(facts))))
+        refuse_other_run(folder, job.command, run_identity(facts))
     if resume is not None and job.run.process_index == 0:
         print(f"{'resumed':>14}  {progress(resume)}", flush=True)
     return resume

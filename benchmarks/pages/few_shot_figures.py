@@ -22,7 +22,6 @@ from benchmarks.pages.few_shot_tables import RANKS, RATE_TASKS, STEPS
 from training.results.figures import figure
 
 OURS, LORA, PALE = "#1f5fa8", "#d9730d", "#e8b48a"
-BEST = {RULED: "Deep LoRA", "LoRA": "LoRA"}
 
 
 def draw_settings(path: Path) -> None:

@@ -38,7 +38,7 @@ def convert_to_gguf(
 ) -> dict[str, int]:
     """Write a saved Deep LoRA or LoRA adapter of a Llama as a GGUF file; `pip install gguf` first.
 
-    Of the base model its configuration is needed, for the number of its heads. Nothing in the folder is executed.
+    The configuration of the base model is needed for the number of heads. Nothing in the folder is executed.
 
     Args:
         path: folder of the adapter.
@@ -84,9 +84,7 @@ def _pairs(files: AdapterFiles) -> dict[str, tuple[Tensor, Tensor]]:
         try:
             A, B = (files.tensors[f"{path}.lora_{part}.weight"] for part in "AB")
         except KeyError as error:
-            raise AdapterFileError(
-                f"module {path[:80]!r} lacks {error}; llama.cpp takes linear layers alone"
-            ) from error
+            raise AdapterFileError(f"module {path[:80]!r} lacks {error}; llama.cpp takes only linear layers") from error
         name = plain_name(path)
         found[name] = (A.float(), B.float() * lora_scale(files.config, name, A.shape[0]))
     return found
@@ -111,8 +109,8 @@ def _base_config(config: dict[str, Any], base_model: str | None) -> Any:
         ) from error
     if found.model_type not in ARCHITECTURES:
         raise AdapterFileError(
-            f"the base model is a {found.model_type}; written are adapters of {' and '.join(ARCHITECTURES)}. Write a "
-            "plain LoRA, and convert it with convert_lora_to_gguf.py of llama.cpp"
+            f"the base model is a {found.model_type}; only adapters of {' and '.join(ARCHITECTURES)} models can "
+            "be written. Export to plain LoRA, and convert that with llama.cpp's convert_lora_to_gguf.py"
         )
     return found
 

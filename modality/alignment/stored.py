@@ -15,7 +15,7 @@ def load_alignment(path: str | Path) -> Centering:
     """Read an alignment that `save` wrote, of whatever kind it is.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is not an alignment.
 
     >>> import tempfile
@@ -26,7 +26,7 @@ def load_alignment(path: str | Path) -> Centering:
     [-0.5, -0.5]
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file at {path}; `Centering.fit(...).save(path)` writes one")
+        raise FileNotFoundError(f"{path} does not exist; `Centering.fit(...).save(path)` writes such a file")
     try:
         with safe_open(str(path), framework="pt") as file:
             kind = (file.metadata() or {}).get("alignment")

@@ -25,7 +25,7 @@ DESCRIPTION = """Merge an adapter into the unquantized weights of its base model
   deep-lora merge runs/reviews --output_dir merged
   deep-lora merge runs/chat/adapter --output_dir merged --dtype bfloat16
 
-Written are the model as safetensors, its configuration and its tokenizer. The sum is computed in float32, so there must
+Writes the model as safetensors, with its configuration and tokenizer. The sum is computed in float32, so there must
 be memory for the model in float32, and the outputs are compared with those before merging."""
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -36,7 +36,7 @@ class MergeArguments:
 
     adapter: str | None = option(None, "Folder of the run, or of the adapter; it may also stand without --adapter.")
     output_dir: str | None = option(None, "Folder for the model; it must be empty, unless --overwrite is given.")
-    model: str | None = option(None, "Base model, if it lies elsewhere by now, or another, unquantized copy of it.")
+    model: str | None = option(None, "Base model, if it has been moved, or an unquantized copy of it.")
     dtype: str = option("auto", "Precision of the result: float32, bfloat16, float16 or auto (as the base is stored).")
     trust_remote_code: bool = option(False, "Run Python code that the model's repository brings along. Off: refuse it.")
     overwrite: bool = option(False, "Replace what is in --output_dir.")

@@ -263,7 +263,6 @@ def _require_same(after: Tensor | None, before: Tensor | None, change: Tensor | 
     apart = (after - before).norm()
     if not apart <= _OF_CHANGE * change + _OF_OUTPUT * before.norm():
         raise UsageError(
-            f"merged, the model computes something else: its outputs are off by {apart / change:.2g} of what the "
-            "adapter changes in them. So it is where an adapted layer shares its weight with another one; use the "
-            "adapter"
+            f"the merged model computes something else: its outputs are off by {apart / change:.2g} of what the "
+            "adapter changes in them, as happens when an adapted layer shares its weight with another; use the adapter"
         )

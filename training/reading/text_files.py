@@ -58,11 +58,6 @@ def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
             raise UsageError(_undecoded(path, encoding, known, error)) from error
 
 
-def whole_text(path: Path, encoding: str | None = None) -> str:
-    """Return all that a file holds; see `lines_of`."""
-    return "".join(lines_of(path, encoding))
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as file:

@@ -12,9 +12,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from training.errors import RunError, UsageError
+from training.job import plain
 from training.names import RESULTS
 from training.trainer.checkpoints import all_checkpoints
 from training.trainer.digests import of_fields
+from training.trainer.resuming import identifying
 
 IDENTITY = "identity"  # in results.json: a digest of what decides the results
 
@@ -104,3 +106,8 @@ def identity_of(facts: Any) -> str:
     True
     """
     return of_fields({"facts": facts})
+
+
+def run_identity(facts: dict[str, Any]) -> str:
+    """Return the digest of what decides a run, from the facts that its checkpoints keep."""
+    return identity_of(plain(identifying(facts)))

@@ -22,8 +22,7 @@ from training.names import ADAPTER, CONFUSION, FIGURE, RESULTS
 from training.results import classes
 from training.results.classes import ClassScores
 from training.results.figures import curve, figure
-from training.results.folders import IDENTITY, identity_of
-from training.trainer.resuming import identifying
+from training.results.folders import IDENTITY, run_identity
 
 _CLASSES = 20  # of so many at each end, names and counts are printed
 _INDENT, _WIDTH = 16, 64
@@ -127,7 +126,7 @@ def base_results(job: Job, trainer: Any) -> dict[str, Any]:
     """Collect what every run says: settings, versions, sizes and the log."""
     return {
         "command": job.command,
-        IDENTITY: identity_of(plain(identifying(trainer.facts))),
+        IDENTITY: run_identity(trainer.facts),
         "task": job.task.name,
         "auto_class": job.task.auto_class,
         "pipeline": job.task.pipeline,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from transformers import EvalPrediction
+from transformers import DataCollatorWithPadding, EvalPrediction
 
 from training.data import Splits
 from training.job import IGNORED, Task
@@ -21,6 +21,14 @@ from training.trainer.trainer import AdapterTrainer
 CUT = "cut"  # a column of encoded data: how much of each row was left out
 # A `Task` of one pretrained model with an adapter.
 adapter_task = partial(Task, build_model=build_adapted, trainer_class=AdapterTrainer)
+# One of a model with a head on the whole text: for classes, labels or numbers.
+text_head_task = partial(
+    adapter_task,
+    auto_class="AutoModelForSequenceClassification",
+    pipeline="text-classification",
+    peft_task="SEQ_CLS",
+    collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
+)
 
 
 def logits_of(prediction: EvalPrediction) -> np.ndarray:

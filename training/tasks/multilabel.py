@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from sklearn import metrics
-from transformers import DataCollatorWithPadding, EvalPrediction
+from transformers import EvalPrediction
 
 from training.data import Splits
 from training.errors import UsageError
@@ -20,11 +20,11 @@ from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks.base import (
     CUT,
-    adapter_task,
     encode_texts,
     logits_of,
     replace_columns,
     text_columns,
+    text_head_task,
     wanted_texts,
 )
 from training.tasks.labels import label_settings, tell_of_alike
@@ -93,15 +93,11 @@ def multilabel(splits: Splits, data: TextDataArguments, metric_source: str = "lo
             name: mean_auc(right, logits) if name == AUC else LABEL_METRICS[name](right, logits > 0) for name in chosen
         }
 
-    return adapter_task(
+    return text_head_task(
         name="multilabel",
-        auto_class="AutoModelForSequenceClassification",
-        pipeline="text-classification",
-        peft_task="SEQ_CLS",
         splits=splits,
         model_settings=label_settings(names) | {"problem_type": "multi_label_classification"},
         encode=partial(_encode, data=data, names=names),
-        collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=score,
         main_metric=chosen[0],
         scores=tuple(chosen),

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from transformers import DataCollatorWithPadding, EvalPrediction
+from transformers import EvalPrediction
 
 from training.data import Splits
 from training.job import Task
@@ -16,7 +16,6 @@ from training.settings.data import TextDataArguments
 from training.tasks import glue
 from training.tasks.base import (
     CUT,
-    adapter_task,
     classes_of,
     encode_texts,
     logits_of,
@@ -53,15 +52,11 @@ def classification(splits: Splits, data: TextDataArguments, metric_source: str =
     splits = with_classes(splits, column)
     names = splits["train"].features[column].names
     metrics = data.metrics or (list(glue.find(data.glue).metrics) if data.glue else ["accuracy", "f1_macro"])
-    return adapter_task(
+    return text_head_task(
         name="classification",
-        auto_class="AutoModelForSequenceClassification",
-        pipeline="text-classification",
-        peft_task="SEQ_CLS",
         splits=splits,
         model_settings=label_settings(names) | {"problem_type": "single_label_classification"},
         encode=partial(_encode, data=data, column=column),
-        collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=class_scorer(metrics, metric_source, classes=len(names)),
         main_metric=metrics[0],
         scores=tuple(metrics),
@@ -84,15 +79,11 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
     def score_numbers(prediction: EvalPrediction) -> dict[str, float]:
         return score(logits_of(prediction).reshape(-1), np.asarray(prediction.label_ids).reshape(-1))
 
-    return adapter_task(
+    return text_head_task(
         name="regression",
-        auto_class="AutoModelForSequenceClassification",
-        pipeline="text-classification",
-        peft_task="SEQ_CLS",
         splits=splits,
         model_settings={"num_labels": 1, "problem_type": "regression"},
         encode=partial(_encode, data=data, column=label_column(data)),
-        collate=lambda tokenizer, model: DataCollatorWithPadding(tokenizer),
         score=score_numbers,
         main_metric=metrics[0],
         scores=tuple(metrics),

@@ -96,12 +96,12 @@ def test_what_llama_cpp_does_not_load_is_refused_with_the_reason(base, tmp_path)
         convert_to_gguf(plain, None)
     half, file = save(tmp_path / "half", "plain"), tmp_path / "half" / "adapter_model.safetensors"
     save_file({name: value for name, value in load_file(file).items() if "q_proj.lora_B" not in name}, file)
-    with pytest.raises(AdapterFileError, match="lacks .*q_proj.lora_B.weight.*; llama.cpp takes linear layers alone"):
+    with pytest.raises(AdapterFileError, match="lacks .*q_proj.lora_B.weight.*; llama.cpp takes only linear layers"):
         convert_to_gguf(half, None, base_model=str(folder))
     bert_classifier().save_pretrained(tmp_path / "bert")
     with pytest.raises(
         AdapterFileError,
-        match="the base model is a bert; written are adapters of llama and mistral. Write a plain LoRA, and",
+        match="the base model is a bert; only adapters of llama and mistral models can be written. Export to",
     ):
         convert_to_gguf(plain, None, base_model=str(tmp_path / "bert"))
     llama(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")

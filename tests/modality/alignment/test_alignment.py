@@ -100,7 +100,7 @@ BAD = [
     (lambda _: LinearAlignment.fit(FEATURES, "sound"), ValueError, "`onto` must be one of .*got 'sound'"),
     (lambda _: LinearAlignment.fit(FEATURES | {"text": TRAIN[1][:9]}, "text"), ValueError, "a map is fitted to pairs"),
     (lambda _: LinearAlignment.fit(FEATURES, "text", penalty=0), ValueError, "`penalty` must be positive, or None"),
-    (lambda f: load_alignment(f / "none"), FileNotFoundError, r"no file at .*; `Centering.fit\(...\).save"),
+    (lambda f: load_alignment(f / "none"), FileNotFoundError, r"none does not exist; `Centering.fit\(...\).save"),
     (lambda f: stored(f, ONES, None), ValueError, r"holds \['mean.a', 'mean.b'\] as None, which is not an alignment"),
     (lambda f: stored(f, ONES, "LinearAlignment"), ValueError, "which is not an alignment"),
     (lambda f: stored(f, ONES | {"map.c": torch.ones(2, 2)}, "LinearAlignment"), ValueError, "is not an alignment"),

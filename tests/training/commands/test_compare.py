@@ -76,7 +76,7 @@ def test_another_pair_and_a_tuned_rate_are_added_to_a_comparison(compare, bert, 
         rate = job.run.learning_rate if job.adapter.adapter == "lora" else "deep_lora"
         score = accuracy[rate]
         asked.append((rate, job.run.seed))
-        own = comparison.identity_of(comparison.plain(comparison.identifying(comparison.facts_of(job))))
+        own = comparison.run_identity(comparison.facts_of(job))
         scores = {"accuracy": score and score + job.run.seed / 100}
         content = {
             "identity": own,
