@@ -21,6 +21,7 @@ from training.tasks.base import (
     logits_of,
     replace_columns,
     text_columns,
+    text_head_task,
     wanted_texts,
 )
 from training.tasks.labels import class_counts, label_settings, with_classes, without_test
