@@ -103,7 +103,7 @@ def test_of_a_tied_head_deep_lora_is_merged_once_and_lora_is_refused(llama, adap
     assert merged(folder, "--output_dir", tmp_path / "out") == 2
     printed = capsys.readouterr().err
     assert "the merged model computes something else: its outputs are off by" in printed
-    assert "where an adapted layer shares its weight with another one; use the adapter" in printed
+    assert "as happens when an adapted layer shares its weight with another; use the adapter" in printed
     config = DeepLoraConfig(r=2, target_modules=["lm_head"], ensure_weight_tying=True, task_type="CAUSAL_LM")
     folder, wanted = adapter(config, tied, "deep")
     assert merged(folder, "--output_dir", tmp_path / "out") == 0
