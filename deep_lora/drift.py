@@ -153,8 +153,9 @@ def update_share(model: nn.Module) -> float | None:
             continue
         seen.add(id(weight))
         weights += gathered(dequantize_module_weight(base)).detach().float().square().sum().item()
-        for name in layer.active_adapters:
-            updates += gathered(layer.get_delta_weight(name)).float().square().sum().item()
+        held = layer._get_available_adapters()
+        changes = [gathered(layer.get_delta_weight(name)).float() for name in layer.active_adapters if name in held]
+        updates += torch.stack(changes).sum(0).square().sum().item() if changes else 0.0
     return math.sqrt(updates / weights) if weights else None
 
 

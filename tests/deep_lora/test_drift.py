@@ -59,6 +59,17 @@ def test_all_values_are_those_of_the_definitions(config) -> None:
     assert len(pairs) == 4 and found["update_share"] == pytest.approx((moved / size).sqrt().item(), rel=1e-4)
 
 
+def test_the_updates_of_several_adapters_add_up() -> None:
+    base, config = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), {"r": 2, "init_lora_weights": False}
+    model = get_peft_model(copy.deepcopy(base), LoraConfig(target_modules=["0"], **config), "one")
+    model.add_adapter("two", LoraConfig(target_modules=["0", "1"], **config))
+    model.base_model.set_adapter(["one", "two"])
+    share = update_share(model)
+    merged = copy.deepcopy(model).merge_and_unload()
+    moved = sum((merged[i].weight - base[i].weight).square().sum() for i in (0, 1))
+    assert share == pytest.approx((moved / sum(base[i].weight.square().sum() for i in (0, 1))).sqrt().item(), rel=1e-5)
+
+
 def test_a_fresh_adapter_has_not_drifted_and_training_drifts(tmp_path) -> None:
     model = adapt(llama(), r=2, target_modules=TARGETS, task_type="CAUSAL_LM")
     trainer = trainer_of(model, tmp_path, eval_strategy="steps", eval_steps=1, max_steps=2)
