@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from collapse.first_labels import check_first_labels
 from collapse.metrics import neural_collapse
 from collapse.observer import HeadObserver
 from collapse.statistics import Within
@@ -44,8 +45,9 @@ class NeuralCollapseCallback(EvaluationCallback):
         latest: the last metrics, by name.
 
     Raises:
-        TypeError, ValueError: without a Trainer, with nothing to measure, or for a model whose head is not found or has
-            no classes. Batches whose labels turn out not to be classes are left out with a warning.
+        TypeError, ValueError: without a Trainer, with nothing to measure, for a model whose head is not found or has
+            no classes, or for data whose first label is not a class. Batches whose labels turn out not to be classes
+            later, as in a stream, are left out with a warning.
     """
 
     subject = "neural collapse"
@@ -68,6 +70,7 @@ class NeuralCollapseCallback(EvaluationCallback):
             trainer.model, head, within=within, center_samples=center_samples, valid_rows=self.valid_rows,
             skip_unusable=True,
         )  # fmt: skip
+        check_first_labels(trainer, self._loaders, piggyback=piggyback)
 
     def measure(self) -> dict[str, float]:
         statistics = self.observer.statistics.reduce()

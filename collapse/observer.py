@@ -109,8 +109,8 @@ class HeadObserver(Observer):
             ValueError: if its head is not found, or has no classes; see `find_head`.
         """
         base = base_model_of(model)
-        if self._head_name is None:
-            check_has_classes(base)
+        if self._head_name is None and base is not getattr(self, "model", None):
+            check_has_classes(base)  # before it is trained: transformers notes in its config what labels it has seen
         self._copies = list(find_head(base, self._head_name).copies.values())
         self._last: LinearHead = self._copies[0]
         self._features: Tensor | None = None

@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 import transformers as hf
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import default_data_collator
 
 from collapse import HeadObserver, NeuralCollapseCallback, NormalizedClassifier, normalize_classifier_, normalized_class
 from tests.collapse.architectures import ARCHITECTURES, BART, DISTIL, ENCODER, IMAGE, VISION, XLNET
@@ -88,14 +90,69 @@ def several(label):
     return torch.nn.functional.one_hot(label, 3).float()
 
 
+class Streamed(IterableDataset):
+    """The same rows, which can be read once."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return (self.rows[index] for index in range(len(self.rows)))
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_labels_that_turn_out_not_to_be_classes_do_not_end_a_training(tmp_path) -> None:
-    run = trainer(tmp_path)
-    run.train_dataset, run.eval_dataset = Relabeled(16, 1, several), Relabeled(10, 2, several)
-    run.add_callback(NeuralCollapseCallback(run))
+@pytest.mark.parametrize("by_loader", [False, True])
+def test_labels_of_a_stream_that_turn_out_not_to_be_classes_do_not_end_a_training(by_loader, tmp_path) -> None:
+    run = trainer(tmp_path, eval_strategy="epoch" if by_loader else "steps")
+    stream = Streamed(Relabeled(10, 2, several))
+    run.train_dataset, run.eval_dataset = Relabeled(16, 1, several), stream
+    loaders = {"probe": DataLoader(stream, batch_size=4)} if by_loader else None
+    run.add_callback(NeuralCollapseCallback(run, loaders, piggyback=not by_loader))
     with pytest.warns(UserWarning, match="3 batches were left out: labels must be integer class indices"):
         run.train()
     assert run.state.global_step == 4
+
+
+class Texts(Relabeled):
+    """Rows with a column of text beside what the model reads, as tables have."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"text": "a film"}
+
+
+NOT_CLASSES = {"several": (several, r"\[1.0, 0.0, 0.0\]"), "score": (lambda label: label.float() + 0.5, "0.5")}
+
+
+@pytest.mark.parametrize(("change", "text"), NOT_CLASSES.values(), ids=NOT_CLASSES.keys())
+@pytest.mark.parametrize("where", ["evaluation", "one of two evaluations", "loader"])
+def test_a_callback_refuses_data_whose_first_label_is_not_a_class_at_the_start(where, change, text, tmp_path) -> None:
+    run, rows = trainer(tmp_path), Texts(10, 2, change)
+    loaders = {"probe": DataLoader(Relabeled(10, 2, change), batch_size=4)} if where == "loader" else None
+    if loaders is None:
+        run.eval_dataset = rows if where == "evaluation" else {"right": Sentences(10), "wrong": rows}
+    which = "of 'probe'" if loaders else "to evaluate on"
+    with pytest.raises(TypeError, match=f"first label of the data {which} is {text}.*leave the callback out"):
+        NeuralCollapseCallback(run, loaders)
+
+
+def test_looking_at_the_first_label_draws_no_random_number_and_leaves_other_data_alone(tmp_path) -> None:
+    class Augmented(Sentences):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"inputs_embeds": torch.rand(6, 8)}
+
+    def picky(rows):
+        raise KeyError("two rows")
+
+    run = trainer(tmp_path)
+    for rows, collate in (
+        (Augmented(10), default_data_collator),
+        (Relabeled(4, 1, several), picky),
+        (Sentences(0), picky),
+    ):
+        run.eval_dataset, run.data_collator = rows, collate
+        before = torch.get_rng_state()
+        NeuralCollapseCallback(run)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_labels_out_of_range_in_an_evaluation_are_left_out_with_a_warning(tmp_path) -> None:
