@@ -52,6 +52,7 @@ class Task:
         main_metric: the metric that says how good the model is.
         scores: names of all metrics, besides the loss.
         classes_of: predictions -> numbers of the predicted and of the true classes; None for a task without classes.
+        labels_of: predictions -> labels that are found and that are true, (rows, labels); for several labels in a row.
         panels: metrics that are drawn, those of one panel together; the main metric alone if there are none.
         counts: rows of each class by split, or words of each tag.
         generates: whether the model writes texts at each evaluation.
@@ -76,6 +77,7 @@ class Task:
     main_metric: str = "loss"
     scores: tuple[str, ...] = ()
     classes_of: Callable[[EvalPrediction], tuple[np.ndarray, np.ndarray]] | None = None
+    labels_of: Callable[[EvalPrediction], tuple[np.ndarray, np.ndarray]] | None = None
     panels: tuple[tuple[str, ...], ...] = ()
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     generates: bool = False

@@ -15,14 +15,15 @@ from transformers.utils import logging
 
 from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, enough_memory, refused
-from training.job import Job
+from training.job import Job, Task
 from training.models.adapters import has_subspaces
 from training.names import ADAPTER, TRAINABLE
 from training.results import report
-from training.results.classes import ClassScores, class_scores
+from training.results.classes import class_scores
 from training.results.exporting import save_adapter
 from training.results.folders import is_of_writing, refuse_other_run, require_writable, run_identity
 from training.results.hub import push
+from training.results.labels import label_scores
 from training.settings.common import RunArguments
 from training.trainer.losses import balanced_weights, weighted_loss
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
@@ -220,22 +221,32 @@ class Seen:
         return self.score(prediction)
 
 
-def evaluate(job: Job, trainer: AdapterTrainer) -> tuple[dict[str, dict[str, float]], dict[str, ClassScores]]:
-    """Return metrics, and scores by class if the task has classes: of the validation data, and of test data."""
+def evaluate(job: Job, trainer: AdapterTrainer) -> tuple[dict[str, dict[str, float]], dict[str, report.Scores]]:
+    """Return metrics, and scores by class or label if the task has some: of the validation data, and of test data."""
     # The Trainer has its validation data. If they were passed, TRL would prepare them again, and pack packed rows.
     data: dict[str, dict[str, Any]] = {"validation": {}}
     if trainer.test_dataset is not None:
         data["test"] = {"eval_dataset": trainer.test_dataset}
-    metrics, by_class = {}, {}
+    metrics: dict[str, dict[str, float]] = {}
+    by_class: dict[str, report.Scores] = {}
     for split, held in data.items():
         found = trainer.evaluate(**held, metric_key_prefix=split)
         named = {key.removeprefix(f"{split}_"): value for key, value in found.items() if key != "epoch"}
         metrics[split] = {key: float(value) for key, value in named.items() if "per_second" not in key}
         seen = trainer.compute_metrics
-        if job.task.classes_of and isinstance(seen, Seen) and seen.last is not None:
-            numbers = job.task.classes_of(seen.last)
-            by_class[split] = class_scores(*numbers, job.task.label_names or [], job.task.counts["train"])
+        if isinstance(seen, Seen) and seen.last is not None and (scores := _by_class(job.task, seen.last)):
+            by_class[split] = scores
     return metrics, by_class
+
+
+def _by_class(task: Task, prediction: EvalPrediction) -> report.Scores | None:
+    """Return scores by class, or by label, of a task that has some."""
+    if task.classes_of:
+        return class_scores(*task.classes_of(prediction), task.label_names or [], task.counts["train"])
+    if task.labels_of:
+        rows = len(task.splits["train"])
+        return label_scores(*task.labels_of(prediction), task.label_names or [], task.counts["train"], rows)
+    return None
 
 
 def initialization(job: Job, model: nn.Module) -> list[TrainerCallback]:

@@ -6,10 +6,10 @@ import json
 import math
 import platform
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 from transformers import Trainer
@@ -18,9 +18,7 @@ from dmf.files import complete_file
 from training.errors import public_settings
 from training.job import Job, plain
 from training.models.adapters import adapted_parts, config_of, own_parameters
-from training.names import ADAPTER, CONFUSION, FIGURE, RESULTS
-from training.results import classes
-from training.results.classes import ClassScores
+from training.names import ADAPTER, CONFUSION, FIGURE, RESULTS, SCORES_BY_LABEL
 from training.results.figures import curve, figure
 from training.results.folders import IDENTITY, run_identity
 
@@ -84,11 +82,23 @@ def _trained_whole(model: nn.Module) -> list[str]:
     return list(dict.fromkeys([*shown, *beside]))
 
 
+class Scores(Protocol):
+    """Scores by class or by label."""
+
+    unit: str  # class or label
+    picture: str  # the name of its file
+
+    def beside(self, metric: str) -> str: ...
+    def as_json(self) -> dict[str, Any]: ...
+    def table(self) -> str: ...
+    def draw(self, path: Path, title: str) -> None: ...
+
+
 class Measured(NamedTuple):
     """What a run has measured at its end, by the data: metrics, and scores by class; and where it resumed from."""
 
     metrics: dict[str, dict[str, float]]
-    by_class: dict[str, ClassScores]
+    by_class: Mapping[str, Scores]
     resumed: Path | None
 
 
@@ -113,7 +123,7 @@ def write(
     write_json(folder / RESULTS, results)
     draw(folder / FIGURE, results["log"], job.task.panels or ((job.task.main_metric,),))
     for split, scores in list(by_class.items())[-1:]:  # test data, if there are some
-        classes.draw(folder / CONFUSION, scores, f"{split} data")
+        scores.draw(folder / scores.picture, f"{split} data")
 
 
 def write_failure(folder: Path, job: Job, trainer: Trainer, reason: str) -> None:
@@ -157,20 +167,21 @@ def installed_version(package: str) -> str:
         return "not installed"
 
 
-def summary(folder: Path, metrics: dict[str, dict[str, float]], by_class: dict[str, ClassScores]) -> str:
+def summary(folder: Path, metrics: dict[str, dict[str, float]], by_class: Mapping[str, Scores]) -> str:
     """Summarize the metrics, the scores by class and what was written, for the terminal."""
     lines = []
     for split, values in metrics.items():
         held = [_named(name, value, by_class.get(split)) for name, value in values.items() if name != "runtime"]
         lines.append(_wrapped(split, ", ".join(held)))
-    tables = [f"\n{split} data, class by class:\n{classes.table(scores)}\n" for split, scores in by_class.items()]
-    written = [name for name in (ADAPTER, RESULTS, FIGURE, CONFUSION) if (folder / name).exists()]
+    tables = [
+        f"\n{split} data, {scores.unit} by {scores.unit}:\n{scores.table()}\n" for split, scores in by_class.items()
+    ]
+    written = [name for name in (ADAPTER, RESULTS, FIGURE, CONFUSION, SCORES_BY_LABEL) if (folder / name).exists()]
     return "\n".join([*lines, *tables, _wrapped("written to", f"{folder}: {', '.join(written)}")])
 
 
-def _named(name: str, value: float, scores: ClassScores | None) -> str:
-    beside = f" (always {scores.names[scores.commonest]!r}: {scores.baseline:.4g})" if scores else ""
-    return f"{name} {value:.4g}{beside if name == 'accuracy' else ''}"
+def _named(name: str, value: float, scores: Scores | None) -> str:
+    return f"{name} {value:.4g}{scores.beside(name) if scores else ''}"
 
 
 def _wrapped(name: str, text: str) -> str:

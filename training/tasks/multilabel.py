@@ -88,9 +88,10 @@ def multilabel(splits: Splits, data: TextDataArguments, metric_source: str = "lo
         )
 
     def score(prediction: EvalPrediction) -> dict[str, float]:
-        logits, right = logits_of(prediction), np.asarray(prediction.label_ids) > 0.5
+        found, right = labels_of(prediction)
         return {
-            name: mean_auc(right, logits) if name == AUC else LABEL_METRICS[name](right, logits > 0) for name in chosen
+            name: mean_auc(right, logits_of(prediction)) if name == AUC else LABEL_METRICS[name](right, found)
+            for name in chosen
         }
 
     return text_head_task(
@@ -101,8 +102,14 @@ def multilabel(splits: Splits, data: TextDataArguments, metric_source: str = "lo
         score=score,
         main_metric=chosen[0],
         scores=tuple(chosen),
+        labels_of=labels_of,
         counts={split: {name: found[name] for name in names} for split, found in counts.items()},
     )
+
+
+def labels_of(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether each label was found, and whether it is true: (rows, labels)."""
+    return logits_of(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
 
 
 def _names(counts: dict[str, Counter[str]], data: TextDataArguments) -> list[str]:

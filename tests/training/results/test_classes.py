@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
-from training.results.classes import class_scores, draw, table
+from training.results.classes import class_scores
+from training.results.labels import label_scores
 
 
 def test_scores_are_those_of_their_definitions_and_the_baseline_that_of_the_commonest_training_class() -> None:
@@ -28,12 +29,39 @@ def test_tables_fit_a_terminal_and_name_the_commonest_confusions(classes, length
     references = np.arange(4000) % classes
     predictions = np.where(references == 1, 0, references)
     scores = class_scores(predictions, references, names, dict.fromkeys(names, 1))
-    text = table(scores)
+    text = scores.table()
     assert max(map(len, text.splitlines())) <= 80 and text.count("\n") < 40
     count = int((references == 1).sum())
     assert (f"{count} x " in text and "taken for" in text) if classes > 10 else f" {count}" in text
-    draw(tmp_path / "confusion.png", scores, "test data")
+    scores.draw(tmp_path / "confusion.png", "test data")
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_by_label_are_those_of_their_definitions_and_of_the_best_answer_for_every_row() -> None:
+    right = np.array([[1, 0, 1], [1, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=bool)
+    found = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=bool)
+    names, training, rows = ["a", "b", "c"], {"a": 6, "b": 5, "c": 1}, 10
+    scores = label_scores(found, right, names, training, rows)
+    assert scores.precision.tolist() == [1, 1 / 2, 0] and scores.recall.tolist() == pytest.approx([2 / 3, 1, 0])
+    assert scores.f1.tolist() == pytest.approx([4 / 5, 2 / 3, 0]) and scores.counts.tolist() == [3, 1, 1]
+    # Of 10 rows to train on 6 have a, 5 b and 1 c: naming a gives F1 12/22, a and b 22/32, all 24/42.
+    assert scores.constant["f1_micro"] == (["a", "b"], pytest.approx(2 * 4 / (8 + 5)))
+    assert scores.constant["accuracy"] == (["a"], 1 / 4), "only the last row has a and nothing else"
+    assert scores.beside("f1_micro") == " (always 'a', 'b': 0.6154)" and not scores.beside("f1_macro")
+    rare = label_scores(found, right, names, {"a": 2, "b": 1, "c": 1}, rows)
+    assert rare.constant["accuracy"] == ([], 1 / 4) and "(always no label: 0.25)" in rare.beside("accuracy")
+
+
+def test_a_table_of_labels_fits_a_terminal(tmp_path) -> None:
+    names = [f"{'n' * 60}{number}" for number in range(40)]
+    right = np.random.default_rng(0).random((30, 40)) < 0.5
+    scores = label_scores(~right, right, names, dict.fromkeys(names, 1), 30)
+    assert (
+        max(map(len, scores.table().splitlines())) <= 80
+        and "the 10 worst and the 10 best of 40 labels" in scores.table()
+    )
+    scores.draw(tmp_path / "labels.png", "test data")
+    assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_run_prints_and_writes_them(bert, reviews, finetune, tmp_path) -> None:

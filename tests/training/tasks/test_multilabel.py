@@ -84,6 +84,11 @@ def test_columns_of_0_and_1_train_as_lists_do_and_predict_probabilities(bert, fi
         status, printed = finetune(bert, path, "--task", "multilabel", *words, output=tmp_path / kind)
         assert status == 0 and "multilabel, 3 classes" in printed, printed
         metrics = tiny.results(tmp_path / kind)["metrics"]["validation"]
+        by_label = tiny.results(tmp_path / kind)["by_class"]["validation"]
+        own = [one["f1"] for one in by_label["scores"].values()]
+        assert np.mean(own) == pytest.approx(metrics["f1_macro"]) and list(by_label["scores"]) == list(NAMES)
+        assert "validation data, label by label:" in printed and "f1_micro" in by_label["same_answer_for_every_row"]
+        assert (tmp_path / kind / "scores_by_label.png").is_file()
         found.append({name: value for name, value in metrics.items() if name != "runtime"})
     assert found[0] == found[1] and {"loss", "f1_micro", "f1_macro"} <= found[0].keys()
     data = saved(tmp_path / "new.csv", "text\nthe good film\n")
