@@ -18,6 +18,7 @@ from training.settings.data import DataArguments
 Splits = dict[str, Dataset]
 Classes = Callable[[Dataset], Sequence[Sequence[str]]]  # the names of the classes of each row
 Groups = Callable[[Dataset], Sequence[Hashable]]  # of each row
+Check = Callable[[Dataset], None]
 _FEW = 20  # up to so many classes may have one row each
 
 
@@ -27,6 +28,7 @@ def load_splits(
     *,
     classes: Classes | None = None,
     groups: Groups | None = None,
+    check: Check | None = None,
     images: bool = False,
 ) -> Splits:
     """Load training and validation data, and test data if there are any; each a `Dataset` with at least one row.
@@ -36,6 +38,7 @@ def load_splits(
         wanted: the columns that are read.
         classes: of each row; what is held out has a share of each, and of each something stays to train on.
         groups: of rows that are held out together, since they show the same.
+        check: of a split as it was read, before rows are held out or drawn.
         images: a folder holds images in a folder for each class.
 
     Raises:
@@ -49,11 +52,11 @@ def load_splits(
         raise UsageError(f"the columns {[one.name for one in wanted]} must differ; choose with {options}")
     refuse_unused(data, [data.dataset, data.validation_data, data.test_data])
     loaded = read_source(data.dataset, data, config=data.dataset_config, images=images)
-    splits = {"train": _pick(loaded, data.train_split, "--train_split")(wanted)}
-    for name in ("validation", "test"):
-        found = _other_split(loaded, name, data, images)
-        if found is not None:
-            splits[name] = found(wanted)
+    splits = {}
+    for name, reader in _readers(loaded, data, images).items():
+        splits[name] = reader(wanted)
+        if check is not None:
+            check(splits[name])
     if "validation" not in splits:
         splits["train"], splits["validation"] = _hold_out(splits["train"], data, classes, groups)
     splits["train"] = _training_rows(splits["train"], data, classes)
@@ -72,6 +75,13 @@ def training_columns(data: DataArguments) -> list[str]:
         raise UsageError("no training data were named; pass --dataset with a file, a folder or a name on the Hub")
     loaded = read_source(data.dataset, data, config=data.dataset_config)
     return column_names(_pick(loaded, data.train_split, "--train_split"))
+
+
+def _readers(loaded: dict[str, Reader], data: DataArguments, images: bool) -> dict[str, Reader]:
+    """Find the readers of training data, and of validation and test data where there are some."""
+    others = {name: _other_split(loaded, name, data, images) for name in ("validation", "test")}
+    found = {name: reader for name, reader in others.items() if reader is not None}
+    return {"train": _pick(loaded, data.train_split, "--train_split")} | found
 
 
 def _pick(loaded: dict[str, Reader], name: str, option: str) -> Reader:

@@ -16,7 +16,8 @@ from transformers.utils import logging
 from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, enough_memory, refused
 from training.job import Job, Task
-from training.models.adapters import has_subspaces
+from training.models.adapters import adapted_parts, has_subspaces
+from training.models.ends import require_ends
 from training.names import ADAPTER, TRAINABLE
 from training.results import report
 from training.results.classes import class_scores
@@ -75,6 +76,7 @@ def run_job(job: Job) -> TrainingResult:
     set_seed(job.run.seed)
     with enough_memory("pass a smaller --rank, --dtype bfloat16 or --load_in_4bit"):
         model = job.task.build_model(job)
+    _refuse_liger(job, model)
     choose_rate(job.run)
     choose_length(job.run, len(job.task.splits["train"]))
     is_ruled(job.adapter, model)  # a dry run refuses what cannot work too
@@ -157,6 +159,18 @@ def _refuse_unknown_metric(job: Job) -> None:
         raise UsageError(f"--metric_for_best_model got {name!r}; the metrics of this run are {', '.join(known)}")
 
 
+def _refuse_liger(job: Job, model: nn.Module) -> None:
+    """Raise if kernels are asked for that there are not for this model; the library would train without them."""
+    if not job.run.use_liger_kernel:
+        return
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as known
+
+    for part in adapted_parts(model).values():
+        kind = part.get_base_model().config.model_type
+        if kind not in known:
+            raise UsageError(f"--use_liger_kernel has no kernels for models of the type {kind!r}; leave it out")
+
+
 def _save(job: Job, trainer: AdapterTrainer, folder: Path, measured: report.Measured) -> None:
     """Write the adapter, its export and the results.
 
@@ -187,6 +201,8 @@ def build_trainer(job: Job, model: nn.Module, facts: dict[str, Any]) -> AdapterT
     """Build the Trainer of a job, with encoded data; `facts` go into the manifest of each checkpoint."""
     with job.run.main_process_first(desc="encoding the data"):
         encoded = job.task.encode(job.task.splits, job.processor)
+    for name, split in encoded.items() if job.task.peft_task == "SEQ_CLS" else ():
+        require_ends(model, split["input_ids"], job.processor.eos_token, f"{name} texts")
     callbacks: list[Any] = initialization(job, model)
     trainer: Any = job.task.trainer_class(
         model=model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from modality.rows import as_rows, same_ids, unit_rows
 
 BLOCK_ROWS = 1024
+Right = Callable[[slice], Tensor]  # queries -> (queries, keys), which keys are right answers
 
 
 @torch.no_grad()
@@ -55,7 +56,7 @@ def search_metrics(
     queries, pool = as_rows(queries), as_rows(pool)
     query_ids, pool_ids = checked_ids(queries, pool, query_ids, pool_ids)
     queries, pool = directions(queries, pool, block_size)
-    ranks = best_ranks(queries, pool, query_ids, pool_ids, block_size)
+    ranks = best_ranks(queries, pool, alike(query_ids, pool_ids), block_size)
     places = 1 + ranks.double()
     found = recalls(ranks, ks) | {"mrr": (1 / places).mean().item(), "median_rank": places.quantile(0.5).item()}
     gains = _gains(queries, pool, query_ids, pool_ids, ks, block_size)
@@ -77,17 +78,38 @@ def check_ks(ks: Sequence[int]) -> None:
         raise ValueError(f"`ks` must be positive integers, got {ks!r}")
 
 
-def best_ranks(
-    queries: Tensor, keys: Tensor, query_ids: Tensor, key_ids: Tensor, block_size: int, name: str = ""
-) -> Int[Tensor, " n"]:
-    """Count the rows with other ids that come before the best row with the query's id.
+def alike(query_ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> Right:
+    """Return the function that tells which keys have the id of a query."""
+    return lambda rows: same_ids(query_ids[rows], key_ids)
+
+
+def listed(pairs: Int[Tensor, "p 2"], keys: int) -> Right:
+    """Return the function that tells which keys are paired with a query, of pairs (query, key).
+
+    >>> listed(torch.tensor([[1, 2], [0, 0]]), 3)(slice(0, 2)).int().tolist()
+    [[1, 0, 0], [0, 0, 1]]
+    """
+    pairs = pairs[pairs[:, 0].argsort()]
+
+    def right(rows: slice) -> Bool[Tensor, "b m"]:
+        first, last = torch.searchsorted(pairs[:, 0].contiguous(), pairs.new_tensor([rows.start, rows.stop])).tolist()
+        found = torch.zeros(rows.stop - rows.start, keys, dtype=torch.bool, device=pairs.device)
+        found[pairs[first:last, 0] - rows.start, pairs[first:last, 1]] = True
+        return found
+
+    return right
+
+
+def best_ranks(queries: Tensor, keys: Tensor, right: Right, block_size: int, name: str = "") -> Int[Tensor, " n"]:
+    """Count the wrong rows that come before the best right row of each query.
 
     Raises:
-        ValueError: for queries without such a row.
+        ValueError: for queries without a right row.
     """
     ranks = []
-    for rows, ids in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
-        scores, same = rows @ keys.mT, same_ids(ids, key_ids)
+    for start in range(0, len(queries), block_size):
+        rows = slice(start, min(start + block_size, len(queries)))
+        scores, same = queries[rows] @ keys.mT, right(rows)
         best = scores.masked_fill(~same, -math.inf).amax(1)
         before = ((scores >= best[:, None]) & ~same).sum(1)
         ranks.append(torch.where(same.any(1), before, -1))

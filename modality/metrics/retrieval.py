@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from modality.metrics.ranking import (
     BLOCK_ROWS,
+    alike,
     as_ids,
     best_ranks,
     check_ks,
     checked_ids,
     directions,
+    listed,
     recalls,
 )
 from modality.rows import UNKNOWN_ID, as_rows, check_pairs, same_ids
@@ -29,6 +32,7 @@ def recall_at_k(
     *,
     x_ids: Int[Tensor, " n"] | None = None,
     y_ids: Int[Tensor, " m"] | None = None,
+    pairs: Int[Tensor, "p 2"] | None = None,
     block_size: int = BLOCK_ROWS,
 ) -> dict[str, float]:
     """Compute the share of queries whose counterpart is among the k nearest by cosine, in both directions.
@@ -45,6 +49,8 @@ def recall_at_k(
             cases. With as many rows of x as of y these are pairs, row by row, and it holds the id of each pair; -1
             stands for an unknown one, like that of no other pair. With more captions than images `y_ids=` alone holds
             the row of the image that each caption belongs to. If as many captions as images are not pairs, pass both.
+        pairs: instead of ids, the rows of x and y that belong together, as (row of x, row of y): for captions that
+            belong to several images, each of which has others, too.
         block_size: queries at a time: memory O(block_size * pool).
 
     Returns:
@@ -59,11 +65,16 @@ def recall_at_k(
     """
     check_ks(ks)
     x, y = as_rows(x), as_rows(y)
-    x_ids, y_ids = _ids(x, y, x_ids, y_ids)
+    if pairs is not None:
+        linked = _checked_pairs(x, y, x_ids, y_ids, pairs)
+        right = (listed(linked, len(y)), listed(linked.flip(1), len(x)))
+    else:
+        x_ids, y_ids = _ids(x, y, x_ids, y_ids)
+        right = (alike(x_ids, y_ids), alike(y_ids, x_ids))
     x, y = directions(x, y, block_size)
     found: dict[str, float] = {}
-    for name, queries, keys, query_ids, key_ids in (("x_to_y", x, y, x_ids, y_ids), ("y_to_x", y, x, y_ids, x_ids)):
-        ranks = best_ranks(queries, keys, query_ids, key_ids, block_size, f"{name} ")
+    for name, queries, keys, answers in (("x_to_y", x, y, right[0]), ("y_to_x", y, x, right[1])):
+        ranks = best_ranks(queries, keys, answers, block_size, f"{name} ")
         found |= {f"{name}_{recall}": value for recall, value in recalls(ranks, ks).items()}
         found[f"{name}_pool"] = float(len(keys))
     return found
@@ -106,6 +117,23 @@ def margin(
         nearest = torch.minimum(own[rows] - cosines.amax(1), (own - cosines).amin())
         smallest = min(smallest, nearest.amin().item())
     return smallest
+
+
+def _checked_pairs(x: Any, y: Any, x_ids: Any, y_ids: Any, pairs: Any) -> Int[Tensor, "p 2"]:
+    """Return the rows that belong together, on the device of x.
+
+    Raises:
+        ValueError: there are ids as well, or a pair is not one of a row of x and a row of y.
+    """
+    if x_ids is not None or y_ids is not None:
+        raise ValueError("`pairs` and ids both say which rows belong together; pass one of them")
+    checked_ids(x, y, torch.arange(len(x)), torch.arange(len(y)))
+    found = torch.as_tensor(pairs)
+    if found.dim() != 2 or found.shape[1] != 2 or found.is_floating_point():
+        raise ValueError(f"`pairs` must be integers of shape (p, 2), got {found.dtype} of shape {tuple(found.shape)}")
+    if len(found) and ((found < 0).any() or (found >= found.new_tensor([len(x), len(y)])).any()):
+        raise ValueError(f"`pairs` must name rows from 0 to {len(x) - 1} of x and from 0 to {len(y) - 1} of y")
+    return found.to(x.device, torch.int64)
 
 
 def _ids(x: Tensor, y: Tensor, x_ids: Tensor | None, y_ids: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -27,9 +27,9 @@ DESCRIPTION = """Train on pairs: a CLIP-like model or two towers, with adapters,
       --second_text_column answer
 
 A file has a column with paths of images, and one with texts; a folder of images has a metadata.jsonl or metadata.csv
-with the columns file_name and text. Pairs with the same picture or the same text are not contrasted with each other:
-several captions of a picture have a row each. Every step contrasts the pairs of all processes; accumulated batches do
-not see each other."""
+with the columns file_name and text. Several captions of a picture have a row each, are a list in its row, or have a
+column each (--text_columns). Pairs with the same picture or the same text are not contrasted with each other. Every
+step contrasts the pairs of all processes; accumulated batches do not see each other."""
 SHOWN = (
     "model", "image_model", "text_model", "dataset", "image_column", "text_column", "second_text_column", "loss",
     "temperature", "schedule", "swap", *COMMON,

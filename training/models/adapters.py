@@ -34,8 +34,9 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
         base: the model; layers that its checkpoint did not have are trained whole and saved.
 
     Raises:
-        UsageError: a value does not fit, or the file of another method does not describe one.
+        UsageError: a value does not fit, no layer has a name that was passed, or a file describes no method.
     """
+    require_layers(arguments, base.model)
     heads = PEFT_HEADS if peft_task == "TOKEN_CLS" else ()  # PEFT itself names them too late for LoRA to spare them
     whole = _outermost([*(arguments.modules_to_save or []), *base.new_modules, *heads]) or None
     try:
@@ -51,6 +52,27 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
         raise
     except _REFUSALS as error:
         raise UsageError(f"the adapter cannot be set up: {reason_of(error)}") from error
+
+
+def require_layers(arguments: AdapterArguments, model: nn.Module) -> None:
+    """Raise if a layer was named that the model does not have: PEFT leaves such a name out if others fit.
+
+    Raises:
+        UsageError: the text names the option and the layers that there are.
+    """
+    known = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+    targets = _targets(arguments.target_modules)
+    for option, names in (
+        ("target_modules", [] if isinstance(targets, str) else targets),
+        ("exclude_modules", arguments.exclude_modules or []),
+        ("modules_to_save", arguments.modules_to_save or []),
+    ):
+        for name in names:
+            if not any(own == name or own.endswith(f".{name}") for own in known):
+                raise UsageError(
+                    f"--{option} got {name!r}, and no layer of the model is called so; its layers are called "
+                    f"{_shortened([own for own, module in model.named_modules() if own and own[-1].isalpha()])}"
+                )
 
 
 def _lora_config(arguments: AdapterArguments, fields: dict[str, Any]) -> LoraConfig:
@@ -161,6 +183,6 @@ def _outermost(names: list[str]) -> list[str]:
     return sorted({name for name in names if not any(name.startswith(other + ".") for other in names)})
 
 
-def _shortened(names: list[str], most: int = 8) -> str:
+def _shortened(names: list[str], most: int = 12) -> str:
     tails = sorted({name.rpartition(".")[2] for name in names})
     return ", ".join(tails[:most]) + (", ..." if len(tails) > most else "")

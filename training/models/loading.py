@@ -114,6 +114,11 @@ def load_processor(arguments: ModelArguments, images: bool = False, token: str |
         what = "image processor" if images else "tokenizer"
         raise loading_error(f"the {what} of {name}", error, token) from error
     if not images and processor.pad_token is None:
+        if processor.eos_token is None:
+            raise UsageError(
+                f"the tokenizer of {name} has neither a token for padding nor one for the end of a text, so texts of "
+                "several lengths fit in no batch; add a pad_token to its tokenizer_config.json, or pass another model"
+            )
         processor.pad_token = processor.eos_token
     return processor
 

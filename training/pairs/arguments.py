@@ -11,7 +11,7 @@ from modality.swapping import Per, SwapMode
 from training.errors import UsageError
 from training.settings.common import ModelArguments
 from training.settings.data import DataArguments
-from training.settings.parsing import option
+from training.settings.parsing import option, refuse_commas
 
 SCHEDULES = ("none", "constant", "linear", "cosine", "piecewise")
 LEARNED_OR_FIXED = ("learnable", "softplus", "exp", "fixed")
@@ -26,7 +26,14 @@ class PairDataArguments(DataArguments):
         "image",
         "Column with the image: the data set's own, or a path (relative paths start at the folder of the file).",
     )
-    text_column: str = option("text", "Column with the text of the image, or with the first of two texts.")
+    text_column: str = option(
+        "text", "Column with the text of the image, or a list of several; or with the first of two texts."
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns with a caption of the image each, such as caption_1 caption_2, instead of one. "
+                          "Each caption makes a pair, as each one of a list in --text_column does."},
+    )  # fmt: skip
     second_text_column: str | None = option(None, "Column with the second text, for pairs of two texts.")
     label_column: str | None = option(
         None, "Column that says what a pair shows. Pairs that show the same are not contrasted with each other; "
@@ -41,6 +48,13 @@ class PairDataArguments(DataArguments):
         super().__post_init__()
         if self.max_length is not None and self.max_length < 2:
             raise UsageError(f"--max_length got {self.max_length}; a text needs at least 2 tokens")
+        refuse_commas("text_columns", self.text_columns)
+        if self.text_columns and self.second_text_column:
+            raise UsageError("--text_columns has several captions of an image; leave it or --second_text_column out")
+        if self.label_column in (self.text_columns or ()):
+            raise UsageError(f"--label_column {self.label_column} is one of --text_columns; name another column")
+        if self.text_columns and self.text_column != "text":
+            raise UsageError("--text_column and --text_columns exclude each other; pass one of them")
 
 
 @dataclass

@@ -16,7 +16,8 @@ from training.models.loading import load_processor
 from training.pairs.arguments import PairDataArguments, PairModelArguments
 from training.reading.pictures import decode
 
-X, Y, IDS = "x", "y", "ids"  # columns of encoded data
+# Columns of encoded data; the last one, for evaluation: picture and text of a pair by their numbers, and what it shows.
+X, Y, IDS, ENTRIES = "x", "y", "ids", "entries"
 TOWERS = ("x_tower", "y_tower")
 
 
@@ -64,8 +65,8 @@ class PairProcessor:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         x, y = self.x([row[X] for row in rows]), self.y([row[Y] for row in rows])
-        ids = torch.tensor([row[IDS] for row in rows])
-        return {**x, **y, IDS: ids} if self.joint else {X: x, Y: y, IDS: ids}
+        numbers = {name: torch.tensor([row[name] for row in rows]) for name in (IDS, ENTRIES) if name in rows[0]}
+        return {**x, **y, **numbers} if self.joint else {X: x, Y: y, **numbers}
 
     def save_pretrained(self, folder: str) -> None:
         """Save tokenizer and image processor: of one model side by side, of two towers in a folder each."""

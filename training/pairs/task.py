@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,16 +16,18 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 from transformers import EvalPrediction, TrainerCallback
 
-from modality import PairStatistics, TemperatureScheduleCallback, modality_gap, recall_at_k
+from modality import PairStatistics, TemperatureScheduleCallback, modality_gap
 from training.data import Splits
 from training.errors import UsageError
 from training.job import Job, Task
 from training.pairs.arguments import MethodArguments, PairDataArguments
+from training.pairs.captions import caption_columns, one_caption_a_row, recall_of_entries
 from training.pairs.method import make_schedule, swapping
 from training.pairs.models import build_contrastive
-from training.pairs.processor import IDS, X, Y
+from training.pairs.processor import ENTRIES, IDS, X, Y
 from training.pairs.trainer import ContrastiveTrainer, SwapCountCallback
 from training.reading.kinds import picture, text, written
+from training.reading.lists import captions, captions_if_any
 from training.reading.pictures import readable
 from training.reading.tables import Wanted
 
@@ -43,11 +46,14 @@ def pair_columns(data: PairDataArguments) -> list[Wanted]:
     Raises:
         UsageError: both sides are the same column.
     """
-    texts = [Wanted(data.text_column, text, "--text_column")]
+    texts = [Wanted(data.text_column, captions, "--text_column")]
+    if data.text_columns:
+        texts = [Wanted(name, captions_if_any, "--text_columns") for name in data.text_columns]
     first = Wanted(data.image_column, picture, "--image_column")
     if data.second_text_column:
+        texts = [Wanted(data.text_column, text, "--text_column")]
         first = Wanted(data.second_text_column, text, "--second_text_column")
-    if first.name == data.text_column:
+    if first.name in [one.name for one in texts]:
         raise UsageError(f"both sides of the pairs are column {first.name!r}; name two columns")
     sides = [*texts, first] if data.second_text_column else [first, *texts]
     if data.label_column is None or data.label_column in [one.name for one in sides]:
@@ -68,8 +74,9 @@ def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, 
     Raises:
         UsageError: images cannot be read, or there is nothing to contrast with.
     """
-    columns = [one.name for one in pair_columns(data)][:2]
-    shown = [data.label_column] if data.label_column else columns
+    columns = _sides(data)
+    if not data.second_text_column:
+        splits = one_caption_a_row(splits, data)
     _require_several(splits, batch)
     if not data.second_text_column:
         splits = {
@@ -84,7 +91,7 @@ def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, 
         peft_task=None,
         splits=splits,
         model_settings={},
-        encode=partial(_encode, columns=columns, shown=shown),
+        encode=partial(_encode, columns=columns, label=data.label_column),
         build_model=build_contrastive,
         trainer_class=partial(ContrastiveTrainer, temperature_rate=method.temperature_rate),
         callbacks=_callbacks,
@@ -96,20 +103,27 @@ def pair_task(splits: Splits, data: PairDataArguments, method: MethodArguments, 
     )
 
 
+def _sides(data: PairDataArguments) -> list[str]:
+    """Return the columns of both sides of the pairs, once each caption has a row."""
+    if data.second_text_column:
+        return [data.text_column, data.second_text_column]
+    return [data.image_column, caption_columns(data)[0]]
+
+
 def first_entries(split: Dataset, data: PairDataArguments) -> list[str]:
     """Return what tells the first entries of pairs apart: several captions of one picture are held out together."""
-    return _entries(split, pair_columns(data)[0].name)
+    return _entries(split, _sides(data)[0])
 
 
 def _entries(split: Dataset, column: str) -> list[str]:
-    """Return a text for each entry of a column; of pictures, their path, or a digest of their bytes."""
+    """Return a text for each entry of a column, with single spaces; of pictures, their path or a digest."""
     found = []
     for part in split.select_columns([column]).iter(batch_size=_PART):
         for value in part[column]:
             if isinstance(value, dict):
                 held = value["bytes"]
-                value = value["path"] if held is None else hashlib.sha256(held).hexdigest()
-            found.append(str(value))
+                value = os.path.normpath(value["path"]) if held is None else hashlib.sha256(held).hexdigest()
+            found.append(" ".join(str(value).split()))
     return found
 
 
@@ -128,26 +142,26 @@ def numbers_of(split: Dataset, columns: Sequence[str]) -> np.ndarray:
 
 
 def score_pairs(prediction: EvalPrediction, names: tuple[str, str] = ("x", "y")) -> dict[str, float]:
-    """Return recall in both directions over all pairs of the data as one pool, their mean, and the modality gap.
+    """Return recall in both directions over all of the data as one pool, their mean, and the modality gap.
 
     Args:
-        prediction: embeddings of both modalities, and ids that tell duplicates.
+        prediction: embeddings of both modalities; and of each pair its id, and its entries as `recall_of_entries` has
+            them: (pairs, 4).
         names: of the modalities, for the names of the metrics.
     """
     first, second = (torch.as_tensor(rows) for rows in prediction.predictions)
-    ids = torch.as_tensor(prediction.label_ids)
     statistics = PairStatistics(first.shape[1])
     statistics.update(first, second)
-    recall = recall_at_k(first, second, KS, x_ids=ids)
+    recall = recall_of_entries(first, second, np.asarray(prediction.label_ids)[:, 1:], KS)
     means = {f"recall@{k}": (recall[f"x_to_y_recall@{k}"] + recall[f"y_to_x_recall@{k}"]) / 2 for k in KS}
     forth, back = f"{names[0]}_to_{names[1]}", f"{names[1]}_to_{names[0]}"
-    named = {key.replace("x_to_y", forth).replace("y_to_x", back): recall[key] for key in recall if "recall" in key}
-    return means | named | {"pool": recall["x_to_y_pool"]} | modality_gap(statistics)
+    named = {key.replace("x_to_y", forth).replace("y_to_x", back): value for key, value in recall.items()}
+    return means | named | modality_gap(statistics)
 
 
 def _names_of_scores(names: tuple[str, str]) -> list[str]:
     pairs = np.eye(4, dtype=np.float32)
-    return list(score_pairs(EvalPrediction(predictions=(pairs, pairs), label_ids=np.arange(4)), names))
+    return list(score_pairs(EvalPrediction(predictions=(pairs, pairs), label_ids=np.indices((4, 4))[0]), names))
 
 
 def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
@@ -156,12 +170,16 @@ def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
     return [SwapCountCallback(), *following]
 
 
-def _encode(splits: Splits, processor: Any, *, columns: list[str], shown: list[str]) -> Splits:
+def _encode(splits: Splits, processor: Any, *, columns: list[str], label: str | None) -> Splits:
     """Rename the columns as the collator knows them; texts and images are encoded batch by batch."""
     encoded = {}
     for name, split in splits.items():
         named = split.select_columns(columns).rename_columns(dict(zip(columns, (X, Y), strict=True)))
-        encoded[name] = named.add_column(IDS, numbers_of(split, shown))
+        encoded[name] = named.add_column(IDS, numbers_of(split, [label] if label else columns))
+        if name != "train":
+            sides = [np.unique(_entries(split, column), return_inverse=True)[1] for column in columns]
+            shown = numbers_of(split, [label]) if label else np.arange(len(split))
+            encoded[name] = encoded[name].add_column(ENTRIES, np.stack([*sides, shown], 1).tolist())
     return encoded
 
 

@@ -13,7 +13,7 @@ from transformers import EvalPrediction, TrainerCallback, TrainerControl, Traine
 from modality.losses import ContrastiveObjective
 from modality.temperature import find_temperature, learned_temperatures
 from training.pairs.files import load_learned_, save_learned
-from training.pairs.processor import IDS
+from training.pairs.processor import ENTRIES, IDS
 from training.trainer.trainer import AdapterTrainer
 
 
@@ -37,7 +37,7 @@ class ContrastiveTrainer(AdapterTrainer):
         """Return loss, temperature and the metrics of the task."""
         model = self.accelerator.unwrap_model(self.model)
         x, y = (torch.as_tensor(rows) for rows in prediction.predictions)
-        loss = self._mean_loss(model, x, y, torch.as_tensor(prediction.label_ids))
+        loss = self._mean_loss(model, x, y, torch.as_tensor(prediction.label_ids)[:, 0])
         found = {"loss": loss, "tau": find_temperature(model, "temperature").tau()}
         return found | (self._score_pairs(prediction) if self._score_pairs else {})
 
@@ -53,11 +53,12 @@ class ContrastiveTrainer(AdapterTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, tuple[Tensor, Tensor], Tensor]:
-        """Return the embeddings of both modalities, and ids."""
+        """Return the embeddings of both modalities; and of each pair its id, and the numbers of what it consists of."""
         inputs = self._prepare_inputs(inputs)
+        entries = inputs.pop(ENTRIES)
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs, return_loss=False)
-        return None, (output.x_embeds, output.y_embeds), inputs[IDS]
+        return None, (output.x_embeds, output.y_embeds), torch.cat([inputs[IDS][:, None], entries], 1)
 
     def _mean_loss(self, model: Any, x: Tensor, y: Tensor, ids: Tensor) -> float:
         """Return the mean over pairs of the loss in blocks as large as a training step."""

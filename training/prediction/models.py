@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from training.models.ends import require_ends
 from training.reading.pictures import decode
 from training.tasks.base import encode_texts
 from training.tasks.continuation import encode_prompts
@@ -25,6 +26,7 @@ def classify_texts(
     """Yield the logits of each row of texts, or pairs of texts, and how many of its tokens are cut off."""
     for part in _parts(data, batch):
         encoded, lost = encode_texts(tokenizer, *(part[name] for name in columns), max_length=length)
+        require_ends(model, encoded["input_ids"], tokenizer.eos_token, "texts")
         yield from zip(_logits(model, _padded(tokenizer, encoded)), lost, strict=True)
 
 

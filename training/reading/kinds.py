@@ -28,7 +28,13 @@ MISSING_WORDS = frozenset((
 HIDDEN = -1  # the label of rows whose class a benchmark keeps to itself
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+# What is written without anything to see: spaces of all kinds, marks of direction, and characters without a width.
+_MARKS = "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+_UNSEEN = re.compile(rf"[\s{_MARKS}\ufe00-\ufe0f]*")
+_UNSEEN_FOR_ARROW = rf"^[\s\x0b\x1c-\x1f\x85\pZ{_MARKS}\x{{fe00}}-\x{{fe0f}}]*$"  # whose \s knows ASCII alone
+_AT_ENDS = re.compile(rf"^[\s{_MARKS}]+|[\s{_MARKS}]+$")
 _SHOWN = 40
+_NUL = "no text has NUL characters: drop them, or make the file again"
 _TRUTHS = {"true": "True", "false": "False"}
 
 
@@ -76,6 +82,10 @@ class Placed:
         self.columns.append(column)
         return self.kind(column)
 
+    def forget(self) -> None:
+        """Forget the columns, so that the next one is the first again."""
+        self.columns.clear()
+
     def place(self, row: int) -> str:
         """Return where a row stands, such as "line 7 of data.csv"."""
         for column in self.columns:
@@ -92,12 +102,14 @@ def shown(value: object) -> str:
 
 
 def text(column: Column) -> Typed:
-    """Return texts as they are written; nothing but a text is one.
+    """Return texts as they are written; nothing but a text is one, and one in which nothing can be seen is nothing.
 
     Raises:
         UsageError: column and line of another value.
     """
-    return _strings(column, column.values), None
+    values = _strings(column, column.values)
+    blank = pc.match_substring_regex(values, _UNSEEN_FOR_ARROW)
+    return pc.if_else(blank, pa.scalar(None, values.type), values) if pc.any(blank).as_py() else values, None
 
 
 def written(column: Column) -> Typed:
@@ -110,7 +122,7 @@ def written(column: Column) -> Typed:
 
 
 def class_name(column: Column) -> Typed:
-    """Return names of classes, or numbers of classes that the data set names; spaces at their ends do not count.
+    """Return names of classes, or numbers of classes that the data set names; what is unseen at their ends is left out.
 
     Where all others are numbers, words such as NA are nothing. Where all are true or false, they are the same in any
     spelling: JSON and Excel write them in other letters than pandas.
@@ -121,7 +133,7 @@ def class_name(column: Column) -> Typed:
     """
     if isinstance(column.feature, ClassLabel):
         return _declared(column), column.feature
-    names = [_composed(value) if isinstance(value, str) else value for value in _as_written(column)]
+    names = [(composed(value) or None) if isinstance(value, str) else value for value in _as_written(column)]
     known = {name for name in names if name is not None}
     if (others := known - MISSING_WORDS) and others < known and are_numbers(others):
         names = [None if name in MISSING_WORDS else name for name in names]
@@ -180,6 +192,33 @@ def _stored(column: Column, row: int, value: Any) -> dict[str, Any] | None:
     return {"bytes": None, "path": os.path.join(column.folder, os.path.expanduser(value.strip()))}
 
 
+def composed(name: str) -> str:
+    r"""Return a name without spaces and unseen marks at its ends, with each accent in its letter.
+
+    >>> composed(" spam\u200b"), len(composed("cafe\u0301"))
+    ('spam', 4)
+    """
+    return unicodedata.normalize("NFC", _AT_ENDS.sub("", name))
+
+
+def seen(name: str) -> str:
+    r"""Return what of a name catches the eye: without capitals, marks that cannot be seen, and how many spaces.
+
+    >>> seen("Very  g\u200bood ")
+    'very good'
+    """
+    return " ".join(re.sub(f"[{_MARKS}]", "", name).casefold().split())
+
+
+def is_blank(value: str) -> bool:
+    r"""Tell whether nothing of a text can be seen.
+
+    >>> is_blank(" \u200b\n"), is_blank(" ."), is_blank("")
+    (True, False, True)
+    """
+    return _UNSEEN.fullmatch(value) is not None
+
+
 def plain(value: object) -> str | None:
     """Return a name as it is written, or None for a list, or a real number that is not finite.
 
@@ -189,11 +228,6 @@ def plain(value: object) -> str | None:
     if isinstance(value, float):
         return None if not math.isfinite(value) else str(int(value)) if value.is_integer() else repr(value)
     return str(value) if isinstance(value, (str, int)) else None
-
-
-def _composed(name: str) -> str | None:
-    """Return a name without spaces at its ends, with each accent in its letter, as most systems write it."""
-    return unicodedata.normalize("NFC", name.strip()) or None
 
 
 def _as_written(column: Column) -> Sequence[str | None]:
@@ -236,6 +270,8 @@ def _strings(column: Column, values: pa.ChunkedArray | Sequence[Any]) -> pa.Arra
     if isinstance(values, pa.ChunkedArray) and (
         pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     ):
+        if rows := pc.indices_nonzero(pc.match_substring(values, "\0")).to_pylist():
+            raise column.wrong(rows[0], values[rows[0]].as_py(), _NUL)
         return values
     entries = values.to_pylist() if isinstance(values, pa.ChunkedArray) else values
     for row, value in enumerate(entries):
@@ -243,6 +279,8 @@ def _strings(column: Column, values: pa.ChunkedArray | Sequence[Any]) -> pa.Arra
             raise column.wrong(row, value, "every entry must be a text")
         if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise column.wrong(row, value, "half of a surrogate pair is not a character: save the file again as UTF-8")
+        if value is not None and "\0" in value:
+            raise column.wrong(row, value, _NUL)
     return pa.array(entries, pa.string())
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from datasets import ClassLabel
 
-from training.reading.kinds import Column, Typed, plain
+from training.reading.kinds import Column, Typed, composed, is_blank, plain
 
 NO_TAG = "-100"  # of words that have none, as torch and transformers mark them
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
@@ -52,7 +52,8 @@ def tags(column: Column) -> Typed:
     """
     names = _names_of(column)
     named = names | {int(NO_TAG): NO_TAG} if names else names
-    return pa.array(_entries(column, named, _WORDS), pa.list_(pa.string())), None
+    found = [row and [composed(name) for name in row] for row in _entries(column, named, _WORDS)]
+    return pa.array(found, pa.list_(pa.string())), None
 
 
 def labels(column: Column) -> Typed:
@@ -64,7 +65,7 @@ def labels(column: Column) -> Typed:
         UsageError: column and line of a value that is neither.
     """
     found = _entries(column, _names_of(column), _LABELS)
-    return pa.array([[name.strip() for name in row or ()] for row in found], pa.list_(pa.string())), None
+    return pa.array([[composed(name) for name in row or ()] for row in found], pa.list_(pa.string())), None
 
 
 def truth(column: Column) -> Typed:
@@ -80,6 +81,44 @@ def truth(column: Column) -> Typed:
             raise column.wrong(row, value, "it must be 1 or 0 (true or false): whether the row has this label")
         found.append(None if value is None else word in _TRUE)
     return pa.array(found, pa.bool_()), None
+
+
+def captions(column: Column) -> Typed:
+    """Return the captions of each row as a list: of one text, of several texts, or of those in a list written as text.
+
+    Raises:
+        UsageError: column and line of a value that is neither, or of a caption that is empty.
+    """
+    found = column.listed()
+    parsed = [
+        _list_of(value.strip()) if isinstance(value, str) and value.strip()[:1] == "[" else None for value in found
+    ]
+    are_lists = all(listed is not None for value, listed in zip(found, parsed, strict=True) if isinstance(value, str))
+    rows: list[list[str] | None] = []
+    for row, (value, listed) in enumerate(zip(found, parsed, strict=True)):
+        entries = value
+        if isinstance(value, str):
+            if not are_lists and value.strip()[:2] in ("['", '["'):
+                raise column.wrong(row, value, "it looks like a list, but is not one, or others are not")
+            entries = listed if are_lists else None if is_blank(value) else [value]
+        if entries is not None and (not isinstance(entries, list) or not entries or any(map(_is_no_caption, entries))):
+            raise column.wrong(row, value, "it must be a caption, or a list of captions, none of them empty")
+        rows.append(entries)
+    return pa.array(rows, pa.list_(pa.string())), None
+
+
+def captions_if_any(column: Column) -> Typed:
+    """Return the captions of each row, as `captions` does; none where nothing is written.
+
+    Raises:
+        UsageError: as `captions`.
+    """
+    rows = captions(column)[0].to_pylist()
+    return pa.array([row or [] for row in rows], pa.list_(pa.string())), None
+
+
+def _is_no_caption(entry: Any) -> bool:
+    return not isinstance(entry, str) or is_blank(entry)
 
 
 def _names_of(column: Column) -> dict[int, str]:

@@ -19,6 +19,7 @@ from datasets import (
 
 from training.errors import UsageError
 from training.reading.kinds import Column, Kind, empty_rows
+from training.reading.lists import tags, words
 
 
 class Wanted(NamedTuple):
@@ -95,13 +96,13 @@ def typed_columns(table: Table, wanted: Sequence[Wanted]) -> tuple[dict[str, Any
             )
         arrays[one.name] = values
         features[one.name] = feature or Features.from_arrow_schema(pa.schema([(one.name, values.type)]))[one.name]
-    _require_equal_lengths(table, arrays)
+    _require_equal_lengths(table, {one.name: arrays[one.name] for one in wanted if one.kind in (words, tags)})
     return arrays, features
 
 
 def _require_equal_lengths(table: Table, arrays: Mapping[str, pa.ChunkedArray | pa.Array]) -> None:
-    """Raise if columns of lists have unequally long ones in a row."""
-    lengths = {name: pc.list_value_length(held) for name, held in arrays.items() if pa.types.is_list(held.type)}
+    """Raise if words and tags are not as many in a row."""
+    lengths = {name: pc.list_value_length(held) for name, held in arrays.items()}
     for row, numbers in enumerate(zip(*lengths.values(), strict=True) if len(lengths) > 1 else ()):
         if len(set(numbers)) > 1:
             held = " and ".join(f"{number} in {name!r}" for name, number in zip(lengths, numbers, strict=True))

@@ -53,7 +53,7 @@ def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
                 for count, line in enumerate(text, start=1):
                     if "\0" in line:
                         raise UsageError(_nul(path, count))
-                    yield line.removeprefix("\ufeff") if count == 1 else line
+                    yield line.removeprefix("\ufeff")  # in the middle, too, of files that were put below each other
         except UnicodeError as error:
             raise UsageError(_undecoded(path, encoding, known, error)) from error
 

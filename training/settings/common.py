@@ -8,6 +8,7 @@ from typing import Literal
 from transformers import TrainingArguments
 
 from training.errors import UsageError
+from training.settings.needs import refuse_missing
 from training.settings.parsing import option
 from training.settings.ranges import is_small_good, refuse_out_of_range
 
@@ -102,6 +103,7 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         refuse_out_of_range(self)
+        refuse_missing(self)
         if self.logging_steps is None:
             self.logging_steps, self.logs_by_length = 10, True
         greater: bool | None = getattr(self, "greater_is_better", None)

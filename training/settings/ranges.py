@@ -38,6 +38,7 @@ RANGES = {
     "max_grad_norm": _NOT_NEGATIVE, "logging_steps": _POSITIVE, "eval_steps": _POSITIVE, "save_steps": _POSITIVE,
     "dataloader_num_workers": _NOT_NEGATIVE, "seed": _SEED, "data_seed": _SEED, "sample_seed": _SEED,
     "early_stopping_patience": _COUNT, "label_smoothing_factor": Range(0, 1), "lora_alpha": _COUNT,
+    "neftune_noise_alpha": _NOT_NEGATIVE,
 }  # fmt: skip
 # The smaller they are, the better; transformers knows it of losses alone.
 SMALL_IS_GOOD = frozenset(

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets import Dataset
+
 from training.data import Splits, training_columns
 from training.errors import UsageError
 from training.job import IGNORED, Task
@@ -24,7 +26,7 @@ from training.reading.conversations import (
     prompt,
     tools,
 )
-from training.reading.kinds import Kind, shown, text
+from training.reading.kinds import Kind, Placed, shown, text
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, replace_columns
@@ -74,7 +76,27 @@ def chat_columns(data: TextDataArguments) -> list[Wanted]:
 
 def preference_columns(data: TextDataArguments) -> list[Wanted]:
     """Return the columns of `dpo`: chosen and rejected, and prompt if there is one."""
-    return _wanted(_PREFERENCES, training_columns(data))
+    chosen, *others = _wanted(_PREFERENCES, training_columns(data))
+    return [chosen._replace(kind=Placed(chosen.kind)), *others]
+
+
+def preference_check(wanted: Sequence[Wanted]) -> Callable[[Dataset], None]:
+    """Return the check of rows with two answers, which names the line of the first one that does not fit.
+
+    Args:
+        wanted: the columns, the first of which knows its places; see `preference_columns`.
+    """
+    placed: Any = wanted[0].kind
+
+    def check(split: Dataset) -> None:
+        for row, held in enumerate(split):
+            try:
+                preference_of(held)
+            except Unfit as error:
+                raise UsageError(f"{placed.place(row)}: {error}") from error
+        placed.forget()
+
+    return check
 
 
 def _wanted(one: Format, names: Sequence[str], option: str = "another name in the file") -> list[Wanted]:
@@ -119,13 +141,10 @@ def dpo(splits: Splits, data: TextDataArguments, metric_source: str = "local") -
     """Build the task of preferring one answer to another.
 
     Raises:
-        UsageError: TRL is not installed, an answer is preferred to itself, or the two answer different prompts.
+        UsageError: TRL is not installed, or the chat template cannot be read.
     """
     trainers = _trainers("dpo")
     template = _read_template(data)
-    for name, split in splits.items():
-        for row in split:
-            preference_of(row, name)
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         encoder = trainers.Encoder(tokenizer, template)
@@ -179,27 +198,35 @@ def _as_turns(value: str | Turns, role: str) -> Turns:
     return [{"role": role, "content": value}] if isinstance(value, str) else value
 
 
-def preference_of(row: dict[str, Any], split: str) -> tuple[Turns, Turns, Turns]:
+class Unfit(ValueError):
+    """Why a row with two answers does not fit; the text follows its line."""
+
+
+def preference_of(row: dict[str, Any]) -> tuple[Turns, Turns, Turns]:
     """Return prompt, chosen and rejected turns of a row.
 
     Raises:
-        UsageError: both answers are the same, a tool is called, or no prompt, or not the same, goes before them.
+        Unfit: both answers are the same, a tool is called, or no prompt, or not the same, goes before them.
     """
     held = {name: json.loads(value) for name, value in row.items()}
-    sides = [held["chosen"], held["rejected"]]
-    prompts = [_prompt_of(held, side) for side in sides]
-    where = f"a row of the {split} data, whose chosen answer is {shown(sides[0])},"
-    if any(one is None for one in prompts):
-        raise UsageError(f"{where} has no prompt; add the column prompt, or write both as whole conversations")
-    if prompts[0] != prompts[1]:
-        raise UsageError(f"{where} has a rejected one to another prompt; both must answer the same")
-    chosen, rejected = (_as_turns(one, "assistant") for one in sides)
-    known = prompts[0] or []
+    sides = {name: held[name] for name in ("chosen", "rejected")}
+    prompts = {name: _prompt_of(held, side) for name, side in sides.items()}
+    if missing := [name for name, found in prompts.items() if found is None]:
+        raise Unfit(
+            f"column {missing[0]!r} holds {shown(sides[missing[0]])}, and there is no prompt; add the column 'prompt', "
+            "or write both answers as whole conversations"
+        )
+    if prompts["chosen"] != prompts["rejected"]:
+        raise Unfit("columns 'chosen' and 'rejected' hold answers to different prompts; both must answer the same")
+    chosen, rejected = (_as_turns(one, "assistant") for one in sides.values())
+    known = prompts["chosen"] or []
     answers = [one[len(known) :] if one[: len(known)] == known else one for one in (chosen, rejected)]
     if answers[0] == answers[1]:
-        raise UsageError(f"{where} has the same answer as its rejected one; drop such rows")
-    if any(one.keys() - {"role", "content"} for one in (*known, *answers[0], *answers[1])):
-        raise UsageError(f"{where} calls tools, or thinks, which --task dpo does not take; drop such rows")
+        raise Unfit(f"columns 'chosen' and 'rejected' hold the same answer, {shown(sides['chosen'])}; drop such rows")
+    for name, turns in (("chosen", answers[0]), ("rejected", answers[1]), ("prompt", known)):
+        if any(one.keys() - {"role", "content"} for one in turns):
+            place = name if name in held else "chosen"
+            raise Unfit(f"column {place!r} calls tools, or thinks, which --task dpo does not take; drop such rows")
     return known, answers[0], answers[1]
 
 
@@ -229,7 +256,7 @@ def _encode_preferences(rows: dict[str, list], encoder: Any, length: int) -> dic
     """Return prompts and answers as turns, which TRL encodes; prompts that fill the length are left out."""
     found: dict[str, list] = {name: [] for name in ("prompt", "chosen", "rejected", CUT)}
     for row in _rows(rows):
-        asked, *answers = preference_of(row, "")
+        asked, *answers = preference_of(row)
         start = len(encoder.tokens(asked, [], add_generation_prompt=True)["input_ids"])
         longest = max(len(encoder.tokens([*asked, *one], [])["input_ids"]) for one in answers)
         if start < length:

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset
 
 from training.data import Splits
 from training.errors import UsageError
-from training.reading.kinds import HIDDEN
+from training.reading.kinds import HIDDEN, seen
 from training.reading.names import find_names, number_names
 from training.reading.tables import replace_column
 
@@ -63,10 +63,10 @@ def with_classes(splits: Splits, column: str) -> Splits:
 
 
 def tell_of_alike(names: Sequence[str], column: str) -> None:
-    """Warn of names that are written in other letters only, such as yes and Yes."""
+    """Warn of names that differ only in capitals, spaces and marks that cannot be seen, such as yes and Yes."""
     held = defaultdict(list)
     for name in names:
-        held[" ".join(name.casefold().split())].append(name)
+        held[seen(name)].append(name)
     if alike := [found for found in held.values() if len(found) > 1]:
         warnings.warn(
             f"column {column!r} holds {' and '.join(map(repr, alike[0]))} as different classes; if they are the same "

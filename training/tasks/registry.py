@@ -10,7 +10,7 @@ from training.job import Task
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
 from training.tasks.base import generation_columns
-from training.tasks.chat import chat, chat_columns, dpo, preference_columns
+from training.tasks.chat import chat, chat_columns, dpo, preference_check, preference_columns
 from training.tasks.labels import row_classes
 from training.tasks.language import causal_lm, seq2seq
 from training.tasks.multilabel import multilabel, multilabel_columns, row_labels
@@ -44,7 +44,9 @@ def load_task(data: TextDataArguments, metric_source: str) -> Task:
         "classification": row_classes(label_column(data)), "token_classification": row_tags(tag_column(data)),
         "multilabel": row_labels(data),
     }.get(data.task)  # fmt: skip
-    splits = load_splits(data, COLUMNS[data.task](data), classes=classes)
+    columns = COLUMNS[data.task](data)
+    check = preference_check(columns) if data.task == "dpo" else None
+    splits = load_splits(data, columns, classes=classes, check=check)
     return TASKS[data.task](splits, data, metric_source)
 
 

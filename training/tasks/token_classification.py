@@ -14,6 +14,7 @@ from transformers import DataCollatorForTokenClassification, EvalPrediction
 from training.data import Splits
 from training.errors import UsageError
 from training.job import IGNORED, Task
+from training.reading.kinds import is_blank
 from training.reading.lists import NO_TAG, tags, words
 from training.reading.tables import Wanted
 from training.settings.data import TextDataArguments
@@ -56,6 +57,7 @@ def token_classification(splits: Splits, data: TextDataArguments, metric_source:
     }
     names = _tag_names(counts, column)
     _tell_of_single_words(splits["train"][column])
+    _tell_of_blank_words(splits["train"][data.text_column])
     numbers = {tag: number for number, tag in enumerate(names)} | {NO_TAG: IGNORED}
     chosen = data.metrics or [*(ENTITY_METRICS if are_entities(names) else ()), "accuracy", "f1_macro"]
     if (wrong := sorted(set(chosen) & set(ENTITY_METRICS))) and not are_entities(names):
@@ -97,6 +99,16 @@ def _tell_of_single_words(rows: Sequence[Sequence[str]]) -> None:
         warnings.warn(
             f"each of the {len(rows):,} train rows is one word; if they are the words of sentences, put those of a "
             "sentence in one row, or save them as .conll with an empty line after each sentence",
+            stacklevel=3,
+        )
+
+
+def _tell_of_blank_words(rows: Sequence[Sequence[str]]) -> None:
+    """Warn of words in which nothing can be seen: tokenizers drop them, and their tags with them."""
+    if blank := sum(is_blank(word) for row in rows for word in row):
+        warnings.warn(
+            f"{blank:,} words of the train data are spaces, or characters that cannot be seen; most tokenizers make no "
+            "token of them, and then their tags are neither learned nor scored",
             stacklevel=3,
         )
 

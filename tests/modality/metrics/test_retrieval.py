@@ -45,6 +45,37 @@ def test_several_captions_for_an_image_are_all_right_answers(block_size) -> None
     assert (found["x_to_y_pool"], found["y_to_x_pool"]) == (8, 4)
 
 
+@pytest.mark.parametrize("block_size", [2, 100])
+def test_captions_of_several_images_are_right_for_each_of_them_and_for_no_others(block_size) -> None:
+    """Image 0 has captions 0 and 1, image 1 captions 1 and 2, image 2 caption 2: 0 is wrong for 1, and 2 for 0."""
+    pairs = torch.tensor([[2, 2], [0, 0], [1, 1], [0, 1], [1, 2]])
+    x, y = features(3)
+    found = recall_at_k(x, y, ks=(1, 2), pairs=pairs, block_size=block_size)
+    right = torch.zeros(3, 3, dtype=torch.bool).index_put(tuple(pairs.mT), torch.tensor(True))
+    cosines = torch.nn.functional.cosine_similarity(x[:, None], y[None], dim=-1)
+    for name, scores, answers in (("x_to_y", cosines, right), ("y_to_x", cosines.mT, right.mT)):
+        for k in (1, 2):
+            hits = [bool(own[row.topk(k).indices].any()) for row, own in zip(scores, answers, strict=True)]
+            assert found[f"{name}_recall@{k}"] == pytest.approx(sum(hits) / 3)
+    same = {"x_ids": torch.arange(3), "y_ids": torch.tensor([0, 2, 1])}
+    assert recall_at_k(x, y, **same) == recall_at_k(x, y, pairs=torch.tensor([[0, 0], [1, 2], [2, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ids", "told"),
+    [
+        ([[0, 0]], torch.arange(3), "`pairs` and ids both say which rows belong together"),
+        ([[0.0, 1.0]], None, r"`pairs` must be integers of shape \(p, 2\), got torch.float32"),
+        ([[0, 3]], None, "`pairs` must name rows from 0 to 2 of x and from 0 to 2 of y"),
+        ([[0, 0], [1, 1]], None, "1 queries x_to_y have no row with their id in the pool"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(pairs, ids, told) -> None:
+    x, y = features(3)
+    with pytest.raises(ValueError, match=told):
+        recall_at_k(x, y, (1,), x_ids=ids, pairs=pairs)
+
+
 def test_duplicates_are_not_held_against_each_other() -> None:
     rows = torch.eye(3).double()[[0, 1, 2, 0]]
     ids = torch.tensor([0, 1, 2, 0])

@@ -78,7 +78,7 @@ def test_metrics_do_not_count_repeated_pairs_of_an_uneven_last_batch(both) -> No
     alone, ranks = both
     for when in ("before", "after"):
         names = [name for name in alone[when] if not name.endswith(("time", "per_second"))]
-        assert len(names) > 10 and alone[when]["pool"] == 21
+        assert len(names) > 10 and alone[when]["text_to_image_pool"] == 21
         for rank in ranks:
             assert {name: rank[when][name] for name in names} == pytest.approx(
                 {name: alone[when][name] for name in names}, rel=1e-6, abs=1e-6

@@ -58,7 +58,7 @@ def test_a_clip_model_becomes_an_adapter_an_export_and_results(clip, pictures, c
     found = tiny.results(run)
     metrics = found["metrics"]["validation"]
     assert found["samples"] == {"train": 18, "validation": 6} and found["files"] == ["adapter"]
-    assert metrics["pool"] == 6 and GAP_METRICS <= set(metrics)
+    assert metrics["image_to_text_pool"] == metrics["text_to_image_pool"] == 6 and GAP_METRICS <= set(metrics)
     both = [metrics[f"{way}_recall@1"] for way in ("image_to_text", "text_to_image")]
     assert metrics["recall@1"] == pytest.approx(sum(both) / 2)
     assert (run / "training.png").stat().st_size > 10_000
@@ -192,12 +192,15 @@ def test_siglip_trains_with_its_own_bias(pictures, contrastive, tmp_path) -> Non
     assert not any("head.attention" in name for name in adapted)
 
 
-def test_a_folder_of_images_with_metadata(clip, pictures, contrastive, tmp_path) -> None:
+def test_a_folder_of_images_with_metadata_and_two_captions_each(clip, pictures, contrastive, tmp_path) -> None:
     rows = [line.split(",") for line in pictures.read_text().splitlines()[1:]]
-    lines = [json.dumps({"file_name": path.removeprefix("images/"), "text": text}) for path, text in rows]
+    lines = [json.dumps({"file_name": path.removeprefix("images/"), "text": [text, path]}) for path, text in rows]
     (pictures.parent / "images" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     status, printed = contrastive(pictures.parent / "images", "--model", clip)
-    assert status == 0 and tiny.results(tmp_path / "run")["samples"]["train"] == 18, printed
+    assert status == 0 and tiny.results(tmp_path / "run")["samples"] == {"train": 36, "validation": 12}, printed
+    metrics = tiny.results(tmp_path / "run")["metrics"]["validation"]
+    assert metrics["text_to_image_pool"] == 6, "each picture once"
+    assert metrics["image_to_text_pool"] > 6 and metrics["text_to_image_recall@5"] >= metrics["text_to_image_recall@1"]
 
 
 def test_a_dry_run_shows_and_writes_nothing(clip, pictures, contrastive, tmp_path) -> None:

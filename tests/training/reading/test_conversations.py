@@ -8,6 +8,9 @@ import pytest
 
 from tests.training import chats, tiny
 from tests.training.chats import save_rows
+from training.errors import UsageError
+from training.settings.data import TextDataArguments
+from training.tasks.registry import load_task
 
 pytest.importorskip("trl", reason="TRL needs Python 3.11")  # declared so in setup.cfg
 
@@ -84,15 +87,23 @@ ROWS: dict[str, tuple[dict, str]] = {
     "tools that are not JSON": ({"messages": [U, A], "tools": "f()"}, "a list of tools should be JSON, and is not"),
 }  # fmt: skip
 PREFERENCES: dict[str, tuple[dict, str]] = {
-    "no prompt": ({"chosen": "a", "rejected": "b"}, "has no prompt; add the column prompt, or write both as whole"),
-    "the same answer": ({"prompt": "a", "chosen": "b", "rejected": "b"}, "has the same answer as its rejected one"),
+    "no prompt": (
+        {"chosen": "a", "rejected": "b"},
+        "holds 'a', and there is no prompt; add the column 'prompt', or write both answers as whole",
+    ),
+    "the same answer": (
+        {"prompt": "a", "chosen": "b", "rejected": "b"},
+        "rows.jsonl: columns 'chosen' and 'rejected' hold the same answer, 'b'; drop such rows",
+    ),
     "other prompts": (
-        {"chosen": [U, A], "rejected": [U | {"content": "another"}, A]}, "has a rejected one to another prompt",
+        {"chosen": [U, A], "rejected": [U | {"content": "another"}, A]},
+        "hold answers to different prompts; both must answer the same",
     ),
     "no rejected": ({"prompt": "a", "chosen": "b"}, "there is no column ['rejected']"),
     "a rejected of the user": ({"prompt": "a", "chosen": "b", "rejected": [U]}, "no turn is the assistant's"),
     "a call of a tool": (
-        {"prompt": "a", "chosen": "b", "rejected": [CALL, RESULT, A]}, "calls tools, or thinks, which --task dpo",
+        {"prompt": "a", "chosen": "b", "rejected": [CALL, RESULT, A]},
+        "column 'rejected' calls tools, or thinks, which --task dpo",
     ),
 }  # fmt: skip
 CASES = (
@@ -119,6 +130,16 @@ def test_it_is_refused_with_a_sentence(row, text, task, model, finetune, tmp_pat
     error = next(line for line in printed.splitlines() if line.startswith("error: "))
     assert status == 2 and text in error, error
     assert "Traceback" not in printed
+
+
+def test_the_line_of_an_unfit_preference_is_that_of_the_file(tmp_path) -> None:
+    good = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    train = save_rows(tmp_path / "train.jsonl", [good] * 9)
+    other = save_rows(tmp_path / "other.jsonl", [*[good] * 4, good | {"rejected": "b"}, good])
+    for dataset, validation in ((other, None), (train, str(other))):
+        data = TextDataArguments(task="dpo", dataset=str(dataset), validation_data=validation, num_train_samples=2)
+        with pytest.raises(UsageError, match=r"line 5 of .*other.jsonl: columns 'chosen' and 'rejected' hold the same"):
+            load_task(data, "local")
 
 
 def test_an_answer_that_comes_too_late_is_left_out_and_told(model, finetune, tmp_path) -> None:
