@@ -50,15 +50,16 @@ def load_base(arguments: ModelArguments, task: Headed, token: str | None = None)
     """
     settings = _loading_settings(arguments, token)
     name = model_name(arguments)
-    quantized = {}
-    if quantization := quantization_config(arguments):
-        quantized = {"quantization_config": quantization}
+    auto_class, quantized = getattr(transformers, task.auto_class), {}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **settings)
         for key, value in task.model_settings.items():
             setattr(config, key, value)
+        if quantization := quantization_config(arguments):
+            quantization.llm_int8_skip_modules = _heads(auto_class, config, arguments.trust_remote_code)
+            quantized = {"quantization_config": quantization}
         with _without_report():
-            model, report = getattr(transformers, task.auto_class).from_pretrained(
+            model, report = auto_class.from_pretrained(
                 name,
                 config=config,
                 dtype=arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype),
@@ -72,6 +73,20 @@ def load_base(arguments: ModelArguments, task: Headed, token: str | None = None)
         raise loading_error(f"the model {name}", error, token, f" for --task {task.name}") from error
     keep_differentiable_(model)
     return Base(model, _new_modules(model, report))
+
+
+def _heads(auto_class: Any, config: Any, trust_remote_code: bool) -> list[str]:
+    """Name the layers that are not quantized: heads, which may be new, and output embeddings.
+
+    By itself transformers spares the last parameter, which of a head with a bias is only the bias.
+    """
+    with torch.device("meta"):
+        model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    children, base = dict(model.named_children()), model.base_model_prefix
+    heads = {name for name in children if name != base} if base in children else set()
+    last = list(model.named_parameters())[-1][0].rpartition(".")[0]
+    output = model.get_output_embeddings()
+    return sorted({*heads, last, *(name for name, module in model.named_modules() if module is output)})
 
 
 @contextmanager

@@ -21,13 +21,13 @@ _SPLIT_OF = (
     | dict.fromkeys(VALIDATION_NAMES, "validation")
 )
 _HIDDEN = re.compile(r"\..*|__macosx", re.IGNORECASE)  # folders
-_NOT_DATA = re.compile(r"\..*|(readme|licen[cs]e)(\.(md|txt|rst|html?))?|thumbs\.db|desktop\.ini", re.IGNORECASE)
+_NOT_DATA = re.compile(r"\..*|~\$.*|(readme|licen[cs]e)(\.(md|txt|rst|html?))?|thumbs\.db|desktop\.ini", re.IGNORECASE)
 _SHARD = re.compile(r"[0-9]+|of")
 Splits = dict[str, list[Path]]
 
 
 def files_under(folder: Path) -> list[Path]:
-    """Return all files that may be data, in order: not hidden ones, README and LICENSE; links are followed."""
+    """Return all files that may be data, in order: not hidden ones, locks, README or LICENSE; links are followed."""
     found, seen = [], set()
     for root, inner, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(root)

@@ -176,7 +176,8 @@ def picture(column: Column) -> Typed:
     if missing:
         raise UsageError(
             f"{len(missing)} images in column {column.name!r} of {column.source} are not there, the first is "
-            f"{missing[0][1]} ({column.place(missing[0][0])}); paths start at {column.folder}, or are absolute"
+            f"{missing[0][1]} ({column.place(missing[0][0])}); paths start at {column.folder}, or are absolute; "
+            "pictures with an address have to be downloaded first"
         )
     return pa.array(stored, pa.struct({"bytes": pa.binary(), "path": pa.string()})), Image(decode=False)
 
@@ -189,7 +190,10 @@ def _stored(column: Column, row: int, value: Any) -> dict[str, Any] | None:
         return {"bytes": value, "path": None}
     if not isinstance(value, str):
         raise column.wrong(row, value, "it must hold images, or paths of images")
-    return {"bytes": None, "path": os.path.join(column.folder, os.path.expanduser(value.strip()))}
+    path = os.path.join(column.folder, os.path.expanduser(value.strip()))
+    if "\\" in value and not os.path.isfile(path):  # as Windows writes paths
+        path = os.path.join(column.folder, value.strip().replace("\\", "/"))
+    return {"bytes": None, "path": path}
 
 
 def composed(name: str) -> str:

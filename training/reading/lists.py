@@ -16,6 +16,7 @@ from datasets import ClassLabel
 from training.reading.kinds import Column, Typed, composed, is_blank, plain
 
 NO_TAG = "-100"  # of words that have none, as torch and transformers mark them
+_COMMAS = re.compile(r"[^\s,\[\]]+(,[^\s,\[\]]+)+")  # O,B-LOC
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
 
 
@@ -52,6 +53,9 @@ def tags(column: Column) -> Typed:
     """
     names = _names_of(column)
     named = names | {int(NO_TAG): NO_TAG} if names else names
+    for row, value in enumerate(column.listed()):
+        if isinstance(value, str) and _COMMAS.fullmatch(value.strip()):
+            raise column.wrong(row, value, "separate tags by spaces and not by commas, or write lists")
     found = [row and [composed(name) for name in row] for row in _entries(column, named, _WORDS)]
     return pa.array(found, pa.list_(pa.string())), None
 

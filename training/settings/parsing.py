@@ -187,6 +187,8 @@ def _word(value: Any) -> str:
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    if not word.startswith("-"):
+        return f"{word!r} belongs to no option: the one before it takes fewer values; each option begins with --"
     options = [option for action in parser._actions for option in action.option_strings]
     meant = f"--{_MEANT.get(word.lstrip('-').replace('-', '_').lower())}"
     if meant in options:

@@ -26,7 +26,7 @@ class Range(NamedTuple):
     def told(self) -> str:
         """Say what is needed."""
         if self.highest < math.inf:
-            return f"from {self.lowest:g} to {self.highest:g}"
+            return f"from {self.lowest:g} to {self.highest:.10g}"
         return f"{'above' if self.open else 'at least'} {self.lowest:g}"
 
 

@@ -55,7 +55,12 @@ def csv(tmp_path, **columns):
             "unknown local metric 'beauty'; choose one of accuracy.*, or pass --metric_source evaluate",
         ),
         (["--metrics", "beauty", "--metric_source", "evaluate"], "'beauty' cannot be loaded by evaluate"),
-        (["--target_modules", "nothing"], "the adapter does not fit the model.*its linear layers are called"),
+        (
+            ["--target_modules", "query", "x"],
+            "--target_modules got 'x', and no layer of the model is called so; its lay",
+        ),
+        (["--exclude_modules", "nothing"], "--exclude_modules got 'nothing', and no layer of the model is called so"),
+        (["--modules_to_save", "nothing"], "--modules_to_save got 'nothing', and no layer of the model is called so"),
         (["--target_modules", "("], "the adapter does not fit the model: missing .*its linear layers are called"),
         (
             ["--adapter", "lora", "--target_modules", "encoder"],

@@ -10,9 +10,10 @@ import pytest
 from tests.training.reading.reading import columns, refusal, saved, wanted
 from training.errors import UsageError
 from training.reading.kinds import MISSING_WORDS, class_name, number, text, written
-from training.reading.lists import tags, words
+from training.reading.lists import labels, tags, words
 from training.reading.names import find_names, number_names
 from training.reading.tables import of_data_set, typed
+from training.tasks.labels import tell_of_alike
 
 LABEL, NUMBER = wanted(label=class_name), wanted(label=number)
 
@@ -42,6 +43,38 @@ def test_classes_are_texts_or_whole_numbers_and_spaces_at_their_ends_do_not_coun
     frame = pd.DataFrame({"label": [1.0, 0.0, 2.0]})
     frame.to_parquet(tmp_path / "data.parquet")
     assert columns(tmp_path / "data.parquet", LABEL)["label"] == ["1", "0", "2"], "as pandas has integers beside gaps"
+
+
+@pytest.mark.parametrize("blank", ["   ", "\u200b\ufeff", "\u00a0\u3000", "\u200f\u202a\u202c", "\u2028"])
+def test_a_text_in_which_nothing_can_be_seen_is_empty(blank, tmp_path) -> None:
+    path = saved(tmp_path / "data.jsonl", f'{{"text": "a"}}\n{{"text": "{blank}"}}\n')
+    assert "column 'text' of data.jsonl is empty in 1 of 2 rows, the first is line 2" in refusal(
+        path, wanted(text=text)
+    )
+    path = saved(tmp_path / "data.jsonl", f'{{"text": "a{blank}"}}\n{{"text": "{blank}."}}\n{{"text": "❤️"}}\n')
+    assert columns(path, wanted(text=text))["text"] == [f"a{blank}", f"{blank}.", "❤️"], "texts stay as they are"
+
+
+def test_nul_characters_are_refused_in_texts_and_names_of_any_file(tmp_path) -> None:
+    path = saved(tmp_path / "data.jsonl", '{"text": "a", "label": "x"}\n{"text": "b\\u0000", "label": "y"}\n')
+    told = "column 'text' holds 'b\\x00' in line 2 of data.jsonl; no text has NUL characters: drop them, or make"
+    assert told in refusal(path)
+    pd.DataFrame({"text": ["a", "b\0"], "label": ["x", "y"]}).to_parquet(tmp_path / "data.parquet")
+    assert "holds 'b\\x00' in row 1 (from 0) of data.parquet; no text has NUL characters" in refusal(
+        tmp_path / "data.parquet"
+    )
+
+
+def test_names_lose_what_is_unseen_at_their_ends_and_keep_the_marks_of_emojis(tmp_path) -> None:
+    names = ["spam", "spam ", "spam\u200b", "\ufeffspam", "\u200fspam\u200e", "👩\u200d🚀", "❤\ufe0f"]
+    right = ["spam"] * 5 + ["👩\u200d🚀", "❤\ufe0f"]
+    assert columns(csv(tmp_path, *names), LABEL)["label"] == right
+    lists = saved(tmp_path / "data.jsonl", "\n".join(f'{{"label": ["{name}"]}}' for name in names))
+    for kind in (tags, labels):
+        assert columns(lists, wanted(label=kind))["label"] == [[name] for name in right]
+    assert columns(lists, wanted(label=words))["label"] == [[name] for name in names]
+    with pytest.warns(UserWarning, match="holds 'a b' and 'a  b' and 'A\u200b b' as different classes; if they are"):
+        tell_of_alike(["a b", "a  b", "A\u200b b", "c"], "label")
 
 
 def test_true_and_false_are_the_same_classes_in_any_spelling(tmp_path) -> None:

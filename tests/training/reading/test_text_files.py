@@ -137,3 +137,12 @@ def test_without_the_package_a_sheet_is_refused_with_a_way_out(tmp_path, monkeyp
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     told = refusal(saved(tmp_path / "data.xlsx", b"PK\x03\x04"))
     assert told == "data.xlsx needs openpyxl (pip install openpyxl); or save it as csv (UTF-8)"
+
+
+def test_a_mark_in_the_middle_of_files_that_were_put_below_each_other_is_no_letter(tmp_path) -> None:
+    path = saved(tmp_path / "data.csv", "label,text\npos,a\n\ufeffneg,b\n")
+    assert columns(path) == {"text": ["a", "b"], "label": ["pos", "neg"]}
+    path = saved(tmp_path / "data.jsonl", '{"text": "a", "label": "x"}\n\ufeff{"text": "b", "label": "y"}\n')
+    assert columns(path)["text"] == ["a", "b"]
+    path = saved(tmp_path / "twice.csv", "text,label\na,x\n\ufefftext,label\nb,y\n")
+    assert "line 3 of twice.csv repeats the names of the columns; delete it" in refusal(path)

@@ -23,6 +23,12 @@ def test_words_without_a_tag_make_no_class() -> None:
     assert row_tags("tags")(made.splits["train"]) == [["NOUN", "VERB"], ["VERB"]]
 
 
+def test_words_that_tokenizers_drop_are_told() -> None:
+    data = Dataset.from_dict({"text": [["w", "\u200b"], ["", "w"]], "tags": [["A", "B"], ["B", "A"]]})
+    with pytest.warns(UserWarning, match="2 words of the train data are spaces, or characters that cannot be seen; mo"):
+        token_classification({"train": data}, TextDataArguments())
+
+
 def test_entities_are_the_main_metric_where_tags_say_where_they_begin() -> None:
     assert task(["B-LOC", "O"]).main_metric == "entity_f1"
     assert (
