@@ -124,10 +124,8 @@ def test_what_the_libraries_refuse_ends_with_their_reason(words, message, bert, 
 @pytest.mark.parametrize(
     ("words", "package", "message"),
     [
-        (["--use_liger_kernel", "true"], "liger_kernel", "the training cannot start: .*pip install liger-kernel"),
         (["--report_to", "wandb"], "wandb", "the Trainer cannot be set up: .*pip install wandb"),
         (["--optim", "galore_adamw"], "galore_torch", "the optimizer cannot be set up .*install `galore_torch`"),
-        (["--deepspeed", "zero2.json"], "deepspeed", "error: .*'deepspeed.*' distribution was not found"),
     ],
 )
 def test_packages_that_an_option_needs_are_named(words, package, message, bert, tmp_path, finetune) -> None:
@@ -135,6 +133,14 @@ def test_packages_that_an_option_needs_are_named(words, package, message, bert, 
         pytest.skip(f"{package} is installed")
     status, printed = finetune(bert, csv(tmp_path), *words)
     assert status == 2 and re.search(message, printed), printed
+
+
+def test_a_package_that_is_missed_only_when_training_begins_is_named(bert, tmp_path, finetune, monkeypatch) -> None:
+    monkeypatch.setattr("training.settings.needs.is_liger_kernel_available", lambda: True)
+    monkeypatch.setattr("training.runner._refuse_liger", lambda job, model: None)
+    status, printed = finetune(bert, csv(tmp_path), "--use_liger_kernel", "true")
+    if importlib.util.find_spec("liger_kernel") is None:
+        assert status == 2 and re.search("the training cannot start: .*pip install liger-kernel", printed), printed
 
 
 def test_smoothing_is_refused_where_there_are_no_classes(bert, finetune, tmp_path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
@@ -55,6 +57,22 @@ def test_names_of_splits_that_are_not_taken_for_splits_are_told(tmp_path) -> Non
         UserWarning, match="is training data: train is called like a split, but boat is not; if it is one"
     ):
         sources(pictures(tmp_path, "train/1.png", "boat/1.png"), images=True)
+
+
+def test_locks_of_office_are_no_data(tmp_path) -> None:
+    saved(tmp_path / "train.csv", "text,label\na,1\n")
+    saved(tmp_path / "~$train.xlsx", "x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert columns(tmp_path)["text"] == ["a"]
+
+
+def test_paths_as_windows_writes_them_are_found_and_addresses_are_not(tmp_path) -> None:
+    pictures(tmp_path, "photos/1.png")
+    path = saved(tmp_path / "data.csv", "image,label\nphotos\\1.png,a\n")
+    assert columns(path, PICTURES)["image"][0]["path"] == str(tmp_path / "photos/1.png")
+    path = saved(tmp_path / "data.csv", "image,label\nhttp://x/1.png,a\n")
+    assert "are absolute; pictures with an address have to be downloaded first" in refusal(path, PICTURES)
 
 
 def test_files_of_one_split_are_read_below_each_other_whatever_their_kind(tmp_path) -> None:

@@ -73,8 +73,18 @@ def test_names_lose_what_is_unseen_at_their_ends_and_keep_the_marks_of_emojis(tm
     for kind in (tags, labels):
         assert columns(lists, wanted(label=kind))["label"] == [[name] for name in right]
     assert columns(lists, wanted(label=words))["label"] == [[name] for name in names]
-    with pytest.warns(UserWarning, match="holds 'a b' and 'a  b' and 'A\u200b b' as different classes; if they are"):
+    with pytest.warns(UserWarning, match="holds 'a b' and 'a  b' and 'A.u200b b' as different classes; if they are"):
         tell_of_alike(["a b", "a  b", "A\u200b b", "c"], "label")
+
+
+def test_tags_with_commas_between_them_are_no_tags(tmp_path) -> None:
+    path = saved(tmp_path / "data.csv", 'words,label\nx,"O,B-LOC"\n')
+    told = "holds 'O,B-LOC' in line 2 of data.csv; separate tags by spaces and not by commas, or write lists"
+    assert told in refusal(path, wanted(label=tags))
+    path = saved(tmp_path / "data.csv", 'words,label\nx,"O , B"\ny,","\n')
+    assert columns(path, wanted(label=tags))["label"] == [["O", ",", "B"], [","]], (
+        "a comma is a tag of the Penn treebank"
+    )
 
 
 def test_true_and_false_are_the_same_classes_in_any_spelling(tmp_path) -> None:

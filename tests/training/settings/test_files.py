@@ -73,3 +73,10 @@ def test_names_with_commas_are_refused_and_written_with_spaces(capsys) -> None:
 def test_what_nothing_comes_near_gets_no_wrong_hint(capsys) -> None:
     assert main(["finetune", "--zebra", "1"]) == 2
     assert "unknown option --zebra; --help_all lists what there is" in capsys.readouterr().err
+
+
+def test_a_second_value_of_an_option_that_takes_one_is_told(capsys) -> None:
+    assert main(["finetune", "--rank", "1", "2"]) == 2
+    assert (
+        "'2' belongs to no option: the one before it takes fewer values; each option begins" in capsys.readouterr().err
+    )
