@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("gguf")
 pytest.importorskip("ik_llama_cpp", reason="no wheel of llama.cpp for this platform")
 
+from benchmarks.llama_cpp import greedy, loaded, logits, write_base
 from deep_lora import AdapterFileError, convert_to_gguf, save_as_lora
-from tests.deep_lora.export.llama_cpp import logits, write_base
 from tests.deep_lora.export.serving_cases import save
 from tests.models import VOCABULARY, adapt, bert_classifier, disturb_, llama
 
@@ -117,5 +117,16 @@ def test_the_adapter_in_the_file_is_the_one_that_peft_loads(base, tmp_path) -> N
     disturb_(adapted)
     adapted.save_pretrained(str(tmp_path), lora_at_root=True)
     convert_to_gguf(tmp_path, tmp_path / "adapter.gguf", base_model=str(folder))
-    loaded = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path))
-    assert largest(logits(file, IDS, tmp_path / "adapter.gguf"), torch_logits(loaded)) < 1e-3
+    read = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path))
+    assert largest(logits(file, IDS, tmp_path / "adapter.gguf"), torch_logits(read)) < 1e-3
+
+
+def test_llama_cpp_writes_what_torch_writes_and_differs_by_how_it_rounds_keys_and_values(base) -> None:
+    model, _, file = base
+    with loaded(file) as decode:
+        usual, written = largest(decode(IDS), torch_logits(model)), greedy(decode, IDS, end=-1, room=6)
+    wanted = model.generate(torch.tensor([IDS]), max_new_tokens=6, min_new_tokens=6, do_sample=False)[0, len(IDS) :]
+    assert written == wanted.tolist()
+    with loaded(file, cache="BF16") as decode:  # which has 3 bits less, an error 8 times as large
+        assert 3 * usual < largest(decode(IDS), torch_logits(model)) < 20 * usual
+        assert greedy(decode, IDS, end=written[1], room=6) == written[: written.index(written[1]) + 1]

@@ -1,26 +1,19 @@
-"""Llama models in llama.cpp: written as GGUF without a rounding, and asked for their logits.
-
-python -m tests.deep_lora.export.llama_cpp MODEL ADAPTER    (folders; what the documentation quotes of SmolLM2)
-"""
+"""Llama models in llama.cpp: written as GGUF without a rounding, and asked for their logits."""
 
 from __future__ import annotations
 
 import ctypes
-import json
-import sys
-import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gguf
 import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deep_lora import convert_to_gguf
-
-TEXTS = ("The capital of France is", "def add(a, b):\n    return", "A recipe for bread needs flour, water,")
+Decode = Callable[..., Tensor]
 
 
 def write_base(model: Any, path: Path) -> Path:
@@ -73,8 +66,18 @@ def _silent(level: int, text: bytes, data: Any) -> None:
     """Print nothing."""
 
 
-def logits(base: Path, ids: list[int], adapter: Path | None = None) -> Tensor:
-    """Return llama.cpp's logits (tokens x vocabulary), with keys and values in float16, its default."""
+@contextmanager
+def loaded(base: Path, adapter: Path | None = None, *, cache: str = "F16") -> Iterator[Decode]:
+    """Load files into llama.cpp.
+
+    Args:
+        base: the model.
+        adapter: on top of it, if there is one.
+        cache: type of the keys and values that are kept, F16 or BF16; with F32 the fork crashes.
+
+    Yields:
+        A function of tokens, and of how many went before them, that returns the logits (tokens x vocabulary).
+    """
     api = library()
     api._lib.llama_log_set(_silent, None)
     model = api.llama_model_load_from_file(str(base).encode(), api.llama_model_default_params())
@@ -83,44 +86,47 @@ def logits(base: Path, ids: list[int], adapter: Path | None = None) -> Tensor:
     settings.n_ctx, settings.n_threads, settings.n_threads_batch = 512, 1, 1
     settings.flash_attn = False  # with it, the fork takes no adapters
     settings.fused_up_gate = False  # the fork's own, which leaves the adapters of up_proj and gate_proj out
+    settings.type_k = settings.type_v = gguf.GGMLQuantizationType[cache]
     context = api.llama_init_from_model(model, settings)
     if adapter is not None:
-        loaded = api._lib.llama_lora_adapter_init(model, str(adapter).encode())
-        assert loaded, f"llama.cpp does not load {adapter}"
-        assert api._lib.llama_lora_adapter_set(context, loaded, 1.0) == 0
+        file = api._lib.llama_lora_adapter_init(model, str(adapter).encode())
+        assert file, f"llama.cpp does not load {adapter}"
+        assert api._lib.llama_lora_adapter_set(context, file, 1.0) == 0
+    try:
+        yield partial(_decode, api, model, context)
+    finally:
+        api.llama_free(context)
+        api.llama_free_model(model)
+
+
+def _decode(api: Any, model: Any, context: Any, ids: Sequence[int], before: int = 0) -> Tensor:
+    if not before:
+        api.llama_kv_cache_clear(context)
     batch = api.llama_batch_init(len(ids), 0, 1)
     batch.n_tokens = len(ids)
     for place, token in enumerate(ids):
-        batch.token[place], batch.pos[place], batch.n_seq_id[place], batch.logits[place] = token, place, 1, 1
+        batch.token[place], batch.pos[place], batch.n_seq_id[place], batch.logits[place] = token, before + place, 1, 1
         batch.seq_id[place][0] = 0
     assert api.llama_decode(context, batch) == 0
     width = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
     found = [torch.tensor(api.llama_get_logits_ith(context, place)[:width]) for place in range(len(ids))]
     api.llama_batch_free(batch)
-    api.llama_free(context)
-    api.llama_free_model(model)
     return torch.stack(found)
 
 
-def compare(folder: Path, adapter: Path) -> dict[str, float]:
-    """Return the largest differences of logits between torch and llama.cpp, of the base alone and with the adapter."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    found = {"base": 0.0, "adapter": 0.0, "what the adapter changes": 0.0}
-    with tempfile.TemporaryDirectory() as place, torch.no_grad():
-        written = write_base(base, Path(place, "base.gguf"))
-        convert_to_gguf(adapter, Path(place, "adapter.gguf"), base_model=str(folder))
-        for text in TEXTS:
-            ids = tokenizer(text)["input_ids"]
-            plain = base(torch.tensor([ids])).logits[0]
-            model = PeftModel.from_pretrained(base, str(adapter)).eval()
-            adapted = model(torch.tensor([ids])).logits[0]
-            model.unload()
-            theirs = logits(written, ids), logits(written, ids, Path(place, "adapter.gguf"))
-            for name, a, b in zip(found, (plain, adapted, plain), (*theirs, adapted), strict=True):
-                found[name] = max(found[name], (a - b).abs().max().item())
-    return found
+def logits(base: Path, ids: Sequence[int], adapter: Path | None = None) -> Tensor:
+    """Return llama.cpp's logits (tokens x vocabulary)."""
+    with loaded(base, adapter) as decode:
+        return decode(ids)
 
 
-if __name__ == "__main__":
-    print(json.dumps(compare(Path(sys.argv[1]), Path(sys.argv[2])), indent=1))
+def greedy(decode: Decode, ids: Sequence[int], end: int, room: int) -> list[int]:
+    """Continue a text with the likeliest tokens, up to one that ends it or until there is no room."""
+    written: list[int] = []
+    scores = decode(ids)[-1]
+    while len(written) < room:
+        written.append(int(scores.argmax()))
+        if written[-1] == end:
+            break
+        scores = decode(written[-1:], len(ids) + len(written) - 1)[-1]
+    return written
