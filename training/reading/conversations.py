@@ -108,10 +108,17 @@ def _turn(number: int, one: Any) -> dict[str, Any]:
     name, known = (one["from"], _SHAREGPT) if shared else (one.get("role"), _OPENAI)
     if name is None:
         raise _Unsound(f"turn {number} has no role (it has {', '.join(map(str, one)) or 'nothing'})")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise _Unsound(f"turn {number} has the role {str(name)[:40]!r}; known are {', '.join(known)}")
     role = known[name]
+    if one.get("weight") not in (None, 1):
+        raise _Unsound(
+            f"turn {number} has the weight {one['weight']}; every turn of the assistant is learned, so drop the weights, "
+            "and the conversations that should not count"
+        )
     kept = {key: one[key] for key in _KEPT if one.get(key) is not None}
+    for key in kept.keys() & {"reasoning_content", "thinking"}:
+        _text(kept[key], f"the {key} of turn {number}", empty=True)
     if "tool_calls" in kept:
         kept["tool_calls"] = _calls(number, role, kept["tool_calls"])
     content = _content(number, one.get("value" if shared else "content"), calls=bool(kept.get("tool_calls")))
@@ -127,12 +134,10 @@ def _content(number: int, content: Any, *, calls: bool) -> str:
             return ""
         raise _Unsound(f"turn {number} has no content")
     if isinstance(content, list):
-        kinds = {part.get("type") if isinstance(part, dict) else _kind(part) for part in content}
+        kinds = {str(part.get("type")) if isinstance(part, dict) else _kind(part) for part in content}
         if kinds - {"text"}:
-            raise _Unsound(
-                f"turn {number} holds parts of the kind {sorted(map(str, kinds - {'text'}))[0]}; only texts fit"
-            )
-        content = "".join(str(part.get("text", "")) for part in content)
+            raise _Unsound(f"turn {number} holds parts of the kind {sorted(kinds - {'text'})[0]}; only texts fit")
+        content = "".join(_text(part.get("text"), f"a part of turn {number}", empty=True) for part in content)
     return _text(content, f"the content of turn {number}", empty=True)
 
 
@@ -144,11 +149,14 @@ def _calls(number: int, role: str, calls: Any) -> list[dict[str, Any]]:
         raise _Unsound(f"the tool_calls of turn {number} are not a list of objects")
     found = []
     for one in calls:
-        function = dict(one.get("function") or one)
-        if not isinstance(function.get("name"), str):
+        function = one.get("function") or one
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise _Unsound(f"a tool call of turn {number} names no function")
+        function, what = dict(function), f"the arguments of a tool call of turn {number}"
         if isinstance(function.get("arguments"), str):
-            function["arguments"] = _parsed(function["arguments"], f"the arguments of a tool call of turn {number}")
+            function["arguments"] = _parsed(function["arguments"], what)
+        if not isinstance(function.get("arguments"), dict | None):
+            raise _Unsound(f"{what} must be an object, not {_kind(function['arguments'])}")
         found.append({**one, "type": "function", "function": function} if "function" in one else
                      {"type": "function", "function": function})  # fmt: skip
     return found

@@ -42,7 +42,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "messages": Format({"messages": conversation}, {"tools": tools}),
+    "messages": Format({"messages": conversation}, {"tools": tools, "system": optional_text}),
     "ShareGPT": Format({"conversations": conversation}, {"tools": tools, "system": optional_text}),
     "Alpaca": Format({"instruction": text, "output": text}, {"input": optional_text, "system": optional_text}),
     "prompt and completion": Format({"prompt": prompt, "completion": answer}, {"tools": tools}),

@@ -59,6 +59,26 @@ MESSAGES: dict[str, tuple[object, str]] = {
         [U, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, RESULT, A],
         "the arguments of a tool call of turn 2 should be JSON, and is not",
     ),
+    "a role that is a list": ([{"role": ["user"], "content": "hi"}, A], "turn 1 has the role \"['user']\"; known are"),
+    "a kind that is a list": ([{"role": "user", "content": [{"type": ["text"]}]}, A], "parts of the kind ['text']"),
+    "a part without a text": ([{"role": "user", "content": [{"type": "text"}]}, A], "a part of turn 1 must be a text"),
+    "a part of a number": (
+        [{"role": "user", "content": [{"type": "text", "text": 3}]}, A], "part of turn 1 must be a text, not a number",
+    ),
+    "a function that is a list": ([U, CALL | {"tool_calls": [{"function": [1]}]}, RESULT, A], "names no function"),
+    "a function that is a text": ([U, CALL | {"tool_calls": [{"function": "f"}]}, RESULT, A], "names no function"),
+    "arguments that are a list": (
+        [U, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": [1]}}]}, RESULT, A],
+        "the arguments of a tool call of turn 2 must be an object, not a list",
+    ),
+    "arguments that hold a number": (
+        [U, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "3"}}]}, RESULT, A],
+        "the arguments of a tool call of turn 2 must be an object, not a number",
+    ),
+    "thoughts that are a number": ([U, A | {"reasoning_content": 3}], "the reasoning_content of turn 2 must be a text"),
+    "a turn that should not count": (
+        [U, A | {"weight": 0}, U, A], "turn 2 has the weight 0; every turn of the assistant is learned, so drop",
+    ),
     "half of a letter": ([U, {"role": "assistant", "content": "\ud83d"}], "holds half of a surrogate pair"),
 }  # fmt: skip
 SHAREGPT: dict[str, tuple[object, str]] = {

@@ -16,6 +16,7 @@ pytest.importorskip("trl", reason="TRL needs Python 3.11")  # declared so in set
 
 from tests.training import chats, tiny
 from training.commands.finetune import TYPES, build_job
+from training.data import load_splits
 from training.errors import UsageError
 from training.job import IGNORED
 from training.reading.conversations import turns_of
@@ -133,6 +134,11 @@ def test_turns_in_a_column_of_any_name_have_their_tools_and_system_text(tmp_path
     path = chats.save_rows(tmp_path / "rows.jsonl", [{"turns": chats.turns(0), "tools": [], "system": "be brief"}])
     found = chat_columns(TextDataArguments(task="chat", dataset=str(path), text_column="turns"))
     assert [one.name for one in found] == ["turns", "tools", "system"]
+    row = {"messages": chats.turns(0, system=False), "system": "be brief"}
+    path = str(chats.save_rows(tmp_path / "messages.jsonl", [row]))
+    data = TextDataArguments(task="chat", dataset=path, validation_data=path)
+    turns, _ = conversation_of(load_splits(data, chat_columns(data))["train"][0])
+    assert turns[0] == {"role": "system", "content": "be brief"} and turns[1:] == row["messages"]
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, data, finetune, tmp_path) -> None:
