@@ -37,7 +37,7 @@ class NeuralCollapseCallback(EvaluationCallback):
         loaders: name -> plain DataLoader with labels; the Trainer's accelerator shards the batches and moves them.
         piggyback: listen to the Trainer's own evaluations.
         head: see `find_head`.
-        within: see `ClassStatistics`; "trace" saves the d x d matrix and logs the quotient for NC1.
+        within: see `ClassStatistics`; "trace" does without the d x d matrix and logs the quotient for NC1.
         center_samples: rows kept on each process for NC4; with 0 there is no NC4.
         options: further keyword arguments of `neural_collapse`.
 

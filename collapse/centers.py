@@ -26,7 +26,7 @@ def class_distance_normalized_variance(statistics: ClassStatistics, max_classes:
     """
     check_observed(statistics)
     if max_classes < 2:
-        raise ValueError(f"`max_classes` must be at least 2, for there to be a pair, got {max_classes}")
+        raise ValueError(f"`max_classes` must be at least 2, to have a pair, got {max_classes}")
     classes = statistics.observed.nonzero().flatten()
     if len(classes) > max_classes:
         steps = torch.arange(max_classes, device=classes.device) * (len(classes) - 1) // (max_classes - 1)
@@ -79,6 +79,6 @@ def check_observed(statistics: ClassStatistics) -> None:
     observed = int(statistics.observed.sum())
     if observed < 2:
         raise ValueError(
-            f"collapse is about classes that separate: at least 2 of the {statistics.num_classes} classes need "
+            f"neural collapse compares classes: at least 2 of the {statistics.num_classes} classes need "
             f"samples, got {observed}"
         )

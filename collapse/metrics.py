@@ -146,18 +146,18 @@ def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean 
     return within / between if between > 0 else float("inf")
 
 
-def nc2(weight: Float[Tensor, "K d"]) -> float:
+def nc2(weight: Float[Tensor, "K d"] | Any) -> float:
     """Compute the distance of the classifier's Gram matrix from the simplex ETF; see `simplex_distance`.
 
     >>> round(nc2(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), 4)
     0.0
     """
-    return simplex_distance(weight)
+    return simplex_distance(_checked_weight(weight))
 
 
 def nc3(
     statistics: ClassStatistics,
-    weight: Float[Tensor, "K d"],
+    weight: Float[Tensor, "K d"] | Any,
     *,
     centered_means: bool = False,
     global_mean: GlobalMean = "samples",
@@ -172,6 +172,7 @@ def nc3(
     >>> round(nc3(statistics, torch.tensor([[1.0], [-1.0]])), 4)
     0.0
     """
+    weight = _checked_weight(weight)
     if weight.shape != statistics.means.shape:
         raise ValueError(
             f"`weight` must have one row for each class, {tuple(statistics.means.shape)}, got {tuple(weight.shape)}; "

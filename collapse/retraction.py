@@ -1,4 +1,4 @@
-"""Class vectors back onto the sphere after each optimizer step."""
+"""Put class vectors back onto the sphere after each optimizer step."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class PairMoments(NamedTuple):
 
 
 def simplex_vectors(num_classes: int, num_features: int, seed: int = 0) -> Float[Tensor, "K d"]:
-    """Make the corners of a simplex ETF: K unit rows with cosines of -1 / (K - 1), in a random orientation.
+    """Return the corners of a simplex ETF: K unit rows with cosines of -1 / (K - 1), in a random orientation.
 
         M = sqrt(K / (K - 1)) B Q,   B B^T = I_K - 1 1^T / K,   Q Q^T = I_{K-1}
 

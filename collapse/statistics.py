@@ -88,8 +88,8 @@ class ClassStatistics:
         """Add a batch, in place.
 
         Args:
-            features: rows of the penultimate layer, any leading dimensions; an array of NumPy will do.
-            labels: class indices in [0, K), of the same leading shape; an array or a list will do.
+            features: rows of the penultimate layer, with any leading dimensions; a tensor or a NumPy array.
+            labels: class indices in [0, K), of the same leading shape; a tensor, an array or a list.
             ignore_index: rows with this label are skipped (padding in token classification).
 
         Raises:
@@ -246,11 +246,14 @@ def tensor_of(values: Any, name: str) -> Tensor:
         TypeError: if it does not hold numbers.
     """
     try:
-        return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        if isinstance(values, Tensor):
+            return values
+        array = np.asarray(values)
+        return torch.as_tensor(array if array.flags.writeable else array.copy())  # torch warns of a read-only one
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
             f"{name} must be an array of numbers, got {type(values).__name__} of something else; number class names "
-            "with `numpy.unique(names, return_inverse=True)[1]`"
+            "with `numpy.unique(names, return_inverse=True)[1]`, and pass the weight of a layer, not the layer"
         ) from None
 
 
@@ -286,6 +289,8 @@ def collected(statistics: Any, labels: Any = None, num_classes: int | None = Non
         raise ValueError(
             f"features need a row for each label, got shapes {tuple(features.shape)} and {tuple(classes.shape)}"
         )
+    if features.dim() == 1 and len(features) == len(classes):
+        raise ValueError(f"features are rows, (n, d), got shape ({len(features)},); for d = 1 pass features[:, None]")
     found = ClassStatistics(
         num_classes or max(1, int(classes.long().max()) + 1), features.shape[-1], device=features.device
     )

@@ -7,7 +7,7 @@ estimator in the style of scikit-learn; it is imported on first use, or by
 
 The mathematics they are made of is in public submodules: `dmf.functional` (chains of factors), `dmf.linalg` (singular
 values and subspaces), `dmf.subspaces` (the subspaces of the first gradient), `dmf.sparse` (products at listed entries),
-`dmf.ranking` (how good ranked lists are) and `dmf.theory` (what is proved and observed about training).
+`dmf.ranking` (metrics of ranked lists) and `dmf.theory` (what is proved and observed about training).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `MatrixCompletion` on demand, so that everything else needs torch and jaxtyping alone."""
+    """Import `MatrixCompletion` on demand, so that everything else needs only torch and jaxtyping."""
     if name != "MatrixCompletion":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -1,4 +1,4 @@
-"""Singular values, orthonormal bases and the angles between them, also of maps that are known by their action only."""
+"""Singular values, orthonormal bases and the angles between them, also for maps that are only known by their action."""
 
 from __future__ import annotations
 

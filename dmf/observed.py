@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -133,6 +135,21 @@ class ObservedEntries:
         return moved
 
 
+class RepeatedEntries(ValueError):
+    """Entries of a matrix are given more than once; its arguments are a text, how many too many, and the first one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def repeated_entries(count: int, entry: tuple[Any, Any]) -> RepeatedEntries:
+    """Say which entry, as (row, column), is the first one that is given more than once."""
+    return RepeatedEntries(
+        f"{count} entries are given more than once, the first is ({entry[0]}, {entry[1]}); keep one of each, or "
+        "average them", count, entry,
+    )  # fmt: skip
+
+
 def check_indices(rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> None:
     """Check that row and column indices lie inside a matrix of this shape."""
     for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
@@ -206,8 +223,4 @@ def _check_weights(weights: Tensor | None, values: Tensor) -> None:
 def _check_distinct(sorted_keys: Tensor, shape: tuple[int, int]) -> None:
     repeated = sorted_keys[1:][sorted_keys.diff() == 0]
     if repeated.numel():
-        row, col = divmod(int(repeated[0]), shape[1])
-        raise ValueError(
-            f"{repeated.numel()} entries are given more than once, the first is ({row}, {col}); keep one of each, or "
-            "average them"
-        )
+        raise repeated_entries(repeated.numel(), divmod(int(repeated[0]), shape[1]))

@@ -1,4 +1,4 @@
-"""How good ranked lists are: NDCG, recall and average precision at k, for items that are relevant or not."""
+"""Quality of ranked lists: NDCG, recall and average precision at k, for items that are relevant or not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
 
     Raises:
         ValueError: if the two are not of equal length, k is not a positive integer, a list names an item twice, no user
-            has a relevant item, one item stands where a user's items should, or ids are text on one side alone.
+            has a relevant item, a user's items are not a collection, or ids are text on one side and numbers on the
+            other.
 
     >>> ranking_metrics([["a", "b", "c"], ["a", "b", "c"]], [{"a"}, {"b", "c"}], k=1)
     RankingMetrics(ndcg=0.5, recall=0.5, map=0.5, users=2)

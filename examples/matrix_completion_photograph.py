@@ -3,6 +3,10 @@
 python examples/matrix_completion_photograph.py
 python examples/matrix_completion_photograph.py --missing 0.8
 python examples/matrix_completion_photograph.py --every 4 --rank 10 --epochs 10     # to see that it works
+
+With `--missing 0.8` it takes seconds, and prints
+
+    80% missing: 18.2 dB on the missing pixels (biases alone 13.5 dB)
 """
 
 import argparse

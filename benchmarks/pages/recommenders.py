@@ -15,6 +15,7 @@ from training.results.figures import figure
 COSTS = {"cpu_seconds": "CPU time", "peak_mib": "memory"}
 OURS, OTHERS = "#1f77b4", "#9a9a9a"
 GROUPS = ("u1", "u1 to u5", "random folds")
+TITLES = {"rmse": "Stars: {best} errs least", "ndcg": "Lists: {best} is best"}
 PANELS = {"rmse": "RMSE of stars, lower is better", "ndcg": "NDCG@10 of lists, higher is better"}
 NEW_USERS = {
     "films alone": "nothing of the user: mean and biases of the films",
@@ -66,7 +67,7 @@ def new_users() -> str:
 def draw(path: Path) -> None:
     """Draw the error of the stars and the worth of the lists of every method: a point a fold, u1 to u5."""
     runs = [run for run in result("recommenders")["runs"] if run["split"].startswith("u")]
-    with figure(path, columns=2, size=(6.0, 3.4)) as panels:
+    with figure(path, columns=2, size=(5.4, 3.4)) as panels:
         for axes, (score, label) in zip(panels, PANELS.items(), strict=True):
             values: dict[str, list[float]] = {}
             for run in runs:
@@ -78,6 +79,7 @@ def draw(path: Path) -> None:
                 axes.plot(values[method], [place] * len(values[method]), "o", color=color, markersize=4, alpha=0.7)
             axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
             axes.set_xlabel(label)
+            axes.set_title(TITLES[score].format(best=ordered[-1]), loc="right", fontsize=10.5)
             axes.grid(axis="x", alpha=0.3)
 
 

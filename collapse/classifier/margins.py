@@ -1,4 +1,4 @@
-"""Margins: a sample's own class has to lead by some distance, in the cosine or in the angle."""
+"""Margins by which a sample's own class has to win, in the cosine or in the angle."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def with_margin(
     margin: float,
     kind: MarginKind = "cosface",
 ) -> Float[Tensor, "*batch K"]:
-    """Take the margin off the logits `scale * cosine` of each sample's own class.
+    """Subtract the margin from the logit `scale * cosine` of each sample's own class.
 
     Args:
         logits: of a normalized head.
@@ -69,9 +69,17 @@ def with_margin(
         margin: in [0, 1) for "cosface", of the cosine; in [0, pi / 2) for "arcface", of the angle in radians.
         kind: see `subtract_margin` and `add_angular_margin`.
 
+    Raises:
+        ValueError: unless there is one integer label for each sample.
+
     >>> with_margin(torch.zeros(1, 2), torch.tensor([0]), 10.0, 0.35)
     tensor([[-3.5000,  0.0000]])
     """
+    if labels.shape != logits.shape[:-1] or labels.is_floating_point():
+        raise ValueError(
+            f"a margin needs the class index of each sample: logits of shape {tuple(logits.shape)} want integer labels "
+            f"of shape {tuple(logits.shape[:-1])}, got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
     if kind == "arcface":
         return add_angular_margin(logits, labels, scale, margin)
     return subtract_margin(logits, labels, scale * margin)

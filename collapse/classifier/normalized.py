@@ -46,8 +46,8 @@ class NormalizedClassifier(nn.Module):
             a loss of 0.01 is then attainable. At a scale of 1 it is not: see `attainable_loss`.
         learnable_scale: learn `log(scale / initial scale)`, one more parameter that starts at 0. A head that loads a
             saved one learns it if and only if the saved one did.
-        margin: taken off the own class's logit in training when labels are passed; see `with_margin`.
-        margin_kind: "cosface" takes it off the cosine, "arcface" adds it to the angle.
+        margin: subtracted from the own class's logit in training when labels are passed; see `with_margin`.
+        margin_kind: "cosface" subtracts it from the cosine, "arcface" adds it to the angle.
 
     Shape:
         features (..., d), optional labels (...) -> logits (..., K), float32 for half precision.
@@ -140,7 +140,7 @@ class NormalizedClassifier(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Leave a learned scale out while it is as at the start.
+        """Leave out a learned scale that still has its initial value.
 
         PEFT asks the copy that it trains, before it loads, what a file has to hold; that of a fixed scale has none. A
         model's own state has it all the same, see `normalize_classifier_`.
@@ -158,7 +158,7 @@ class NormalizedClassifier(nn.Module):
 
 
 def check_has_classes(model: nn.Module) -> None:
-    """Raise if a model's configuration or forward pass tells that its head has no classes.
+    """Raise if a model's configuration or forward pass shows that its head has no classes.
 
     Multi-label models whose `problem_type` is not set cannot be told from others before their labels come; see
     `check_labels`.

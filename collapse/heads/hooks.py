@@ -81,7 +81,7 @@ def _hand_learned_scales_to_copies(model: nn.Module, state: dict[str, Any], pref
 
 
 def _complete_learned_scales(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Save a learned scale also while it is as at the start, when a head leaves it out."""
+    """Save a learned scale even if it still has its initial value, when a head leaves it out."""
     for path, module in model.named_modules():
         weight = state.get(f"{prefix}{path}.weight")
         if isinstance(module, NormalizedClassifier) and module.log_temperature_ratio is not None and weight is not None:

@@ -45,7 +45,7 @@ def normalize_classifier_(
         learnable_scale: see `NormalizedClassifier`.
         head: the layer's name, if `find_head` needs it.
         margin: of the model's own loss in training (CosFace, ArcFace). None takes `model.config`'s, if any, or else 0.
-        margin_kind: "cosface" takes the margin off the cosine, "arcface" adds it to the angle; see `with_margin`.
+        margin_kind: "cosface" subtracts it from the cosine, "arcface" adds it to the angle; see `with_margin`.
         simplex: make the head a `SimplexClassifier`, whose class vectors are fixed.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from numbers import Integral
@@ -57,8 +58,8 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
     def predict(self, rows: Any, cols: ArrayLike | None = None) -> Float[ndarray, "*n"]:
         """Predict the entries (rows, cols), whose shapes are broadcast: `predict(3, range(5))` starts row 3.
 
-        In scikit-learn's form, `predict(X)`, X has two columns, the ids of rows and columns. An id that is not known
-        is answered by what is known without it: the mean and the bias of the other side.
+        In scikit-learn's form, `predict(X)`, X has two columns, the ids of rows and columns. For an
+        unknown id the prediction is the mean plus the bias of the other side.
 
         Raises:
             ValueError: if ids are of another kind than those of the fit, or their shapes do not broadcast.
@@ -86,8 +87,8 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         """Return for a row the n columns with the highest predictions, among those that have observations.
 
         Args:
-            users: id of one row, or of several; one that is not known gets the columns with the highest biases.
-            n: at most; a single row gets fewer where fewer are left.
+            users: id of one row, or a list of ids; an unknown one gets the columns with the highest biases.
+            n: the largest number of columns; a single row gets fewer if fewer are left.
             exclude_seen: leave out the columns in which the row has an observed entry.
 
         Returns:
@@ -121,18 +122,21 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         return Ranked(self._axes.cols.ids(items), self._clipped(scores))
 
     def similar_items(self, item: Any, n: int = 10) -> Ranked:
-        """Return the n columns most similar to a column: those that the same rows like, beyond everyone's likings.
+        """Return the n columns most similar to a column: those that the same rows like, after biases are removed.
 
         The similarity is the cosine between the columns of `left_ @ right_.T`, which does not depend on the basis of
         the factors. Columns without factors have no similarity and are left out.
 
         Raises:
-            ValueError: if the column is not known, or its factors are zero.
+            ValueError: if the column is not known, its factors are zero, or there are several.
         """
         check_is_fitted(self)
         _check_count(n)
-        number = self._axes.cols.numbers(read_ids(item, "item"), "item")
-        if number.ndim or int(number) >= len(self.right_) or not self.right_[int(number)].any():
+        ids = read_ids(item, "item ids")
+        if ids.ndim:
+            raise ValueError(f"item must be one id, got {item!r}; call this for each")
+        number = self._axes.cols.numbers(ids, "item ids")
+        if int(number) >= len(self.right_) or not self.right_[int(number)].any():
             raise ValueError(
                 f"item {item!r} has no factors: it has no observations, or they say nothing beyond its bias; pass "
                 "another one, or `fold_in` observations first"
@@ -150,8 +154,8 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         """Fill in what is missing in the rows of a table, which may be new ones: each is solved for by `fold_in`.
 
         Raises:
-            ValueError: if X has another number of columns than the fitted matrix, or lacks entries in a column of which
-                nothing was observed.
+            ValueError: if X and the fitted matrix differ in the number of columns, or entries are missing in a column
+                that had no observations.
         """
         check_is_fitted(self)
         options: dict[str, Any] = {"accept_sparse": ("csr", "csc", "coo"), "dtype": np.float64}
@@ -160,7 +164,9 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         else:  # a fit to pairs of ids, whose features are two
             X = check_array(X, ensure_all_finite="allow-nan", **options)
         if X.shape[1] != len(self.column_bias_):
-            raise ValueError(f"X has {X.shape[1]} columns, and the fitted matrix {len(self.column_bias_)}; pass those")
+            raise ValueError(
+                f"X has {X.shape[1]} columns, and the fitted matrix {len(self.column_bias_)}; pass the same columns"
+            )
         table = np.full(X.shape, np.nan) if issparse(X) else np.array(X, dtype=np.float64)
         if issparse(X):
             coo = X.tocoo()
@@ -169,8 +175,8 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         unknown = np.setdiff1d(np.flatnonzero(missing.any(0)), self.columns_)
         if len(unknown):
             raise ValueError(
-                f"of column {unknown[0]} nothing was observed in the fit, so nothing says what is missing in it; leave "
-                f"it out ({len(unknown)} such columns)"
+                f"column {unknown[0]} had no observations in the fit, so its missing entries cannot be predicted; "
+                f"leave it out ({len(unknown)} such columns)"
             )
         factors, biases = np.zeros((len(table), self.left_.shape[1])), np.zeros(len(table))
         if not missing.all():
@@ -224,7 +230,15 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         return Ranked(self.columns_[np.take_along_axis(best, order, 1)], np.take_along_axis(found, order, 1))
 
     def _at(self, ids: Ids) -> Float[ndarray, "*n"]:
-        return self._clipped(self._completed().entries(*self._axes.numbers(ids)))
+        rows, cols = self._axes.numbers(ids)
+        unknown = (rows >= self._axes.rows.size).all() and (cols >= self._axes.cols.size).all()
+        if rows.numel() > 1 and bool(unknown):
+            warnings.warn(
+                "none of these rows and none of these columns was in the fit, so each prediction is the mean; rows "
+                "come first, then columns",
+                stacklevel=3,
+            )
+        return self._clipped(self._completed().entries(rows, cols))
 
     def _completed(self) -> CompletedMatrix:
         return CompletedMatrix(*(getattr(self, name) for name in COMPLETED))

@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 from torch import Tensor
 
 from dmf.completion.ids import Axis, as_array, axis_of, read_ids
-from dmf.observed import ObservedEntries, check_indices, check_triplets
+from dmf.observed import ObservedEntries, RepeatedEntries, check_indices, check_triplets, repeated_entries
 
 
 class Split(NamedTuple):
@@ -123,7 +123,12 @@ def listed_entries(
         known = known.extended(ids)
     _check_inside(ids, known)
     shape = (max(1, known.rows.size), max(1, known.cols.size))
-    return Listed(ObservedEntries(*known.numbers(ids), values, shape, weights), known)
+    try:
+        return Listed(ObservedEntries(*known.numbers(ids), values, shape, weights), known)
+    except RepeatedEntries as error:
+        _, count, entry = error.args
+        row, col = (axis.ids(np.array(number)).item() for axis, number in zip(known, entry, strict=True))
+        raise repeated_entries(count, (row, col)) from None
 
 
 class Counted(NamedTuple):

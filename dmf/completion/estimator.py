@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmf.completion.data import Listed, counted_values
 from dmf.completion.fitting import fit_model
+from dmf.completion.misreadings import warn_of_equal_values
 from dmf.completion.prediction import COMPLETED, completed_matrix
 from dmf.completion.settings import check_settings
 from dmf.completion.storage.saving import Fitted, load_fitted, save_fitted
@@ -161,6 +162,7 @@ class MatrixCompletion(Updates, BaseEstimator):
         except BaseException:  # an earlier fit stays as it was
             self._describe(described)
             raise
+        warn_of_equal_values(entries.values.numpy())
         if values is not None:
             self._describe({"n_features_in_": entries.shape[1]})
         self._keep(fit.trained, completed_matrix(fit.trained, fit.training, entries.shape), entries, axes)
@@ -176,7 +178,7 @@ class MatrixCompletion(Updates, BaseEstimator):
         """Return minus the root mean squared error on other entries, given as in `fit`: higher is better, 0 is perfect.
 
         Raises:
-            ValueError: if the matrix does not have the shape of the fitted one, so that its rows are other rows.
+            ValueError: if the matrix differs in shape from the fitted one, so that its rows are unknown.
         """
         check_is_fitted(self)
         ids, true = self._ids_and_values(X, y, values)
@@ -190,7 +192,7 @@ class MatrixCompletion(Updates, BaseEstimator):
         return -float(np.sqrt(np.average(error**2, weights=weights)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write settings and fitted state to one safetensors file, complete or not at all.
+        """Write settings and fitted state to one safetensors file, completely or not at all.
 
         Raises:
             ValueError: if random_state is a generator, which cannot be saved.
@@ -204,7 +206,8 @@ class MatrixCompletion(Updates, BaseEstimator):
         """Load the estimator that `save` wrote: predictions are bitwise equal, and `fit` with warm_start continues.
 
         Raises:
-            FileNotFoundError, ValueError: if there is no such file, or it is damaged or something else.
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or not a saved `MatrixCompletion`.
         """
         fitted = load_fitted(path)
         estimator = cls(**fitted.parameters)

@@ -52,7 +52,7 @@ def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
             "names with `.astype(str)`"
         )
     if array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{what} go up to {array.max()}, which no index reaches; pass them as text: `.astype(str)`")
+        raise ValueError(f"{what} go up to {array.max()}, beyond 64-bit integers; pass them as text: `.astype(str)`")
     return array.astype(np.int64)
 
 

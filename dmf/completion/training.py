@@ -65,7 +65,7 @@ def train(
     progress: Progress,
     after_epoch: Callable[[Progress], None],
 ) -> None:
-    """Train on from `progress`; with validation the model ends in its best state.
+    """Continue training from `progress`; with validation the model ends in its best state.
 
     Args:
         split: standardized entries, on the device and in the dtype of the model.

@@ -15,6 +15,7 @@ from dmf.completion.biases import has_columns, has_mean, has_rows
 from dmf.completion.data import Axes, Ids, Listed, listed_entries, matrix_entries, merged, pairs_of
 from dmf.completion.folding import fold
 from dmf.completion.ids import read_ids
+from dmf.completion.misreadings import check_numbers, check_same_order, warn_of_matrix
 from dmf.completion.model import Trained
 from dmf.completion.prediction import COMPLETED, CompletedMatrix
 from dmf.completion.settings import check_settings
@@ -91,6 +92,7 @@ class Updates(Answers):
 
     def _ids_and_values(self, X: Any, y: Any, values: Any) -> tuple[Ids | None, Any]:
         """Return ids and values of listed entries; None if X is a matrix."""
+        check_same_order(X, y, values)
         if values is not None:
             return Ids(read_ids(X, "rows"), read_ids(y, "cols")), values
         return (pairs_of(X), y) if y is not None else (None, None)
@@ -98,7 +100,13 @@ class Updates(Answers):
     def _matrix(self, X: Any, weights: Any, *, reset: bool) -> Listed:
         """Read a matrix; without `reset` it must have the shape of the fitted one."""
         options = {"accept_sparse": ("csr", "csc", "coo"), "dtype": np.float64, "ensure_all_finite": "allow-nan"}
-        matrix = validate_data(self, X, reset=reset, **options)
+        try:
+            matrix = validate_data(self, X, reset=reset, **options)
+        except ValueError as error:
+            check_numbers(error)
+            raise
+        if reset:
+            warn_of_matrix(matrix)
         if not reset and matrix.shape != self._axes.shape:
             raise ValueError(
                 f"the model was fitted to a matrix of shape {self._axes.shape}, and X has shape {matrix.shape}, so its "

@@ -1,4 +1,4 @@
-"""`Centering`: every modality about its own mean."""
+"""`Centering`: subtract the mean of each modality."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Centering:
         c_m(h) = (h / |h| - mean_m) / |h / |h| - mean_m|
 
     In a pool of images and texts a text query finds texts first, whatever they show, because its own modality is
-    nearer. Centering takes that away; it needs no training, and no pairs.
+    nearer. Centering removes this preference; it needs no training and no pairs.
 
         centering = Centering.fit({"image": train_images, "text": train_texts})
         images = centering.apply("image", images)
@@ -44,7 +44,7 @@ class Centering:
 
     @classmethod
     def fit(cls, features: Mapping[str, Any]) -> Centering:
-        """Take the means of features, best of other data than those that it is applied to.
+        """Compute the means of features, ideally of other data than those to be centered.
 
         Args:
             features: name of the modality -> its features (n, d), at least two rows, any number of modalities.
@@ -59,14 +59,14 @@ class Centering:
         """Return the aligned, normalized features of one modality, in float32 or better.
 
         Args:
-            modality: a name that it was fitted with.
+            modality: one of the names of the fit.
             rows: (n, d), as tensors, arrays of NumPy or lists.
 
         Raises:
             TypeError, ValueError: for another modality or width, or for features that are not a finite matrix.
         """
-        if modality not in self.means:
-            raise ValueError(f"the alignment was fitted for {list(self.means)}, and not for {modality!r}")
+        if not isinstance(modality, str) or modality not in self.means:
+            raise ValueError(f"the alignment was fitted for {list(self.means)}, and not for {_shown(modality)}")
         found = unit_rows(checked_rows(modality, rows))
         mean = self.means[modality]
         if found.shape[1] != len(mean):
@@ -78,12 +78,17 @@ class Centering:
         return {f"{MEAN}{name}": mean for name, mean in self.means.items()}
 
     def save(self, path: str | Path) -> None:
-        """Write the alignment to one safetensors file, which `load_alignment` reads."""
+        """Write the alignment to one safetensors file, which `load_alignment` reads; missing folders are made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
         save_file(tensors, str(path), metadata={"alignment": type(self).__name__})
 
     def _moved(self, modality: str, centered: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return centered
+
+
+def _shown(name: Any) -> str:
+    return repr(name) if isinstance(name, str) else f"a {type(name).__name__}; the name comes first"
 
 
 def checked(features: Mapping[str, Any]) -> dict[str, Float[Tensor, "n d"]]:
@@ -113,7 +118,10 @@ def checked_rows(name: str, rows: Any) -> Float[Tensor, "n d"]:
     found = as_rows(rows)
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.dim() != 2:
         kind = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise TypeError(f"features of {name!r} must be a floating-point matrix (n, d), got {kind}")
+        raise TypeError(
+            f"features of {name!r} must be a floating-point matrix (n, d), got {kind}; convert integers with "
+            "`.astype(float)`, and pass one row as [row]"
+        )
     if not found.isfinite().all():
         raise ValueError(f"features of {name!r} hold NaN or inf; look at the model's precision before this")
     return found

@@ -1,4 +1,4 @@
-"""Alignments in files."""
+"""Load alignments from files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modality.alignment.linear import LinearAlignment
 
 
 def load_alignment(path: str | Path) -> Centering:
-    """Read an alignment that `save` wrote, of whatever kind it is.
+    """Read an alignment that `save` wrote, of either kind.
 
     Raises:
         FileNotFoundError: the file does not exist.

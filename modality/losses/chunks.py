@@ -1,4 +1,4 @@
-"""Any batch on fixed memory: embeddings chunk by chunk, and once more in the backward pass."""
+"""Batches of any size in fixed memory: embeddings chunk by chunk, computed again in the backward pass."""
 
 from __future__ import annotations
 

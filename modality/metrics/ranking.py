@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -52,7 +54,7 @@ def search_metrics(
     >>> found["recall@1"], found["recall@2"], round(found["ndcg@2"], 4), found["median_rank"]
     (0.0, 1.0, 0.6309, 2.0)
     """
-    check_ks(ks)
+    ks = check_ks(ks)
     queries, pool = as_rows(queries), as_rows(pool)
     query_ids, pool_ids = checked_ids(queries, pool, query_ids, pool_ids)
     queries, pool = directions(queries, pool, block_size)
@@ -72,10 +74,19 @@ def recalls(ranks: Int[Tensor, " n"], ks: Sequence[int]) -> dict[str, float]:
     return {f"recall@{k}": (ranks < k).double().mean().item() for k in ks}
 
 
-def check_ks(ks: Sequence[int]) -> None:
-    """Raise unless these can be the k of recall at k."""
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
-        raise ValueError(f"`ks` must be positive integers, got {ks!r}")
+def check_ks(ks: Sequence[int]) -> list[int]:
+    """Return the k of recall at k, given as a list, a tuple, a range or an array.
+
+    Raises:
+        ValueError: unless they are positive integers.
+
+    >>> check_ks(np.array([1, 5]))
+    [1, 5]
+    """
+    given = list(ks) if np.ndim(ks) == 1 else []
+    if not given or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in given):
+        raise ValueError(f"`ks` must be a list of positive integers, such as [1, 5], got {ks!r}")
+    return [int(k) for k in given]
 
 
 def alike(query_ids: Int[Tensor, " n"], key_ids: Int[Tensor, " m"]) -> Right:
@@ -185,7 +196,7 @@ def as_ids(ids: Any, rows: Tensor) -> Int[Tensor, " n"]:
         ValueError: unless there is one integer for each row.
     """
     try:
-        found = torch.as_tensor(ids)
+        found = ids if isinstance(ids, Tensor) else torch.from_numpy(np.array(_whole(np.asarray(ids))))
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"{len(rows)} rows need as many integer ids, got {type(ids).__name__} of something else; number them, for "
@@ -194,3 +205,10 @@ def as_ids(ids: Any, rows: Tensor) -> Int[Tensor, " n"]:
     if found.shape != (len(rows),) or found.is_floating_point():
         raise ValueError(f"{len(rows)} rows need as many integer ids, got {found.dtype} of shape {tuple(found.shape)}")
     return found.to(rows.device, torch.int64)
+
+
+def _whole(ids: np.ndarray) -> np.ndarray:
+    """Return integers that are stored as objects, as in a table, as integers; anything else as it is."""
+    if ids.dtype != object or not all(isinstance(each, Integral) for each in ids.ravel()):
+        return ids
+    return ids.astype(np.int64)

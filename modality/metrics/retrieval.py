@@ -63,7 +63,7 @@ def recall_at_k(
     >>> recall_at_k(torch.eye(3), torch.eye(3)[[1, 0, 2]], ks=(1, 2))["x_to_y_recall@1"]
     0.3333333333333333
     """
-    check_ks(ks)
+    ks = check_ks(ks)
     x, y = as_rows(x), as_rows(y)
     if pairs is not None:
         linked = _checked_pairs(x, y, x_ids, y_ids, pairs)

@@ -56,7 +56,7 @@ class PairStatistics:
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> None:
-        """Add a batch of pairs, in place; arrays of NumPy and lists of rows will do.
+        """Add a batch of pairs, in place: tensors, NumPy arrays or lists of rows.
 
         Raises:
             TypeError, ValueError: for features that are not pairs, of another width, or not finite.

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the nearest of the classes' texts."""
+"""Zero-shot classification by the nearest class text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def zero_shot_accuracy(
     >>> zero_shot_accuracy([[1.0, 0.1], [0.2, 1.0], [1.0, 0.3]], torch.eye(2), [0, 1, 1])
     {'accuracy@1': 0.6666666666666666, 'mean_class_accuracy': 0.75}
     """
-    check_ks(ks)
+    ks = check_ks(ks)
     rows, texts = as_rows(features), as_class_rows(classes)
     if not isinstance(rows, Tensor) or rows.dim() != 2 or rows.shape[1:] != texts.shape[1:] or len(rows) == 0:
         found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
@@ -56,7 +56,7 @@ def zero_shot_accuracy(
     if not 0 <= int(own.min()) <= int(own.max()) < len(texts) or max(ks) > len(texts):
         raise ValueError(
             f"there are {len(texts)} classes, so labels lie in [0, {len(texts)}) and k is at most that, got labels "
-            f"{int(own.min())} to {int(own.max())} and ks {tuple(ks)}"
+            f"{int(own.min())} to {int(own.max())} and ks {ks}; leave out samples without a class"
         )
     rows, texts = directions(rows.to(texts), texts, block_size)
     parts = zip(rows.split(block_size), own.split(block_size), strict=True)

@@ -1,4 +1,4 @@
-"""What saved weights do not tell: which names mean the same tensor, and which parameters are trained."""
+"""What saved weights do not say: which names mean the same tensor, and which parameters are trained."""
 
 from __future__ import annotations
 

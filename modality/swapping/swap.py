@@ -37,7 +37,7 @@ def swap_features(
         mode: see above.
         generator: of the random numbers, or a seed; on the CPU, so that they are the same on every device.
         rows: exchange in these rows only; all by default.
-        renormalize: normalize the rows again, which "hard" and "soft" take off the sphere. The source does not mention
+        renormalize: normalize the rows again; "hard" and "soft" move them off the sphere. The source does not mention
             it.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -92,6 +93,12 @@ class Temperature(nn.Module):
         temperature_map(mode, scale)
         self.mode, self.scale, self.maximum_inverse, self.initial = mode, scale, maximum_inverse, initial
         check_tau(initial)
+        if initial > 1:
+            warnings.warn(
+                f"a temperature of {initial} divides the cosines, which makes all pairs alike; for an inverse "
+                f"temperature of this value, such as CLIP's `logit_scale.exp()`, pass 1 / value, {1 / initial:.4g}",
+                stacklevel=2,
+            )
         if maximum_inverse is not None and not 0 < maximum_inverse < math.inf:
             raise ValueError(f"`maximum_inverse` must be positive, or None for no bound, got {maximum_inverse!r}")
         if self.learned and maximum_inverse is not None and 1 / initial > maximum_inverse:

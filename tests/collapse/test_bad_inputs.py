@@ -110,7 +110,7 @@ BAD = [
     ("weight shape", lambda _: nc3(separated(), torch.ones(3, 2)), ValueError,
      r"one row for each class, \(2, 3\), got \(3"),
     ("no pairs", lambda _: class_distance_normalized_variance(seen(), 1), ValueError,
-     "must be at least 2, for there to"),
+     "must be at least 2, to have a pair"),
     ("nc4 rows", lambda _: nearest_center_agreement(ROWS, LABELS[:2], seen()), ValueError,
      "NC4 needs rows, and one pred"),
     ("one row", lambda _: simplex_distance(torch.ones(1, 3)), ValueError,

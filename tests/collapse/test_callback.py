@@ -189,7 +189,7 @@ def test_features_that_are_not_finite_are_left_out_with_a_warning(tmp_path) -> N
 def test_one_class_has_nothing_to_collapse_and_training_goes_on(tmp_path) -> None:
     run = trainer(tmp_path, eval_count=1)
     run.add_callback(NeuralCollapseCallback(run))
-    with pytest.warns(UserWarning, match="nothing was logged: collapse is about classes"):
+    with pytest.warns(UserWarning, match="nothing was logged: neural collapse compares classes"):
         run.train()
     assert run.state.global_step == 4
 

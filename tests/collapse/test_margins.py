@@ -48,6 +48,13 @@ def test_the_margin_is_its_definition_at_every_angle(kind) -> None:
     assert torch.equal(with_margin(logits, labels, 30.0, 0.0, "cosface"), logits)
 
 
+@each_kind
+@pytest.mark.parametrize("labels", [torch.arange(2), torch.zeros(3, 1).long(), torch.zeros(3)])
+def test_labels_that_are_not_one_class_for_each_sample_are_refused(kind, labels) -> None:
+    with pytest.raises(ValueError, match=r"a margin needs the class index of each sample: logits .* shape \(3,\), got"):
+        with_margin(torch.zeros(3, 4), labels, 30.0, 0.1, kind)
+
+
 def test_an_angular_margin_always_lowers_the_own_logit_and_has_a_finite_gradient() -> None:
     cosines = torch.tensor([-1.0, -0.999, -0.5, 0.0, 0.5, 1.0], requires_grad=True)
     logits = 10 * torch.stack([cosines, torch.zeros(6)], dim=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas
 import pytest
 import torch
 
-from collapse import ClassStatistics, nc1, neural_collapse
+from collapse import ClassStatistics, nc1, nc2, nc3, neural_collapse
 
 LABELS = torch.arange(40) % 4
 FEATURES = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + torch.eye(6)[LABELS] * 3
@@ -67,7 +69,7 @@ def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
         (
             lambda: neural_collapse(FEATURES, LABELS, torch.nn.Linear(6, 4)),
             TypeError,
-            "weight must be .*, got Linear of",
+            "got Linear of .*, and pass the weight of a layer, not the layer",
         ),
         (lambda: neural_collapse(FEATURES / 0, LABELS), ValueError, "the features hold NaN or inf"),
         (
@@ -77,6 +79,7 @@ def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
         ),
         (lambda: neural_collapse(FEATURES, LABELS, WEIGHT / 0), ValueError, "`weight` must be a finite .classes, feat"),
         (lambda: neural_collapse(FEATURES, LABELS, WEIGHT[0]), ValueError, r"got torch.float32 of shape \(6,\)"),
+        (lambda: neural_collapse(FEATURES[:, 0], LABELS), ValueError, r"features are rows, \(n, d\), got shape \(40,\); for"),
         (lambda: nc1(FEATURES, []), ValueError, "features need a row for each label, got shapes .* and \\(0,\\)"),
         (lambda: nc1(FEATURES, LABELS[:5]), ValueError, "labels"),
         (lambda: nc1(FEATURES, LABELS.float()), TypeError, "integer"),
@@ -86,3 +89,13 @@ def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
 def test_what_does_not_fit_is_refused(call, error, text) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+def test_arrays_that_cannot_be_written_to_give_no_warning_and_a_weight_may_be_an_array() -> None:
+    fixed = FEATURES.numpy().copy()
+    fixed.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = neural_collapse(fixed, LABELS, WEIGHT)
+    assert found == neural_collapse(FEATURES, LABELS, WEIGHT)
+    assert (nc2(WEIGHT.numpy()), nc3(statistics(), WEIGHT.tolist())) == (found["nc2"], found["nc3"])

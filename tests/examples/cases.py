@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import re
 import struct
 import sys
 from pathlib import Path
@@ -35,6 +36,15 @@ def run(module: ModuleType, monkeypatch, *words: object) -> int:
     """Run an example as its command line does; returns the exit status."""
     monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, words)])
     return module.main() or 0
+
+
+def prints_as_documented(module: ModuleType, printed: str) -> bool:
+    """Whether the lines that the docstring says are printed appear, up to their numbers."""
+    blocks = re.findall(r"prints[^\n]*\n\n((?:    .*\n)+)", module.__doc__ or "")
+    shown = [line.strip() for block in blocks for line in block.splitlines()]
+    number = r"[\\d.e%+-]+"
+    patterns = [re.sub(r"\d[\d.e%+-]*", number, re.escape(line).replace(r"\.\.\.", "[ ]*0")) for line in shown]
+    return bool(patterns) and all(re.search(pattern.replace("[ ]*", " *"), printed) for pattern in patterns)
 
 
 def write_tokenizer(folder: Path) -> int:

@@ -20,6 +20,8 @@ def test_missing_pixels_are_completed_and_drawn(tmp_path, monkeypatch, capsys) -
     pytest.importorskip("PIL")
     words = ["--every", "4", "--rank", "10", "--epochs", "10", "--output", tmp_path / "out/photograph.png"]
     assert cases.run(example, monkeypatch, *words) == 0
-    quality = re.search(r"70% missing: ([\d.]+) dB", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert cases.prints_as_documented(example, printed)
+    quality = re.search(r"70% missing: ([\d.]+) dB", printed)
     assert quality and float(quality[1]) > 10
     assert (tmp_path / "out/photograph.png").stat().st_size > 10_000

@@ -37,9 +37,10 @@ def test_users_and_items_are_numbered_from_0_in_their_order(ratings) -> None:
     assert (table["row"] == table["user"] - 1).all() and (table["column"] == table["item"] - 1).all()
 
 
-def test_every_variant_is_tested_and_drawn(ratings, tmp_path, monkeypatch) -> None:
+def test_every_variant_is_tested_and_drawn(ratings, tmp_path, monkeypatch, capsys) -> None:
     words = ["--ratings", ratings, "--epochs", "60", "--output_dir", tmp_path / "out"]
     assert cases.run(example, monkeypatch, *words) == 0
+    assert cases.prints_as_documented(example, capsys.readouterr().out)
     results = json.loads((tmp_path / "out/ratings.json").read_text())
     assert results.keys() == example.VARIANTS.keys()
     biases, *factorizations = (result["test_rmse"] for result in results.values())

@@ -22,6 +22,7 @@ def test_both_start_at_the_same_matrix_and_descend_together() -> None:
 def test_the_curves_are_drawn_and_written(tmp_path, monkeypatch, capsys) -> None:
     words = ["--size", "30", "--steps", "20", "--output_dir", tmp_path / "out"]
     assert cases.run(example, monkeypatch, *words) == 0
-    assert "after 20 steps: recovery error wide" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "after 20 steps: recovery error wide" in printed and cases.prints_as_documented(example, printed)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"trajectory.png", "trajectory.json"}
     assert json.loads((tmp_path / "out/trajectory.json").read_text()).keys() == {"wide", "compressed"}

@@ -82,7 +82,8 @@ def trained(folder, schedule=None, model=None):
 BAD = [
     ("tokens", lambda _: contrastive_loss(X[None], X[None], 1.0), ValueError,
      r"\(n, d\) matrices of the same shape, got \(1, 3, 3\)"),
-    ("integers", lambda _: contrastive_loss(INTEGERS, X, 1.0), TypeError, "`x` must be a floating-point.*torch.int64"),
+    ("integers", lambda _: contrastive_loss(INTEGERS, X, 1.0), TypeError,
+     r"`x` must be a floating-point.*torch.int64; convert it with `.float\(\)`"),
     ("list", lambda _: sigmoid_loss(X, [1.0], 1.0, 0.0), TypeError, "`y` must be a floating-point tensor.*got list"),
     ("uneven", lambda _: mean_shift(X, X[:2]), ValueError, r"same shape, got \(3, 3\) and \(2, 3\); pool tokens"),
     ("no rows", lambda _: contrastive_loss(X[:0], X[:0], 1.0), ValueError, r"got \(0, 3\) and \(0, 3\)"),
@@ -188,7 +189,7 @@ BAD = [
     ("one pair", lambda _: modality_gap(updated(X[:1], X[:1])), ValueError, "at least two pairs, got 1; call `update`"),
     ("no pair", lambda _: uniformity(PairStatistics(3)), ValueError, "the metrics need at least two pairs, got 0"),
     ("separability", lambda _: linear_separability(X, X, PairStatistics(3)), ValueError, "at least two pairs, got 0"),
-    ("k", lambda _: recall_at_k(X, X, ks=(0,)), ValueError, r"`ks` must be positive integers, got \(0,\)"),
+    ("k", lambda _: recall_at_k(X, X, ks=(0,)), ValueError, r"`ks` must be a list of positive integers.* got \(0,\)"),
     ("recall block", lambda _: recall_at_k(X, X, block_size=0), ValueError, "must be a positive number of rows, got 0"),
     ("recall nan", lambda _: recall_at_k(X / 0, X), ValueError, "features with NaN or inf have no nearest neighbors"),
     ("margin nan", lambda _: margin(X, X / 0), ValueError, "features with NaN or inf have no nearest neighbors"),

@@ -1,4 +1,4 @@
-"""`deep-lora predict`: classes, numbers, tags, texts or completed entries for new data, by a finished run."""
+"""`deep-lora predict`: classes, numbers, tags, texts or completed entries for new data, with a finished run."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_entries_of_known_rows_and_columns_are_refused_by_fold_in_and_other_shap
     with pytest.raises(NotFittedError):
         MatrixCompletion().fold_in([0], [0], [1.0])
     of_pairs = MatrixCompletion(**SETTINGS).fit(np.c_[[0, 1, 2], [0, 1, 4]], [1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="X has 3 columns, and the fitted matrix 5; pass those"):
+    with pytest.raises(ValueError, match="X has 3 columns, and the fitted matrix 5; pass the same columns"):
         of_pairs.transform(np.ones((3, 3)))
 
 
@@ -214,7 +214,7 @@ def test_a_column_of_which_nothing_is_known_is_not_filled():
     data = DATA.copy()
     data[:, 4] = np.nan
     model = MatrixCompletion(**SETTINGS).fit(data)
-    with pytest.raises(ValueError, match="of column 4 nothing was observed in the fit, so nothing says"):
+    with pytest.raises(ValueError, match="column 4 had no observations in the fit, so its missing entries"):
         model.transform(data)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
+
 import numpy as np
+import pandas
 import pytest
 from scipy.sparse import coo_matrix, csr_matrix
 
@@ -12,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 from dmf import MatrixCompletion
 from dmf.completion.settings import RULES
-from tests.dmf.completion.cases import ratings, triplets
+from tests.dmf.completion.cases import low_rank, ratings, triplets
 from tests.fresh_process import run_python
 
 ROWS, COLS, VALUES = triplets(ratings())
@@ -163,7 +167,7 @@ def test_a_shape_that_the_entries_cannot_fill_is_refused_and_ids_that_no_index_r
     text = r"observed entries is nearly all empty, and each row and column takes memory; number .*numpy\.unique"
     with pytest.raises(ValueError, match=text):
         model().fit(ROWS + 76_561_198_000_000_000, COLS, VALUES, shape=(10**17, 10**17))
-    with pytest.raises(ValueError, match="rows go up to 18446744073709551615, which no index reaches; pass them as"):
+    with pytest.raises(ValueError, match="rows go up to 18446744073709551615, beyond 64-bit integers; pass them as"):
         model().fit(np.array([0, 2**64 - 1], np.uint64), [0, 1], [1.0, 2.0])
 
 
@@ -239,3 +243,56 @@ def test_the_rest_of_dmf_needs_none_of_the_extra_packages():
     )
     assert "MatrixCompletion needs the package" in told and 'pip install "deep-lora[completion]"' in told
     assert "module 'dmf' has no attribute 'Missing'" in told
+
+
+LISTED = np.stack([ROWS, COLS, np.ones(len(ROWS))], axis=1)
+WORDS = pandas.DataFrame({"user": ["ann", "bob"], "film": ["Alien", "Brazil"], "stars": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ((LISTED,), r"the first two hold whole numbers.*pass them one by one: fit\(X\[:, 0\], X"),
+        ((np.diag(np.arange(8.0) + 1),), "88% of X is zero and nothing is missing, so zeros count as observed"),
+        ((ROWS, COLS, np.ones(len(ROWS))), "observed values are 1, so every prediction is, and recommendations"),
+    ],
+)
+def test_data_that_are_probably_something_else_are_warned_of(data, text) -> None:
+    with pytest.warns(UserWarning, match=text):
+        model().fit(*data)
+
+
+def test_a_usual_matrix_and_usual_triplets_give_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = model().fit(ROWS, COLS, VALUES)
+        model().fit(ratings())
+        model().fit(low_rank(20, 3))
+        model().fit(np.eye(8))  # choices, 1 and 0
+        fitted.predict([0, 99], [99, 0])
+
+
+def test_predictions_for_swapped_ids_are_warned_of() -> None:
+    fitted = model().fit(["ann", "ann", "bob"], ["Alien", "Brazil", "Alien"], [5, 1, 4])
+    with pytest.warns(UserWarning, match="none of these rows and none of these columns was in the fit"):
+        fitted.predict(["Alien", "Brazil"], ["ann", "bob"])
+
+
+def test_text_in_a_matrix_and_columns_in_different_orders_are_refused() -> None:
+    with pytest.raises(ValueError, match="X alone is read .*'ann'.*; pass ids and values one by one, such as"):
+        model().fit(WORDS)
+    with pytest.raises(ValueError, match="have the same index in different orders, and entries are paired by position"):
+        model().fit(WORDS["user"], WORDS["film"], WORDS["stars"][::-1])
+    by_position = model().fit(WORDS["user"][::-1], WORDS["film"][::-1], WORDS["stars"][::-1].to_numpy())
+    assert by_position.column_ids_.tolist() == ["Alien", "Brazil"]
+
+
+def test_an_entry_that_is_given_twice_is_named_by_its_ids() -> None:
+    with pytest.raises(ValueError, match=r"the first is \(bob, Alien\); keep one") as caught:
+        model().fit(["bob", "ann", "bob"], ["Alien", "Brazil", "Alien"], [1.0, 2.0, 3.0])
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_items_that_are_like_several_are_asked_for_one_by_one() -> None:
+    with pytest.raises(ValueError, match=r"item must be one id, got \[1, 2\]; call this for each"):
+        model().fit(ROWS, COLS, VALUES).similar_items([1, 2])

@@ -109,9 +109,8 @@ def test_questions_without_an_answer_are_refused(model):
     for users in ([[0, 1]], []):
         with pytest.raises(ValueError, match="users must be one id or a list of them, got an array of shape"):
             model.recommend(users)
-    for item in (99, [1, 2]):
-        with pytest.raises(ValueError, match=r"has no factors: it has no observations, or .*`fold_in` observations"):
-            model.similar_items(item)
+    with pytest.raises(ValueError, match=r"has no factors: it has no observations, or .*`fold_in` observations"):
+        model.similar_items(99)
     for call in (MatrixCompletion().recommend, MatrixCompletion().similar_items):
         with pytest.raises(NotFittedError):
             call(0)

@@ -96,6 +96,8 @@ BAD = [
     (lambda _: Centering.fit({"a": TRAIN[0], "b": TRAIN[1] * np.nan}), ValueError, "features of 'b' hold NaN or inf"),
     (lambda _: Centering.fit({"a": TRAIN[0], "b": TRAIN[1][:1]}), ValueError, "'b' has 1, and at least two are"),
     (lambda _: Centering.fit(FEATURES).apply("audio", TEST[0]), ValueError, "the alignment was fitted for .*audio"),
+    (lambda _: Centering.fit(FEATURES).apply(TEST[0], "image"), ValueError, "not for a .*; the name comes first"),
+    (lambda _: Centering.fit(FEATURES).apply("image", TEST[0][0]), TypeError, r"`.astype\(float\)`, and pass one row"),
     (lambda _: Centering.fit(FEATURES).apply("image", TEST[0][:, :5]), ValueError, " was fitted with 8 features"),
     (lambda _: LinearAlignment.fit(FEATURES, "sound"), ValueError, "`onto` must be one of .*got 'sound'"),
     (lambda _: LinearAlignment.fit(FEATURES | {"text": TRAIN[1][:9]}, "text"), ValueError, "a map is fitted to pairs"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
@@ -72,6 +73,13 @@ def test_recall_both_ways_is_the_search_of_each_way() -> None:
             assert found[f"{name}_{metric}"] == expected[metric]
 
 
+def test_ids_of_a_table_and_an_array_of_ks_do() -> None:
+    owners = pandas.Series(np.arange(60) % 15, index=range(100, 160))
+    expected = recall_at_k(QUERIES[:15], POOL, y_ids=owners.to_numpy())
+    for ids in (owners, owners.astype(object), owners.to_numpy(object), torch.tensor(owners.to_numpy())):
+        assert recall_at_k(QUERIES[:15], POOL, y_ids=ids, ks=np.array([1, 5])) == expected
+
+
 def test_more_captions_than_images_need_the_rows_of_their_images_alone() -> None:
     owners = np.arange(60) % 15
     both = recall_at_k(QUERIES[:15], POOL, x_ids=np.arange(15), y_ids=owners)
@@ -118,7 +126,10 @@ BAD = [
     (lambda: search_metrics(QUERIES, POOL[:0], QUERY_IDS, []), ValueError, r"got shapes \(20, 5\) and \(0, 5\)"),
     (lambda: search_metrics(QUERIES, POOL, np.array(["a"] * 20), POOL_IDS), ValueError, "number them, for example"),
     (lambda: search_metrics(QUERIES, POOL, QUERY_IDS[:3], POOL_IDS), ValueError, "20 rows need as many integer ids"),
-    (lambda: search_metrics(QUERIES, POOL, QUERY_IDS, POOL_IDS, ks=(0,)), ValueError, "`ks` must be positive integers"),
+    (lambda: search_metrics(QUERIES, POOL, QUERY_IDS, POOL_IDS, ks=(0,)), ValueError, "list of positive integers"),
+    (lambda: recall_at_k(QUERIES, QUERIES, ks=5), ValueError, r"a list of positive integers, such as \[1, 5\], got 5"),
+    (lambda: recall_at_k(QUERIES, QUERIES, ks=np.ones(1)), ValueError, "a list of positive integers, such as"),
+    (lambda: search_metrics(QUERIES, POOL, np.array(["a"] * 20, object), POOL_IDS), ValueError, "number them, for"),
     (lambda: search_metrics(QUERIES / 0, POOL, QUERY_IDS, POOL_IDS), ValueError, "NaN or inf have no nearest"),
     (lambda: zero_shot_accuracy(POOL, QUERIES, POOL_IDS), ValueError, r"20 classes, so labels lie in \[0, 20\)"),
     (lambda: zero_shot_accuracy(POOL, QUERIES, 0 * POOL_IDS, ks=(21,)), ValueError, r"\) and k is at most that, "),

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ KINDS = {
     "lists of tensors": lambda rows, _: list(rows),
     "tuples of arrays": lambda rows, _: tuple(rows.numpy()),
     "reversed views": lambda rows, _: rows.numpy()[::-1].copy()[::-1],
+    "tables": lambda rows, _: pandas.DataFrame(rows.numpy(), index=range(40, 0, -1)),
     "doubles": lambda rows, _: rows.numpy().astype(np.float64),
     "a mapped file": lambda rows, folder: mapped(rows, folder),
 }

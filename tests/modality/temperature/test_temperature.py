@@ -106,3 +106,8 @@ def test_groups_cover_every_trained_parameter_once_and_know_a_logit_scale(repara
     assert sorted(listed) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert [len(group["params"]) for group in groups if group["lr"] == 0.1] == [1]
     assert math.isclose(model.logit_scale.item(), 2.6592, rel_tol=1e-6)
+
+
+def test_an_inverse_temperature_in_the_place_of_a_temperature_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="divides the cosines, which makes all pairs alike.*1 / value, 0.06993"):
+        Temperature(14.3)
