@@ -79,7 +79,11 @@ def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
         ),
         (lambda: neural_collapse(FEATURES, LABELS, WEIGHT / 0), ValueError, "`weight` must be a finite .classes, feat"),
         (lambda: neural_collapse(FEATURES, LABELS, WEIGHT[0]), ValueError, r"got torch.float32 of shape \(6,\)"),
-        (lambda: neural_collapse(FEATURES[:, 0], LABELS), ValueError, r"features are rows, \(n, d\), got shape \(40,\); for"),
+        (
+            lambda: neural_collapse(FEATURES[:, 0], LABELS),
+            ValueError,
+            r"features are rows, \(n, d\), got shape",
+        ),
         (lambda: nc1(FEATURES, []), ValueError, "features need a row for each label, got shapes .* and \\(0,\\)"),
         (lambda: nc1(FEATURES, LABELS[:5]), ValueError, "labels"),
         (lambda: nc1(FEATURES, LABELS.float()), TypeError, "integer"),

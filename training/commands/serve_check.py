@@ -11,8 +11,8 @@ from training.errors import UsageError, worded_as_options
 from training.names import ADAPTER, ADAPTER_CONFIG
 from training.settings.parsing import option, parse
 
-DESCRIPTION = """Say for PEFT, transformers, sentence-transformers, vLLM, SGLang, TGI, llama.cpp and diffusers whether
-they will load an adapter, and why not.
+DESCRIPTION = """Check whether PEFT, transformers, sentence-transformers, vLLM, SGLang, TGI, llama.cpp and diffusers
+will load an adapter, and if not, why.
 
   deep-lora serve-check runs/reviews
   deep-lora serve-check runs/reviews/adapter --programs vllm sglang
