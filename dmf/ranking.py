@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -32,13 +32,19 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
         k: how many items of each list count.
 
     Raises:
-        ValueError: if the two are not of equal length, k is not a positive integer, a list names an item twice, no user
-            has a relevant item, a user's items are not a collection, or ids are text on one side and numbers on the
-            other.
+        ValueError: if the two are not lists of equal length, k is not a positive integer, a list names an item twice,
+            no user has a relevant item, a user's items are not a collection, or ids are text on one side and numbers
+            on the other.
 
     >>> ranking_metrics([["a", "b", "c"], ["a", "b", "c"]], [{"a"}, {"b", "c"}], k=1)
     RankingMetrics(ndcg=0.5, recall=0.5, map=0.5, users=2)
     """
+    if isinstance(recommended, Mapping) or isinstance(relevant, Mapping):
+        raise ValueError(
+            "recommended and relevant must be lists with an entry for each user, in the same order; take those "
+            "out of a dictionary by [lists[user] for user in users]"
+        )
+    recommended, relevant = list(recommended), list(relevant)  # a Series would be read by its index
     if len(recommended) != len(relevant):
         raise ValueError(
             f"there are {len(recommended)} lists of recommended items and {len(relevant)} of relevant ones; pass one "

@@ -61,7 +61,15 @@ def test_users_without_relevant_items_do_not_count_and_shorter_lists_are_cut_off
     assert ranking_metrics([["a"], ["b"]], [{"a", "z"}, []], 2)[1:] == (0.5, 0.5, 1)
 
 
+def test_tables_are_read_in_their_order_and_not_by_their_index():
+    pandas = pytest.importorskip("pandas")
+    lists = pandas.Series([[1, 2], [3, 4]], index=[1, 0])
+    assert ranking_metrics(lists, pandas.Series([{1}, {3}], index=[1, 0]), k=1).ndcg == 1.0
+
+
 def test_lists_that_cannot_be_scored_are_refused():
+    with pytest.raises(ValueError, match="must be lists with an entry for each user, in the same order; take those"):
+        ranking_metrics({"ann": [1]}, {"ann": {1}})
     with pytest.raises(ValueError, match="there are 1 lists of recommended items and 2 of relevant ones; pass one of"):
         ranking_metrics([[1]], [{1}, {2}])
     with pytest.raises(ValueError, match="k must be an integer of at least 1, got 0"):
