@@ -270,6 +270,8 @@ def _layer_svd(layer: DeepLoraLayer, adapter_name: str) -> FactorSVD:
 def _kept(svd: FactorSVD, tolerance: float) -> int:
     """Number of singular values above the tolerance (for experts the largest over them)."""
     values = svd.values
+    if values.numel() == 0:  # of a layer without inputs or outputs
+        return 0
     threshold = values.amax(dim=-1, keepdim=True) * tolerance
     return int(((values > threshold) | ((values == threshold) & (threshold > 0))).sum(-1).amax())
 

@@ -26,6 +26,7 @@ from deep_lora.tuner.heads import add_head_
 from deep_lora.tuner.loading import keep_as_configured_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.targets import check_is_called, is_target, linear_targets, warn_of_unmatched_depths
+from deep_lora.tuner.untying import part_shared_weights_
 from deep_lora.tuner.weighted import WeightedAdapters
 from deep_lora.weights.reading import weight_is_read
 from deep_lora.weights.saved import check_state
@@ -234,9 +235,11 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         return super().merge_and_unload(progressbar, safe_merge, adapter_names)
 
     def _check_merge_allowed(self) -> None:
+        """Check every layer, and part weights that others share; PEFT calls this before anything is merged."""
         super()._check_merge_allowed()
         for layer in adapted_layers(self.model).values():
             layer.check_mergeable()
+        part_shared_weights_(self.model)
 
 
 def _pattern_value(pattern: dict[str, int], key: str, default: int) -> int:

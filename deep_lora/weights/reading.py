@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dis
 import inspect
+import sys
 import threading
+from collections.abc import Collection, Iterator
 from functools import cache
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -27,6 +29,8 @@ _NOT_COMPUTING = ("init", "reset", "tie", "resize", "load", "set_", "get_")
 def weight_is_read(model: nn.Module, name: str) -> bool:
     """Tell whether a module that holds the one of that name computes with its `weight`, by its own methods' code.
 
+    It may read the weight itself, or hand the module to a method of the model that does.
+
     >>> weight_is_read(nn.Sequential(nn.MultiheadAttention(4, 2)), "0.out_proj")
     True
     >>> weight_is_read(nn.Sequential(nn.Linear(2, 2)), "0")
@@ -34,49 +38,95 @@ def weight_is_read(model: nn.Module, name: str) -> bool:
     """
     parts = name.split(".")
     owner: Any = model
+    handed_over = False
     for depth in range(len(parts)):
         if owner is None:
             return False
         inside = "." + ".".join(parts[depth:])
         kind: Any = type(owner)
-        if any(inside.endswith(f".{read}") for read in _weights_read_by(kind)):
+        methods = _methods(kind)
+        if _ends_with_any(inside, methods.read):
             return True
+        handed_over |= _ends_with_any(inside, methods.handed_over)
         owner = owner._modules.get(parts[depth])
-    return False
+    kinds: set[Any] = {type(module) for module in model.modules()} if handed_over else set()
+    return any(_methods(kind).read_an_argument for kind in kinds)
+
+
+def _ends_with_any(inside: str, names: Collection[str]) -> bool:
+    return any(inside.endswith(f".{name}") for name in names)
+
+
+class _Methods(NamedTuple):
+    """What the methods of a class do with modules: their dotted names, as attributes of `self` or of a local.
+
+    Attributes:
+        read: those of which they read the weight.
+        handed_over: those that they load without calling them.
+        read_an_argument: whether they read the weight of a module that they are given.
+    """
+
+    read: frozenset[str]
+    handed_over: frozenset[str]
+    read_an_argument: bool
 
 
 @cache
-def _weights_read_by(kind: Any) -> frozenset[str]:
-    """The dotted names of modules of which methods of that class read the weight."""
-    found: set[str] = set()
+def _methods(kind: Any) -> _Methods:
+    read: set[str] = set()
+    handed_over: set[str] = set()
+    read_an_argument = False
     for ancestor in kind.__mro__:
         if ancestor is nn.Module:
             break
         for name, method in vars(ancestor).items():
             if isinstance(method, FunctionType) and not any(word in name for word in _NOT_COMPUTING):
-                found.update(_reads(inspect.unwrap(method).__code__))
-    return frozenset(found)
+                code = inspect.unwrap(method).__code__
+                for chain in _chains(code):
+                    read.update(_read_in(chain.names))
+                    if chain.root == "self" and not chain.is_called:
+                        handed_over.add(".".join(chain.names))
+                    read_an_argument |= chain.root in code.co_varnames[1 : code.co_argcount] and _is_read(chain.names)
+    return _Methods(frozenset(read), frozenset(handed_over), read_an_argument)
 
 
-def _reads(code: CodeType) -> set[str]:
-    """`a.b` for each `self.a.b.weight` in the code of a function, unless only its dtype or the like is asked for."""
-    found: set[str] = set()
+class _Chain(NamedTuple):
+    """`root.a.b`, and whether it is called at once."""
+
+    root: str
+    names: list[str]
+    is_called: bool
+
+
+def _chains(code: CodeType) -> Iterator[_Chain]:
+    """Every chain of attributes in the code of a function and of those inside it."""
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            found.update(_reads(inner))
-    chain: list[str] = []
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            chain.append(instruction.argval)
+            yield from _chains(inner)
+    root, names, is_called = "", list[str](), False
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            names.append(step.argval)
+            is_called = step.opname == "LOAD_METHOD" or sys.version_info >= (3, 12) and bool((step.arg or 0) & 1)
             continue
-        found.update(_read_in(chain))
-        chain = []
-    return found | _read_in(chain)
+        if names:
+            yield _Chain(root, names, is_called)
+        root, names = "", []
+        if step.opname.startswith("LOAD_FAST"):
+            root = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
+    if names:
+        yield _Chain(root, names, is_called)
 
 
-def _read_in(chain: list[str]) -> set[str]:
-    at = chain.index("weight") if "weight" in chain else 0
-    return set() if at == 0 or chain[at + 1 : at + 2] and chain[at + 1] in _QUERIES else {".".join(chain[:at])}
+def _read_in(names: list[str]) -> set[str]:
+    """`a.b` if these are the names of `self.a.b.weight`, unless only its dtype or the like is asked for."""
+    at = names.index("weight") if "weight" in names else 0
+    return {".".join(names[:at])} if at > 0 and _is_read(names[at:]) else set()
+
+
+def _is_read(names: list[str]) -> bool:
+    """Tell whether these are the names of `module.weight` that is computed with."""
+    return names[0] == "weight" and not (names[1:2] and names[1] in _QUERIES)
 
 
 class ReadWeight:

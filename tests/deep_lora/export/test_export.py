@@ -172,3 +172,14 @@ def test_a_path_that_is_a_file_is_refused(tmp_path) -> None:
     with pytest.raises(NotADirectoryError, match="taken is a file; save_as_lora needs the name of a directory"):
         save_as_lora(tmp_path / "taken", trained("linear")[2])
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_outputs_is_exported_with_the_others() -> None:
+    model = adapt(
+        nn.ModuleDict({"empty": nn.Linear(4, 0), "full": nn.Linear(4, 4)}), r=2, target_modules=["empty", "full"]
+    )
+    disturb_(model)
+    config, state_dict = to_lora(model)
+    assert config.r == 2 and state_dict["base_model.model.empty.lora_B.weight"].shape == (0, 2)
+    assert state_dict["base_model.model.empty.lora_A.weight"].shape == (2, 4)

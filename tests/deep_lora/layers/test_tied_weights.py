@@ -15,6 +15,8 @@ from transformers import (
     BartModel,
     BertConfig,
     BertForMaskedLM,
+    BlipConfig,
+    BlipForConditionalGeneration,
     DistilBertConfig,
     DistilBertForMaskedLM,
     ElectraConfig,
@@ -222,3 +224,50 @@ def test_tying_to_an_embedding_that_is_excluded_is_refused() -> None:
 def test_tying_needs_an_adapter_on_the_embedding() -> None:
     with pytest.raises(ValueError, match="shares the adapter of the input embedding, .* none; do not exclude it"):
         adapt(gpt2(), r=4, target_modules=["lm_head"], exclude_modules=["wte"], ensure_weight_tying=True)
+
+
+def blip() -> BlipForConditionalGeneration:
+    """Its `get_output_embeddings` finds nothing, so "all-linear" adapts the head, which is tied."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": VOCABULARY, "max_position_embeddings": 16, "encoder_hidden_size": 8, "bos_token_id": 1}
+    vision = {"image_size": 8, "patch_size": 4}
+    config = BlipConfig(text_config=sizes | text, vision_config=sizes | vision, projection_dim=8)
+    return BlipForConditionalGeneration(config)
+
+
+SHARED = {
+    "head": (lambda: llama(tie_word_embeddings=True), ["lm_head"], {}),
+    "embedding": (lambda: llama(tie_word_embeddings=True), ["embed_tokens"], {}),
+    "both, each for itself": (lambda: llama(tie_word_embeddings=True), TARGETS, {}),
+    "BERT's head": (lambda: BertForMaskedLM(BertConfig(**SMALL)), ["decoder"], {}),
+    "BLIP's head": (blip, "all-linear", {"pixel_values": torch.ones(1, 3, 8, 8).expand(len(ids()), 3, 8, 8)}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", SHARED)
+def test_merging_one_user_of_a_shared_weight_leaves_the_others_as_they_were(case: str, tmp_path) -> None:
+    build, targets, more = SHARED[case]
+    torch.manual_seed(0)
+    model = adapt(build(), r=4, target_modules=targets, init_weights=False).eval()
+    inputs = {"input_ids": ids()} | more
+
+    def outputs(of) -> torch.Tensor:
+        with torch.no_grad():
+            return of(**inputs).logits
+
+    with model.disable_adapter():
+        before = outputs(model)
+    wanted = outputs(model)
+    tolerance = {"rtol": 0, "atol": 1e3 * torch.finfo(torch.float32).eps * wanted.abs().max().item()}
+    assert not torch.allclose(wanted, before, **tolerance)
+    with pytest.warns(UserWarning, match="a weight of its own: it was shared with a module"):
+        model.merge_adapter()
+    assert torch.allclose(outputs(model), wanted, **tolerance)
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        assert torch.allclose(outputs(model), before, **tolerance)
+    merged = model.merge_and_unload()
+    assert torch.allclose(outputs(merged), wanted, **tolerance)
+    merged.save_pretrained(tmp_path)
+    assert torch.allclose(outputs(type(merged).from_pretrained(tmp_path).eval()), wanted, **tolerance)

@@ -36,6 +36,41 @@ class Reader(nn.Module):
         return self.d(self.c(torch.tanh(x)).to(self.d.weight.dtype))
 
 
+class Lookup(nn.Module):
+    """Reads the weight of the layer that it is given."""
+
+    def forward(self, x: Tensor, table: nn.Module) -> Tensor:
+        return x @ table.weight.t()
+
+
+class Giver(nn.Module):
+    """Hands `table` to a module that reads its weight, over another one, and `bias` to a method of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.bias, self.called = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.lookup = Lookup()
+
+    def _looked_up(self, x: Tensor, layer: nn.Module, bins: int) -> Tensor:
+        return x + layer.weight[:, torch.arange(bins)]
+
+    def _passed_on(self, x: Tensor, layer: nn.Module) -> Tensor:
+        return self.lookup(x, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(self._looked_up(self._passed_on(x, self.table), self.bias, 6))
+
+
+def layoutlm() -> nn.Module:
+    """Looks the weights of its `rel_pos_bias` up without a gradient."""
+    config = transformers.LayoutLMv3Config(
+        vocab_size=41, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=16, coordinate_size=2, shape_size=4, visual_embed=False, rel_pos_bins=8,
+        rel_2d_pos_bins=8, pad_token_id=0,
+    )  # fmt: skip
+    return transformers.LayoutLMv3Model(config)
+
+
 def encoder(batch_first: bool = True, nested: bool = False, **settings: Any) -> nn.Module:
     layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=batch_first, **settings)
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested)
@@ -84,6 +119,7 @@ def mobilebert() -> nn.Module:
 X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
 CASES: dict[str, tuple[Any, Any, Any]] = {
     "reader": (Reader, torch.eye(6), ["a", "inner", "c", "d", "table", "kernel"]),
+    "giver": (Giver, torch.eye(6), ["table", "bias", "called"]),
     "encoder": (encoder, X, ["linear1", "linear2", "out_proj"]),
     "encoder gelu": (lambda: encoder(norm_first=True, activation="gelu"), X, ["linear1", "linear2"]),
     "attention": (Attention, X, ["out_proj"]),
@@ -125,6 +161,30 @@ def test_what_is_read_holds_the_update_in_training_evaluation_and_merged(name: s
     merged = numbers(model.merge_and_unload()(x))
     torch.testing.assert_close(merged, adapted, **close)
     assert (merged - plain).abs().max() > 1e-3 * plain.abs().max()
+
+
+def test_a_lookup_without_a_gradient_holds_the_update_too() -> None:
+    torch.manual_seed(0)
+    base = layoutlm().eval()
+    plain = numbers(base(IDS)).detach()
+    model = adapt(base, r=2, target_modules=["rel_pos_bias"], init_weights=False)
+    disturb_(model, scale=3.0)
+    adapted = numbers(model(IDS)).detach()
+    assert (adapted - plain).abs().max() > 1e-4
+    torch.testing.assert_close(numbers(model.merge_and_unload()(IDS)), adapted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_module_that_is_handed_over_where_nobody_reads_weights_is_not_taken_to_be_read() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    model = adapt(Checkpointed(), r=2, target_modules=["inner"], init_weights=False)
+    assert layers_of(model)[0].weight is layers_of(model)[0].get_base_layer().weight
 
 
 def test_padded_batches_of_an_encoder_with_nested_tensors_hold_the_update() -> None:
