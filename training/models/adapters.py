@@ -34,9 +34,8 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
         base: the model; layers that its checkpoint did not have are trained whole and saved.
 
     Raises:
-        UsageError: a value does not fit, no layer has a name that was passed, or a file describes no method.
+        UsageError: a value does not fit, or the file of another method does not describe one.
     """
-    require_layers(arguments, base.model)
     heads = PEFT_HEADS if peft_task == "TOKEN_CLS" else ()  # PEFT itself names them too late for LoRA to spare them
     whole = _outermost([*(arguments.modules_to_save or []), *base.new_modules, *heads]) or None
     try:
@@ -54,13 +53,18 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
         raise UsageError(f"the adapter cannot be set up: {reason_of(error)}") from error
 
 
-def require_layers(arguments: AdapterArguments, model: nn.Module) -> None:
-    """Raise if a layer was named that the model does not have: PEFT leaves such a name out if others fit.
+def require_layers(arguments: AdapterArguments, *models: nn.Module) -> None:
+    """Raise if a layer was named that there is not: PEFT leaves such a name out if others fit.
+
+    Args:
+        arguments: with the names.
+        *models: one, or two towers, of which one may have the layer.
 
     Raises:
         UsageError: the text names the option and the layers that there are.
     """
-    known = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+    modules = [name for model in models for name, _ in model.named_modules()]
+    known = [*modules, *(name for model in models for name, _ in model.named_parameters())]
     targets = _targets(arguments.target_modules)
     for option, names in (
         ("target_modules", [] if isinstance(targets, str) else targets),
@@ -71,7 +75,7 @@ def require_layers(arguments: AdapterArguments, model: nn.Module) -> None:
             if not any(own == name or own.endswith(f".{name}") for own in known):
                 raise UsageError(
                     f"--{option} got {name!r}, and no layer of the model is called so; its layers are called "
-                    f"{_shortened([own for own, module in model.named_modules() if own and own[-1].isalpha()])}"
+                    f"{_shortened([own for own in modules if own[-1:].isalpha()])}"
                 )
 
 

@@ -7,7 +7,7 @@ from peft import PeftModel
 from collapse import normalize_classifier_
 from training.errors import UsageError
 from training.job import Job
-from training.models.adapters import adapter_config, add_adapter
+from training.models.adapters import adapter_config, add_adapter, require_layers
 from training.models.loading import load_base, prepare_base, quantization_config
 from training.models.precision import train_in_full_precision
 
@@ -24,6 +24,7 @@ def build_adapted(job: Job) -> PeftModel:
             normalize_classifier_(base.model, job.head.head_scale)
         except ValueError as error:
             raise UsageError(f"--normalized_head: {error}") from error
+    require_layers(job.adapter, base.model)
     config = adapter_config(job.adapter, job.task.peft_task, base)
     prepared = prepare_base(
         base,

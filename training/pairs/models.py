@@ -14,7 +14,7 @@ from modality import ContrastiveModel, DualEncoder
 from modality.models import output_mask, tower_features
 from training.errors import UsageError
 from training.job import Job
-from training.models.adapters import adapter_config, add_adapter, own_parameters
+from training.models.adapters import adapter_config, add_adapter, own_parameters, require_layers
 from training.models.loading import Base, load_base, prepare_base, quantization_config
 from training.models.precision import train_in_full_precision
 from training.pairs.method import make_temperature
@@ -61,6 +61,7 @@ def _joint_model(job: Job) -> ContrastiveModel:
               if off for name in names]  # fmt: skip
     scale = getattr(model, "logit_scale", None)
     own = None if scale is None else math.exp(-scale.float().item())
+    require_layers(job.adapter, model)
     adapted = _adapted(job, base, frozen)
     return ContrastiveModel(adapted, temperature=make_temperature(job.method, own), **_objective(job))
 
@@ -74,6 +75,7 @@ def _two_towers(job: Job) -> DualEncoder:
     pooling = (settings.text_pooling if texts else settings.image_pooling, settings.text_pooling)
     names: Any = tower_names(settings, data)
     towers = [_tower(job, *options) for options in zip(names, frozen, pooling, strict=True)]
+    require_layers(job.adapter, *towers)
     widths = _widths(job, towers, pooling)
     width = widths[0] if settings.projection == "none" else settings.embedding_width
     return DualEncoder(

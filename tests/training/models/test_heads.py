@@ -1,4 +1,4 @@
-"""New heads of a quantized base are trained whole, so they must stay in full precision."""
+"""New heads of a quantized base stay in full precision, as they are trained whole; names of layers are checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 import torch
 from transformers import DistilBertConfig, DistilBertModel
 
+from training.errors import UsageError
+from training.models.adapters import require_layers
 from training.models.loading import load_base
+from training.settings.adapter import AdapterArguments
 from training.settings.common import ModelArguments
 
 SMALL = {"vocab_size": 8, "dim": 64, "hidden_dim": 64, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 8}
@@ -27,3 +30,15 @@ def test_heads_with_a_bias_are_not_quantized(tmp_path) -> None:
         assert {type(model.get_submodule(name)) for name in new} == {torch.nn.Linear}
         quantized = model.distilbert.transformer.layer[0].attention.q_lin
         assert not quantized.weight.is_floating_point()
+
+
+def test_a_name_that_one_of_two_towers_has_is_enough() -> None:
+    first, second = (
+        torch.nn.ModuleDict({"query": torch.nn.Linear(2, 2)}),
+        torch.nn.ModuleDict({"c_attn": torch.nn.ReLU()}),
+    )
+    names = AdapterArguments(target_modules=["query", "c_attn"])
+    require_layers(names, first, second)
+    with pytest.raises(UsageError, match="--target_modules got 'c_attn', and no layer of the model is called so; its"):
+        require_layers(names, first)
+    require_layers(AdapterArguments(target_modules=["que.*"]), first)  # a regular expression, which PEFT checks
