@@ -48,7 +48,7 @@ def load_splits(
     if data.dataset is None:
         raise UsageError("no training data were named; pass --dataset with a file, a folder or a name on the Hub")
     if len({one.name for one in wanted}) < len(wanted):
-        options = ", ".join(one.option for one in wanted)
+        options = ", ".join(dict.fromkeys(one.option for one in wanted))
         raise UsageError(f"the columns {[one.name for one in wanted]} must differ; choose with {options}")
     refuse_unused(data, [data.dataset, data.validation_data, data.test_data])
     loaded = read_source(data.dataset, data, config=data.dataset_config, images=images)

@@ -171,11 +171,22 @@ def _callbacks(job: Job, model: nn.Module) -> list[TrainerCallback]:
 
 
 def _encode(splits: Splits, processor: Any, *, columns: list[str], label: str | None) -> Splits:
-    """Rename the columns as the collator knows them; texts and images are encoded batch by batch."""
+    """Rename the columns as the collator knows them; texts and images are encoded batch by batch.
+
+    Raises:
+        UsageError: all pairs of a split show the same.
+    """
     encoded = {}
     for name, split in splits.items():
         named = split.select_columns(columns).rename_columns(dict(zip(columns, (X, Y), strict=True)))
-        encoded[name] = named.add_column(IDS, numbers_of(split, [label] if label else columns))
+        numbers = numbers_of(split, [label] if label else columns)
+        if len(split) > 1 and not np.ptp(numbers):
+            linked = f"all have the same {label!r}" if label else "they are linked by pictures and texts in common"
+            raise UsageError(
+                f"the {len(split)} pairs of the {name} data show one thing ({linked}), so nothing can be contrasted; "
+                "pass other data, or --label_column with what each pair shows"
+            )
+        encoded[name] = named.add_column(IDS, numbers)
         if name != "train":
             sides = [np.unique(_entries(split, column), return_inverse=True)[1] for column in columns]
             shown = numbers_of(split, [label]) if label else np.arange(len(split))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from training.reading.kinds import Column, Typed
+from training.reading.kinds import Column, Typed, is_blank
 
 ROLES = ("system", "user", "assistant", "tool")
 _OPENAI = {"developer": "system"} | {role: role for role in ROLES}
@@ -122,7 +122,7 @@ def _turn(number: int, one: Any) -> dict[str, Any]:
     if "tool_calls" in kept:
         kept["tool_calls"] = _calls(number, role, kept["tool_calls"])
     content = _content(number, one.get("value" if shared else "content"), calls=bool(kept.get("tool_calls")))
-    if not content.strip() and not kept.get("tool_calls"):
+    if is_blank(content) and not kept.get("tool_calls"):
         raise _Unsound(f"turn {number}, of the {role}, is empty")
     return {"role": role, "content": content} | kept
 
@@ -224,8 +224,10 @@ def _tools(value: Any) -> list[dict[str, Any]]:
 def _text(value: Any, what: str = "it", *, empty: bool = False) -> str:
     if not isinstance(value, str):
         raise _Unsound(f"{what} must be a text, not {_kind(value)}")
-    if not empty and not value.strip():
+    if not empty and is_blank(value):
         raise _Unsound(f"{what} is empty")
+    if "\0" in value:
+        raise _Unsound(f"{what} holds a NUL character, which no text has; drop it, or make the file again")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise _Unsound(f"{what} holds half of a surrogate pair, which is not a character; save the file again as UTF-8")
     return value

@@ -221,13 +221,17 @@ def preference_of(row: dict[str, Any]) -> tuple[Turns, Turns, Turns]:
     chosen, rejected = (_as_turns(one, "assistant") for one in sides.values())
     known = prompts["chosen"] or []
     answers = [one[len(known) :] if one[: len(known)] == known else one for one in (chosen, rejected)]
-    if answers[0] == answers[1]:
+    if _stripped(answers[0]) == _stripped(answers[1]):
         raise Unfit(f"columns 'chosen' and 'rejected' hold the same answer, {shown(sides['chosen'])}; drop such rows")
     for name, turns in (("chosen", answers[0]), ("rejected", answers[1]), ("prompt", known)):
         if any(one.keys() - {"role", "content"} for one in turns):
             place = name if name in held else "chosen"
             raise Unfit(f"column {place!r} calls tools, or thinks, which --task dpo does not take; drop such rows")
     return known, answers[0], answers[1]
+
+
+def _stripped(turns: Turns) -> Turns:
+    return [one | {"content": one["content"].strip()} for one in turns]
 
 
 def _prompt_of(held: dict[str, Any], side: str | Turns) -> Turns | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -119,6 +120,12 @@ def _names(counts: dict[str, Counter[str]], data: TextDataArguments) -> list[str
         told = "--label_columns names" if data.label_columns else f"column {column!r} holds"
         raise UsageError(f"{told} {len(names)} label ({names}); at least 2 are needed")
     tell_of_alike(names, column)
+    if never := [name for name in names if not counts["train"][name]]:
+        warnings.warn(
+            f"no row of the train data has the label {', '.join(map(repr, never[:5]))}, so it cannot be learned "
+            f"({len(never)} such labels of {len(names)})",
+            stacklevel=3,
+        )
     for split, found in counts.items():
         if unknown := sorted(found.keys() - set(names)):
             raise UsageError(f"the {split} data hold labels that the training data do not have: {unknown[:5]}")

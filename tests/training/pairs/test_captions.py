@@ -16,9 +16,9 @@ from datasets import Dataset, Image
 from tests.training import tiny
 from training.data import load_splits
 from training.errors import UsageError
-from training.pairs.arguments import PairDataArguments
+from training.pairs.arguments import MethodArguments, PairDataArguments
 from training.pairs.captions import one_caption_a_row, recall_of_entries
-from training.pairs.task import first_entries, numbers_of, pair_columns
+from training.pairs.task import first_entries, numbers_of, pair_columns, pair_task
 from training.samples import held_out_groups, held_out_rows
 
 
@@ -164,3 +164,16 @@ def test_captions_of_a_picture_stay_on_one_side(tmp_path) -> None:
     path.write_text("\n".join([lines[0], *(f"{lines[1].split(',')[0]},text {n}" for n in range(6))]))
     with pytest.raises(UsageError, match="all rows show the same, so that none can be held out; pass more"):
         load_splits(data, pair_columns(data), groups=groups)
+
+
+def test_pairs_that_all_show_the_same_have_nothing_to_contrast(tmp_path) -> None:
+    pictures = [{"bytes": None, "path": path} for path in "abc"]
+    split = Dataset.from_dict({"image": pictures, "text": ["a film", "a  film ", "a film"], "kind": ["x", "x", "x"]})
+    for label, told in ((None, "linked by pictures and texts in common"), ("kind", "all have the same 'kind'")):
+        task = pair_task(
+            {"train": split, "validation": split},
+            PairDataArguments(second_text_column="image", label_column=label),
+            MethodArguments(), seed=0, batch=2,
+        )  # fmt: skip
+        with pytest.raises(UsageError, match=f"the 3 pairs of the train data show one thing .{told}., so nothing"):
+            task.encode(task.splits, None)

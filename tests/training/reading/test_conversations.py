@@ -106,13 +106,17 @@ ROWS: dict[str, tuple[dict, str]] = {
     "tools that are a number": ({"messages": [U, A], "tools": [3]}, "tools are a list of objects, each the"),
     "tools that are not JSON": ({"messages": [U, A], "tools": "f()"}, "a list of tools should be JSON, and is not"),
 }  # fmt: skip
+MESSAGES |= {
+    "a NUL character": ([U, A | {"content": "a\0"}], "holds a NUL character, which no text has; drop it, or make"),
+    "an answer that cannot be seen": ([U, A | {"content": "\u200b"}], "turn 2, of the assistant, is empty"),
+}
 PREFERENCES: dict[str, tuple[dict, str]] = {
     "no prompt": (
         {"chosen": "a", "rejected": "b"},
         "holds 'a', and there is no prompt; add the column 'prompt', or write both answers as whole",
     ),
     "the same answer": (
-        {"prompt": "a", "chosen": "b", "rejected": "b"},
+        {"prompt": "a", "chosen": "b", "rejected": "b "},
         "rows.jsonl: columns 'chosen' and 'rejected' hold the same answer, 'b'; drop such rows",
     ),
     "other prompts": (

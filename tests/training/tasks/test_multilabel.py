@@ -131,3 +131,9 @@ def test_labels_that_training_does_not_have_are_refused() -> None:
     other = Dataset.from_dict({"text": ["a"], "label": [["c"]]})
     with pytest.raises(UsageError, match=r"the validation data hold labels that the training .* not have: \['c'\]"):
         multilabel({"train": train, "validation": other}, TextDataArguments())
+
+
+def test_a_label_that_no_training_row_has_is_told() -> None:
+    data = Dataset.from_dict({"text": ["x"] * 2, "a": [True, False], "b": [False, False]})
+    with pytest.warns(UserWarning, match="no row of the train data has the label 'b', so it cannot be learned .1 such"):
+        multilabel({"train": data}, TextDataArguments(label_columns=["a", "b"]))
