@@ -113,8 +113,8 @@ def _turn(number: int, one: Any) -> dict[str, Any]:
     role = known[name]
     if one.get("weight") not in (None, 1):
         raise _Unsound(
-            f"turn {number} has the weight {one['weight']}; every turn of the assistant is learned, so drop the weights, "
-            "and the conversations that should not count"
+            f"turn {number} has the weight {one['weight']}; every turn of the assistant is learned, so drop the "
+            "weights, and the conversations that should not count"
         )
     kept = {key: one[key] for key in _KEPT if one.get(key) is not None}
     for key in kept.keys() & {"reasoning_content", "thinking"}:

@@ -281,11 +281,16 @@ def _strings(column: Column, values: pa.ChunkedArray | Sequence[Any]) -> pa.Arra
     for row, value in enumerate(entries):
         if value is not None and not isinstance(value, str):
             raise column.wrong(row, value, "every entry must be a text")
-        if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise column.wrong(row, value, "half of a surrogate pair is not a character: save the file again as UTF-8")
-        if value is not None and "\0" in value:
-            raise column.wrong(row, value, _NUL)
+        if value is not None and (reason := broken(value)):
+            raise column.wrong(row, value, reason)
     return pa.array(entries, pa.string())
+
+
+def broken(value: str) -> str | None:
+    """Return why a text cannot be one."""
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "half of a surrogate pair is not a character: save the file again as UTF-8"
+    return _NUL if "\0" in value else None
 
 
 def empty_rows(values: pa.Array | pa.ChunkedArray) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from datasets import ClassLabel
 
-from training.reading.kinds import Column, Typed, composed, is_blank, plain
+from training.reading.kinds import Column, Typed, broken, composed, is_blank, plain
 
 NO_TAG = "-100"  # of words that have none, as torch and transformers mark them
 _COMMAS = re.compile(r"[^\s,\[\]]+(,[^\s,\[\]]+)+")  # O,B-LOC
@@ -94,21 +94,26 @@ def captions(column: Column) -> Typed:
         UsageError: column and line of a value that is neither, or of a caption that is empty.
     """
     found = column.listed()
-    parsed = [
-        _list_of(value.strip()) if isinstance(value, str) and value.strip()[:1] == "[" else None for value in found
-    ]
-    are_lists = all(listed is not None for value, listed in zip(found, parsed, strict=True) if isinstance(value, str))
-    rows: list[list[str] | None] = []
-    for row, (value, listed) in enumerate(zip(found, parsed, strict=True)):
-        entries = value
-        if isinstance(value, str):
-            if not are_lists and value.strip()[:2] in ("['", '["'):
-                raise column.wrong(row, value, "it looks like a list, but is not one, or others are not")
-            entries = listed if are_lists else None if is_blank(value) else [value]
-        if entries is not None and (not isinstance(entries, list) or not entries or any(map(_is_no_caption, entries))):
-            raise column.wrong(row, value, "it must be a caption, or a list of captions, none of them empty")
-        rows.append(entries)
+    texts = [value.strip() for value in found if isinstance(value, str)]
+    are_lists = bool(texts) and all(value[:1] == "[" and _list_of(value) is not None for value in texts)
+    rows = [_captions_of(column, row, value, are_lists) for row, value in enumerate(found)]
     return pa.array(rows, pa.list_(pa.string())), None
+
+
+def _captions_of(column: Column, row: int, value: Any, are_lists: bool) -> list[str] | None:
+    entries = value
+    if isinstance(value, str):
+        if not are_lists and value.strip()[:2] in ("['", '["'):
+            raise column.wrong(row, value, "it looks like a list, but is not one, or others are not")
+        entries = _list_of(value.strip()) if are_lists else None if is_blank(value) else [value]
+    if entries is None:
+        return None
+    if not isinstance(entries, list) or not entries or not all(isinstance(one, str) for one in entries):
+        raise column.wrong(row, value, "it must be a caption, or a list of captions, none of them empty")
+    for entry in entries:
+        if reason := "it holds an empty caption; leave that out" if is_blank(entry) else broken(entry):
+            raise column.wrong(row, value, reason)
+    return entries
 
 
 def captions_if_any(column: Column) -> Typed:
@@ -119,10 +124,6 @@ def captions_if_any(column: Column) -> Typed:
     """
     rows = captions(column)[0].to_pylist()
     return pa.array([row or [] for row in rows], pa.list_(pa.string())), None
-
-
-def _is_no_caption(entry: Any) -> bool:
-    return not isinstance(entry, str) or is_blank(entry)
 
 
 def _names_of(column: Column) -> dict[int, str]:
@@ -183,4 +184,6 @@ def _name(column: Column, row: int, entry: Any, names: dict[int, str], unit: str
         return names[entry]
     if (name := plain(entry)) is None:
         raise column.wrong(row, entry, "each entry of a list must be a text or a number")
+    if reason := broken(name):
+        raise column.wrong(row, entry, reason)
     return name

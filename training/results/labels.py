@@ -67,7 +67,7 @@ class LabelScores:
             axes.plot(self.recall[shown], places, ".", color="black", label="recall")
             axes.set_yticks(places, [f"{cut(self.names[number], 20)} ({self.counts[number]:,})" for number in shown])
             axes.set(xlim=(0, 1.02), title=f"{title} (rows with the label)")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
+            axes.figure.legend(loc="outside lower center", ncols=3)
 
 
 def label_scores(

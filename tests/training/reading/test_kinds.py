@@ -10,7 +10,7 @@ import pytest
 from tests.training.reading.reading import columns, refusal, saved, wanted
 from training.errors import UsageError
 from training.reading.kinds import MISSING_WORDS, class_name, number, text, written
-from training.reading.lists import labels, tags, words
+from training.reading.lists import captions, labels, tags, words
 from training.reading.names import find_names, number_names
 from training.reading.tables import of_data_set, typed
 from training.tasks.labels import tell_of_alike
@@ -63,6 +63,13 @@ def test_nul_characters_are_refused_in_texts_and_names_of_any_file(tmp_path) -> 
     assert "holds 'b\\x00' in row 1 (from 0) of data.parquet; no text has NUL characters" in refusal(
         tmp_path / "data.parquet"
     )
+
+
+def test_half_a_character_in_a_list_is_named(tmp_path) -> None:
+    path = saved(tmp_path / "data.jsonl", '{"label": ["a"]}\n{"label": ["b", "\\ud83d"]}\n')
+    for kind in (words, tags, labels, captions):
+        told = refusal(path, wanted(label=kind))
+        assert "in line 2 of data.jsonl; half of a surrogate pair is not a character: save the file again" in told
 
 
 def test_names_lose_what_is_unseen_at_their_ends_and_keep_the_marks_of_emojis(tmp_path) -> None:
