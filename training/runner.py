@@ -16,7 +16,7 @@ from transformers.utils import logging
 from deep_lora import DeepLoraCallback, SubspaceInitializationCallback
 from training.errors import RunError, UsageError, enough_memory, refused
 from training.job import Job, Task
-from training.models.adapters import adapted_parts, has_subspaces
+from training.models.adapters import has_subspaces
 from training.models.ends import require_ends
 from training.names import ADAPTER, TRAINABLE
 from training.results import report
@@ -28,6 +28,7 @@ from training.results.labels import label_scores
 from training.settings.common import RunArguments
 from training.trainer.losses import balanced_weights, weighted_loss
 from training.trainer.optimizer import choose_length, choose_rate, is_ruled, sharding_frameworks
+from training.trainer.refusals import refuse_empty_epoch, refuse_liger, refuse_unknown_metric
 from training.trainer.resuming import checkpoint_to_resume, facts_of, progress
 from training.trainer.stopping import BestCheckpoint, EarlyStopping
 from training.trainer.trainer import AdapterTrainer, NonFiniteLoss, saving_error
@@ -71,12 +72,12 @@ def run_job(job: Job) -> TrainingResult:
         _warn_of_ddp(job.run)
     else:
         logging.set_verbosity_error()
-    _refuse_empty_epoch(job)
-    _refuse_unknown_metric(job)
+    refuse_empty_epoch(job)
+    refuse_unknown_metric(job)
     set_seed(job.run.seed)
     with enough_memory("pass a smaller --rank, --dtype bfloat16 or --load_in_4bit"):
         model = job.task.build_model(job)
-    _refuse_liger(job, model)
+    refuse_liger(job, model)
     choose_rate(job.run)
     choose_length(job.run, len(job.task.splits["train"]))
     is_ruled(job.adapter, model)  # a dry run refuses what cannot work too
@@ -141,34 +142,6 @@ def _checkpoint(job: Job, folder: Path, facts: dict[str, Any]) -> Path | None:
     if resume is not None and job.run.process_index == 0:
         print(f"{'resumed':>14}  {progress(resume)}", flush=True)
     return resume
-
-
-def _refuse_empty_epoch(job: Job) -> None:
-    rows, batch = len(job.task.splits["train"]), job.run.train_batch_size * job.run.world_size
-    if job.run.dataloader_drop_last and rows < batch:
-        raise UsageError(
-            f"{rows} training samples fill no batch of {batch}, and --dataloader_drop_last leaves out the rest; pass "
-            "a smaller --per_device_train_batch_size, or leave --dataloader_drop_last out"
-        )
-
-
-def _refuse_unknown_metric(job: Job) -> None:
-    """Raise if checkpoints are to be ranked by a metric that the task does not have; Trainer finds out too late."""
-    name, known = job.run.metric_for_best_model, ["loss", *job.task.scores]
-    if name is not None and name.removeprefix("eval_") not in known:
-        raise UsageError(f"--metric_for_best_model got {name!r}; the metrics of this run are {', '.join(known)}")
-
-
-def _refuse_liger(job: Job, model: nn.Module) -> None:
-    """Raise if kernels are asked for that there are not for this model; the library would train without them."""
-    if not job.run.use_liger_kernel:
-        return
-    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as known
-
-    for part in adapted_parts(model).values():
-        kind = part.get_base_model().config.model_type
-        if kind not in known:
-            raise UsageError(f"--use_liger_kernel has no kernels for models of the type {kind!r}; leave it out")
 
 
 def _save(job: Job, trainer: AdapterTrainer, folder: Path, measured: report.Measured) -> None:

@@ -137,7 +137,7 @@ def test_packages_that_an_option_needs_are_named(words, package, message, bert, 
 
 def test_a_package_that_is_missed_only_when_training_begins_is_named(bert, tmp_path, finetune, monkeypatch) -> None:
     monkeypatch.setattr("training.settings.needs.is_liger_kernel_available", lambda: True)
-    monkeypatch.setattr("training.runner._refuse_liger", lambda job, model: None)
+    monkeypatch.setattr("training.runner.refuse_liger", lambda job, model: None)
     status, printed = finetune(bert, csv(tmp_path), "--use_liger_kernel", "true")
     if importlib.util.find_spec("liger_kernel") is None:
         assert status == 2 and re.search("the training cannot start: .*pip install liger-kernel", printed), printed

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from training.errors import UsageError
-from training.runner import _refuse_liger
 from training.settings import needs
 from training.settings.common import RunArguments
+from training.trainer.refusals import refuse_liger
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,6 @@ def test_kernels_that_there_are_not_for_a_model_are_refused(monkeypatch) -> None
         job = SimpleNamespace(run=SimpleNamespace(use_liger_kernel=True))
         if refused:
             with pytest.raises(UsageError, match="has no kernels for models of the type 'bert'; leave it out"):
-                _refuse_liger(job, part)
+                refuse_liger(job, part)
         else:
-            _refuse_liger(job, part)
+            refuse_liger(job, part)
