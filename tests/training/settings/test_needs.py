@@ -59,7 +59,7 @@ def test_kernels_that_there_are_not_for_a_model_are_refused(monkeypatch) -> None
         part = SimpleNamespace(
             get_base_model=lambda kind=kind: SimpleNamespace(config=SimpleNamespace(model_type=kind))
         )
-        monkeypatch.setattr("training.runner.adapted_parts", lambda model: {"": model})
+        monkeypatch.setattr("training.trainer.refusals.adapted_parts", lambda model: {"": model})
         job = SimpleNamespace(run=SimpleNamespace(use_liger_kernel=True))
         if refused:
             with pytest.raises(UsageError, match="has no kernels for models of the type 'bert'; leave it out"):
