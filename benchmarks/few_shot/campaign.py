@@ -36,7 +36,14 @@ from benchmarks.kept_runs import RunFolder
 from benchmarks.result_files import RESULTS, SETTINGS, read_json
 
 KEPT = "runs/few_shot/kept"
-COMPARISON = ("title", "task", "baseline", "sweep_seeds", "export_tolerances")  # what makes two results one comparison
+COMPARISON = (
+    "title",
+    "task",
+    "baseline",
+    "sweep_seeds",
+    "export_tolerances",
+    "first_seed",
+)  # what makes two results one comparison
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
@@ -123,8 +130,9 @@ class Campaign:
     def compared(self, name: str) -> list[Run]:
         """List the runs on the seeds that are compared; none while the choice is open."""
         chosen = self.chosen(name)
+        first = self.settings.get("first_seed", 0)
         seeds = range(self.settings["methods"][name]["seeds"])
-        return [] if chosen is None else [Run(*chosen, seed) for seed in seeds]
+        return [] if chosen is None else [Run(*chosen, first + seed) for seed in seeds]
 
     def known(self) -> Iterator[Run]:
         """List every run that can be named by now: the sweeps, then the compared runs, seed by seed."""
@@ -160,7 +168,7 @@ def earlier_rows(settings: dict[str, Any], results: Path) -> dict[str, Row]:
     """Read from a result file of the same comparison the rows of the methods whose settings are unchanged."""
     for path in sorted(results.glob("few_shot_*.json")):
         found = read_json(path)
-        if any(found["settings"].get(field) != settings[field] for field in COMPARISON):
+        if any(found["settings"].get(field) != settings.get(field) for field in COMPARISON):
             continue
         asked, measured = settings["methods"], found["settings"]["methods"]
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -16,8 +16,10 @@ RULED, RULED_LORA = "Deep LoRA, step rule", "LoRA, step rule"
 FIXED, DEEPER = "Deep LoRA", "Deep LoRA, depth 5"  # at a rate of 3e-3, without the rule
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 FALLING = "_linear"  # how the settings end in which all rates fall to 0
+FRESH = "_fresh"  # how the settings end whose seeds were run once, after the rule had been fixed
 SEEDS = 10  # of a setting that counts in a mean over settings
 Means = dict[str, dict[float, dict[str, Any]]]
+Gaps = Callable[[str, str, str], list[float]]
 
 
 def methods_of(name: str) -> dict[str, Any]:
@@ -66,22 +68,50 @@ def with_all_rates() -> list[str]:
     return [name for name in with_all_seeds() if set(ONE_RATE) <= methods_of(name).keys()]
 
 
+def has(name: str, *methods: str) -> bool:
+    """Tell whether all of these methods ran in a setting."""
+    return (RESULTS / f"few_shot_{name}.json").is_file() and set(methods) <= methods_of(name).keys()
+
+
 def gaps(name: str, method: str, other: str) -> list[float]:
     """Subtract another method's test score from a method's, seed by seed."""
     mine, theirs = (methods_of(name)[which]["test"]["values"] for which in (method, other))
     return [ours - its for ours, its in zip(mine, theirs, strict=False)]
 
 
-def ahead(names: Sequence[str], method: str, other: str) -> dict[str, Any] | None:
+def all_gaps(name: str, method: str, other: str) -> list[float]:
+    """Return the differences of a setting and those of its fresh seeds, if it has any."""
+    more = name + FRESH
+    return gaps(name, method, other) + (gaps(more, method, other) if has(more, method, other) else [])
+
+
+def ahead(names: Sequence[str], method: str, other: str, differences: Gaps = gaps) -> dict[str, Any] | None:
     """Average the differences over settings, seed by seed, for the seeds that all of them have.
 
+    Args:
+        differences: of a setting: `gaps` or `all_gaps`.
+
     Returns:
-        Mean, interval, seeds won and seeds; None if a setting lacks a method.
+        As `summarized`; None if a setting lacks a method.
     """
     if any(not {method, other} <= methods_of(name).keys() for name in names):
         return None
-    means = [fmean(seed) for seed in zip(*[gaps(name, method, other) for name in names], strict=False)]
-    return mean_with_interval(means) | {"won": sum(gap > 0 for gap in means), "seeds": len(means)}
+    found = [differences(name, method, other) for name in names]
+    return summarized([fmean(seed) for seed in zip(*found, strict=False)])
+
+
+def overall(name: str, method: str) -> dict[str, Any]:
+    """Summarize the differences of a method to tuned LoRA, over all seeds of a setting."""
+    return summarized(all_gaps(name, method, BASELINE))
+
+
+def summarized(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, interval, seeds won and seeds.
+
+    >>> summarized([0.25, 0.25])
+    {'mean': 0.25, 'low': 0.25, 'high': 0.25, 'won': 2, 'seeds': 2}
+    """
+    return mean_with_interval(values) | {"won": sum(gap > 0 for gap in values), "seeds": len(values)}
 
 
 def best_one_rate() -> str:

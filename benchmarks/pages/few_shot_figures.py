@@ -13,6 +13,7 @@ from benchmarks.few_shot.comparisons import (
     families,
     in_points,
     methods_of,
+    overall,
     results,
     task_of,
     title,
@@ -26,12 +27,12 @@ OURS, LORA, PALE = "#1f5fa8", "#d9730d", "#e8b48a"
 
 def draw_settings(path: Path) -> None:
     """Draw differences to tuned LoRA with their intervals, setting by setting."""
-    names = sorted(in_points(), key=lambda name: methods_of(name)[RULED]["difference"]["mean"])
+    names = sorted(in_points(), key=lambda name: overall(name, RULED)["mean"])
     rival = best_one_rate()
     drawn = ((USUAL, PALE, "LoRA at 1e-3 everywhere"), (rival, LORA, f"LoRA at {rival.rpartition(', ')[2]} everywhere"))
     with figure(path, size=(8, 1.4 + 0.36 * len(names))) as (axes,):
         for method, color, label in (*drawn, (RULED, OURS, "Deep LoRA, nothing set")):
-            have = [(row, methods_of(name)[method]["difference"]) for row, name in enumerate(names)
+            have = [(row, overall(name, method)) for row, name in enumerate(names)
                     if method in methods_of(name)]  # fmt: skip
             for row, gap in have:
                 width = 2.2 if method == RULED else 1.0

@@ -11,11 +11,13 @@ from benchmarks.few_shot.comparisons import (
     LOSSES,
     RULED,
     ahead,
+    all_gaps,
     best_one_rate,
     compared,
     families,
     in_points,
     methods_of,
+    overall,
     spread,
     task_of,
     with_all_rates,
@@ -38,9 +40,9 @@ NOISY = "noisy labels, words and reviews"
 def bullets() -> str:
     """Write what Deep LoRA gives, each with one number."""
     every, rates, rival = with_all_seeds(), with_all_rates(), best_one_rate()
-    tuned, single = ahead(every, RULED, BASELINE), ahead(rates, RULED, rival)
+    tuned, single = ahead(every, RULED, BASELINE, all_gaps), ahead(rates, RULED, rival, all_gaps)
     found = families(RATE_TASKS[0], "rate ")
-    worst = min(methods_of(name)[RULED]["difference"]["mean"] for name in in_points())
+    worst = min(overall(name, RULED)["mean"] for name in in_points())
     time, memory = step_ratios()
     kept = [
         export["median_rank"]
@@ -90,7 +92,7 @@ def when() -> str:
 
 def _range(names: Sequence[str]) -> str:
     """Write the smallest and the largest mean difference."""
-    means = [100 * methods_of(name)[RULED]["difference"]["mean"] for name in names]
+    means = [100 * overall(name, RULED)["mean"] for name in names]
     return f"{min(means):+.1f} to {max(means):+.1f}" if len(means) > 1 else f"{means[0]:+.1f}"
 
 

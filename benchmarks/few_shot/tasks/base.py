@@ -28,7 +28,7 @@ class TaskSettings:
 
     Attributes:
         samples, validation, test: numbers of examples.
-        max_tokens: longer texts are left out.
+        min_tokens, max_tokens: shorter reviews and longer texts are left out.
         head_rate: of the linear head on top of the encoder, for every method; 0 freezes it at its random values.
         schedule: of all rates: "constant", or decay to 0, "linear" (Trainer's default) or "cosine".
         noise: in the training labels: the standard deviation of what is added to scores in [0, 1], or the share of
@@ -42,6 +42,7 @@ class TaskSettings:
     validation: int
     test: int
     evaluate_every: int
+    min_tokens: int = 0
     max_tokens: int = 16
     head_rate: float = 1e-3
     noise: float = 0.0

@@ -144,9 +144,10 @@ class Reviews(EncoderTask):
         super().__init__(settings)
         reviews = load_reviews()
         tokens = self.tokenizer(reviews.texts)["input_ids"]
-        short = np.array([number for number, t in enumerate(tokens) if len(t) <= settings.max_tokens])
-        self.reviews = reviews.select(short)
-        self.tokens = [tokens[number] for number in short]
+        lengths = range(settings.min_tokens, settings.max_tokens + 1)
+        chosen = np.array([number for number, t in enumerate(tokens) if len(t) in lengths])
+        self.reviews = reviews.select(chosen)
+        self.tokens = [tokens[number] for number in chosen]
 
     def split(self, seed: int) -> Parts:
         parts = split_by_seed(len(self.tokens), self.settings, seed)

@@ -7,7 +7,17 @@ import json
 import pytest
 
 from benchmarks.few_shot import comparisons
-from benchmarks.few_shot.comparisons import RULED, ahead, best_one_rate, families, gaps
+from benchmarks.few_shot.comparisons import (
+    FRESH,
+    RULED,
+    ahead,
+    all_gaps,
+    best_one_rate,
+    families,
+    gaps,
+    methods_of,
+    overall,
+)
 from benchmarks.few_shot.methods import Method
 from benchmarks.pages import __main__ as pages
 from benchmarks.pages import few_shot_tables
@@ -49,6 +59,31 @@ def test_differences_are_taken_seed_by_seed_and_then_averaged_over_settings(scor
     # the seeds that both settings have: (3 + 1) / 2 and (1 - 2) / 2 points, so 0.75 in the mean and one of two won
     assert found is not None and found["mean"] == pytest.approx(0.0075) and (found["won"], found["seeds"]) == (1, 2)
     assert ahead(["one", "two"], "LoRA, step rule", "LoRA, tuned") is None
+
+
+def test_fresh_seeds_are_counted_beside_the_first_ones(scores, monkeypatch) -> None:
+    scores["one_fresh"] = {"LoRA, tuned": {"test": {"values": [0.4]}}, RULED: {"test": {"values": [0.42]}}}
+    monkeypatch.setattr(comparisons, "has", lambda name, *methods: name in scores)
+    assert all_gaps("one", RULED, "LoRA, tuned") == pytest.approx([0.03, 0.01, 0.02])
+    assert all_gaps("two", RULED, "LoRA, tuned") == pytest.approx([0.01, -0.02, 0.1])
+    found = overall("one", RULED)
+    assert found["mean"] == pytest.approx(0.02) and (found["won"], found["seeds"]) == (3, 3)
+    means = ahead(["one", "two"], RULED, "LoRA, tuned", all_gaps)
+    assert means is not None and means["mean"] == pytest.approx(0.025) and means["seeds"] == 3
+
+
+def test_fresh_seeds_are_no_seeds_of_the_first_comparison_and_no_method_is_tuned_on_them() -> None:
+    paths = list(SETTINGS.glob(f"few_shot_*{FRESH}.json"))
+    assert len(paths) == 16
+    for path in paths:
+        asked, first = (json.loads((SETTINGS / f"{name}.json").read_text(encoding="utf8"))
+                        for name in (path.stem, path.stem.removesuffix(FRESH)))  # fmt: skip
+        chosen = methods_of(path.stem.removeprefix("few_shot_").removesuffix(FRESH))["LoRA, tuned"]["chosen"]
+        tuned = asked["methods"]["LoRA, tuned"]
+        assert asked["task"] == first["task"] and [chosen["rate"]] == tuned["rates"] and "then" not in tuned
+        assert chosen["config"] == tuned["config"]
+        assert asked["first_seed"] == max(row["seeds"] for row in asked["methods"].values()) == 10
+        assert max(row["seeds"] for row in first["methods"].values()) <= 10
 
 
 def test_the_best_single_rate_has_the_best_mean(scores, monkeypatch) -> None:
