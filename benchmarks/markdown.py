@@ -41,5 +41,8 @@ def interval(cell: Mapping[str, float] | None, factor: float = 1.0, digits: int 
     """
     if cell is None:
         return "never"
-    mean, low, high = (format(factor * cell[key], f"{sign}.{digits}f") for key in ("mean", "low", "high"))
+    mean, low, high = (
+        format(round(factor * cell[key], digits) + 0.0, f"{sign}.{digits}f")  # a rounded zero has no sign
+        for key in ("mean", "low", "high")
+    )
     return f"{mean} [{low}, {high}]"

@@ -92,7 +92,7 @@ def when() -> str:
 
 def _range(names: Sequence[str]) -> str:
     """Write the smallest and the largest mean difference."""
-    means = [100 * overall(name, RULED)["mean"] for name in names]
+    means = [round(100 * overall(name, RULED)["mean"], 1) + 0.0 for name in names]
     return f"{min(means):+.1f} to {max(means):+.1f}" if len(means) > 1 else f"{means[0]:+.1f}"
 
 
