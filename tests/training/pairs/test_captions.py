@@ -176,5 +176,7 @@ def test_pairs_that_all_show_the_same_have_nothing_to_contrast(tmp_path) -> None
             PairDataArguments(second_text_column="image", label_column=label),
             MethodArguments(), seed=0, batch=2,
         )  # fmt: skip
-        with pytest.raises(UsageError, match=f"the 3 pairs of the train data show one thing .*{told}., so nothing"):
+        with pytest.raises(
+            UsageError, match=f"the 3 pairs of the train data show one thing .*{told}., so nothing can be contrasted"
+        ):
             task.encode(task.splits, None)
