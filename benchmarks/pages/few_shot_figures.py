@@ -40,7 +40,7 @@ def draw_settings(path: Path) -> None:
                 axes.plot(100 * gap["mean"], row, "o", color=color, markersize=6 if method == RULED else 4, zorder=3)
             axes.plot([], [], "o-", color=color, label=label)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set(yticks=range(len(names)), yticklabels=list(map(title, names)), xlim=(-17, 8))
+        axes.set(yticks=range(len(names)), yticklabels=list(map(title, names)), xlim=(-21, 8))
         axes.set_xlabel("points ahead of LoRA tuned for the setting, 95 % intervals")
         axes.set_title("Nothing set, and level with a LoRA tuned for each setting", loc="right")
         axes.legend(loc="center left", frameon=False)
@@ -64,22 +64,28 @@ def draw_shapes(path: Path) -> None:
     """Draw the test score of word pairs against the rank, and against the length of the run."""
     with figure(path, columns=2, size=(4.6, 3.4), sharey=True) as (left, right):
         found = families(RANKS, "r=")
-        for family, color, label in (("LoRA, 1e-3", PALE, "LoRA at 1e-3"), ("LoRA, 3e-3", LORA, "LoRA at 3e-3"),
-                                     (RULED, OURS, "Deep LoRA")):  # fmt: skip
-            _curve(left, found[family], color, label)
+        for family, color, label, end, place in (
+            ("LoRA, 1e-3", PALE, "LoRA at 1e-3", max, (0, -22)),
+            ("LoRA, 3e-3", LORA, "LoRA at 3e-3", min, (8, -12)),
+            (RULED, OURS, "Deep LoRA", min, (0, 6)),
+        ):
+            _curve(left, found[family], color)
+            _label(left, found[family], end(found[family]), label, color, place)
         left.set(xscale="log", xlabel="rank", ylabel="SimLex-999, Spearman x 100", ylim=(50, 62))
         ranks = sorted(found[RULED])
         left.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
         names = {count: "simlex_64_linear" if count == 100 else f"simlex_64_{count}_steps_linear" for count in STEPS}
         names = {task_of(name)["steps"]: name for name in names.values() if name in results()}
         tuned = {count: _tuned(name) for count, name in names.items()}
-        _curve(right, tuned, LORA, "LoRA, best rate of each length")
-        _curve(right, {count: methods_of(name)[RULED] for count, name in names.items()}, OURS, "Deep LoRA")
+        ruled = {count: methods_of(name)[RULED] for count, name in names.items()}
+        for rows, color, label, place in ((tuned, LORA, "LoRA, best rate of each length", (0, -16)),
+                                          (ruled, OURS, "Deep LoRA", (0, 8))):  # fmt: skip
+            _curve(right, rows, color)
+            _label(right, rows, max(rows), label, color, place)
         right.set(xscale="log", xlabel="steps")
         right.set_xticks(list(names), [str(count) for count in names])
         for axes in (left, right):
             axes.minorticks_off()
-            axes.legend(frameon=False, fontsize="small", loc="lower right")
         left.set_title("Any rank will do", loc="left")
         right.set_title("So will any number of steps", loc="left")
 
@@ -94,12 +100,20 @@ def _height(row: dict[str, Any]) -> float:
     return float(100 * row["test"]["mean"])
 
 
-def _curve(axes: Any, rows: dict[float, dict[str, Any]], color: str, label: str | None = None) -> None:
+def _label(
+    axes: Any, rows: dict[float, dict[str, Any]], at: float, text: str, color: str, place: tuple[int, int]
+) -> None:
+    """Write a curve's name beside one of its points, the last one to its left."""
+    axes.annotate(text, (at, _height(rows[at])), place, color=color, textcoords="offset points",
+                  ha="right" if at == max(rows) else "left")  # fmt: skip
+
+
+def _curve(axes: Any, rows: dict[float, dict[str, Any]], color: str) -> None:
     """Draw means in points with 95 % intervals."""
     tests = [row["test"] for row in rows.values()]
     low, high = ([100 * test[end] for test in tests] for end in ("low", "high"))
     axes.fill_between(list(rows), low, high, color=color, alpha=0.15, linewidth=0)
-    axes.plot(list(rows), [_height(row) for row in rows.values()], marker="o", color=color, label=label)
+    axes.plot(list(rows), [_height(row) for row in rows.values()], marker="o", color=color)
 
 
 FIGURES: Figures = {
