@@ -23,7 +23,7 @@ LORA, TUNED = "LoRA (rate 0.001)", "LoRA (tuned rate 0.003)"
 def compare(bert, tmp_path, capsys, monkeypatch):
     """Runs the command with tiny runs in this process: (exit status, what it printed)."""
     monkeypatch.setattr("training.results.report.draw", lambda *_: None)
-    monkeypatch.setattr("training.results.classes.draw", lambda *_: None)
+    monkeypatch.setattr("training.results.classes.ClassScores.draw", lambda *_: None)
     data = tiny.save_csv(tmp_path / "reviews.csv")
 
     def run(*words: object, model=bert):
