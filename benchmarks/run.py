@@ -31,6 +31,8 @@ BENCHMARKS = {
     "completion_steps": ("studies.completion_recovery", "measure_steps_to_recover"),
     "completion_recovery": ("studies.completion_recovery", "measure_table"),
     "modality_gap": ("studies.modality_gap.comparison", "measure"),
+    "compare_command": ("studies.compare_command", "measure"),
+    "chat_run": ("studies.chat_run", "measure"),
     "mixed_pool": ("studies.mixed_pool", "measure"),
     "few_shot": ("few_shot.campaign", "measure"),
     "step_search": ("studies.step_search", "measure"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.markdown import filled
 from benchmarks.pages import (
     benchmark_tables,
+    command_line,
     few_shot_figures,
     few_shot_tables,
     measured_tables,
@@ -30,7 +31,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     FOLDER / "README.md": {**benchmark_tables.TABLES, **measured_tables.TABLES},
     DOCS / "dmf.md": recommenders.TABLES,
     DOCS / "modality.md": mixed_pool.TABLES,
-    DOCS / "few_shot.md": few_shot_tables.TABLES,
+    DOCS / "few_shot.md": {**few_shot_tables.TABLES, **command_line.COMPARED},
     DOCS / "few_shot_method.md": few_shot_tables.TABLES,
 }
 FIGURES: Figures = {**few_shot_figures.FIGURES, **method_figures.FIGURES, **recommenders.FIGURES}
