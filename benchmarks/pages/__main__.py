@@ -31,6 +31,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     FOLDER / "README.md": {**benchmark_tables.TABLES, **measured_tables.TABLES},
     DOCS / "dmf.md": recommenders.TABLES,
     DOCS / "modality.md": mixed_pool.TABLES,
+    DOCS / "chat.md": command_line.CHAT,
     DOCS / "few_shot.md": {**few_shot_tables.TABLES, **command_line.COMPARED},
     DOCS / "few_shot_method.md": few_shot_tables.TABLES,
 }

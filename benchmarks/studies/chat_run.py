@@ -31,6 +31,7 @@ from benchmarks.few_shot.tasks.language import WORDNET, Pair, load_tokenizer, un
 from benchmarks.few_shot.tasks.writing import CACHE
 from benchmarks.llama_cpp import greedy, loaded, write_base
 from benchmarks.reviews import load_reviews
+from training.names import GGUF
 from training.trainer.chat import Encoder
 
 FOLDER = Path("runs/chat")
@@ -52,10 +53,13 @@ def measure(settings: dict[str, Any], folder: Path = FOLDER) -> dict[str, Any]:
     run = train(finetune_words(settings, folder), folder / "run", settings["kill_after"])
     adapter = folder / "run" / "adapter"
     subprocess.run(
-        [sys.executable, "-m", "training", "convert", "--adapter", adapter, "--output_dir", folder, "--to", "gguf"],
+        [
+            sys.executable, "-m", "training", "convert", "--adapter", adapter, "--output_dir", folder, "--to", "gguf",
+            "--overwrite",
+        ],
         check=True,
-    )
-    return summarize(run) | compare(adapter, next(folder.glob("*.gguf")), held, settings["questions"])
+    )  # fmt: skip
+    return summarize(run) | compare(adapter, folder / GGUF, held, settings["questions"])
 
 
 def conversations(pairs: Iterable[Pair], count: int) -> list[Turns]:
@@ -125,15 +129,16 @@ def train(words: Sequence[str], folder: Path, kill_after: str) -> dict[str, Any]
 
 def summarize(run: dict[str, Any]) -> dict[str, Any]:
     """Return what the run itself says, with the drift on the reviews."""
-    drift = [entry for entry in run["log"] if "eval_general_perplexity" in entry]
-    names = ("eval_general_perplexity", "eval_general_perplexity_of_base", "eval_general_kl", "eval_update_share")
+    found = run["metrics"]["validation"]
     return {
         "samples": run["samples"],
         "steps": run["steps"],
         "resumed_from": run["resumed_from"],
         "training_loss": [[entry["step"], entry["loss"]] for entry in run["log"] if "loss" in entry],
-        "loss": run["metrics"]["validation"]["loss"],
-        "drift": {name.removeprefix("eval_"): drift[-1][name] for name in names},
+        "loss": found["loss"],
+        "drift": {
+            name: value for name, value in found.items() if name.startswith("general_") or name == "update_share"
+        },
     }
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("gguf")
 
 from benchmarks.few_shot.tasks.language import Pair
 from benchmarks.studies import chat_run
-from benchmarks.studies.chat_run import answer_row, conversations, held_answers, token_loss, train
+from benchmarks.studies.chat_run import answer_row, conversations, held_answers, summarize, token_loss, train
 from tests.training import chats, tiny
 from training.commands.finetune import TYPES, build_job
 from training.reading.conversations import turns_of
@@ -94,3 +94,12 @@ def test_an_answer_is_equal_if_its_tokens_are(tmp_path) -> None:
     row = answer_row(tokenizer, asked, [5], [6, 4], [6, 4], "good")
     assert row["equal tokens"] and row["torch"] == row["llama.cpp"] == tiny.GOOD[1] and row["base"] == tiny.GOOD[0]
     assert not answer_row(tokenizer, asked, [5], [6, 4], [6], "good")["equal tokens"]
+
+
+def test_the_drift_is_that_of_the_end() -> None:
+    log = [{"step": 0, "eval_general_kl": 0.0}, {"step": 10, "loss": 1.5}]
+    measured = {"loss": 1.2, "general_kl": 0.1, "update_share": 0.002}
+    run = {"samples": {}, "steps": 10, "resumed_from": "checkpoint-5", "log": log, "metrics": {"validation": measured}}
+    found = summarize(run)
+    assert found["drift"] == {"general_kl": 0.1, "update_share": 0.002} and found["loss"] == 1.2
+    assert found["training_loss"] == [[10, 1.5]]
