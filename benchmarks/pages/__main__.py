@@ -32,7 +32,8 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "dmf.md": recommenders.TABLES,
     DOCS / "modality.md": mixed_pool.TABLES,
     DOCS / "chat.md": command_line.CHAT,
-    DOCS / "few_shot.md": {**few_shot_tables.TABLES, **command_line.COMPARED},
+    DOCS / "training.md": command_line.COMPARED,
+    DOCS / "few_shot.md": few_shot_tables.TABLES,
     DOCS / "few_shot_method.md": few_shot_tables.TABLES,
 }
 FIGURES: Figures = {**few_shot_figures.FIGURES, **method_figures.FIGURES, **recommenders.FIGURES}

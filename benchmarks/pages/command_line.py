@@ -1,4 +1,4 @@
-"""Tables of what commands of the command line did: a chat run in `docs/chat.md`, comparisons in `docs/few_shot.md`."""
+"""Tables of what commands of the command line did: a chat run in `docs/chat.md`, comparisons in `docs/training.md`."""
 
 from __future__ import annotations
 

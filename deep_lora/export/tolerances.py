@@ -41,8 +41,11 @@ def find_tolerance(
         adapter_name: the adapter.
 
     Raises:
+        TypeError: `data` holds no batches.
         ValueError: `data` is missing or empty, the bound is out of range, or the adapter changes no output.
     """
+    if data is not None and not isinstance(data, Iterable):
+        raise TypeError(f"{_NEEDED}; got {type(data).__name__}")
     batches = [] if data is None else list(data)
     if not batches:
         raise ValueError(f"{_NEEDED}; got {'none' if data is None else 'no batch'}")

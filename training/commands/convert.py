@@ -32,7 +32,11 @@ class ConvertArguments:
 
     adapter: str | None = option(None, "Folder of the saved Deep LoRA adapter.")
     output_dir: str | None = option(None, "Folder for the LoRA adapter; it must be empty, unless --overwrite is given.")
-    tolerance: float = option(0.0, "Drop singular values below this fraction of a module's largest; 0 is exact.")
+    tolerance: float = option(
+        0.0,
+        "Drop singular values below this fraction of a module's largest; 0 is exact. One that is measured on data is "
+        "found by `save_as_lora` in Python.",
+    )
     model: str | None = option(
         None, "Base model, for the kinds of its layers; if unset, the one that the adapter names."
     )

@@ -152,13 +152,14 @@ def test_the_search_leaves_the_model_as_it_was() -> None:
     [
         ({}, "`tolerance='auto'` needs `data`, a list of batches .*; got none"),
         ({"data": []}, "got no batch"),
+        ({"data": 3}, "a list of batches .*; got int"),
         ({"data": [3]}, "each must be a dictionary or a tensor, got int"),
         ({"data": [ids()], "bound": 0}, r"`bound` must be in \(0, 1\), a share .*, got 0"),
         ({"data": [ids()], "bound": True}, "got True"),
     ],
 )
 def test_what_the_search_needs_is_said(settings, message) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         to_lora(trained("linear")[2], tolerance="auto", **settings)
 
 
