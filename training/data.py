@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
-from datasets import Dataset
+import pandas as pd
+from datasets import ClassLabel, Dataset, Value
+from jaxtyping import UInt64
 
 from training.errors import UsageError
 from training.reading.folders import VALIDATION_NAMES
@@ -19,6 +22,7 @@ Splits = dict[str, Dataset]
 Classes = Callable[[Dataset], Sequence[Sequence[str]]]  # the names of the classes of each row
 Groups = Callable[[Dataset], Sequence[Hashable]]  # of each row
 Check = Callable[[Dataset], None]
+_PART = 10_000  # rows that are looked at together
 _FEW = 20  # up to so many classes may have one row each
 
 
@@ -62,6 +66,7 @@ def load_splits(
     splits["train"] = _training_rows(splits["train"], data, classes)
     for name in splits.keys() - {"train"}:
         splits[name] = _subsample(splits[name], getattr(data, f"num_{name}_samples"), data)
+    _warn_of_shared_rows(splits)
     return splits
 
 
@@ -159,3 +164,26 @@ def _subsample(split: Dataset, count: int | None, data: DataArguments) -> Datase
     if count is None or count >= len(split):
         return split
     return split.shuffle(seed=data.sample_seed).select(range(count))
+
+
+def _warn_of_shared_rows(splits: Splits) -> None:
+    """Warn if rows that are evaluated on are trained on too; of texts and numbers, not of pictures and lists."""
+    features = splits["train"].features
+    if not all(isinstance(feature, Value | ClassLabel) for feature in features.values()):
+        return
+    compared = [name for name in features if isinstance(features[name], Value)]  # classes have numbers of each split
+    trained = _digests(splits["train"], compared)
+    for name, split in splits.items():
+        count = 0 if name == "train" else int(np.isin(_digests(split, compared), trained).sum())
+        if count:
+            warnings.warn(
+                f"{count:,} of {len(split):,} {name} rows are training rows too, word for word, so the scores on them "
+                "say little of new data; drop repeated rows before they are split",
+                stacklevel=3,
+            )
+
+
+def _digests(split: Dataset, columns: list[str]) -> UInt64[np.ndarray, " rows"]:
+    parts = split.select_columns(columns).with_format("pandas").iter(batch_size=_PART) if columns else ()
+    found = [pd.util.hash_pandas_object(part, index=False).to_numpy() for part in parts]
+    return np.concatenate([np.zeros(0, np.uint64), *found])

@@ -194,3 +194,15 @@ def test_hidden_numbers_of_test_data_are_left_out(bert, finetune, tmp_path) -> N
     with pytest.warns(UserWarning, match="labels of the test split are hidden"):
         status, printed = finetune(bert, data, "--task", "regression", "--test_data", test, "--dry_run")
     assert status == 0 and "36 train, 4 validation\n" in printed
+
+
+def test_rows_that_are_trained_and_evaluated_on_are_told(tmp_path, recwarn) -> None:
+    train = csv(tmp_path / "train.csv", *["a", "b"] * 4)
+    other = csv(tmp_path / "other.csv", "a", "b", "b", "a")  # film 2 and film 3 with the other class
+    with pytest.warns(UserWarning, match="2 of 4 validation rows are training rows too, word for word, .* drop"):
+        loaded(train, validation_data=other)
+    named = parquet(tmp_path / "train.parquet", ["a", "b"], *["a", "b"] * 4)
+    with pytest.warns(UserWarning, match="3 of 3 test rows are training rows too"):
+        loaded(named, validation_data=other, test_data=parquet(tmp_path / "other.parquet", ["b", "a"], "a", "b", "a"))
+    recwarn.clear()
+    assert len(loaded(train)["validation"]) and not [one for one in recwarn if "training rows" in str(one.message)]
