@@ -63,9 +63,11 @@ docs: $(STAMPS)-docs
 notebooks: $(STAMPS)-docs $(STAMPS)-assets
 	PATH="$(abspath $(BIN)):$$PATH" HF_HUB_OFFLINE=1 jupyter-execute --inplace docs/notebooks/*.ipynb
 
-# torch goes in before anything that depends on it, so that nothing else chooses which build.
+# torch goes in before anything that depends on it, so that nothing else chooses which build. The pip of Debian 12 cannot
+# build seqeval, which has no wheel.
 $(STAMPS)-torch:
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=23.1"
 	$(PIP) install "$(TORCH)"
 	@touch $@
 
