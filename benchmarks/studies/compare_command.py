@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.few_shot.comparisons import RULED, USUAL, gaps
-from benchmarks.few_shot.tasks.encoders import WORDS
+from benchmarks.few_shot.tasks.encoders import WORDS, RelatedWords, WordPairs, word_rows
 from benchmarks.packages import MINILM, packaged_file
 from benchmarks.reviews import load_reviews
 from training.results.intervals import mean_with_interval
 
 FOLDER = Path("runs/compare_command")
 PARTS = ("train", "validation", "test")
-WORD_FILES = {"simlex": ("simlex999.txt", 10.0), "wordsim": ("wordsim353.tsv", 10.0)}  # and the highest score
+WORD_PAIRS: dict[str, type[WordPairs]] = {"simlex": WordPairs, "wordsim": RelatedWords}
 
 
 def measure(settings: dict[str, Any], folder: Path = FOLDER) -> dict[str, Any]:
@@ -46,10 +46,9 @@ def read(name: str) -> pd.DataFrame:
     if name == "reviews":
         reviews = load_reviews()
         return pd.DataFrame({"text": reviews.texts, "label": [reviews.class_names[one] for one in reviews.labels]})
-    file, highest = WORD_FILES[name]
-    lines = (packaged_file(*WORDS) / file).read_text(encoding="utf8").splitlines()
-    rows = [line.split() for line in lines if line.strip() and line[0] != "#"]
-    return pd.DataFrame([(one, other, float(score) / highest) for one, other, score, *_ in rows],
+    task = WORD_PAIRS[name]
+    rows = word_rows(packaged_file(*WORDS) / task.file)
+    return pd.DataFrame([(one, other, float(score) / task.highest_score) for one, other, score, *_ in rows],
                         columns=["text", "second", "label"])  # fmt: skip
 
 

@@ -48,6 +48,12 @@ def correlation(statistic: Callable[..., Any], predicted: np.ndarray, target: np
     return float(statistic(predicted, target).statistic) if usable else 0.0
 
 
+def word_rows(file: Path) -> list[list[str]]:
+    """Read lines of two words and a score; more fields may follow, and lines with # in front are comments."""
+    lines = file.read_text(encoding="utf8").splitlines()
+    return [line.split() for line in lines if line.strip() and line[0] != "#"]
+
+
 class EncoderTask(Task):
     """A task of MiniLM with mean pooling."""
 
@@ -85,8 +91,7 @@ class WordPairs(EncoderTask):
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        lines = (self.data_folder() / self.file).read_text(encoding="utf8").splitlines()
-        rows = [line.split() for line in lines if line.strip() and line[0] != "#"]
+        rows = word_rows(self.data_folder() / self.file)
         words = sorted({word for row in rows for word in row[:2]})
         number = {word: position for position, word in enumerate(words)}
         self.tokens = self.tokenizer(words)["input_ids"]
