@@ -115,7 +115,9 @@ def test_an_option_of_lora_that_the_migration_page_does_not_name_is_refused() ->
 def test_the_block_that_translates_a_config_of_lora_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "migration.md").read_text(encoding="utf8"), re.S)
     (block,) = [block for block in blocks if "from_lora" in block]
-    exec(block, {"DeepLoraConfig": DeepLoraConfig})
+    names = {"DeepLoraConfig": DeepLoraConfig}
+    exec(block, names)
+    assert "assert config ==" in block and isinstance(names["config"], DeepLoraConfig)
 
 
 def test_the_migration_page_names_options_that_exist() -> None:

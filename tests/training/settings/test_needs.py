@@ -47,9 +47,10 @@ def test_it_is_refused_at_once(options, told, tmp_path, monkeypatch) -> None:
 def test_what_is_there_is_taken(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(needs, "get_token", lambda: None)
     for options in ({"hub_token": "hf_x", "hub_model_id": "me/x"}, {"hub_token": "hf_x", "output_dir": "runs/x"}):
-        needs.refuse_missing(RunArguments(use_cpu=True, push_to_hub=True, **options))
+        assert RunArguments(use_cpu=True, push_to_hub=True, **options).push_to_hub
     (tmp_path / "config.json").write_text('{"split_batches": false}')
-    RunArguments(use_cpu=True, accelerator_config=str(tmp_path / "config.json"))
+    taken = RunArguments(use_cpu=True, accelerator_config=str(tmp_path / "config.json"))
+    assert taken.accelerator_config.split_batches is False
 
 
 def test_kernels_that_there_are_not_for_a_model_are_refused(monkeypatch) -> None:

@@ -103,7 +103,8 @@ def test_options_that_have_an_effect_are_taken() -> None:
     words = (
         "--adapter lora --lora_alpha 4 --rank 2 --normalized_head --head_scale 5 --eval_strategy steps --eval_steps 5"
     )
-    parse(FINETUNE, [*words.split(), "--use_cpu", "true"], command="finetune", description="")
+    parsed = parse(FINETUNE, [*words.split(), "--use_cpu", "true"], command="finetune", description="")
+    assert [one.lora_alpha for one in parsed if hasattr(one, "lora_alpha")] == [4]
     words = "--schedule cosine --schedule_start 0.1 --schedule_periods 2 "
     words += "--text_model x --image_model y --image_pooling first"
     parse(PAIRS, [*words.split(), "--use_cpu", "true"], command="contrastive", description="")
