@@ -177,8 +177,8 @@ def _warn_of_shared_rows(splits: Splits) -> None:
         count = 0 if name == "train" else int(np.isin(_digests(split, compared), trained).sum())
         if count:
             warnings.warn(
-                f"{count:,} of {len(split):,} {name} rows are training rows too, word for word, so the scores on them "
-                "say little of new data; drop repeated rows before they are split",
+                f"{count:,} of {len(split):,} {name} rows are in the training data too, word for word, so their scores "
+                "say little about new data; drop repeated rows before splitting",
                 stacklevel=3,
             )
 

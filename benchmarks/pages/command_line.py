@@ -18,9 +18,9 @@ def chat_run() -> str:
     drift, away = found["drift"], found["largest_difference_of_logits"]
     samples, equal = found["samples"], f"{found['equal_answers']} of {len(found['answers'])}"
     rows = [
-        ["conversations of three turns", f"{samples['train']} to learn, {samples['validation']} held out"],
+        ["conversations of three turns", f"{samples['train']} for training, {samples['validation']} held out"],
         ["steps", f"{found['steps']}; killed, and resumed from {found['resumed_from']}"],
-        ["held-out loss of a token of the assistant", f"{found['loss_of_base']:.2f} before, {found['loss']:.2f} after"],
+        ["held-out loss per assistant token", f"{found['loss_of_base']:.2f} before, {found['loss']:.2f} after"],
         ["perplexity on film reviews, which measures forgetting",
          f"{drift['general_perplexity_of_base']:.1f} before, {drift['general_perplexity']:.1f} after"],
         ["logits: what the adapter changes, at most", f"{away['what the adapter changes']:.2g}"],
@@ -39,22 +39,22 @@ def chat_answers() -> str:
 
 
 def compared() -> str:
-    """Write what the command says of each task, beside what the study found."""
+    """Write the command's verdict on each task, beside the study's."""
     rows = [compared_row(name, task) for name, task in result("compare_command")["tasks"].items()]
-    return markdown(["64 samples", "`deep-lora compare`", "in a word", "the study", "in a word"], rows)
+    return markdown(["64 samples", "`deep-lora compare`", "verdict", "the study", "verdict"], rows)
 
 
 def compared_row(name: str, task: dict[str, Any]) -> list[str]:
     difference, theirs = list(task["methods"].values())[1]["difference"], task["study"]
     cells = [(difference, len(task["seeds"])), (theirs["difference"], theirs["seeds"])]
-    texts = [(f"{interval(found, 100, 1, '+')}, {seeds} pairs", in_a_word(found)) for found, seeds in cells]
+    texts = [(f"{interval(found, 100, 1, '+')}, {seeds} pairs", verdict(found)) for found, seeds in cells]
     return [DATA[name], *(text for pair in texts for text in pair)]
 
 
-def in_a_word(difference: dict[str, float]) -> str:
+def verdict(difference: dict[str, float]) -> str:
     """Say who is ahead, as the command does.
 
-    >>> in_a_word({"mean": 0.2, "low": -0.1, "high": 0.5}), in_a_word({"mean": -0.2, "low": -0.3, "high": -0.1})
+    >>> verdict({"mean": 0.2, "low": -0.1, "high": 0.5}), verdict({"mean": -0.2, "low": -0.3, "high": -0.1})
     ('level', 'LoRA')
     """
     if difference["low"] <= 0 <= difference["high"]:

@@ -199,10 +199,10 @@ def test_hidden_numbers_of_test_data_are_left_out(bert, finetune, tmp_path) -> N
 def test_rows_that_are_trained_and_evaluated_on_are_told(tmp_path, recwarn) -> None:
     train = csv(tmp_path / "train.csv", *["a", "b"] * 4)
     other = csv(tmp_path / "other.csv", "a", "b", "b", "a")  # film 2 and film 3 with the other class
-    with pytest.warns(UserWarning, match="2 of 4 validation rows are training rows too, word for word, .* drop"):
+    with pytest.warns(UserWarning, match="2 of 4 validation rows are in the training data too, word for word, .* drop"):
         loaded(train, validation_data=other)
     named = parquet(tmp_path / "train.parquet", ["a", "b"], *["a", "b"] * 4)
-    with pytest.warns(UserWarning, match="3 of 3 test rows are training rows too"):
+    with pytest.warns(UserWarning, match="3 of 3 test rows are in the training data too"):
         loaded(named, validation_data=other, test_data=parquet(tmp_path / "other.parquet", ["b", "a"], "a", "b", "a"))
     recwarn.clear()
-    assert len(loaded(train)["validation"]) and not [one for one in recwarn if "training rows" in str(one.message)]
+    assert len(loaded(train)["validation"]) and not [one for one in recwarn if "training data too" in str(one.message)]

@@ -54,7 +54,7 @@ def adapter_config(arguments: AdapterArguments, peft_task: str | None, base: Bas
 
 
 def require_layers(arguments: AdapterArguments, *models: nn.Module) -> None:
-    """Raise if a layer was named that there is not: PEFT leaves such a name out if others fit.
+    """Raise if an option names a layer that does not exist: PEFT ignores such a name if others match.
 
     Args:
         arguments: with the names.
@@ -74,7 +74,7 @@ def require_layers(arguments: AdapterArguments, *models: nn.Module) -> None:
         for name in names:
             if not any(own == name or own.endswith(f".{name}") for own in known):
                 raise UsageError(
-                    f"--{option} got {name!r}, and no layer of the model is called so; its layers are called "
+                    f"--{option} got {name!r}, and the model has no layer of that name; its layers are named "
                     f"{_shortened([own for own in modules if own[-1:].isalpha()])}"
                 )
 

@@ -1,4 +1,4 @@
-"""Encoder-decoder classifiers (T5, BART) read the class at the token of the end, of which each text needs as many."""
+"""Encoder-decoder classifiers (T5, BART) read the class at the end-of-sequence token, which each text needs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from training.errors import UsageError
 
 
 def require_ends(model: Any, rows: Sequence[Sequence[int]], token: str | None, what: str) -> None:
-    """Raise if the model reads the class at the token of the end, and not all texts have as many of them.
+    """Raise if the model reads the class at the end-of-sequence token, and not all texts have equally many.
 
     Args:
         model: with or without an adapter.
         rows: encoded texts.
-        token: of the end, as the tokenizer writes it.
+        token: that ends a sequence, as the tokenizer writes it.
         what: the texts are, such as "train texts".
 
     Raises:
@@ -28,12 +28,12 @@ def require_ends(model: Any, rows: Sequence[Sequence[int]], token: str | None, w
     (usual, _), *others = counts.most_common()
     if usual == 0:
         raise UsageError(
-            f"{type(base).__name__} reads the class at the token of the end ({token}), and its tokenizer adds none: "
-            f"{counts[0]:,} of {len(rows):,} {what} have none; pass a model whose tokenizer adds it, or one that needs "
-            "none, such as BERT"
+            f"{type(base).__name__} reads the class at the end-of-sequence token ({token}), and its tokenizer adds "
+            f"none: {counts[0]:,} of {len(rows):,} {what} have none; pass a model whose tokenizer adds it, or one that "
+            "needs none, such as BERT"
         )
     if others:
         raise UsageError(
             f"{sum(number for _, number in others):,} of {len(rows):,} {what} do not have {usual} of {token} as the "
-            f"others do; {type(base).__name__} reads the class there: take {token} out of the texts themselves"
+            f"others do; {type(base).__name__} reads the class there: remove {token} from the texts themselves"
         )

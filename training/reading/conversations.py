@@ -227,7 +227,7 @@ def _text(value: Any, what: str = "it", *, empty: bool = False) -> str:
     if not empty and is_blank(value):
         raise _Unsound(f"{what} is empty")
     if "\0" in value:
-        raise _Unsound(f"{what} holds a NUL character, which no text has; drop it, or make the file again")
+        raise _Unsound(f"{what} holds a NUL character; remove it, or export the file again")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise _Unsound(f"{what} holds half of a surrogate pair, which is not a character; save the file again as UTF-8")
     return value

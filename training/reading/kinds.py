@@ -28,13 +28,13 @@ MISSING_WORDS = frozenset((
 HIDDEN = -1  # the label of rows whose class a benchmark keeps to itself
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
-# What is written without anything to see: spaces of all kinds, marks of direction, and characters without a width.
+# Invisible characters: spaces of all kinds, marks of direction, and characters of zero width.
 _MARKS = "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
 _UNSEEN = re.compile(rf"[\s{_MARKS}\ufe00-\ufe0f]*")
-_UNSEEN_FOR_ARROW = rf"^[\s\x0b\x1c-\x1f\x85\pZ{_MARKS}\x{{fe00}}-\x{{fe0f}}]*$"  # whose \s knows ASCII alone
+_UNSEEN_FOR_ARROW = rf"^[\s\x0b\x1c-\x1f\x85\pZ{_MARKS}\x{{fe00}}-\x{{fe0f}}]*$"  # in Arrow \s matches ASCII only
 _AT_ENDS = re.compile(rf"^[\s{_MARKS}]+|[\s{_MARKS}]+$")
 _SHOWN = 40
-_NUL = "no text has NUL characters: drop them, or make the file again"
+_NUL = "a text cannot hold NUL characters: remove them, or export the file again"
 _TRUTHS = {"true": "True", "false": "False"}
 
 
@@ -102,7 +102,7 @@ def shown(value: object) -> str:
 
 
 def text(column: Column) -> Typed:
-    """Return texts as they are written; nothing but a text is one, and one in which nothing can be seen is nothing.
+    """Return texts as they are written; one without a visible character counts as missing.
 
     Raises:
         UsageError: column and line of another value.
@@ -122,7 +122,7 @@ def written(column: Column) -> Typed:
 
 
 def class_name(column: Column) -> Typed:
-    """Return names of classes, or numbers of classes that the data set names; what is unseen at their ends is left out.
+    """Return names of classes, or numbers of classes that the data set names; invisible ends are cut.
 
     Where all others are numbers, words such as NA are nothing. Where all are true or false, they are the same in any
     spelling: JSON and Excel write them in other letters than pandas.
@@ -197,7 +197,7 @@ def _stored(column: Column, row: int, value: Any) -> dict[str, Any] | None:
 
 
 def composed(name: str) -> str:
-    r"""Return a name without spaces and unseen marks at its ends, with each accent in its letter.
+    r"""Return a name without spaces and invisible marks at its ends, in Unicode's composed form.
 
     >>> composed(" spam\u200b"), len(composed("cafe\u0301"))
     ('spam', 4)
@@ -206,7 +206,7 @@ def composed(name: str) -> str:
 
 
 def seen(name: str) -> str:
-    r"""Return what of a name catches the eye: without capitals, marks that cannot be seen, and how many spaces.
+    r"""Return a name as it looks: without capitals, invisible marks and repeated spaces.
 
     >>> seen("Very  g\u200bood ")
     'very good'
@@ -215,7 +215,7 @@ def seen(name: str) -> str:
 
 
 def is_blank(value: str) -> bool:
-    r"""Tell whether nothing of a text can be seen.
+    r"""Tell whether a text has no visible character.
 
     >>> is_blank(" \u200b\n"), is_blank(" ."), is_blank("")
     (True, False, True)

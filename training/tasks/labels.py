@@ -63,7 +63,7 @@ def with_classes(splits: Splits, column: str) -> Splits:
 
 
 def tell_of_alike(names: Sequence[str], column: str) -> None:
-    """Warn of names that differ only in capitals, spaces and marks that cannot be seen, such as yes and Yes."""
+    """Warn of names that differ only in capitals, spaces and invisible marks, such as yes and Yes."""
     held = defaultdict(list)
     for name in names:
         held[seen(name)].append(name)

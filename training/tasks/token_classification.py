@@ -104,11 +104,11 @@ def _tell_of_single_words(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _tell_of_blank_words(rows: Sequence[Sequence[str]]) -> None:
-    """Warn of words in which nothing can be seen: tokenizers drop them, and their tags with them."""
+    """Warn of words without a visible character: tokenizers drop them, and their tags with them."""
     if blank := sum(is_blank(word) for row in rows for word in row):
         warnings.warn(
-            f"{blank:,} words of the train data are spaces, or characters that cannot be seen; most tokenizers make no "
-            "token of them, and then their tags are neither learned nor scored",
+            f"{blank:,} words of the train data have no visible character; most tokenizers make no token of them, and "
+            "then their tags are neither learned nor scored",
             stacklevel=3,
         )
 

@@ -57,10 +57,10 @@ def csv(tmp_path, **columns):
         (["--metrics", "beauty", "--metric_source", "evaluate"], "'beauty' cannot be loaded by evaluate"),
         (
             ["--target_modules", "query", "x"],
-            "--target_modules got 'x', and no layer of the model is called so; its lay",
+            "--target_modules got 'x', and the model has no layer of that name; its lay",
         ),
-        (["--exclude_modules", "nothing"], "--exclude_modules got 'nothing', and no layer of the model is called so"),
-        (["--modules_to_save", "nothing"], "--modules_to_save got 'nothing', and no layer of the model is called so"),
+        (["--exclude_modules", "nothing"], "--exclude_modules got 'nothing', and the model has no layer of that name"),
+        (["--modules_to_save", "nothing"], "--modules_to_save got 'nothing', and the model has no layer of that name"),
         (["--target_modules", "("], "the adapter does not fit the model: missing .*its linear layers are called"),
         (
             ["--adapter", "lora", "--target_modules", "encoder"],

@@ -1,4 +1,4 @@
-"""Models that read the class at the token of the end get as many in each text; tokenizers can pad."""
+"""Models that read the class at the end-of-sequence token get as many in each text; tokenizers can pad."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_texts_without_the_token_or_with_another_one_inside_are_refused() -> Non
         require_ends(model, [[1], [1, 2]], "</s>", "train texts")
     with pytest.raises(
         UsageError,
-        match="1 of 3 train texts do not have 1 of </s> as the others do; T5.* reads the class there: take </s>",
+        match="1 of 3 train texts do not have 1 of </s> as the others do; T5.* reads the class there: remove </s>",
     ):
         require_ends(model, [[1, 4], [1, 4, 2, 4], [2, 4]], "</s>", "train texts")
     small = {

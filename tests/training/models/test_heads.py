@@ -39,6 +39,6 @@ def test_a_name_that_one_of_two_towers_has_is_enough() -> None:
     )
     names = AdapterArguments(target_modules=["query", "c_attn"])
     require_layers(names, first, second)
-    with pytest.raises(UsageError, match="--target_modules got 'c_attn', and no layer of the model is called so; its"):
+    with pytest.raises(UsageError, match="--target_modules got 'c_attn', and the model has no layer of that name; its"):
         require_layers(names, first)
     require_layers(AdapterArguments(target_modules=["que.*"]), first)  # a regular expression, which PEFT checks

@@ -91,7 +91,7 @@ def test_lists_and_columns_of_captions_are_a_row_for_each_caption(tmp_path) -> N
     [
         ([], r"column 'text' holds \[\] in line 2 of .*; it must be a caption, or a list of captions, none of them"),
         (["a", " "], r"holds \['a', ' '\] in line 2 of .*; it holds an empty caption; leave that out"),
-        ("a\0", "no text has NUL characters"),
+        ("a\0", "a text cannot hold NUL characters"),
         ([1], "it must be a caption"),
         ("['a' ", "it looks like a list, but is not one, or others are not"),
         ("", "column 'text' of .* is empty in 1 of 4 rows, the first is line 2"),

@@ -107,8 +107,8 @@ ROWS: dict[str, tuple[dict, str]] = {
     "tools that are not JSON": ({"messages": [U, A], "tools": "f()"}, "a list of tools should be JSON, and is not"),
 }  # fmt: skip
 MESSAGES |= {
-    "a NUL character": ([U, A | {"content": "a\0"}], "holds a NUL character, which no text has; drop it, or make"),
-    "an answer that cannot be seen": ([U, A | {"content": "\u200b"}], "turn 2, of the assistant, is empty"),
+    "a NUL character": ([U, A | {"content": "a\0"}], "holds a NUL character; remove it, or export the file again"),
+    "an invisible answer": ([U, A | {"content": "\u200b"}], "turn 2, of the assistant, is empty"),
 }
 PREFERENCES: dict[str, tuple[dict, str]] = {
     "no prompt": (

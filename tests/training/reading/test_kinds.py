@@ -57,10 +57,10 @@ def test_a_text_in_which_nothing_can_be_seen_is_empty(blank, tmp_path) -> None:
 
 def test_nul_characters_are_refused_in_texts_and_names_of_any_file(tmp_path) -> None:
     path = saved(tmp_path / "data.jsonl", '{"text": "a", "label": "x"}\n{"text": "b\\u0000", "label": "y"}\n')
-    told = "column 'text' holds 'b\\x00' in line 2 of data.jsonl; no text has NUL characters: drop them, or make"
+    told = "column 'text' holds 'b\\x00' in line 2 of data.jsonl; a text cannot hold NUL characters: remove them, or"
     assert told in refusal(path)
     pd.DataFrame({"text": ["a", "b\0"], "label": ["x", "y"]}).to_parquet(tmp_path / "data.parquet")
-    assert "holds 'b\\x00' in row 1 (from 0) of data.parquet; no text has NUL characters" in refusal(
+    assert "holds 'b\\x00' in row 1 (from 0) of data.parquet; a text cannot hold NUL characters" in refusal(
         tmp_path / "data.parquet"
     )
 

@@ -25,7 +25,7 @@ def test_words_without_a_tag_make_no_class() -> None:
 
 def test_words_that_tokenizers_drop_are_told() -> None:
     data = Dataset.from_dict({"text": [["w", "\u200b"], ["", "w"]], "tags": [["A", "B"], ["B", "A"]]})
-    with pytest.warns(UserWarning, match="2 words of the train data are spaces, or characters that cannot be seen; mo"):
+    with pytest.warns(UserWarning, match="2 words of the train data have no visible character; most"):
         token_classification({"train": data}, TextDataArguments())
 
 
