@@ -15,6 +15,7 @@ from deep_lora.optimizer.groups import OTHER_RATE
 from deep_lora.optimizer.steps import StepRule, no_adapter
 from deep_lora.subspaces.callback import SubspaceInitializationCallback
 from deep_lora.subspaces.compressed_layers import trained_modules
+from deep_lora.subspaces.initialize import InitializationReport
 
 BATCHES = 4
 SAVED = "saved_rule"
@@ -87,7 +88,7 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
         """Set the subspaces, and the rule on the Trainer's optimizer."""
         if model is None or optimizer is None:
             raise ValueError("the callback needs the model and the optimizer of a Trainer; use `prepare(trainer)`")
-        fresh = self._initialize(args, state, control, model, **kwargs)
+        started = self._initialize(args, state, control, model, **kwargs)
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
         resume = state.global_step > 0 and kept.get(SAVED, True)
@@ -96,7 +97,7 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
         if args.max_grad_norm:  # the rule clips, after its guard has listened
             self.rule.max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
         if state.is_world_process_zero:
-            print(self._described(self.rule.path, args, state, model, fresh))
+            print(self._described(self.rule.path, args, state, model, started))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -108,18 +109,25 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
 
     def _initialize(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> list[str]:
-        """Set the subspaces of the adapters that have some and are as they were drawn; return these adapters' names."""
-        found = _fresh_adapters(model) if self.num_batches and state.global_step == 0 else []
-        for name in found:
+    ) -> InitializationReport:
+        """Set the subspaces of the adapters that have some and are as they were drawn."""
+        set_, random = [], []
+        for name in _fresh_adapters(model) if self.num_batches and state.global_step == 0 else []:
             start = SubspaceInitializationCallback(self.num_batches, name, args.seed, trainer=self.trainer)
             start.on_train_begin(args, state, control, model=model, **kwargs)
-        return found
+            if start.report is not None:
+                set_ += start.report.initialized
+                random += start.report.kept_random
+        return InitializationReport(set_, random)
 
     def _described(
-        self, path: float, args: TrainingArguments, state: TrainerState, model: nn.Module, fresh: list[str]
+        self, path: float, args: TrainingArguments, state: TrainerState, model: nn.Module, started: InitializationReport
     ) -> str:
-        subspaces = f"subspaces from the gradient of {self.num_batches} batches" if fresh else "subspaces as they are"
+        count = len(started.initialized)
+        some = f" of {count} of {count + len(started.kept_random)} modules" if started.kept_random else ""
+        subspaces = (
+            f"subspaces{some} from the gradient of {self.num_batches} batches" if count else "subspaces as they are"
+        )
         beside = f", what is trained beside it at {args.learning_rate:g}" if _others(model) else ""
         return f"Deep LoRA: a path of {path:g} of the weights' norms in {state.max_steps} steps, {subspaces}{beside}"
 

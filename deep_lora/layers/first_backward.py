@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,12 @@ from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.first_step import watch_step
 
 _NAMED = 5
+_TOLD: WeakSet[nn.Module] = WeakSet()
+
+
+def told(model: nn.Module) -> bool:
+    """Tell whether the user has been told what no gradient reaches in the model, or in one inside it."""
+    return any(module in _TOLD for module in model.modules())
 
 
 def watch(model: nn.Module) -> None:
@@ -105,10 +112,11 @@ class _Listener:
         watch_step(self.model)
         idle = sorted({name.rpartition(".")[0] for name in self.trained.keys() - self.reached})
         if idle:
+            _TOLD.add(self.model)
             warnings.warn(
                 f"no gradient reached {len(self.trained) - len(self.reached)} of {len(self.trained)} tensors of the "
                 f"adapter in the first backward pass: the model does not call these modules, or the loss does not "
-                f"depend on them; leave them out of `target_modules`: {', '.join(idle[:_NAMED])}"
+                f"depend on them; leave them out with `exclude_modules`: {', '.join(idle[:_NAMED])}"
                 + (f" and {len(idle) - _NAMED} more" if len(idle) > _NAMED else ""),
                 stacklevel=2,
             )

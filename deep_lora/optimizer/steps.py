@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from deep_lora.layers.first_backward import told
 from deep_lora.optimizer.factored import Factored, factored_weights
 from deep_lora.optimizer.families import Lengths, Stacks, families
 from deep_lora.optimizer.lengths import TINY, guard, listened
@@ -203,11 +204,11 @@ class StepRule:
     def _warn_without_gradient(self) -> None:
         parameters = [p for family in self._families for weight in family.weights for p in weight.parameters()]
         idle = sum(p.grad is None for p in parameters)
-        if idle:
+        if idle and not told(self._model):
             warnings.warn(
                 f"no gradient reached {idle} of {len(parameters)} tensors of the adapter in the first step: the model "
-                "does not call their layers, or the loss does not depend on them; leave such layers out of "
-                "`target_modules`",
+                "does not call their layers, or the loss does not depend on them; leave such layers out with "
+                "`exclude_modules`",
                 stacklevel=6,
             )
 

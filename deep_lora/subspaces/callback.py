@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from deep_lora.subspaces.compressed_layers import trained_modules
-from deep_lora.subspaces.initialize import EXACT_BYTES, InitializationReport, Sides, initialize_subspaces_
+from deep_lora.subspaces.initialize import EXACT_BYTES, InitializationReport, Sides, set_subspaces_
 from deep_lora.subspaces.replay import replay_
 from evaluation_hooks import random_states_kept
 
@@ -41,7 +41,7 @@ class SubspaceInitializationCallback(TrainerCallback):
         trainer: whose `compute_loss` is the loss; None for the model's.
 
     Attributes:
-        report: what was initialized; None until then.
+        report: what was initialized, and what kept its random start; None until then.
 
     >>> SubspaceInitializationCallback(num_batches=4).report is None
     True
@@ -94,7 +94,7 @@ class SubspaceInitializationCallback(TrainerCallback):
                 self._loss(model, batch, args.device).backward()
 
         with random_states_kept():
-            self.report = initialize_subspaces_(
+            self.report = set_subspaces_(
                 model, closure, self.adapter_name, self.seed, exact_bytes=self.exact_bytes, sides=self.sides
             )
 

@@ -92,9 +92,30 @@ def initialize_subspaces_(
     >>> initialize_subspaces_(model, lambda: model(torch.ones(3, 6)).square().sum().backward()).initialized
     ['base_model.model.0']
     """
+    _warn_if_trained(model, adapter_name)
+    report = set_subspaces_(model, closure, adapter_name, seed, exact_bytes=exact_bytes, sides=sides)
+    if report.kept_random:
+        modules = len(report.kept_random) + len(report.initialized)
+        warnings.warn(
+            f"no gradient reached {len(report.kept_random)} of {modules} adapted modules (or they are too small for "
+            f"their rank); they keep their random subspace: {', '.join(report.kept_random)}",
+            stacklevel=2,
+        )
+    return report
+
+
+def set_subspaces_(
+    model: nn.Module,
+    closure: Callable[[], Any],
+    adapter_name: str,
+    seed: int,
+    *,
+    exact_bytes: int = EXACT_BYTES,
+    sides: Sides = "right",
+) -> InitializationReport:
+    """Do what `initialize_subspaces_` does, without its warnings."""
     layers = layers_to_initialize(model, adapter_name)
     side = _side(sides, layers, adapter_name)
-    _warn_if_trained(model, adapter_name)
     seeds = {name: seed + index for index, name in enumerate(layers)}
     with_room = {name: layer for name, layer in layers.items() if _has_room(layer, adapter_name, side)}
     sketches = make_sketches(with_room, adapter_name, seeds, exact_bytes)
@@ -104,9 +125,7 @@ def initialize_subspaces_(
     seen = [name for name in layers if name in sketches and sketches[name].size() > 0]
     for name in seen:
         _write_subspaces(layers[name], adapter_name, sketches[name], seeds[name], side)
-    kept_random = [name for name in layers if name not in seen]
-    _warn_if_random(kept_random, len(layers))
-    return InitializationReport(seen, kept_random)
+    return InitializationReport(seen, [name for name in layers if name not in seen])
 
 
 def _warn_if_trained(model: nn.Module, adapter_name: str) -> None:
@@ -115,15 +134,6 @@ def _warn_if_trained(model: nn.Module, adapter_name: str) -> None:
         warnings.warn(
             f"adapter {adapter_name!r} was trained before ({trained}); new subspaces destroy what it has learned. To "
             "train on, as after a checkpoint was loaded, leave this call out",
-            stacklevel=3,
-        )
-
-
-def _warn_if_random(kept: list[str], modules: int) -> None:
-    if kept:
-        warnings.warn(
-            f"no gradient reached {len(kept)} of {modules} adapted modules (or they are too small for their rank); "
-            f"they keep their random subspace: {', '.join(kept)}",
             stacklevel=3,
         )
 

@@ -32,11 +32,13 @@ def add_head_(config: DeepLoraConfig, model: nn.Module) -> None:
     change nothing but the saved configuration, which `AutoPeftModel` then refuses; so it stays as the user set it.
 
     Warns:
-        UserWarning: a model for classification has no head that can be told from its base model.
+        UserWarning: a model for classification has no head that can be told from its base model, or a target lies in
+            the head alone, so that it is not adapted.
     """
     whole = [*(config.modules_to_save or ()), *_PEFT_HEADS.get(config.task_type, ())]
     if not _is_decided(config) and isinstance(model, PreTrainedModel) and _has_head(model):
         whole += head_of(model)
+        _warn_of_targets(config, model, whole)
         if not any(saved_whole(whole, name) for name, _ in model.named_modules()):
             warnings.warn(
                 f"the head of {type(model).__name__} is not known: unless `modules_to_save` names it, it is neither "
@@ -65,6 +67,20 @@ def saved_whole(modules_to_save: Iterable[str] | None, name: str) -> str | None:
     parts = name.split(".")
     around = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return next((outer for outer in around if outer.endswith(tuple(modules_to_save or ()))), None)
+
+
+def _warn_of_targets(config: DeepLoraConfig, model: PreTrainedModel, whole: list[str]) -> None:
+    """Warn of names in `target_modules` that no module beside the head has."""
+    names = [name for name, _ in model.named_modules()]
+    targets = config.target_modules if isinstance(config.target_modules, set | list) else ()
+    for target in sorted(targets):
+        found = [name for name in names if f".{name}".endswith(f".{target}")]
+        if found and all(saved_whole(whole, name) for name in found):
+            warnings.warn(
+                f"`target_modules` names {target!r}, which lies in the head of the {type(model).__name__}: it is "
+                "trained and saved whole, not adapted; pass `modules_to_save=[]` to adapt it",
+                stacklevel=2,
+            )
 
 
 def _is_decided(config: DeepLoraConfig) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -179,3 +180,18 @@ def test_subspaces_are_taken_from_the_trainers_own_loss_and_only_of_fresh_adapte
     assert "subspaces as they are" in capsys.readouterr().out
     now = adapter_tensors(model)
     assert all(not torch.allclose(old, now[name], atol=0.05) for name, old in first.items())
+
+
+def test_a_run_warns_once_of_a_module_that_is_never_called_and_counts_it_in_its_line(tmp_path, capsys) -> None:
+    base = bert_classifier()
+    base.bert.idle = nn.Linear(4, 4)
+    trainer = trainer_of(get_peft_model(base, DeepLoraConfig(r=2, target_modules=["query", "idle"])), tmp_path)
+    deep_lora.prepare(trainer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.train()
+    told = [str(one.message) for one in caught if "no gradient reached" in str(one.message)]
+    assert len(told) == 1 and told[0].endswith("leave them out with `exclude_modules`: bert.idle")
+    assert "subspaces of 2 of 3 modules from the gradient of 4 batches" in capsys.readouterr().out
+    left_out = classifier(target_modules=["query", "value"], exclude_modules=["query"])
+    assert len(adapted_layers(left_out)) == 2, "what the warning advises"

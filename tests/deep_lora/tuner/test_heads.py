@@ -204,3 +204,20 @@ def test_a_head_that_is_not_known_is_named_in_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*is not known")
         adapt(build(), r=2, modules_to_save=["inner_head"])
+
+
+def test_a_target_that_lies_in_the_head_alone_is_told_to_be_trained_whole() -> None:
+    def build() -> hf.PreTrainedModel:
+        return hf.DistilBertForSequenceClassification(hf.DistilBertConfig(**DISTIL))
+
+    with pytest.warns(UserWarning, match="'classifier', which lies in the head of the Distil.*not adapted; pass `mod"):
+        model = adapt(build(), r=2, target_modules=["q_lin", "classifier"])
+    assert trainable(model.base_model.model.classifier) == {
+        "modules_to_save.default.weight",
+        "modules_to_save.default.bias",
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*lies in the head")
+        adapt(build(), r=2, target_modules=["q_lin", "lin1"])
+        adapted = adapt(build(), r=2, target_modules=["q_lin", "classifier"], modules_to_save=[])
+    assert "deep_lora_V.default" in trainable(adapted.base_model.model.classifier)
