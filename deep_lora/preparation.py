@@ -56,6 +56,7 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
     ) -> None:
         self.path, self.num_batches, self.trainer, self.likelihood = path, num_batches, trainer, likelihood
         self.rule: StepRule | None = None
+        self._max_grad_norm = 0.0  # of the arguments, while the rule clips
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the rule; under FSDP the optimizer's state does not reach all processes."""
@@ -93,9 +94,11 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
         resume = state.global_step > 0 and kept.get(SAVED, True)
         settings: dict[str, Any] = {"path": self.path, "likelihood": self.likelihood, "scheduler": lr_scheduler}
+        self._let_go(args)  # of a run that broke off, whose optimizer a Trainer keeps
         self.rule = StepRule(inner, model, state.max_steps, resume=resume, **settings)
         if args.max_grad_norm:  # the rule clips, after its guard has listened
-            self.rule.max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
+            self._max_grad_norm = self.rule.max_grad_norm = args.max_grad_norm
+            args.max_grad_norm = 0.0
         if state.is_world_process_zero:
             print(self._described(self.rule.path, args, state, model, started))
 
@@ -103,9 +106,13 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave optimizer and arguments as they were."""
+        self._let_go(args)
+
+    def _let_go(self, args: TrainingArguments) -> None:
         if self.rule is not None:
             self.rule.remove()
-            args.max_grad_norm = self.rule.max_grad_norm or args.max_grad_norm
+        args.max_grad_norm = self._max_grad_norm or args.max_grad_norm
+        self._max_grad_norm = 0.0
 
     def _initialize(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any

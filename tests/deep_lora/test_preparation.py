@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 import deep_lora
 from deep_lora import DeepLoraCallback, DeepLoraConfig, adapted_layers
@@ -158,6 +158,24 @@ def test_what_cannot_be_prepared_is_named(tmp_path) -> None:
         deep_lora.prepare(plain)
     with pytest.raises(ValueError, match=re.escape("needs the model and the optimizer of a Trainer; use `prepare(")):
         DeepLoraCallback().on_train_begin(trainer.args, trainer.state, trainer.control)
+
+
+def test_a_run_that_broke_off_leaves_nothing_behind_for_the_next_one_of_the_same_trainer(tmp_path) -> None:
+    class Breaks(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                raise MemoryError
+
+    trainer, breaks = trainer_of(classifier(), tmp_path, max_grad_norm=0.5, lr_scheduler_type="linear"), Breaks()
+    callback = deep_lora.prepare(trainer, path=0.01)
+    trainer.add_callback(breaks)
+    with pytest.raises(MemoryError):
+        trainer.train()
+    trainer.remove_callback(breaks)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*more steps than")
+        train_and_check_lengths(trainer, callback)
+    assert callback.rule is not None and callback.rule.max_grad_norm == trainer.args.max_grad_norm == 0.5
 
 
 def test_subspaces_are_taken_from_the_trainers_own_loss_and_only_of_fresh_adapters(tmp_path, capsys) -> None:
