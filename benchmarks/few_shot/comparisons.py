@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from benchmarks.result_files import RESULTS, SETTINGS, result
 from training.results.intervals import mean_with_interval
 
-BASELINE, USUAL = "LoRA, tuned", "LoRA, not tuned"  # the second at its usual rate, 1e-3, as the next two at theirs
+BASELINE, TUNED_RATE = "LoRA, tuned", "LoRA, tuned rate"
+USUAL = "LoRA, not tuned"  # at its usual rate, 1e-3, as the next two are at theirs
 ONE_RATE = (USUAL, "LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
 RULED, RULED_LORA = "Deep LoRA, step rule", "LoRA, step rule"
 FIXED, DEEPER = "Deep LoRA", "Deep LoRA, depth 5"  # at a rate of 3e-3, without the rule
@@ -120,25 +121,43 @@ def best_one_rate() -> str:
     return max(ONE_RATE, key=lambda method: fmean(gap for name in names for gap in gaps(name, method, BASELINE)))
 
 
+def tuned_method(name: str) -> str:
+    """Return the LoRA that was tuned in a setting; in runs of other lengths it was for its rate alone."""
+    return BASELINE if BASELINE in methods_of(name) else TUNED_RATE
+
+
+def all_scores(name: str, method: str) -> list[float]:
+    """Return a method's test scores on the seeds of a setting, then on its fresh ones, if it ran on any."""
+    more = name + FRESH
+    places = [name, more] if has(more, method) else [name]
+    return [value for place in places for value in methods_of(place)[method]["test"]["values"]]
+
+
+def scores(name: str, method: str) -> dict[str, Any]:
+    """Summarize a method's test scores over all seeds of a setting: mean, interval, seeds."""
+    values = all_scores(name, method)
+    return mean_with_interval(values) | {"seeds": len(values)}
+
+
 def families(name: str, option: str) -> Means:
-    """Map family -> value of an option -> row, for the methods named "family, option value".
+    """Map family -> value of an option -> scores, for the methods named "family, option value".
 
     >>> sorted(families("simlex_64_ranks_linear", "r="))[0]
     'Deep LoRA'
     """
     found: Means = {}
-    for method, row in methods_of(name).items():
+    for method in methods_of(name):
         matched = re.fullmatch(f"(.*), {option}([0-9.e-]+)", method)
         if matched:
-            found.setdefault(matched[1], {})[float(matched[2])] = row
+            found.setdefault(matched[1], {})[float(matched[2])] = scores(name, method)
     return {family: dict(sorted(rows.items())) for family, rows in found.items()}
 
 
-def spread(rows: dict[float, dict[str, Any]]) -> float:
-    """Subtract the smallest mean test score from the largest.
+def spread(rows: Iterable[dict[str, Any]]) -> float:
+    """Subtract the smallest mean score from the largest.
 
-    >>> spread({1.0: {"test": {"mean": 0.5}}, 8.0: {"test": {"mean": 0.25}}})
+    >>> spread([{"mean": 0.5}, {"mean": 0.25}])
     0.25
     """
-    means = [row["test"]["mean"] for row in rows.values()]
+    means = [row["mean"] for row in rows]
     return max(means) - min(means)

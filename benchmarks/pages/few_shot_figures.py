@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.few_shot.comparisons import (
-    BASELINE,
     RULED,
     USUAL,
     best_one_rate,
@@ -15,8 +14,10 @@ from benchmarks.few_shot.comparisons import (
     methods_of,
     overall,
     results,
+    scores,
     task_of,
     title,
+    tuned_method,
 )
 from benchmarks.pages.drawing import Figures
 from benchmarks.pages.few_shot_tables import RANKS, RATE_TASKS, STEPS
@@ -76,8 +77,8 @@ def draw_shapes(path: Path) -> None:
         left.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
         names = {count: "simlex_64_linear" if count == 100 else f"simlex_64_{count}_steps_linear" for count in STEPS}
         names = {task_of(name)["steps"]: name for name in names.values() if name in results()}
-        tuned = {count: _tuned(name) for count, name in names.items()}
-        ruled = {count: methods_of(name)[RULED] for count, name in names.items()}
+        tuned = {count: scores(name, tuned_method(name)) for count, name in names.items()}
+        ruled = {count: scores(name, RULED) for count, name in names.items()}
         for rows, color, label, place in ((tuned, LORA, "LoRA, best rate of each length", (0, -16)),
                                           (ruled, OURS, "Deep LoRA", (0, 8))):  # fmt: skip
             _curve(right, rows, color)
@@ -90,14 +91,8 @@ def draw_shapes(path: Path) -> None:
         right.set_title("So will any number of steps", loc="left")
 
 
-def _tuned(name: str) -> dict[str, Any]:
-    methods = methods_of(name)
-    row: dict[str, Any] = methods.get(BASELINE) or methods["LoRA, tuned rate"]
-    return row
-
-
 def _height(row: dict[str, Any]) -> float:
-    return float(100 * row["test"]["mean"])
+    return float(100 * row["mean"])
 
 
 def _label(
@@ -110,8 +105,7 @@ def _label(
 
 def _curve(axes: Any, rows: dict[float, dict[str, Any]], color: str) -> None:
     """Draw means in points with 95 % intervals."""
-    tests = [row["test"] for row in rows.values()]
-    low, high = ([100 * test[end] for test in tests] for end in ("low", "high"))
+    low, high = ([100 * row[end] for row in rows.values()] for end in ("low", "high"))
     axes.fill_between(list(rows), low, high, color=color, alpha=0.15, linewidth=0)
     axes.plot(list(rows), [_height(row) for row in rows.values()], marker="o", color=color)
 

@@ -18,6 +18,7 @@ from benchmarks.few_shot.comparisons import (
     USUAL,
     ahead,
     all_gaps,
+    all_scores,
     best_one_rate,
     compared,
     families,
@@ -26,14 +27,18 @@ from benchmarks.few_shot.comparisons import (
     methods_of,
     overall,
     results,
+    scores,
     spread,
+    summarized,
     task_of,
     title,
+    tuned_method,
     with_all_rates,
     with_all_seeds,
 )  # fmt: skip
 from benchmarks.markdown import interval, markdown
 from benchmarks.result_files import SETTINGS, read_json, result
+from training.results.intervals import mean_with_interval
 
 OURS = "Deep LoRA, nothing set"
 BESIDE = {RULED: OURS, "LoRA, not tuned, 3e-4": "LoRA at 3e-4", USUAL: "LoRA at 1e-3", RULED_LORA: "LoRA, step rule"}
@@ -116,8 +121,8 @@ def _family_table(name: str, option: str, heading: str, shown: Iterable[str], la
     values = sorted({value for row in rows.values() for value in row})
     body = [
         [family]
-        + [f"{100 * row[value]['test']['mean']:.1f}" if value in row else "" for value in values]
-        + [f"{100 * spread(row):.1f}"]
+        + [f"{100 * row[value]['mean']:.1f}" if value in row else "" for value in values]
+        + [f"{100 * spread(row.values()):.1f}"]
         for family, row in rows.items()
     ]
     return markdown([label, *map(heading.format, values), "largest minus smallest"], body)
@@ -131,25 +136,25 @@ def steps() -> str:
             name = f"{start}_linear" if count == 100 else f"{start}_{count}_steps_linear"
             if name not in results():
                 continue
-            methods = methods_of(name)
-            baseline = BASELINE if BASELINE in methods else "LoRA, tuned rate"
-            row = methods[RULED]
+            rival = tuned_method(name)
+            rate = methods_of(name)[rival]["chosen"]["rate"]
             rows.append([
-                label, str(task_of(name)["steps"]), f"{methods[baseline]['chosen']['rate']:g}",
-                interval(methods[baseline]["test"], 100, 1), interval(row["test"], 100, 1), difference(row),
+                label, str(task_of(name)["steps"]), f"{rate:g}", interval(scores(name, rival), 100, 1),
+                interval(scores(name, RULED), 100, 1), summed(summarized(all_gaps(name, RULED, rival))),
             ])  # fmt: skip
     return markdown(["task", "steps", "LoRA's best rate", "LoRA at it", OURS, "difference"], rows)
 
 
 def schedules() -> str:
-    """Write Deep LoRA's scores under three schedules of the rate."""
+    """Write Deep LoRA's scores under three schedules of the rate, on the seeds that all three have."""
     rows = []
     for start, label in LENGTHS.items():
-        names = {shown: f"{start}_{ending}" for ending, shown in SCHEDULES.items() if f"{start}_{ending}" in results()}
-        scores = {shown: methods_of(name)[RULED] for shown, name in names.items()}
-        cells = [interval(scores[shown]["test"], 100, 1) if shown in scores else "" for shown in SCHEDULES.values()]
-        rows.append([label, *cells, f"{100 * spread(dict(enumerate(scores.values()))):.1f}"])
-    return markdown(["task", *SCHEDULES.values(), "largest minus smallest"], rows)
+        values = [all_scores(f"{start}_{ending}", RULED) for ending in SCHEDULES]
+        seeds = min(map(len, values))
+        found = [mean_with_interval(row[:seeds]) for row in values]
+        cells = [interval(row, 100, 1) for row in found]
+        rows.append([label, str(seeds), *cells, f"{100 * spread(found):.1f}"])
+    return markdown(["task", "seeds", *SCHEDULES.values(), "largest minus smallest"], rows)
 
 
 def exports() -> str:

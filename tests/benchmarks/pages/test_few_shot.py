@@ -17,6 +17,8 @@ from benchmarks.few_shot.comparisons import (
     gaps,
     methods_of,
     overall,
+    spread,
+    tuned_method,
 )
 from benchmarks.few_shot.methods import Method
 from benchmarks.pages import __main__ as pages
@@ -76,12 +78,13 @@ def test_fresh_seeds_are_no_seeds_of_the_first_comparison_and_no_method_is_tuned
     paths = list(SETTINGS.glob(f"few_shot_*{FRESH}.json"))
     assert len(paths) == 16
     for path in paths:
-        asked, first = (json.loads((SETTINGS / f"{name}.json").read_text(encoding="utf8"))
-                        for name in (path.stem, path.stem.removesuffix(FRESH)))  # fmt: skip
-        chosen = methods_of(path.stem.removeprefix("few_shot_").removesuffix(FRESH))["LoRA, tuned"]["chosen"]
-        tuned = asked["methods"]["LoRA, tuned"]
-        assert asked["task"] == first["task"] and [chosen["rate"]] == tuned["rates"] and "then" not in tuned
-        assert chosen["config"] == tuned["config"]
+        first_path = SETTINGS / f"{path.stem.removesuffix(FRESH)}.json"
+        asked, first = (json.loads(one.read_text(encoding="utf8")) for one in (path, first_path))
+        chosen = methods_of(path.stem.removeprefix("few_shot_").removesuffix(FRESH))
+        assert asked["task"] == first["task"] and asked["sweep_seeds"] == first["sweep_seeds"]
+        for method, row in asked["methods"].items():
+            assert row["rates"] == [chosen[method]["chosen"]["rate"]] and "then" not in row, (path.stem, method)
+            assert row["config"] == chosen[method]["chosen"]["config"], (path.stem, method)
         assert asked["first_seed"] == max(row["seeds"] for row in asked["methods"].values()) == 10
         assert max(row["seeds"] for row in first["methods"].values()) <= 10
 
@@ -94,10 +97,24 @@ def test_the_best_single_rate_has_the_best_mean(scores, monkeypatch) -> None:
     assert best_one_rate() == "LoRA, not tuned, 3e-4"
 
 
-def test_families_are_methods_that_differ_in_one_option(monkeypatch) -> None:
-    rows = {"LoRA, rate 0.1": {"test": 1}, "LoRA, rate 1e-05": {"test": 2}, "LoRA, tuned": {}, "LoRA, r=4": {}}
-    monkeypatch.setattr(comparisons, "methods_of", lambda name: rows)
-    assert families("any", "rate ") == {"LoRA": {1e-05: {"test": 2}, 0.1: {"test": 1}}}
+def test_families_are_methods_that_differ_in_one_option_with_all_their_seeds(monkeypatch) -> None:
+    values = {
+        "any": {"LoRA, rate 0.1": [0.1, 0.2], "LoRA, rate 1e-05": [0.3], "LoRA, tuned": [0.5], "LoRA, r=4": [0.5]},
+        "any_fresh": {"LoRA, rate 0.1": [0.6]},
+    }
+    table = {name: {m: {"test": {"values": of}} for m, of in row.items()} for name, row in values.items()}
+    monkeypatch.setattr(comparisons, "methods_of", table.__getitem__)
+    monkeypatch.setattr(comparisons, "has", lambda name, *methods: table.get(name, {}).keys() >= set(methods))
+    found = families("any", "rate ")["LoRA"]
+    assert list(found) == [1e-05, 0.1] and [row["seeds"] for row in found.values()] == [1, 3]
+    assert [row["mean"] for row in found.values()] == pytest.approx([0.3, 0.3])
+    assert spread(found.values()) == pytest.approx(0)
+
+
+def test_the_tuned_lora_of_other_lengths_was_tuned_for_its_rate_alone(monkeypatch) -> None:
+    table = {"one": {"LoRA, tuned": {}, "LoRA, tuned rate": {}}, "short": {"LoRA, tuned rate": {}}}
+    monkeypatch.setattr(comparisons, "methods_of", table.__getitem__)
+    assert [tuned_method(name) for name in table] == ["LoRA, tuned", "LoRA, tuned rate"]
 
 
 def test_a_difference_is_written_with_its_interval_and_the_seeds_won() -> None:
