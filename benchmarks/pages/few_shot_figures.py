@@ -23,17 +23,21 @@ from benchmarks.pages.drawing import Figures
 from benchmarks.pages.few_shot_tables import RANKS, RATE_TASKS, STEPS
 from training.results.figures import figure
 
-OURS, LORA, PALE = "#1f5fa8", "#d9730d", "#e8b48a"
+OURS, LORA, GRAY = "#1f5fa8", "#d9730d", "#8c8c8c"
 
 
 def draw_settings(path: Path) -> None:
     """Draw differences to tuned LoRA with their intervals, setting by setting."""
     names = sorted(in_points(), key=lambda name: overall(name, RULED)["mean"])
     rival = best_one_rate()
-    drawn = ((USUAL, PALE, "LoRA at 1e-3 everywhere"), (rival, LORA, f"LoRA at {rival.rpartition(', ')[2]} everywhere"))
-    with figure(path, size=(8, 1.4 + 0.36 * len(names))) as (axes,):
-        for method, color, label in (*drawn, (RULED, OURS, "Deep LoRA, nothing set")):
-            have = [(row, overall(name, method)) for row, name in enumerate(names)
+    others = (
+        (USUAL, GRAY, "LoRA at 1e-3 everywhere"),
+        (rival, LORA, f"LoRA at {rival.rpartition(', ')[2]} everywhere"),
+    )
+    ours = (RULED, OURS, "Deep LoRA, nothing set")
+    with figure(path, size=(8, 1.4 + 0.4 * len(names))) as (axes,):
+        for (method, color, label), shift in zip((*others, ours), (-0.22, 0.22, 0), strict=True):
+            have = [(row + shift, overall(name, method)) for row, name in enumerate(names)
                     if method in methods_of(name)]  # fmt: skip
             for row, gap in have:
                 width = 2.2 if method == RULED else 1.0
@@ -65,23 +69,25 @@ def draw_shapes(path: Path) -> None:
     """Draw the test score of word pairs against the rank, and against the length of the run."""
     with figure(path, columns=2, size=(4.6, 3.4), sharey=True) as (left, right):
         found = families(RANKS, "r=")
-        for family, color, label, end, place in (
-            ("LoRA, 1e-3", PALE, "LoRA at 1e-3", max, (0, -22)),
-            ("LoRA, 3e-3", LORA, "LoRA at 3e-3", min, (8, -12)),
-            (RULED, OURS, "Deep LoRA", min, (0, 6)),
+        for family, color, label, shift, end, place in (
+            ("LoRA, 1e-3", GRAY, "LoRA at 1e-3", 1.06, max, (0, -64)),
+            ("LoRA, 3e-3", LORA, "LoRA at 3e-3", 0.94, max, (0, 36)),
+            (RULED, OURS, "Deep LoRA", 1, min, (8, 4)),
         ):
-            _curve(left, found[family], color)
+            _points(left, found[family], color, shift)
             _label(left, found[family], end(found[family]), label, color, place)
-        left.set(xscale="log", xlabel="rank", ylabel="SimLex-999, Spearman x 100", ylim=(50, 62))
+        left.set(xscale="log", xlabel="rank", ylabel="SimLex-999, Spearman x 100", ylim=(51, 61))
         ranks = sorted(found[RULED])
         left.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
         names = {count: "simlex_64_linear" if count == 100 else f"simlex_64_{count}_steps_linear" for count in STEPS}
         names = {task_of(name)["steps"]: name for name in names.values() if name in results()}
         tuned = {count: scores(name, tuned_method(name)) for count, name in names.items()}
         ruled = {count: scores(name, RULED) for count, name in names.items()}
-        for rows, color, label, place in ((tuned, LORA, "LoRA, best rate of each length", (0, -16)),
-                                          (ruled, OURS, "Deep LoRA", (0, 8))):  # fmt: skip
-            _curve(right, rows, color)
+        for rows, color, label, shift, place in (
+            (tuned, LORA, "LoRA, best rate of each length", 1.03, (-12, -16)),
+            (ruled, OURS, "Deep LoRA", 0.97, (-8, 40)),
+        ):
+            _points(right, rows, color, shift)
             _label(right, rows, max(rows), label, color, place)
         right.set(xscale="log", xlabel="steps")
         right.set_xticks(list(names), [str(count) for count in names])
@@ -108,6 +114,13 @@ def _curve(axes: Any, rows: dict[float, dict[str, Any]], color: str) -> None:
     low, high = ([100 * row[end] for row in rows.values()] for end in ("low", "high"))
     axes.fill_between(list(rows), low, high, color=color, alpha=0.15, linewidth=0)
     axes.plot(list(rows), [_height(row) for row in rows.values()], marker="o", color=color)
+
+
+def _points(axes: Any, rows: dict[float, dict[str, Any]], color: str, shift: float) -> None:
+    """Draw means in points with 95 % intervals, a little to the side, so that no interval hides another one."""
+    ends = [[100 * abs(row[end] - row["mean"]) for row in rows.values()] for end in ("low", "high")]
+    places, heights = [shift * place for place in rows], [_height(row) for row in rows.values()]
+    axes.errorbar(places, heights, yerr=ends, marker="o", markersize=5, color=color, elinewidth=1, capsize=2)
 
 
 FIGURES: Figures = {

@@ -41,7 +41,7 @@ def draw_subspaces(path: Path) -> None:
             left.plot(steps, heights, "o-", color=color, markersize=4)
             _named(left, label, (48, max(heights) + 0.4), color)
         left.set(xlabel="step", ylabel="% of the update's directions", ylim=(0, 41))
-        left.set_title("The first gradient knows where the update grows", loc="left", fontsize=10.5)
+        left.set_title("The first gradient points to part of the update", loc="left", fontsize=10.5)
         for name, (label, color) in FORMS.items():
             losses = np.array(found["losses"][name]).reshape(-1, WINDOW).mean(1)
             right.plot(np.arange(len(losses)) * WINDOW + WINDOW / 2, losses, "o-", color=color, markersize=4)

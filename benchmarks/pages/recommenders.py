@@ -13,10 +13,10 @@ from benchmarks.result_files import result
 from training.results.figures import figure
 
 COSTS = {"cpu_seconds": "CPU time", "peak_mib": "memory"}
-OURS, OTHERS = "#1f77b4", "#9a9a9a"
+OURS, OTHERS = "#1f5fa8", "#8c8c8c"
 GROUPS = ("u1", "u1 to u5", "random folds")
-TITLES = {"rmse": "Stars: {best} errs least", "ndcg": "Lists: {best} is best"}
-PANELS = {"rmse": "RMSE of stars, lower is better", "ndcg": "NDCG@10 of lists, higher is better"}
+TITLES = {"rmse": "Ratings: {best} is best", "ndcg": "Lists: {best} is best"}
+PANELS = {"rmse": "RMSE in stars, lower is better", "ndcg": "NDCG@10 of lists, higher is better"}
 NEW_USERS = {
     "films alone": "nothing of the user: mean and biases of the films",
     "folded in": "`fold_in`",
