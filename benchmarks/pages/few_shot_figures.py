@@ -30,10 +30,8 @@ def draw_settings(path: Path) -> None:
     """Draw differences to tuned LoRA with their intervals, setting by setting."""
     names = sorted(in_points(), key=lambda name: overall(name, RULED)["mean"])
     rival = best_one_rate()
-    others = (
-        (USUAL, GRAY, "LoRA at 1e-3 everywhere"),
-        (rival, LORA, f"LoRA at {rival.rpartition(', ')[2]} everywhere"),
-    )
+    best = f"LoRA at {rival.rpartition(', ')[2]} everywhere"
+    others = ((USUAL, GRAY, "LoRA at 1e-3 everywhere"), (rival, LORA, best))
     ours = (RULED, OURS, "Deep LoRA, nothing set")
     with figure(path, size=(8, 1.4 + 0.4 * len(names))) as (axes,):
         for (method, color, label), shift in zip((*others, ours), (-0.22, 0.22, 0), strict=True):
