@@ -51,8 +51,10 @@ class CompareArguments:
 
     _argument_group_name = "comparison"
 
-    seeds: int = option(5, "Pairs of runs. Each has a seed of its own, for weights, order and the rows that are drawn.")
-    tune: bool = option(False, f"Also LoRA at the best of {len(RATES)} rates on the validation data.")
+    seeds: int = option(
+        5, "Number of paired runs. Each pair has its own seed, for new weights, order and the rows that are drawn."
+    )
+    tune: bool = option(False, f"Also compare with LoRA at the best of {len(RATES)} rates on the validation data.")
 
     def __post_init__(self) -> None:
         if self.seeds < 2:

@@ -28,7 +28,7 @@ from training.settings.data import FileArguments
 from training.settings.parsing import option, parse
 from training.settings.ranges import refuse_out_of_range
 
-DESCRIPTION = """Complete a matrix from some of its entries by a compressed deep factorization.
+DESCRIPTION = """Complete a matrix from some of its entries with a compressed deep factorization.
 
   deep-lora complete --data ratings.csv --row_column user --column_column film --value_column stars
   deep-lora complete --data ratings.csv --predict wanted.csv --output_dir runs/ratings
@@ -51,18 +51,18 @@ class CompleteArguments(FileArguments):
     column_column: str = option("column", "Column that names the column of the matrix.")
     value_column: str = option("value", "Column with the value.")
     predict: str | None = option(None, "A file with the rows and columns of entries to predict.")
-    test_fraction: float = option(0.1, "Share of the entries that is held out to measure the error; 0 holds out none.")
-    rank: int = option(20, "Rank of the factorization, even; less if the matrix allows no more.")
+    test_fraction: float = option(0.1, "Fraction of the entries held out to measure the error; 0 holds out none.")
+    rank: int = option(20, "Rank of the factorization, even; reduced if the matrix is too small for it.")
     depth: int = option(3, "Number of factors between the outer ones.")
     learning_rate: float = option(1e-2, "Learning rate of Adam.")
     weight_decay: float = option(1.0, "Penalty relative to the noise level: about 1 for noisy data, 0 for exact data.")
     max_epochs: int = option(100, "Passes over the entries.")
     validation_fraction: float = option(
-        0.1, "Share of the training entries that decides when to stop; 0 trains on all."
+        0.1, "Fraction of the training entries that decides when to stop; 0 trains on all."
     )
     patience: int = option(20, "Epochs without improvement before stopping.")
-    implicit_feedback: bool = option(False, "Also learn from which entries are known; for ratings.")
-    seed: int = option(0, "Seed of the held-out entries, the start and the order.")
+    implicit_feedback: bool = option(False, "Also learn from which entries are known, as with ratings.")
+    seed: int = option(0, "Seed of the held-out entries, the initial values and the order.")
     output_dir: str = option("runs/complete", "Folder for everything that is written.")
     dry_run: bool = option(False, "Show what would be completed, and stop.")
     overwrite: bool = option(False, "Replace the results of another run in --output_dir.")

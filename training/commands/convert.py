@@ -34,17 +34,18 @@ class ConvertArguments:
     output_dir: str | None = option(None, "Folder for the LoRA adapter; it must be empty, unless --overwrite is given.")
     tolerance: float = option(
         0.0,
-        "Drop singular values below this fraction of a module's largest; 0 is exact. One that is measured on data is "
-        "found by `save_as_lora` in Python.",
+        "Drop singular values below this fraction of a module's largest; 0 is exact. `save_as_lora` in Python can find "
+        "one that keeps the outputs on your data.",
     )
     model: str | None = option(
         None, "Base model, for the kinds of its layers; if unset, the one that the adapter names."
     )
     to: Literal["lora", "gguf"] = option(
-        "lora", "lora: a folder of PEFT; gguf: a file adapter.gguf for llama.cpp and what is built on it (Ollama)."
+        "lora", "lora: a PEFT folder; gguf: a file adapter.gguf for llama.cpp and what is built on it (Ollama)."
     )
     ranks: Literal["uniform", "per_module"] = option(
-        "uniform", "per_module: each module's own rank, a smaller file that PEFT and vLLM read, SGLang and TGI do not."
+        "uniform",
+        "per_module: each module's own rank; a smaller file, which PEFT and vLLM can read, SGLang and TGI cannot.",
     )
     assume_linear: bool = option(False, "Treat every adapted layer as linear, if the base model is not available.")
     overwrite: bool = option(False, "Replace what is in --output_dir.")

@@ -34,11 +34,11 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 class MergeArguments:
     """What is merged, and where to."""
 
-    adapter: str | None = option(None, "Folder of the run, or of the adapter; it may also stand without --adapter.")
+    adapter: str | None = option(None, "Folder of the run or of the adapter; --adapter itself may be left out.")
     output_dir: str | None = option(None, "Folder for the model; it must be empty, unless --overwrite is given.")
     model: str | None = option(None, "Base model, if it has been moved, or an unquantized copy of it.")
     dtype: str = option("auto", "Precision of the result: float32, bfloat16, float16 or auto (as the base is stored).")
-    trust_remote_code: bool = option(False, "Run Python code that the model's repository brings along. Off: refuse it.")
+    trust_remote_code: bool = option(False, "Run Python code from the model's repository; otherwise it is refused.")
     overwrite: bool = option(False, "Replace what is in --output_dir.")
 
     def __post_init__(self) -> None:

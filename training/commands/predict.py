@@ -50,12 +50,12 @@ class PredictArguments(FileArguments):
     split: str | None = option(None, "Split of the data, if there are several.")
     model: str | None = option(None, "Base model, if it has moved.")
     trust_remote_code: bool = option(False, "Run Python code from the model's repository; otherwise it is refused.")
-    text_column: str | None = option(None, "Column with the texts or words, if it has another name in the run.")
-    text_pair_column: str | None = option(None, "Column with the second texts, if it has another name in the run.")
-    image_column: str | None = option(None, "Column with the images, if it has another name in the run.")
+    text_column: str | None = option(None, "Column with the texts or words, if its name differs from the run's.")
+    text_pair_column: str | None = option(None, "Column with the second texts, if its name differs from the run's.")
+    image_column: str | None = option(None, "Column with the images, if its name differs from the run's.")
     max_length: int | None = option(None, "Tokens after which a text is cut off; as in the run if unset.")
-    max_new_tokens: int | None = option(None, "Largest number of tokens to generate; as in the run if unset, or 128.")
-    batch_size: int = option(32, "Rows at a time.")
+    max_new_tokens: int | None = option(None, "Maximum number of tokens to generate; as in the run if unset, or 128.")
+    batch_size: int = option(32, "Rows per forward pass.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +84,7 @@ def main(words: Sequence[str]) -> int:
     with saving(str(output), "nothing is kept"):
         output.parent.mkdir(parents=True, exist_ok=True)
         write(output, rows)
-    print(f"{len(rows):,} rows predicted, written to {output}")
+    print(f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} predicted, written to {output}")
     return 0
 
 

@@ -20,7 +20,9 @@ class PushArguments:
     """What is uploaded, and where to."""
 
     run: str | None = option(None, "Folder of a finished run (its --output_dir).")
-    hub_model_id: str | None = option(None, "Repository, user/name; the name of the folder under your own if unset.")
+    hub_model_id: str | None = option(
+        None, "Repository, user/name. If unset, the name of the folder, in your own account."
+    )
     hub_private_repo: bool | None = option(None, "Make a new repository private.")
     hub_token: str | None = option(None, "Access token; better: `hf auth login`, or HF_TOKEN.")
     license: str | None = option(None, "License named in the model card, such as apache-2.0.")

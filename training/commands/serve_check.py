@@ -25,7 +25,7 @@ weights only the header is read. With --programs the exit status is 1 if one of 
 class ServeCheckArguments:
     """What is checked, and for whom."""
 
-    adapter: str | None = option(None, "Folder of the adapter, or of the run; it may also stand without --adapter.")
+    adapter: str | None = option(None, "Folder of the adapter or of the run; --adapter itself may be left out.")
     programs: list[str] | None = field(default=None, metadata={"help": "Check only for these, such as vllm sglang."})
 
 

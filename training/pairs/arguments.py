@@ -27,20 +27,20 @@ class PairDataArguments(DataArguments):
         "Column with the image: the data set's own, or a path (relative paths start at the folder of the file).",
     )
     text_column: str = option(
-        "text", "Column with the text of the image, or a list of several; or with the first of two texts."
+        "text", "Column with the text of the image, or a list of texts; for pairs of texts, the first one."
     )
     text_columns: list[str] | None = field(
         default=None,
-        metadata={"help": "Columns with a caption of the image each, such as caption_1 caption_2, instead of one. "
-                          "Each caption makes a pair, as each one of a list in --text_column does."},
+        metadata={"help": "Several columns, each with a caption of the image, such as caption_1 caption_2. Each "
+                          "caption makes a pair, like each caption of a list in --text_column."},
     )  # fmt: skip
     second_text_column: str | None = option(None, "Column with the second text, for pairs of two texts.")
     label_column: str | None = option(
-        None, "Column that says what a pair shows. Pairs that show the same are not contrasted with each other; "
-        "without it, pairs with the same picture or the same text do.",
+        None, "Column that says what a pair shows. Pairs that show the same are not contrasted with each other. "
+        "Without it, this holds for pairs with the same picture or the same text.",
     )  # fmt: skip
     max_length: int | None = option(
-        None, "Tokens after which a text is cut off; if unset, as many as the model takes, at most 128."
+        None, "Length in tokens to which texts are cut. If unset, what the model takes, at most 128."
     )
     skip_unreadable: bool = option(False, "Leave out pairs whose image cannot be read, instead of stopping.")
 
@@ -65,20 +65,20 @@ class PairModelArguments(ModelArguments):
         None, "A model of images and texts (CLIP, SigLIP, ChineseCLIP, ...): a name on the Hub or a local folder."
     )
     text_model: str | None = option(
-        None, "Instead of --model: the tower of the texts (for pairs of texts, of the first)."
+        None, "Instead of --model: the tower of the texts (for pairs of texts, of the first one)."
     )
     image_model: str | None = option(None, "The tower of the images, beside --text_model.")
     second_text_model: str | None = option(
         None, "The tower of the second texts; if unset, a second copy of --text_model."
     )
     projection: str = option(
-        "linear", f"From each tower to the common space: {', '.join(get_args(Projection))}; two towers have one each."
+        "linear", f"Projection of each of two towers to the common space: {', '.join(get_args(Projection))}."
     )
     embedding_width: int = option(256, "Width of the common space of two towers.")
-    text_pooling: str = option("mean", f"One vector for a text of a tower: {', '.join(get_args(Pooling))}.")
-    image_pooling: str = option("mean", f"One vector for an image of a tower: {', '.join(get_args(Pooling))}.")
-    freeze_text: bool = option(False, "No adapter in the part that reads texts (for pairs of texts, the first).")
-    freeze_image: bool = option(False, "No adapter in the part that sees images.")
+    text_pooling: str = option("mean", f"How a tower makes one vector of a text: {', '.join(get_args(Pooling))}.")
+    image_pooling: str = option("mean", f"How a tower makes one vector of an image: {', '.join(get_args(Pooling))}.")
+    freeze_text: bool = option(False, "No adapter in the text tower (for pairs of texts, in the first one).")
+    freeze_image: bool = option(False, "No adapter in the image tower.")
     freeze_second_text: bool = option(False, "No adapter in the tower of the second texts.")
 
     def __post_init__(self) -> None:
@@ -99,13 +99,13 @@ class MethodArguments:
     _argument_group_name = "method"
 
     loss: str = option("contrastive", f"{' or '.join(get_args(Loss))}: symmetric InfoNCE, or SigLIP's.")
-    label_smoothing: float = option(0.0, "Share of each target that is spread over all pairs of the batch.")
+    label_smoothing: float = option(0.0, "Fraction of each target that is spread over all pairs of the batch.")
     temperature: float | None = option(
         None,
-        "Temperature, or its start if it is learned; if unset, the model's own, or 0.07 for two towers (sigmoid: 0.1).",
+        "Temperature, or its initial value if learned. If unset, the model's, or 0.07 for two towers (sigmoid: 0.1).",
     )
     temperature_mode: str | None = option(
-        None, f"How it is learned: {', '.join(LEARNED_OR_FIXED)}; the default is learnable, as in CLIP."
+        None, f"How the temperature is learned: {', '.join(LEARNED_OR_FIXED)}. If unset, learnable, as in CLIP."
     )
     temperature_scale: float = option(1.0, "s of --temperature_mode exp, where 1 / temperature = exp(nu / s).")
     temperature_rate: float = option(1.0, "Learning rate of the temperature relative to --learning_rate.")
@@ -114,15 +114,15 @@ class MethodArguments:
     )
     schedule_start: float = option(0.01, "linear: temperature at the start. cosine: the lower one.")
     schedule_end: float = option(0.05, "linear: temperature at the end. cosine: the higher one.")
-    schedule_periods: float = option(5.0, "cosine: periods in the whole run.")
+    schedule_periods: float = option(5.0, "cosine: number of periods in the whole run.")
     schedule_points: list[str] | None = field(
         default=None, metadata={"help": "piecewise: points progress:temperature, such as 0:0.01 0.5:0.05 1:0.05."}
     )
     swap: str = option("none", f"Exchange features between the modalities now and then: {', '.join(SWAPS)}.")
     swap_probability: float = option(0.01, "Probability of a swap.")
-    swap_per: str = option("step", "Draw once for each step (the whole batch) or sample.")
+    swap_per: str = option("step", "Draw once per step (for the whole batch) or per sample.")
     chunk_size: int | None = option(
-        None, "Pairs whose activations are in memory at a time; costs one more forward pass. All if unset."
+        None, "Number of pairs whose activations are in memory at a time; costs one more forward pass. All if unset."
     )
 
     def __post_init__(self) -> None:

@@ -75,16 +75,16 @@ class AdapterArguments(_Fields):
     _argument_group_name = "adapter"
 
     lora_alpha: int | None = option(
-        None, "The scale of --adapter lora is lora_alpha / rank; the rank if unset. deep_lora has no alpha."
+        None, "Alpha of --adapter lora, whose scale is lora_alpha / rank; the rank if unset. deep_lora has none."
     )
     init_batches: int = option(
-        4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; 0 leaves them random."
+        4, "Training batches (on each process) whose gradient sets the subspaces of deep_lora; with 0 they are random."
     )
     path_length: float | None = option(
         None,
-        "How far the step rule lets a weight go in the whole run, as a share of its norm. The rule sets the steps of "
-        "the adapter, whatever the learning rate. If unset, deep_lora has 0.12 where classes or tokens are learned and "
-        "0.24 elsewhere, and lora has no rule; 0 turns the rule off.",
+        "How far the step rule lets a weight move in the whole run, as a fraction of its norm. The rule sets the "
+        "steps of the adapter, whatever the learning rate. If unset, deep_lora uses 0.12 to learn classes or tokens "
+        "and 0.24 for everything else, and lora has no rule. 0 turns the rule off.",
     )
 
     def __post_init__(self) -> None:

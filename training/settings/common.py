@@ -47,10 +47,11 @@ class HeadArguments:
 
     normalized_head: bool = option(False, "Put features and class vectors of the classifier on the unit sphere.")
     head_scale: float | None = option(
-        None, "Scale of the logits of a normalized head; follows from the number of classes if unset."
+        None, "Scale of the logits of a normalized head; if unset, it follows from the number of classes."
     )
     balance_classes: bool = option(
-        False, "Weight the loss of each class by n / (classes x n of the class), so that rare classes count more."
+        False,
+        "Weight the loss of each class by n / (classes x n of the class), so that rare classes count more.",
     )
 
 
@@ -66,14 +67,14 @@ class RunArguments(TrainingArguments):
     )
     learning_rate: float = option(
         None,
-        "Learning rate; 1e-3 if unset. With deep_lora it is the rate of what is trained beside the adapter, such as "
+        "Learning rate; 1e-3 if unset. With deep_lora it applies only to what is trained beside the adapter, such as "
         "a new head; see --path_length.",
     )
-    per_device_train_batch_size: int = option(16, "Training samples in a step on each process.")
-    per_device_eval_batch_size: int = option(32, "Samples in a forward pass of evaluation on each process.")
+    per_device_train_batch_size: int = option(16, "Training samples per step and process.")
+    per_device_eval_batch_size: int = option(32, "Evaluation samples per forward pass and process.")
     logging_steps: float = option(
         None,
-        "Steps between two logs; below 1, a share of the whole run. If unset, 10, or a tenth of a short run.",
+        "Steps between two logs; below 1, a fraction of the whole run. If unset, 10, or a tenth of a short run.",
     )
     logs_by_length: bool = field(default=False, init=False)
     eval_strategy: str = option("epoch", "When to validate: no, steps (see --eval_steps) or epoch.")
@@ -86,18 +87,18 @@ class RunArguments(TrainingArguments):
     seed: int = option(0, "Seed of new weights, dropout and the order of the data.")
     push_to_hub: bool = option(False, "Upload the adapter, and its LoRA export, to the Hub after training.")
     hub_private_repo: bool | None = option(None, "Make the new repository private.")
-    dry_run: bool = option(False, "Show what would be trained, and stop.")
+    dry_run: bool = option(False, "Check everything, show what would be trained, and stop.")
     early_stopping_patience: int | None = option(
-        None, "Stop after this many evaluations without a better --metric_for_best_model (the loss if unset), and keep "
-        "the best model."
+        None, "Stop after this many evaluations without an improvement of --metric_for_best_model (the loss if unset), "
+        "and keep the best model."
     )  # fmt: skip
     overwrite: bool = option(
         False, "Delete the checkpoints of an earlier run in --output_dir instead of resuming from them."
     )
     metric_source: Literal["local", "evaluate"] = option(
         "local",
-        "Where metrics come from: local (scikit-learn, scipy) or evaluate, whose definitions are code from the Hub; "
-        "if it cannot be reached, the local ones are used.",
+        "Where metrics come from: local (scikit-learn, scipy), or evaluate, whose definitions are code on the Hub. If "
+        "the Hub cannot be reached, local metrics are used.",
     )
     license: str | None = option(None, "License named in the model card, such as apache-2.0.")
 

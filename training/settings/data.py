@@ -28,8 +28,8 @@ class FileArguments:
     )
     quoting: str = option(
         "auto",
-        'Quotation marks in csv and tsv files. double: they enclose fields, "" is one inside; backslash: so is \\"; '
-        "none: they are part of the texts; auto: whichever of double and none fits the file, if only one does.",
+        'Quotation marks in csv and tsv files. double: they enclose fields, and "" is one inside; backslash: so is '
+        '\\"; none: they are part of the texts; auto: double or none, if only one of them fits the file.',
     )
     column_names: list[str] | None = field(
         default=None, metadata={"help": "Names of the columns, for csv, tsv and xlsx files that have no header."}
@@ -63,15 +63,13 @@ class DataArguments(FileArguments):
         "datasets.load_dataset.",
     )
     dataset_config: str | None = option(None, "Configuration of a data set on the Hub.")
-    validation_data: str | None = option(
-        None, "Another file to validate on; if unset, a split or a share of --dataset."
-    )
+    validation_data: str | None = option(None, "Another file to validate on. If unset, a split or a part of --dataset.")
     test_data: str | None = option(None, "Another file to test on, once, after training.")
     train_split: str = option("train", "Split of the data set to train on.")
-    validation_split: str | None = option(None, "Split to validate on; validation, dev, valid or val if there is one.")
-    test_split: str | None = option(None, "Split to test on; test if there is one.")
+    validation_split: str | None = option(None, "Split to validate on. If unset, validation, dev, valid or val.")
+    test_split: str | None = option(None, "Split to test on. If unset, test, if there is one.")
     validation_fraction: float = option(
-        0.1, "Share of the training data to validate on if there is no other validation data."
+        0.1, "Fraction of the training data to validate on if there is no other validation data."
     )
     num_train_samples: int | None = option(None, "Use this many training samples, drawn with --sample_seed.")
     num_train_samples_per_class: int | None = option(
@@ -79,8 +77,8 @@ class DataArguments(FileArguments):
     )
     num_validation_samples: int | None = option(None, "Use this many validation samples.")
     num_test_samples: int | None = option(None, "Use this many test samples.")
-    sample_seed: int = option(0, "Seed of these draws and of the validation share.")
-    label_column: str | None = option(None, "Column with the answers: classes, numbers or tags. Default: label.")
+    sample_seed: int = option(0, "Seed of these draws and of the validation split.")
+    label_column: str | None = option(None, "Column with the labels: classes, numbers or tags. Default: label.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,33 +97,34 @@ class TextDataArguments(DataArguments):
 
     task: str = option("classification", "What is predicted: one of the tasks listed above.")
     glue: str | None = option(None, "A GLUE task by name (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli).")
-    text_column: str = option("text", "Column with the text (token_classification: with the words).")
+    text_column: str = option("text", "Column with the text, or with the words for token_classification.")
     text_pair_column: str | None = option(None, "Column with a second text, for pairs of sentences.")
     label_columns: list[str] | None = field(
         default=None,
         metadata={"help": "multilabel: columns with 1 and 0, one for each label, instead of one of lists."},
     )
     target_column: str | None = option(
-        None, "seq2seq: column with the text to generate. causal_lm: what follows the text; only it has a loss."
+        None,
+        "seq2seq: column with the text to generate. causal_lm: column with what follows the text; only it has a loss.",
     )
     max_length: int | None = option(
-        None, "Tokens after which a text is cut off (of causal_lm's prompts, the beginning); if unset, 128, for chat "
-        "and dpo 1024, or as many as the model takes."
+        None, "Length in tokens to which texts are cut (prompts of causal_lm lose their beginning). If unset, 128, or "
+        "1024 for chat and dpo, and no more than the model takes."
     )  # fmt: skip
     chat_template: str | None = option(
         None, "chat, dpo: a .jinja file with the chat template, for a tokenizer that has none."
     )
-    packing: bool = option(False, "chat: fill rows of --max_length tokens with several conversations each.")
+    packing: bool = option(False, "chat: pack several conversations into each row of --max_length tokens.")
     general_text: str | None = option(
-        None, "causal_lm, chat: a file with another kind of text (its column is called text), on which each evaluation "
-        "measures how far the model has drifted from its base."
+        None, "causal_lm, chat: a file with another kind of text, in its column text. Each evaluation measures on it "
+        "how far the model has drifted from its base."
     )  # fmt: skip
-    beta: float = option(0.1, "dpo: how closely the model is held to the one before training; higher is closer.")
+    beta: float = option(0.1, "dpo: how close the model stays to the one before training; higher is closer.")
     predict_with_generate: bool = option(
-        False, "seq2seq: also generate texts at each evaluation, and compare them with the target (ROUGE-L, BLEU)."
+        False, "seq2seq: also generate texts at each evaluation and compare them with the targets (ROUGE-L, BLEU)."
     )
-    num_beams: int = option(1, "Beams of that generation; 1 is greedy.")
-    max_new_tokens: int | None = option(None, "Largest number of tokens to generate; --max_length if unset.")
+    num_beams: int = option(1, "Number of beams for generating; 1 is greedy.")
+    max_new_tokens: int | None = option(None, "Maximum number of tokens to generate; --max_length if unset.")
     metrics: list[str] | None = field(
         default=None,
         metadata={"help": "Metrics by name, the most important first; if unset, the usual ones of the task."},
@@ -161,7 +160,7 @@ class TextDataArguments(DataArguments):
 class ImageDataArguments(DataArguments):
     """Images with a class each: a folder with a folder for each class, or a data set."""
 
-    image_column: str = option("image", "Column with the image, or with its path from the folder of the file.")
+    image_column: str = option("image", "Column with the image, or with its path relative to the folder of the file.")
     skip_unreadable: bool = option(False, "Leave out images that cannot be read, instead of stopping.")
     metrics: list[str] | None = field(
         default=None, metadata={"help": "Metrics by name, the most important first; if unset, accuracy and f1_macro."}

@@ -58,7 +58,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         shown = f" (default: {_default(action)})" if _has_default(action) else ""
-        return f"{action.help or ''}{shown}".replace("%", "%%")
+        return f"{action.help or ''}{shown}".replace("%%", "%").replace("%", "%%")  # transformers escapes it in some
 
 
 def wrapped(text: str) -> str:
