@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from deep_lora.export.conversion import convert_folder
 from deep_lora.export.folders import AdapterFiles, read_adapter
+from deep_lora.export.gguf_bases import ARCHITECTURES, base_config
 from deep_lora.export.serving import check_serving
 from deep_lora.export.spectra import lora_scale
 from deep_lora.export.target_names import plain_name
 from deep_lora.files import AdapterFileError
 from dmf.files import complete_file
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama"}  # of transformers -> of llama.cpp; those that are tested
 _RANKS = 8
 _INTERLEAVED = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
@@ -63,7 +62,7 @@ def convert_to_gguf(
             files = read_adapter(folder, root=True)
         _check(folder)
     pairs = _pairs(files)
-    base = _base_config(files.config, base_model)
+    base = _known_base(files.config, base_model)
     tensors = {name: (A, _reordered(name, B, base)) for name, (A, B) in pairs.items()}
     if out is not None:
         _write(Path(out), _padded(tensors), base)
@@ -72,7 +71,7 @@ def convert_to_gguf(
 
 def _check(folder: Path) -> None:
     (found,) = [one for one in check_serving(folder) if one.program == "llama.cpp"]
-    if not found.loads:
+    if found.reasons:
         raise AdapterFileError(f"llama.cpp does not load this adapter: {'; '.join(found.reasons)}")
 
 
@@ -97,16 +96,8 @@ def _padded(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, 
     return {name: (pad(A, (0, 0, 0, rank - len(A))), pad(B, (0, rank - len(A)))) for name, (A, B) in pairs.items()}
 
 
-def _base_config(config: dict[str, Any], base_model: str | None) -> Any:
-    name = base_model or config.get("base_model_name_or_path")
-    try:
-        found = transformers.AutoConfig.from_pretrained(
-            name, local_files_only=base_model is None, trust_remote_code=False
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AdapterFileError(
-            f"the configuration of the base model {name!r} is not on this machine; pass `base_model`"
-        ) from error
+def _known_base(config: dict[str, Any], base_model: str | None) -> Any:
+    found = base_config(config, base_model)
     if found.model_type not in ARCHITECTURES:
         raise AdapterFileError(
             f"the base model is a {found.model_type}; only adapters of {' and '.join(ARCHITECTURES)} models can "

@@ -17,6 +17,7 @@ from typing import Any
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
 from deep_lora.export.folders import read_config
+from deep_lora.export.gguf_bases import base_in_llama_cpp
 from deep_lora.export.target_names import PREFIX, plain_name
 from deep_lora.files import AdapterFileError, Shapes, read_shapes
 
@@ -35,16 +36,17 @@ _DIFFUSERS_FILE, _DIFFUSERS_PARTS = "pytorch_lora_weights.safetensors", ("unet."
 
 @dataclass(frozen=True)
 class Serving:
-    """Whether one program loads the adapter: the reasons against it, and what to tell the program if it does."""
+    """Whether one program loads the adapter: the reasons against it, what to tell the program, what could not be told."""
 
     program: str
     reasons: list[str]
     advice: str = ""
+    unknown: str = ""
 
     @property
     def loads(self) -> bool:
-        """Tell whether there is no reason against it."""
-        return not self.reasons
+        """Tell whether there is no reason against it, and nothing that could not be told."""
+        return not self.reasons and not self.unknown
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def check_serving(path: str | os.PathLike[str]) -> list[Serving]:
     """Say for PEFT, transformers, vLLM and others whether they load the adapter at the root of a folder.
 
     Nothing is executed, and of the weights only the header is read. Whether a server knows the class of the base model
-    is not checked.
+    is checked for llama.cpp alone, from the configuration of the base if it is on this machine.
 
     Raises:
         AdapterFileError: not a folder of an adapter, or a file is damaged.
@@ -90,7 +92,13 @@ def check_serving(path: str | os.PathLike[str]) -> list[Serving]:
         raise AdapterFileError(
             f"{path} holds an adapter of type {facts.kind[:40]}; only LORA and DEEP_LORA can be checked"
         )
-    return [Serving(name, rule(facts), _ADVICE.get(name, _nothing)(facts)) for name, rule in _RULES.items()]
+    return [_answer(name, rule(facts), facts) for name, rule in _RULES.items()]
+
+
+def _answer(program: str, reasons: list[str], facts: _Facts) -> Serving:
+    if program == "llama.cpp" and not reasons:
+        return Serving(program, reasons, *base_in_llama_cpp(facts.config))
+    return Serving(program, reasons, _ADVICE.get(program, _nothing)(facts))
 
 
 def _facts_of(folder: Path) -> _Facts:
@@ -248,5 +256,4 @@ _RULES: dict[str, Rule] = {
 _ADVICE: dict[str, Callable[[_Facts], str]] = {
     "vLLM": _vllm_advice,
     "SGLang": lambda facts: f"--enable-lora --max-lora-rank {facts.highest}",
-    "llama.cpp": lambda facts: "after deep-lora convert --to gguf",
 }

@@ -18,7 +18,8 @@ will load an adapter, and if not, why.
   deep-lora serve-check runs/reviews/adapter --programs vllm sglang
 
 The rules are those of the programs' published sources; the docs name the versions. Nothing is started, and of the
-weights only the header is read. With --programs the exit status is 1 if one of them will not load the adapter."""
+weights only the header is read. With --programs the exit status is 1 if one of them will not load the adapter, or if
+that cannot be told."""
 
 
 @dataclass
@@ -76,4 +77,6 @@ def line(one: Serving) -> str:
     """Return the answer for one program."""
     if one.loads:
         return f"{one.program:>22}  loads" + (f" ({one.advice})" if one.advice else "")
-    return f"{one.program:>22}  no: {'; '.join(one.reasons)}"
+    if one.reasons:
+        return f"{one.program:>22}  no: {'; '.join(one.reasons)}"
+    return f"{one.program:>22}  cannot tell: {one.unknown}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -81,6 +84,35 @@ def test_every_server_takes_the_export_of_a_pattern(tmp_path) -> None:
     save_as_lora(tmp_path, model)
     found = reasons(tmp_path)
     assert {name for name, text in found.items() if not text} >= {"PEFT", "vLLM", "SGLang", "TGI", "llama.cpp"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice", "unknown"),
+    [
+        ("mistral", "after deep-lora convert --to gguf", ""),
+        ("qwen2_moe", "after llama.cpp's convert_lora_to_gguf.py", ""),
+        ("clip", "", "the base model is a clip, which the package gguf does not list under this name"),
+        ("distilbert", "", "the base model is a distilbert, which the package gguf does not list under this name"),
+        (None, "", "the configuration of the base model 'me/base' is not on this machine"),
+    ],
+)
+def test_llama_cpp_is_answered_for_by_the_type_of_the_base(kind, advice, unknown, tmp_path) -> None:
+    pytest.importorskip("gguf")
+    save(tmp_path, "plain")
+    if kind is not None:
+        (tmp_path / "base").mkdir()
+        (tmp_path / "base" / "config.json").write_text(json.dumps({"model_type": kind}))
+        with_fields(tmp_path, base_model_name_or_path=str(tmp_path / "base"))
+    found = next(one for one in check_serving(tmp_path) if one.program == "llama.cpp")
+    assert (found.reasons, found.advice, found.unknown, found.loads) == ([], advice, unknown, bool(advice))
+
+
+def test_without_the_package_gguf_only_the_bases_that_we_convert_are_answered_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    with_fields(save(tmp_path, "plain"), base_model_name_or_path=str(tmp_path))
+    found = next(one for one in check_serving(tmp_path) if one.program == "llama.cpp")
+    assert found.unknown == "the base model is a qwen2; `pip install gguf` to look for it among the models of llama.cpp"
 
 
 def test_what_servers_leave_out_is_named_before_it_is_saved(tmp_path) -> None:

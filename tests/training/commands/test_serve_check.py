@@ -15,7 +15,10 @@ def test_the_command_takes_the_folder_of_a_run_and_answers_for_each_program(tmp_
     assert "                  vLLM  loads (--enable-lora)\n" in printed and "diffusers  no: it does not read" in printed
     shutil.copytree(tmp_path / "run" / "adapter", tmp_path / "other")
     with_fields(tmp_path / "other", target_modules="q_proj")
-    assert main(["serve-check", str(tmp_path / "other"), "--programs", "VLLM", "llama-cpp"]) == 0
+    assert main(["serve-check", str(tmp_path / "other"), "--programs", "VLLM", "T-G-I"]) == 0
+    capsys.readouterr()
+    assert main(["serve-check", str(tmp_path / "other"), "--programs", "llama-cpp"]) == 1
+    assert "llama.cpp  cannot tell: the configuration of the base model 'me/base' is not" in capsys.readouterr().out
     assert main(["serve-check", "--adapter", str(tmp_path / "other"), "--programs", "sglang"]) == 1
     assert "no: it takes names" in capsys.readouterr().out
     for words, message in (
