@@ -36,7 +36,7 @@ _DIFFUSERS_FILE, _DIFFUSERS_PARTS = "pytorch_lora_weights.safetensors", ("unet."
 
 @dataclass(frozen=True)
 class Serving:
-    """Whether one program loads the adapter: the reasons against it, what to tell the program, what could not be told."""
+    """Whether one program loads the adapter: reasons against it, what to tell the program, and what is not known."""
 
     program: str
     reasons: list[str]

@@ -19,7 +19,9 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from dmf.completion.data import Axes, Ids, matrix_entries, pairs_of
 from dmf.completion.folding import Penalty, feedback_of, solve_rows
+from dmf.completion.gaps import stored, with_gaps
 from dmf.completion.ids import read_ids
+from dmf.completion.labels import check_same_labels, named_axes
 from dmf.completion.model import CompletionModel
 from dmf.completion.prediction import COMPLETED, CompletedMatrix
 from dmf.observed import ObservedEntries
@@ -154,10 +156,11 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         """Fill in what is missing in the rows of a table, which may be new ones: each is solved for by `fold_in`.
 
         Raises:
-            ValueError: if X and the fitted matrix differ in the number of columns, or entries are missing in a column
-                that had no observations.
+            ValueError: if the columns of X and of the fitted matrix differ in number or labels, entries are missing in
+                a column that had no observations, or a sparse matrix stores an entry twice.
         """
         check_is_fitted(self)
+        given, X = X, with_gaps(X)
         options: dict[str, Any] = {"accept_sparse": ("csr", "csc", "coo"), "dtype": np.float64}
         if self.n_features_in_ == len(self.column_bias_):
             X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan", **options)
@@ -167,10 +170,8 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
             raise ValueError(
                 f"X has {X.shape[1]} columns, and the fitted matrix {len(self.column_bias_)}; pass the same columns"
             )
-        table = np.full(X.shape, np.nan) if issparse(X) else np.array(X, dtype=np.float64)
-        if issparse(X):
-            coo = X.tocoo()
-            table[coo.row, coo.col] = coo.data
+        check_same_labels(named_axes(given, self._axes)._replace(rows=self._axes.rows), self._axes)
+        table = stored(X) if issparse(X) else np.array(X, dtype=np.float64)
         missing = np.isnan(table)
         unknown = np.setdiff1d(np.flatnonzero(missing.any(0)), self.columns_)
         if len(unknown):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from torch import Tensor
 
-from dmf.completion.ids import Axis, as_array, axis_of, read_ids
+from dmf.completion.ids import Axis, as_array, axis_of, read_ids, unmasked
 from dmf.observed import ObservedEntries, RepeatedEntries, check_indices, check_triplets, repeated_entries
 
 
@@ -240,7 +240,7 @@ def selected(entries: ObservedEntries, chosen: Shaped[Tensor, " n"]) -> Observed
 
 
 def _real_values(values: ArrayLike, what: str) -> Float[Tensor, " nnz"]:
-    array = np.asarray(values)
+    array = unmasked(values, what)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{what} must be real numbers, got {array.dtype}; convert them with `.astype(float)`")
     return torch.from_numpy(array.astype(np.float64))

@@ -137,6 +137,8 @@ class MatrixCompletion(Updates, BaseEstimator):
     ) -> Any:
         """Fit to triplets, `fit(rows, cols, values)`, or to a matrix, `fit(X)`, dense with NaN or scipy sparse.
 
+        In a table of pandas, the index and the columns are the ids, unless they count from 0.
+
         Args:
             X: ids of the rows of the observed entries: numbers from 0, text, or any other integers; or the matrix,
                 where NaN or what is not stored is missing. In scikit-learn's form, `fit(X, y)`, two columns of ids:
@@ -181,7 +183,7 @@ class MatrixCompletion(Updates, BaseEstimator):
             ValueError: if the matrix differs in shape from the fitted one, so that its rows are unknown.
         """
         check_is_fitted(self)
-        ids, true = self._ids_and_values(X, y, values)
+        ids, true = self._ids_and_values(X, y, values, sample_weight)
         if ids is None:
             entries = self._matrix(X, sample_weight, reset=False).entries
             rows, cols, given, weights = entries.rows, entries.cols, entries.values, entries.weights

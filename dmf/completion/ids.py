@@ -26,6 +26,23 @@ def as_array(ids: ArrayLike) -> ndarray:
     return np.asarray(ids, dtype=object) if array.dtype.kind == "U" and isinstance(ids, (list, tuple)) else array
 
 
+def unmasked(values: ArrayLike, what: str) -> ndarray:
+    """Return an array; NumPy would forget which of its values are masked.
+
+    Raises:
+        ValueError: if some are.
+
+    >>> unmasked([1, 2], "values")
+    array([1, 2])
+    """
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{np.ma.count_masked(values)} of the {what} are masked; leave these entries out, for instance with "
+            "`~numpy.ma.getmaskarray(values)`"
+        )
+    return np.asarray(values)
+
+
 def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
     """Read ids as an array of int64 or of text.
 
@@ -39,7 +56,7 @@ def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
     >>> read_ids([3, 1], "rows"), read_ids(["ann", "bob"], "rows").tolist()
     (array([3, 1]), ['ann', 'bob'])
     """
-    array = as_array(ids)
+    array = as_array(unmasked(ids, what) if isinstance(ids, np.ma.MaskedArray) else ids)
     if array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind == "O":

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.sparse import issparse
 
+EARLIEST = 1e8  # seconds since 1970 that a column of times may begin at: 1973
 FEW_ROWS = 10  # a matrix of three columns and fewer rows may well have whole numbers by chance
 
 
@@ -50,8 +51,9 @@ def warn_of_matrix(matrix: Any) -> None:
         return
     if _looks_like_triplets(matrix):
         warnings.warn(
-            "X has three columns, nothing is missing, and the first two hold whole numbers, each pair once; it is read "
-            "as a matrix. If these are rows, columns and values, pass them one by one: fit(X[:, 0], X[:, 1], X[:, 2])",
+            f"X has {matrix.shape[1]} columns, nothing is missing, and the first two hold whole numbers, each pair "
+            "once; it is read as a matrix. If these are rows, columns and values, pass them one by one: "
+            "fit(X[:, 0], X[:, 1], X[:, 2])",
             stacklevel=5,
         )
     elif matrix.size and (matrix == 0).mean() > 0.5 and len(np.unique(matrix)) > 2:  # two: choices, 1 and 0
@@ -73,7 +75,9 @@ def warn_of_equal_values(values: ndarray) -> None:
 
 
 def _looks_like_triplets(matrix: Float[ndarray, "m n"]) -> bool:
-    if matrix.shape[1] != 3 or len(matrix) < FEW_ROWS:
+    if matrix.shape[1] not in (3, 4) or len(matrix) < FEW_ROWS:
+        return False
+    if matrix.shape[1] == 4 and matrix[:, 3].min() < EARLIEST:
         return False
     ids = matrix[:, :2]
     return bool((ids >= 0).all() and (ids == np.floor(ids)).all()) and len(np.unique(ids, axis=0)) == len(ids)

@@ -14,7 +14,9 @@ from dmf.completion.answers import Answers
 from dmf.completion.biases import has_columns, has_mean, has_rows
 from dmf.completion.data import Axes, Ids, Listed, listed_entries, matrix_entries, merged, pairs_of
 from dmf.completion.folding import fold
+from dmf.completion.gaps import with_gaps
 from dmf.completion.ids import read_ids
+from dmf.completion.labels import check_same_labels, named_axes
 from dmf.completion.misreadings import check_numbers, check_same_order, warn_of_matrix
 from dmf.completion.model import Trained
 from dmf.completion.prediction import COMPLETED, CompletedMatrix
@@ -80,7 +82,7 @@ class Updates(Answers):
     def _listed(self, X: Any, y: Any, values: Any, shape: Sequence[int] | None, weights: Any) -> Listed:
         """Read the entries of a fit; a warm start knows the ids of the earlier one."""
         in_pairs = values is None
-        ids, values = self._ids_and_values(X, y, values)
+        ids, values = self._ids_and_values(X, y, values, weights)
         if ids is None:
             if shape is not None:
                 raise ValueError(f"shape={tuple(shape)} is for triplets only; a matrix X has its own shape")
@@ -90,9 +92,9 @@ class Updates(Answers):
         known = self._axes if self._continues() and shape is None else None
         return listed_entries(ids, values, shape, known=known, weights=weights)
 
-    def _ids_and_values(self, X: Any, y: Any, values: Any) -> tuple[Ids | None, Any]:
+    def _ids_and_values(self, X: Any, y: Any, values: Any, weights: Any) -> tuple[Ids | None, Any]:
         """Return ids and values of listed entries; None if X is a matrix."""
-        check_same_order(X, y, values)
+        check_same_order(X, y, values, weights)
         if values is not None:
             return Ids(read_ids(X, "rows"), read_ids(y, "cols")), values
         return (pairs_of(X), y) if y is not None else (None, None)
@@ -101,7 +103,7 @@ class Updates(Answers):
         """Read a matrix; without `reset` it must have the shape of the fitted one."""
         options = {"accept_sparse": ("csr", "csc", "coo"), "dtype": np.float64, "ensure_all_finite": "allow-nan"}
         try:
-            matrix = validate_data(self, X, reset=reset, **options)
+            matrix = validate_data(self, with_gaps(X), reset=reset, **options)
         except ValueError as error:
             check_numbers(error)
             raise
@@ -113,13 +115,17 @@ class Updates(Answers):
                 "rows are unknown; pass NaN where nothing is known, or rows, cols and values, to searches too "
                 "(docs/dmf.md)"
             )
-        return matrix_entries(matrix, weights)
+        listed = matrix_entries(matrix, weights)
+        axes = named_axes(X, listed.axes)
+        if not reset or self._continues():
+            check_same_labels(axes, self._axes)
+        return Listed(listed.entries, axes)
 
     def _folded(self, X: Any, y: Any, values: Any, weights: Any, *, only_new: bool) -> Any:
         """Merge the entries with those that are known, and solve for the rows and columns that they are in."""
         check_is_fitted(self)
         check_settings(self.get_params())
-        ids, values = self._ids_and_values(X, y, values)
+        ids, values = self._ids_and_values(X, y, values, weights)
         if ids is None:
             entries, axes = self._matrix(X, weights, reset=False).entries, self._axes
         else:
@@ -173,8 +179,8 @@ class Updates(Answers):
             return None
         if [axis.names is None for axis in axes] != [axis.names is None for axis in self._axes]:
             raise ValueError(
-                "warm_start continues with a model whose rows and columns have names, and a matrix or shape= has none; "
-                "pass the ids of the entries, or set warm_start=False to start again"
+                "warm_start continues with the earlier model, and only one of it and these data has names for its rows "
+                "and columns; pass ids as in the earlier fit, or set warm_start=False to start again"
             )
         model = self.model_.factorization
         kind = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -127,7 +129,9 @@ def test_a_shape_beside_names_is_refused():
 def test_a_matrix_after_a_fit_to_names_is_in_their_order_and_no_warm_start():
     model = MatrixCompletion(**QUICK, warm_start=True).fit(ROWS + STEAM, COLS, VALUES)
     assert model.score(ratings()) == pytest.approx(model.score(ROWS + STEAM, COLS, VALUES), rel=1e-12)
-    text = "continues with a model whose rows and columns have names, and a matrix or shape= has none; pass the ids"
+    text = (
+        "continues with the earlier model, and only one of it and these data has names for its rows and columns; pass"
+    )
     for data, options in (((ratings(),), {}), ((ROWS, COLS, VALUES), {"shape": (30, 20)})):
         with pytest.raises(ValueError, match=text):
             model.fit(*data, **options)
@@ -138,3 +142,50 @@ def test_a_matrix_after_a_fit_to_names_is_in_their_order_and_no_warm_start():
 def test_columns_and_values_may_be_the_same_array():
     stars = np.array([0, 1, 2, 1])
     assert MatrixCompletion(**QUICK).fit([0, 1, 2, 3], stars, stars).n_features_in_ == 3
+
+
+def test_labels_of_a_table_are_its_ids():
+    table = pandas.DataFrame(ratings(), index=np.arange(30) + 1, columns=FILMS)  # users from 1, as in MovieLens
+    model, by_position = MatrixCompletion(**QUICK).fit(table), MatrixCompletion(**QUICK).fit(ratings())
+    assert np.array_equal(model.complete(), by_position.complete())
+    for user in (1, 30):
+        found, expected = model.recommend(user, 3), by_position.recommend(user - 1, 3)
+        assert found.items.tolist() == FILMS[expected.items].tolist()
+        assert np.array_equal(model.predict(user, FILMS), by_position.predict(user - 1, range(20)))
+    assert model.score(table) == by_position.score(ratings())
+    assert np.array_equal(model.transform(table[:3]), by_position.transform(ratings()[:3]))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pandas.DataFrame(ratings()),
+        pandas.DataFrame(ratings(), index=[0] * 30),
+        pandas.DataFrame(ratings(), index=pandas.date_range("2026-01-01", periods=30)),
+        pandas.DataFrame(ratings(), index=np.arange(30) / 2),
+    ],
+)
+def test_labels_that_count_from_0_or_cannot_be_ids_name_nothing(table):
+    model = MatrixCompletion(**QUICK).fit(table)
+    assert model.row_ids_ is None and model.column_ids_ is None
+
+
+def test_a_table_in_another_order_than_the_fitted_one_is_refused():
+    table = pandas.DataFrame(ratings(), index=np.arange(30) + 1, columns=np.arange(20) + 5)
+    model = MatrixCompletion(**QUICK).fit(table)
+    for call, other in (
+        (model.score, table[::-1]),
+        (model.partial_fit, table[::-1]),
+        (model.transform, table.iloc[:, ::-1]),
+    ):
+        with pytest.raises(ValueError, match="have other labels than those of the fit, or another order, and they are"):
+            call(other)
+    warm = MatrixCompletion(**QUICK, warm_start=True).fit(table)
+    with pytest.raises(ValueError, match="the rows of X have other labels"):
+        warm.fit(table[::-1])
+
+
+def test_an_entry_that_is_given_twice_is_named_by_its_ids() -> None:
+    with pytest.raises(ValueError, match=r"the first is \(bob, Alien\); keep one") as caught:
+        MatrixCompletion(**QUICK).fit(["bob", "ann", "bob"], ["Alien", "Brazil", "Alien"], [1.0, 2.0, 3.0])
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
