@@ -20,7 +20,8 @@ from torch import Tensor
 
 from collapse.centers import check_observed, class_distance_normalized_variance, nearest_center_agreement
 from collapse.simplex import simplex_distance
-from collapse.statistics import TILE_ROWS, ClassStatistics, collected, tensor_of
+from collapse.statistics import TILE_ROWS, ClassStatistics, tensor_of
+from collapse.stored import collected
 
 __all__ = [
     "class_distance_normalized_variance",

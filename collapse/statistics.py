@@ -10,6 +10,8 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from evaluation_hooks import check_same_order, check_unmasked
+
 Within = Literal["full", "trace"]
 TILE_ROWS = 4096
 UPDATE_ROWS = 256  # 1.5 MB of float64 at d = 768: what an update reads again is still in the cache
@@ -96,6 +98,7 @@ class ClassStatistics:
             TypeError: for labels that are not integers (regression has no classes).
             ValueError: for shapes that do not fit, labels out of range, or features that are not finite.
         """
+        check_same_order(features=features, labels=labels)
         rows, classes = self._checked(tensor_of(features, "features"), tensor_of(labels, "labels"), ignore_index)
         if len(rows) == 0:
             return
@@ -244,7 +247,9 @@ def tensor_of(values: Any, name: str) -> Tensor:
 
     Raises:
         TypeError: if it does not hold numbers.
+        ValueError: if values are masked.
     """
+    check_unmasked(values, name)
     try:
         if isinstance(values, Tensor):
             return values
@@ -255,44 +260,3 @@ def tensor_of(values: Any, name: str) -> Tensor:
             f"{name} must be an array of numbers, got {type(values).__name__} of something else; number class names "
             "with `numpy.unique(names, return_inverse=True)[1]`, and pass the weight of a layer, not the layer"
         ) from None
-
-
-def collected(statistics: Any, labels: Any = None, num_classes: int | None = None) -> ClassStatistics:
-    """Return class statistics as they are, or those of features and labels.
-
-    Args:
-        statistics: class statistics, or features: a tensor, an array of NumPy or a list of rows.
-        labels: the class index of each row; the features' alone.
-        num_classes: K; one more than the largest label if None.
-
-    Raises:
-        TypeError: for features without labels, statistics with labels, or labels that are not integers.
-        ValueError: for features that do not fit their labels or are not finite.
-
-    >>> collected([[1.0], [3.0]], [0, 1]).means.flatten().tolist()
-    [1.0, 3.0]
-    """
-    if isinstance(statistics, ClassStatistics):
-        if labels is not None:
-            raise TypeError(
-                "class statistics hold their labels already; pass `labels` with features only, and a classifier's rows "
-                "by name, `weight=`"
-            )
-        return statistics
-    if labels is None:
-        raise TypeError(
-            f"the metrics need `ClassStatistics`, or features and labels, got a {type(statistics).__name__} alone; "
-            "call them with features and labels"
-        )
-    features, classes = tensor_of(statistics, "features"), tensor_of(labels, "labels")
-    if features.dim() == 0 or classes.numel() == 0:
-        raise ValueError(
-            f"features need a row for each label, got shapes {tuple(features.shape)} and {tuple(classes.shape)}"
-        )
-    if features.dim() == 1 and len(features) == len(classes):
-        raise ValueError(f"features are rows, (n, d), got shape ({len(features)},); for d = 1 pass features[:, None]")
-    found = ClassStatistics(
-        num_classes or max(1, int(classes.long().max()) + 1), features.shape[-1], device=features.device
-    )
-    found.update(features, classes)
-    return found

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from evaluation_hooks import check_unmasked
+
 UNKNOWN_ID = -1
 
 
@@ -26,9 +28,13 @@ def unit_rows(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
 def as_rows(features: Any) -> Any:
     """Return stored features as a tensor: arrays of NumPy, tables, and lists of rows; anything else as it is.
 
+    Raises:
+        ValueError: for an array with masked values.
+
     >>> as_rows([[1.0, 2.0]]), as_rows(np.eye(2)[::-1]).shape
     (tensor([[1., 2.]]), torch.Size([2, 2]))
     """
+    check_unmasked(features, "features")
     rows = _stacked(features) if isinstance(features, list | tuple) and features else features
     if hasattr(rows, "__array__") and not isinstance(rows, Tensor):
         rows = np.asarray(rows)  # a table of pandas

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluation_hooks import check_same_order
 from modality.alignment.centering import MAP, Centering, checked
 
 
@@ -55,6 +57,8 @@ class LinearAlignment(Centering):
                 penalty that is not positive.
         """
         rows = checked(features)
+        for one, other in combinations(features, 2):
+            check_same_order(**{one: features[one], other: features[other]})
         if onto not in rows:
             raise ValueError(f"`onto` must be one of {list(rows)}, got {onto!r}")
         if len({len(found) for found in rows.values()}) > 1:

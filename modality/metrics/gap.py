@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluation_hooks import check_same_order
 from modality.metrics.moments import Moments, moments_of, moments_of_rows
 from modality.metrics.statistics import PairStatistics
 from modality.rows import as_rows, check_pairs, unit_rows
@@ -36,7 +37,8 @@ def modality_gap(statistics: PairStatistics | Any, y: Any = None) -> dict[str, f
 
     Raises:
         TypeError: for anything but statistics or features.
-        ValueError: with fewer than two pairs, or for features of several widths or that are not finite.
+        ValueError: with fewer than two pairs, or for features of several widths or that are not finite, or tables whose
+            rows are in different orders.
 
     Source: Yaras et al., CPAL 2025 (gap, uniformity); the rest is named above.
 
@@ -45,6 +47,7 @@ def modality_gap(statistics: PairStatistics | Any, y: Any = None) -> dict[str, f
     >>> round(modality_gap(statistics)["gap"], 4), round(modality_gap(statistics)["alignment"], 4)
     (1.4142, 4.0)
     """
+    check_same_order(x=statistics, y=y)
     moments = moments_of(statistics) if y is None else moments_of_rows(as_rows(statistics), as_rows(y))
     roots = [_square_root(covariance) for covariance in moments.covariances]
     spectrum = _pooled_spectrum(moments)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from evaluation_hooks import check_same_order
 from modality.rows import as_rows, same_ids, unit_rows
 
 BLOCK_ROWS = 1024
@@ -55,6 +56,8 @@ def search_metrics(
     (0.0, 1.0, 0.6309, 2.0)
     """
     ks = check_ks(ks)
+    check_same_order(queries=queries, query_ids=query_ids)
+    check_same_order(pool=pool, pool_ids=pool_ids)
     queries, pool = as_rows(queries), as_rows(pool)
     query_ids, pool_ids = checked_ids(queries, pool, query_ids, pool_ids)
     queries, pool = directions(queries, pool, block_size)
@@ -202,7 +205,7 @@ def as_ids(ids: Any, rows: Tensor) -> Int[Tensor, " n"]:
             f"{len(rows)} rows need as many integer ids, got {type(ids).__name__} of something else; number them, for "
             "example with `numpy.unique(names, return_inverse=True)[1]`"
         ) from None
-    if found.shape != (len(rows),) or found.is_floating_point():
+    if found.shape != (len(rows),) or found.is_floating_point() or found.dtype == torch.bool:
         raise ValueError(f"{len(rows)} rows need as many integer ids, got {found.dtype} of shape {tuple(found.shape)}")
     return found.to(rows.device, torch.int64)
 

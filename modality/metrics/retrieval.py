@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from evaluation_hooks import check_same_order
 from modality.metrics.ranking import (
     BLOCK_ROWS,
     alike,
@@ -22,6 +24,8 @@ from modality.metrics.ranking import (
     recalls,
 )
 from modality.rows import UNKNOWN_ID, as_rows, check_pairs, same_ids
+
+REPEATED = 0.1  # share of equal rows that is no chance, as of captions that are the same
 
 
 @torch.no_grad()
@@ -64,6 +68,11 @@ def recall_at_k(
     0.3333333333333333
     """
     ks = check_ks(ks)
+    check_same_order(x=x, x_ids=x_ids)
+    check_same_order(y=y, y_ids=y_ids)
+    if pairs is None and (x_ids is None or y_ids is None):
+        check_same_order(x=x, y=y)
+    without_ids = pairs is None and x_ids is None and y_ids is None
     x, y = as_rows(x), as_rows(y)
     if pairs is not None:
         linked = _checked_pairs(x, y, x_ids, y_ids, pairs)
@@ -72,6 +81,8 @@ def recall_at_k(
         x_ids, y_ids = _ids(x, y, x_ids, y_ids)
         right = (alike(x_ids, y_ids), alike(y_ids, x_ids))
     x, y = directions(x, y, block_size)
+    if without_ids:
+        _warn_of_repeated_rows(x=x, y=y)
     found: dict[str, float] = {}
     for name, queries, keys, answers in (("x_to_y", x, y, right[0]), ("y_to_x", y, x, right[1])):
         ranks = best_ranks(queries, keys, answers, block_size, f"{name} ")
@@ -105,6 +116,7 @@ def margin(
     >>> round(margin(torch.eye(3), torch.eye(3)), 4)
     1.0
     """
+    check_same_order(x=x, y=y)
     x, y = as_rows(x), as_rows(y)
     check_pairs(x, y)
     ids, _ = _ids(x, y, ids, None)
@@ -152,6 +164,18 @@ def _ids(x: Tensor, y: Tensor, x_ids: Tensor | None, y_ids: Tensor | None) -> tu
     check_pairs(x, y)
     ids = torch.arange(len(x), device=x.device) if given is None else _ids_of_pairs(as_ids(given, x))
     return ids, ids
+
+
+def _warn_of_repeated_rows(**sides: Tensor) -> None:
+    """Warn if many rows of a side are equal: each is a wrong answer as near as the right one."""
+    for name, rows in sides.items():
+        distinct = len({row.tobytes() for row in rows.cpu().numpy()})
+        if distinct < (1 - REPEATED) * len(rows):
+            warnings.warn(
+                f"{name} has {distinct} distinct rows among {len(rows)}, and equal rows are wrong answers for each "
+                f"other; if a row is repeated for each of its counterparts, pass what the rows show as `{name}_ids`",
+                stacklevel=4,  # one is that of torch.no_grad
+            )
 
 
 def _ids_of_pairs(ids: Tensor) -> Tensor:

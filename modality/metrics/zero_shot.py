@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from evaluation_hooks import check_same_order
 from modality.metrics.ranking import BLOCK_ROWS, as_ids, check_ks, directions
 from modality.rows import as_rows, unit_rows
 
@@ -45,6 +46,7 @@ def zero_shot_accuracy(
     {'accuracy@1': 0.6666666666666666, 'mean_class_accuracy': 0.75}
     """
     ks = check_ks(ks)
+    check_same_order(features=features, labels=labels)
     rows, texts = as_rows(features), as_class_rows(classes)
     if not isinstance(rows, Tensor) or rows.dim() != 2 or rows.shape[1:] != texts.shape[1:] or len(rows) == 0:
         found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__

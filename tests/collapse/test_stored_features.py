@@ -103,3 +103,38 @@ def test_arrays_that_cannot_be_written_to_give_no_warning_and_a_weight_may_be_an
         found = neural_collapse(fixed, LABELS, WEIGHT)
     assert found == neural_collapse(FEATURES, LABELS, WEIGHT)
     assert (nc2(WEIGHT.numpy()), nc3(statistics(), WEIGHT.tolist())) == (found["nc2"], found["nc3"])
+
+
+def test_the_label_of_ignored_pixels_is_warned_of() -> None:
+    ignored = torch.where(torch.arange(40) < 8, 255, LABELS).to(torch.uint8)
+    kept = ignored != 255
+    with pytest.warns(
+        UserWarning, match="8 samples have the label 255, and none the one before it; it counts as a class"
+    ):
+        assert neural_collapse(FEATURES, ignored)["nc1"] > 2 * neural_collapse(FEATURES[kept], ignored[kept])["nc1"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        neural_collapse(FEATURES, LABELS + 252)  # classes 252 to 255
+
+
+def test_a_class_for_each_sample_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="each of the 40 classes has one sample, so nothing varies within them"):
+        assert neural_collapse(FEATURES, range(40))["nc1"] == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        neural_collapse(FEATURES, [0, *range(39)])
+
+
+def test_labels_in_another_order_and_masked_ones_are_refused() -> None:
+    table, labels = pandas.DataFrame(FEATURES.numpy()), pandas.Series(LABELS.numpy())[::-1]
+    text = (
+        r"`features` and `labels` have the same index in different orders, .* pass `labels.loc\[features.index\]`, or"
+    )
+    for call in (neural_collapse, statistics().update):
+        with pytest.raises(ValueError, match=text):
+            call(table, labels)
+    assert neural_collapse(table, labels.loc[table.index]) == neural_collapse(FEATURES, LABELS)
+    with pytest.raises(
+        ValueError, match="10 values of `labels` are masked, and they would count; leave these rows out"
+    ):
+        neural_collapse(FEATURES, np.ma.masked_equal(LABELS.numpy(), 2))

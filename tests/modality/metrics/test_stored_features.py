@@ -10,7 +10,14 @@ import pandas
 import pytest
 import torch
 
-from modality import PairStatistics, modality_gap, recall_at_k
+from modality import (
+    LinearAlignment,
+    PairStatistics,
+    modality_gap,
+    recall_at_k,
+    search_metrics,
+    zero_shot_accuracy,
+)
 from modality.metrics import linear_separability, margin, mean_shift
 from tests.modality.metrics.cases import WIDTH, collected
 
@@ -84,3 +91,49 @@ def test_more_captions_than_images_have_a_gap_but_no_distances_within_pairs() ->
 def test_anything_that_is_not_features_is_refused(call, error, text) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+TABLE = pandas.DataFrame(Y.numpy())
+SHUFFLED = TABLE[::-1]
+IDS = pandas.Series(range(40))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: modality_gap(TABLE, SHUFFLED),
+        lambda: recall_at_k(TABLE, SHUFFLED),
+        lambda: recall_at_k(TABLE, SHUFFLED, x_ids=IDS),
+        lambda: recall_at_k(X, TABLE, x_ids=IDS, y_ids=IDS[::-1]),
+        lambda: margin(TABLE, SHUFFLED),
+        lambda: search_metrics(X, TABLE, IDS, IDS[::-1]),
+        lambda: zero_shot_accuracy(TABLE, X, IDS[::-1]),
+        lambda: LinearAlignment.fit({"image": TABLE, "text": SHUFFLED}, onto="text"),
+    ],
+)
+def test_tables_with_the_same_index_in_different_orders_are_refused(call) -> None:
+    with pytest.raises(ValueError, match="have the same index in different orders, and rows are matched by position"):
+        call()
+
+
+def test_rows_in_another_order_with_their_ids_are_right() -> None:
+    right = recall_at_k(X, Y, x_ids=IDS, y_ids=IDS)
+    assert recall_at_k(X, SHUFFLED, x_ids=IDS, y_ids=IDS[::-1]) == right == recall_at_k(X, TABLE)
+
+
+def test_masked_features_are_refused() -> None:
+    masked = np.ma.masked_greater(X.numpy(), 2.0)
+    for call in (modality_gap, recall_at_k):
+        with pytest.raises(ValueError, match=f"{masked.mask.sum()} values of `features` are masked, and they would"):
+            call(masked, Y)
+
+
+def test_pictures_that_are_repeated_for_their_captions_are_warned_of() -> None:
+    images, captions = X.repeat_interleave(5, 0), Y.repeat_interleave(5, 0)
+    with pytest.warns(UserWarning, match="x has 40 distinct rows among 200, .* pass what the rows show as `x_ids`"):
+        assert recall_at_k(images, captions)["y_to_x_recall@1"] < 0.1  # the copies of a picture are as near as itself
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recall_at_k(X, Y)
+        recall_at_k(images, captions, x_ids=np.arange(200) // 5)
+        recall_at_k(images, captions, pairs=[(row, row) for row in range(200)])
