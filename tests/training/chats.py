@@ -22,6 +22,11 @@ MARKED = TEMPLATE.replace(
     "{% endgeneration %}{% else %}{{ message['content'] + ' </s> ' }}{% endif %}",
 ).replace("{{ '[CLS] ' + {", "{")
 
+WITH_TOOLS = (
+    "{% for tool in tools or [] %}{{ '[CLS] ' + tool['function']['name'] + ' </s> ' }}{% endfor %}"
+    + TEMPLATE.replace("message['content']", "(message['content'] or message['tool_calls'][0]['function']['name'])")
+)
+
 
 def save_chat_model(folder: Path, template: str | None = TEMPLATE) -> Path:
     tiny.save_llama(folder, width=16)
@@ -40,6 +45,15 @@ def turns(seed: int, rounds: int = 2, system: bool = True) -> list[dict[str, Any
         found.append({"role": "user", "content": tiny.sentence(generator, good)})
         found.append({"role": "assistant", "content": (tiny.GOOD if good else tiny.BAD)[seed % 3]})
     return found
+
+
+def tool_row(seed: int) -> dict[str, Any]:
+    """A conversation in which the assistant calls a tool before it answers."""
+    asked, said = turns(seed, 1, system=False)
+    call = {"type": "function", "function": {"name": "film", "arguments": {"number": seed}}}
+    called = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tool = {"type": "function", "function": {"name": "film", "description": "finds", "parameters": {"type": "object"}}}
+    return {"messages": [asked, called, {"role": "tool", "content": "good film"}, said], "tools": [tool]}
 
 
 def save_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -144,6 +144,8 @@ def dpo(splits: Splits, data: TextDataArguments, metric_source: str = "local") -
         UsageError: TRL is not installed, or the chat template cannot be read.
     """
     trainers = _trainers("dpo")
+    from training.trainer.preferences import PreferenceTrainer
+
     template = _read_template(data)
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
@@ -154,7 +156,7 @@ def dpo(splits: Splits, data: TextDataArguments, metric_source: str = "local") -
         name="dpo",
         splits=splits,
         encode=encode,
-        trainer_class=partial(trainers.PreferenceTrainer, max_length=data.length, beta=data.beta),
+        trainer_class=partial(PreferenceTrainer, max_length=data.length, beta=data.beta),
         main_metric="rewards/accuracies",
         scores=("rewards/accuracies", "rewards/margins"),
         panels=(("rewards/accuracies",), ("rewards/margins",)),

@@ -1,4 +1,4 @@
-"""TRL's trainers for conversations and preferences, with the checkpoints and the care of `AdapterTrainer`."""
+"""TRL's trainer for conversations, with the checkpoints and the care of `AdapterTrainer`; what its trainers share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from deep_lora import cast_adapter_
@@ -25,7 +25,7 @@ from training.trainer.trainer import AdapterTrainer
 _ANSWERS, _TOKENS = 3, 128  # sample answers of a run, and how long they can be
 
 
-class _OfTrl:
+class OfTrl:
     """What differs from TRL, whatever is learned."""
 
     def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
@@ -57,7 +57,7 @@ def _with_prefix(metrics: dict[str, float], prefix: str) -> dict[str, float]:
     }
 
 
-class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):
+class ChatTrainer(OfTrl, AdapterTrainer, SFTTrainer):
     """TRL's `SFTTrainer` on encoded conversations.
 
     The held-out loss is the mean over all tokens that count, whatever batch they are in, and its exponential is the
@@ -69,7 +69,7 @@ class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):
     """
 
     def __init__(self, *args: Any, max_length: int, packing: bool, **kwargs: Any) -> None:
-        kwargs["args"] = _as_config(
+        kwargs["args"] = as_config(
             SFTConfig, kwargs["args"], max_length=max_length, packing=packing, eval_packing=packing
         )
         self._sums = [0.0, 0.0]
@@ -105,28 +105,7 @@ class ChatTrainer(_OfTrl, AdapterTrainer, SFTTrainer):
         return output
 
 
-class PreferenceTrainer(_OfTrl, AdapterTrainer, DPOTrainer):
-    """TRL's `DPOTrainer` on encoded preferences; the reference is the model without its adapter.
-
-    Args:
-        max_length: tokens after which prompt and answer are cut off.
-        beta: how closely the model is held to the reference.
-    """
-
-    def __init__(self, *args: Any, max_length: int, beta: float, **kwargs: Any) -> None:
-        kwargs["args"] = _as_config(DPOConfig, kwargs["args"], max_length=max_length, beta=beta)
-        kwargs.pop("preprocess_logits_for_metrics")  # which TRL does not take
-        model = kwargs["model"]
-        super().__init__(*args, **kwargs)
-        if "ref" in model.peft_config:  # a copy of the fresh adapter, which changes nothing
-            model.delete_adapter("ref")
-            model.set_adapter("default")
-
-    def _model_divides_by_items(self) -> bool:
-        return False
-
-
-def _as_config(kind: type, run: TrainingArguments, **settings: Any) -> Any:
+def as_config(kind: type, run: TrainingArguments, **settings: Any) -> Any:
     """Return TRL's arguments with the values of transformers' own, defaults included."""
     shared = {entry.name for entry in dataclasses.fields(kind) if entry.init and hasattr(run, entry.name)}
     return kind(**{name: getattr(run, name) for name in shared} | settings)

@@ -8,8 +8,9 @@ from datasets import Dataset
 
 from training.settings.data import TextDataArguments
 from training.tasks.registry import TASKS
-from training.trainer.chat import ChatTrainer, PreferenceTrainer
+from training.trainer.chat import ChatTrainer
 from training.trainer.generating import GeneratingTrainer
+from training.trainer.preferences import PreferenceTrainer
 from training.trainer.trainer import AdapterTrainer
 
 ROWS = {

@@ -3,6 +3,7 @@
 python -m tests.training.trainer.kill_runs --kills 30 --processes 1
 python -m tests.training.trainer.kill_runs --kills 30 --processes 2
 python -m tests.training.trainer.kill_runs --kills 30 --command contrastive
+python -m tests.training.trainer.kill_runs --kills 3 --processes 2 --command tools    (or packing, or dpo)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.processes import forks, free_port, take_rank
-from tests.training import tiny
+from tests.training import chats, tiny
 from training.cli import main
 from training.trainer import checkpoints
 
@@ -32,6 +33,9 @@ COMMANDS = {
                  "lr_scheduler_type": "constant"},
     "contrastive": {"model": "clip", "dataset": "pictures-0.csv", "schedule": "cosine", "swap": "soft",
                     "swap_probability": 0.5},
+    "tools": {"task": "chat", "model": "chat", "dataset": "tools.jsonl", "adapter_dropout": 0.1},
+    "packing": {"task": "chat", "model": "chat", "dataset": "chats.jsonl", "packing": "true", "max_length": 64},
+    "dpo": {"task": "dpo", "model": "chat", "dataset": "preferences.jsonl"},
 }  # fmt: skip
 
 
@@ -45,6 +49,15 @@ class Outcome:
     difference: float
 
 
+def save_chats(folder: Path) -> None:
+    """Write a model that can chat, and conversations with tools, without, and with two answers."""
+    chats.save_chat_model(folder / "chat", chats.WITH_TOOLS)
+    rows = [{"messages": chats.turns(seed, 2)} for seed in range(40)]
+    chats.save_rows(folder / "chats.jsonl", rows)
+    chats.save_rows(folder / "tools.jsonl", [chats.tool_row(seed) for seed in range(30)])
+    chats.save_rows(folder / "preferences.jsonl", chats.rows("preferences", 30))
+
+
 def words_of(command: str, folder: Path, output: Path, steps: int) -> list[str]:
     own = {name: folder / value if name in ("model", "dataset") else value for name, value in COMMANDS[command].items()}
     options = own | {
@@ -53,7 +66,10 @@ def words_of(command: str, folder: Path, output: Path, steps: int) -> list[str]:
         "eval_strategy": "steps", "eval_steps": 4, "logging_steps": 1, "disable_tqdm": "true", "use_cpu": "true",
         "rank": 2,
     }  # fmt: skip
-    return [command, *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    return [
+        "finetune" if "task" in own else command,
+        *(str(word) for name, value in options.items() for word in (f"--{name}", value)),
+    ]
 
 
 def work(words: list[str], cache: str, rank: int, processes: int, port: int) -> None:
@@ -80,6 +96,8 @@ class Runs:
         tiny.save_csv(folder / "reviews.csv", rows=30)
         tiny.save_clip(folder / "clip")
         tiny.save_pictures(folder, rows=30)
+        if command in ("tools", "packing", "dpo"):
+            save_chats(folder)
 
     def start(self, output: Path) -> list[multiprocessing.process.BaseProcess]:
         port = free_port()
