@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ class PreferenceTrainer(OfTrl, AdapterTrainer, DPOTrainer):
     def __init__(self, *args: Any, max_length: int, beta: float, **kwargs: Any) -> None:
         kwargs["args"] = as_config(DPOConfig, kwargs["args"], max_length=max_length, beta=beta)
         kwargs.pop("preprocess_logits_for_metrics")  # which TRL does not take
-        self._sums, self._counts = [0.0, 0.0], []
+        self._sums, self._counts = [0.0, 0.0], list[int]()
         model = kwargs["model"]
         super().__init__(*args, **kwargs)
         if "ref" in model.peft_config:  # a copy of the fresh adapter, which changes nothing
@@ -86,7 +85,8 @@ class PreferenceTrainer(OfTrl, AdapterTrainer, DPOTrainer):
 @contextmanager
 def _gathered_as(accelerator: Any, change: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]) -> Iterator[None]:
     """Let an accelerator gather tensors by a function of a tensor and of what it would do itself."""
-    accelerator.gather = partial(change, gather=accelerator.gather)
+    own = accelerator.gather
+    accelerator.gather = lambda tensor: change(tensor, own)
     try:
         yield
     finally:
