@@ -21,6 +21,14 @@ from training.errors import UsageError
 from training.reading.kinds import Column, Kind, empty_rows
 from training.reading.lists import tags, words
 
+_USUAL = (
+    ("dpo", ("chosen", "rejected")),
+    ("chat", ("messages",)),
+    ("chat", ("conversations",)),
+    ("chat", ("instruction", "output")),
+    ("chat", ("prompt", "completion")),
+)  # tasks, and the columns that data for them usually have
+
 
 class Wanted(NamedTuple):
     """A column that a task needs.
@@ -155,8 +163,20 @@ def require_names(table: Table, wanted: Sequence[Wanted]) -> None:
         choice = " and ".join([", ".join(options[:-1]), options[-1]] if len(options) > 1 else options)
         raise UsageError(
             f"there is no column {missing} in {table.source}, only {list(table.names)}: choose with {choice} (a file "
-            "without a header needs --column_names)"
+            f"without a header needs --column_names){_hint(table.names, options)}"
         )
+
+
+def _hint(names: Sequence[str], options: Sequence[str]) -> str:
+    """Name the task of texts that columns of these names are usually for.
+
+    >>> _hint(["messages", "id"], ["--text_column"])
+    "; columns such as 'messages' are for --task chat"
+    """
+    for task, known in _USUAL:
+        if set(known) <= set(names) and "--text_column" in options:
+            return f"; columns such as {' and '.join(map(repr, known))} are for --task {task}"
+    return ""
 
 
 def of_data_set(data: Dataset, source: str) -> Table:

@@ -85,6 +85,8 @@ def test_one_object_is_one_row_and_separators_of_unicode_end_no_line(tmp_path) -
             '{"words": "a", "label": 1}',
             "there is no column ['text'] in data.jsonl, only ['words', 'label']: choose with",
         ),
+        ('{"messages": []}', "; columns such as 'messages' are for --task chat"),
+        ('{"chosen": "a", "rejected": "b"}', "; columns such as 'chosen' and 'rejected' are for --task dpo"),
     ],
 )
 def test_what_is_no_row_is_named_with_its_line(content, told, tmp_path) -> None:
