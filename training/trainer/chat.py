@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
@@ -72,37 +73,60 @@ class ChatTrainer(OfTrl, AdapterTrainer, SFTTrainer):
         kwargs["args"] = as_config(
             SFTConfig, kwargs["args"], max_length=max_length, packing=packing, eval_packing=packing
         )
-        self._sums = [0.0, 0.0]
+        self._sums, self._counts = [0.0, 0.0], list[int]()
         super().__init__(*args, **kwargs)
 
     def _model_divides_by_items(self) -> bool:
         return True  # TRL's loss does
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, Any, Any]:
-        """Run the step, and add up the loss of its tokens."""
-        # A packed batch is one row, whatever it holds, so that nothing can be told of repeated rows by its length.
-        parent: Any = super(AdapterTrainer, self) if self.padding_free else super()
-        loss, logits, labels = parent.prediction_step(*args, **kwargs)
-        inputs = args[1] if len(args) > 1 else kwargs["inputs"]
-        held = inputs["labels"][:, 1:]
-        if not self.padding_free:
-            held = held[: valid_rows(self.accelerator, len(held))]  # the loss is that of these rows
-        count = float((held != IGNORED).sum())
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """Run TRL's step without the tokens of rows that a distributed loader repeats, and add up the loss of the rest.
+
+        All processes run batches of their full size, since those of FSDP compute together, and TRL adds up tokens.
+        """
+        if not self.padding_free:  # a packed batch is one row, whatever it holds, so that repeats cannot be told
+            labels = inputs["labels"].clone()
+            labels[valid_rows(self.accelerator, len(labels)) :] = IGNORED
+            inputs = {**inputs, "labels": labels}
+        loss, *others = super(AdapterTrainer, self).prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        count = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        self._counts.append(count)
         if loss is not None and count:
             self._sums[0] += float(loss) * count
             self._sums[1] += count
-        return loss, logits, labels
+        return loss, *others
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Run the loop, and put the loss of all tokens in the place of the mean over batches."""
-        self._sums = [0.0, 0.0]
+        """Run the loop, and let the loss and TRL's metrics be means over tokens, whatever batch they are in."""
+        self._sums, self._counts = [0.0, 0.0], []
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        total, count = self.accelerator.reduce(torch.tensor(self._sums, device=self.args.device)).tolist()
+        found = torch.tensor([*self._sums, *self._counts], dtype=torch.float64, device=self.args.device)
+        total, count, *counts = self.accelerator.reduce(found).tolist()
+        weigh(self._metrics["eval"], counts)
         if count and f"{prefix}_loss" in output.metrics:
             loss = total / count
             output.metrics.update({f"{prefix}_loss": loss, f"{prefix}_perplexity": math.exp(min(loss, 700.0))})
         return output
+
+
+def weigh(metrics: dict[str, list[float]], counts: Sequence[float]) -> None:
+    """Put the weighted mean of each metric in the place of its values for the batches, in place.
+
+    >>> metrics = {"accuracy": [1.0, 0.0], "tokens": [7.0]}
+    >>> weigh(metrics, [3, 1])
+    >>> metrics
+    {'accuracy': [0.75], 'tokens': [7.0]}
+    """
+    for values in metrics.values():
+        if len(values) == len(counts) and sum(counts):
+            values[:] = [sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)]
 
 
 def as_config(kind: type, run: TrainingArguments, **settings: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import DPOConfig, DPOTrainer
 
 from evaluation_hooks import has_repeats, valid_rows
-from training.trainer.chat import OfTrl, as_config
+from training.trainer.chat import OfTrl, as_config, weigh
 from training.trainer.trainer import AdapterTrainer
 
 
@@ -73,9 +72,7 @@ class PreferenceTrainer(OfTrl, AdapterTrainer, DPOTrainer):
         """Run the loop, and let the loss and TRL's metrics be means over pairs, whatever batch they are in."""
         self._sums, self._counts = [0.0, 0.0], []
         output = super().evaluation_loop(*args, **kwargs)
-        for values in self._metrics["eval"].values():
-            if len(values) == len(self._counts):
-                values[:] = [sum(map(operator.mul, values, self._counts)) / sum(self._counts)]
+        weigh(self._metrics["eval"], self._counts)
         total, count = self.accelerator.reduce(torch.tensor(self._sums, device=self.args.device)).tolist()
         if count and f"{kwargs.get('metric_key_prefix', 'eval')}_loss" in output.metrics:
             output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / count

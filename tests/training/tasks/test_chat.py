@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 pytest.importorskip("trl", reason="TRL needs Python 3.11")  # declared so in setup.cfg
 
+from tests.models import disturb_
 from tests.training import chats, tiny
 from training.commands.finetune import TYPES, build_job
 from training.data import load_splits
@@ -180,6 +181,17 @@ def test_rows_that_a_loader_repeats_do_not_count(model, tmp_path, monkeypatch) -
     for module in ("trainer", "chat"):
         monkeypatch.setattr(f"training.trainer.{module}.valid_rows", lambda *_: 1)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_metrics_of_held_out_conversations_are_means_over_tokens_whatever_batch_they_are_in(model, tmp_path) -> None:
+    rows = [{"messages": chats.turns(seed, rounds, system=False)} for seed, rounds in enumerate((1, 3, 2, 1, 4))]
+    path, found = chats.save_rows(tmp_path / "rows.jsonl", rows), []
+    for batch in ("1", "2", "5"):
+        _, trainer = set_up(model, path, tmp_path / "run", "--per_device_eval_batch_size", batch)
+        with torch.no_grad():
+            disturb_(trainer.model, scale=5.0)
+        found.append([trainer.evaluate()["eval_loss"], trainer.state.log_history[-1]["eval_entropy"]])
+    assert found[1] == pytest.approx(found[0], rel=1e-6) and found[2] == pytest.approx(found[0], rel=1e-6)
 
 
 def test_preferences_start_at_the_reference_and_are_learned(model, finetune, tmp_path) -> None:
