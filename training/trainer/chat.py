@@ -124,9 +124,10 @@ def weigh(metrics: dict[str, list[float]], counts: Sequence[float]) -> None:
     >>> metrics
     {'accuracy': [0.75], 'tokens': [7.0]}
     """
+    total = sum(counts)
     for values in metrics.values():
-        if len(values) == len(counts) and sum(counts):
-            values[:] = [sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)]
+        if len(values) == len(counts) and total > 0:
+            values[:] = [sum(value * count for value, count in zip(values, counts, strict=True)) / total]
 
 
 def as_config(kind: type, run: TrainingArguments, **settings: Any) -> Any:
