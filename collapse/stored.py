@@ -26,8 +26,8 @@ def collected(statistics: Any, labels: Any = None, num_classes: int | None = Non
         TypeError: for features without labels, statistics with labels, or labels that are not integers.
         ValueError: for features that do not fit their labels or are not finite.
 
-    >>> collected([[1.0], [3.0]], [0, 1]).means.flatten().tolist()
-    [1.0, 3.0]
+    >>> collected([[1.0], [3.0], [5.0]], [0, 1, 1]).means.flatten().tolist()
+    [1.0, 4.0]
     """
     if isinstance(statistics, ClassStatistics):
         if labels is not None:
