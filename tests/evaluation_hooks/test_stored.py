@@ -20,8 +20,8 @@ def test_masked_values_are_refused() -> None:
 
 def test_the_same_index_in_another_order_is_refused() -> None:
     text = (
-        r"`x` and `y` have the same index in different orders, and rows are matched by position; pass `y.loc\[x.index\]`, "
-        r"or `.to_numpy\(\)` of both if positions are right"
+        r"`x` and `y` have the same index in different orders, and rows are matched by position; pass "
+        r"`y.loc\[x.index\]`, or `.to_numpy\(\)` of both if positions are right"
     )
     with pytest.raises(ValueError, match=text):
         check_same_order(x=TABLE, y=TABLE["a"][::-1])
