@@ -5,7 +5,7 @@ names the metrics. When to listen, which rows count, and how results reach the l
 also take stored features, whose checks are here, too.
 """
 
-from evaluation_hooks.batches import has_repeats, valid_rows
+from evaluation_hooks.batches import counted_rows, has_repeats, valid_rows
 from evaluation_hooks.callback import EvaluationCallback, evaluation_prefix
 from evaluation_hooks.observer import Observer
 from evaluation_hooks.states import random_states_kept
@@ -16,6 +16,7 @@ __all__ = [
     "Observer",
     "check_same_order",
     "check_unmasked",
+    "counted_rows",
     "evaluation_prefix",
     "has_repeats",
     "random_states_kept",

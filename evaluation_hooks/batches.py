@@ -38,3 +38,18 @@ def valid_rows(accelerator: Accelerator, rows: int) -> int:
     if not has_repeats(accelerator, rows):
         return rows
     return max(0, min(rows, accelerator.gradient_state.remainder - accelerator.process_index * rows))
+
+
+def counted_rows(accelerator: Accelerator, rows: int) -> int:
+    """Count the rows of the current batches of all processes that are not repeats.
+
+    Args:
+        accelerator: whose prepared loader is being iterated.
+        rows: of this process's batch; the others have as many.
+
+    >>> counted_rows(Accelerator(cpu=True), 4)
+    4
+    """
+    if has_repeats(accelerator, rows):
+        return int(accelerator.gradient_state.remainder)
+    return rows * accelerator.num_processes

@@ -19,9 +19,8 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from dmf.completion.data import Axes, Ids, matrix_entries, pairs_of
 from dmf.completion.folding import Penalty, feedback_of, solve_rows
-from dmf.completion.gaps import stored, with_gaps
 from dmf.completion.ids import read_ids
-from dmf.completion.labels import check_same_labels, named_axes
+from dmf.completion.misreadings import check_same_labels, named_axes, stored, with_gaps
 from dmf.completion.model import CompletionModel
 from dmf.completion.prediction import COMPLETED, CompletedMatrix
 from dmf.observed import ObservedEntries

@@ -1,4 +1,4 @@
-"""Data that would be read as something else than what they are: refused where that is certain, else a warning."""
+"""Data that would be misread: labels and gaps are kept, the rest is refused where it is certain, or else warned of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from numpy.typing import NDArray
 from scipy.sparse import issparse
+
+from dmf.completion.data import Axes
+from dmf.completion.ids import Axis, read_ids
+from dmf.observed import repeated_entries
 
 EARLIEST = 1e8  # seconds since 1970 that a column of times may begin at: 1973
 FEW_ROWS = 10  # a matrix of three columns and fewer rows may well have whole numbers by chance
@@ -81,3 +86,79 @@ def _looks_like_triplets(matrix: Float[ndarray, "m n"]) -> bool:
         return False
     ids = matrix[:, :2]
     return bool((ids >= 0).all() and (ids == np.floor(ids)).all()) and len(np.unique(ids, axis=0)) == len(ids)
+
+
+def named_axes(table: Any, axes: Axes) -> Axes:
+    """Return the axes of a matrix with the labels of a table as ids; those of anything but a table as they are.
+
+    Labels that number the rows from 0, are repeated, or are neither integers nor text name nothing.
+
+    >>> import pandas
+    >>> axes = Axes(Axis(2), Axis(2))
+    >>> named_axes(pandas.DataFrame(np.eye(2), index=[7, 3], columns=[0, 1]), axes).rows.names
+    array([7, 3])
+    """
+    if not (hasattr(table, "iloc") and hasattr(table, "columns")):
+        return axes
+    return Axes(_named(table.index, axes.rows), _named(table.columns, axes.cols))
+
+
+def check_same_labels(found: Axes, known: Axes) -> None:
+    """Raise if a table has other labels than the fitted one, or the same in another order: its rows go by position.
+
+    Raises:
+        ValueError: then.
+
+    >>> check_same_labels(Axes(Axis(2), Axis(2)), Axes(Axis(2), Axis(2)))
+    """
+    for what, one, other in zip(("rows", "columns"), found, known, strict=True):
+        if one.names is not None and other.names is not None and not np.array_equal(one.names, other.names):
+            raise ValueError(
+                f"the {what} of X have other labels than those of the fit, or another order, and they are matched by "
+                "position; pass X.reindex(index=model.row_ids_, columns=model.column_ids_), or rows, cols and values"
+            )
+
+
+def _named(labels: Any, axis: Axis) -> Axis:
+    names = _ids(labels)
+    if names is None or (names.dtype.kind == "i" and np.array_equal(names, np.arange(axis.size))):
+        return axis
+    return Axis(axis.size, names)
+
+
+def _ids(labels: Any) -> ndarray | None:
+    try:
+        names = read_ids(labels.to_numpy(), "labels") if labels.is_unique else None
+    except ValueError:  # dates, floats, labels of several kinds
+        return None
+    return names if names is not None and names.ndim == 1 else None
+
+
+def with_gaps(matrix: Any) -> Any:
+    """Return a masked array with NaN where it is masked, and anything else as it is.
+
+    >>> with_gaps(np.ma.masked_array([[1, 2]], [[False, True]]))
+    array([[ 1., nan]])
+    """
+    return np.ma.filled(matrix.astype(np.float64), np.nan) if isinstance(matrix, np.ma.MaskedArray) else matrix
+
+
+def stored(matrix: Any) -> Float[NDArray, "m n"]:
+    """Return a scipy sparse matrix as a dense one, with NaN where nothing is stored.
+
+    Raises:
+        ValueError: if an entry is stored twice.
+
+    >>> from scipy.sparse import csr_array
+    >>> stored(csr_array([[0.0, 2.0]]))
+    array([[nan,  2.]])
+    """
+    coo = matrix.tocoo()
+    keys = coo.row.astype(np.int64) * coo.shape[1] + coo.col
+    first = np.unique(keys, return_index=True)[1]
+    if len(first) < len(keys):
+        place = np.setdiff1d(np.arange(len(keys)), first)[0]
+        raise repeated_entries(len(keys) - len(first), (coo.row[place], coo.col[place]))
+    table = np.full(coo.shape, np.nan)
+    table[coo.row, coo.col] = coo.data
+    return table

@@ -14,10 +14,15 @@ from dmf.completion.answers import Answers
 from dmf.completion.biases import has_columns, has_mean, has_rows
 from dmf.completion.data import Axes, Ids, Listed, listed_entries, matrix_entries, merged, pairs_of
 from dmf.completion.folding import fold
-from dmf.completion.gaps import with_gaps
 from dmf.completion.ids import read_ids
-from dmf.completion.labels import check_same_labels, named_axes
-from dmf.completion.misreadings import check_numbers, check_same_order, warn_of_matrix
+from dmf.completion.misreadings import (
+    check_numbers,
+    check_same_labels,
+    check_same_order,
+    named_axes,
+    warn_of_matrix,
+    with_gaps,
+)
 from dmf.completion.model import Trained
 from dmf.completion.prediction import COMPLETED, CompletedMatrix
 from dmf.completion.settings import check_settings

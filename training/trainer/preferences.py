@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.trainer_utils import EvalLoopOutput
 from trl import DPOConfig, DPOTrainer
 
-from evaluation_hooks import has_repeats, valid_rows
+from evaluation_hooks import counted_rows, has_repeats, valid_rows
 from training.trainer.chat import OfTrl, as_config, weigh
 from training.trainer.trainer import AdapterTrainer
 
@@ -51,11 +51,10 @@ class PreferenceTrainer(OfTrl, AdapterTrainer, DPOTrainer):
         """
         step = super(AdapterTrainer, self).prediction_step
         pairs = len(inputs["input_ids"]) // 2
-        valid, counted = valid_rows(self.accelerator, pairs), pairs * self.accelerator.num_processes
+        valid, counted = valid_rows(self.accelerator, pairs), counted_rows(self.accelerator, pairs)
         if not has_repeats(self.accelerator, pairs):
             loss, logits, labels = step(model, inputs, prediction_loss_only, ignore_keys)
         else:
-            counted = self.accelerator.gradient_state.remainder
             with _gathered_as(self.accelerator, lambda tensor, gather: gather(tensor)[:counted]):
                 _, logits, labels = step(model, inputs, prediction_loss_only, ignore_keys)
             metrics = {name: list(values) for name, values in self._metrics["eval"].items()}
