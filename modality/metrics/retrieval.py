@@ -169,7 +169,7 @@ def _ids(x: Tensor, y: Tensor, x_ids: Tensor | None, y_ids: Tensor | None) -> tu
 def _warn_of_repeated_rows(**sides: Tensor) -> None:
     """Warn if many rows of a side are equal: each is a wrong answer as near as the right one."""
     for name, rows in sides.items():
-        distinct = len({row.tobytes() for row in rows.cpu().numpy()})
+        distinct = len({hash(row.tobytes()) for row in rows.cpu().numpy()})
         if distinct < (1 - REPEATED) * len(rows):
             warnings.warn(
                 f"{name} has {distinct} distinct rows among {len(rows)}, and equal rows are wrong answers for each "

@@ -76,7 +76,7 @@ def test_fresh_seeds_are_counted_beside_the_first_ones(scores, monkeypatch) -> N
 
 def test_fresh_seeds_are_no_seeds_of_the_first_comparison_and_no_method_is_tuned_on_them() -> None:
     paths = list(SETTINGS.glob(f"few_shot_*{FRESH}.json"))
-    assert len(paths) == 27
+    assert len(paths) == 28
     for path in paths:
         first_path = SETTINGS / f"{path.stem.removesuffix(FRESH)}.json"
         asked, first = (json.loads(one.read_text(encoding="utf8")) for one in (path, first_path))
