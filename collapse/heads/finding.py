@@ -15,14 +15,21 @@ WRAPPING = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
 
 
 class Head(NamedTuple):
-    """The classifier of a model: its name there, and every copy of it (PEFT keeps one for each adapter).
+    """The classification head of a model.
 
-    `modules_to_save` is for PEFT: all that lies outside of the base model, and which its checkpoint therefore lacks.
+    Attributes:
+        name: of the head beside the base model, with its inner layers: BART's is "classification_head". Of a head
+            inside the base model, or of a module that is not from transformers, the name of the layer.
+        copies: every copy of the last linear layer by its path (PEFT keeps one for each adapter).
+        modules_to_save: for PEFT, all that lies beside the base model, whose checkpoint therefore lacks it: the head,
+            and what is before it, such as ModernBERT's "head" before its "classifier".
+        layer: the name of the last linear layer, BART's "classification_head.out_proj".
     """
 
     name: str
     copies: dict[str, LinearHead]
     modules_to_save: list[str]
+    layer: str
 
 
 def find_head(model: nn.Module, head: str | None = None) -> Head:
@@ -33,7 +40,7 @@ def find_head(model: nn.Module, head: str | None = None) -> Head:
 
     Args:
         model: a transformers model, a PEFT model around one, or any module if `head` is given.
-        head: its name in the base model, if there are several candidates.
+        head: the name of the head or of its last layer in the base model, if there are several candidates.
 
     Raises:
         ValueError: if there is no such layer, or more than one.
@@ -48,14 +55,7 @@ def find_head(model: nn.Module, head: str | None = None) -> Head:
     ['pre_classifier', 'classifier']
     """
     base = base_model_of(model)
-    if head is not None:
-        found = {name: copies for name, copies in linear_layers(base).items() if name == head}
-        if not found:
-            raise ValueError(
-                f"the model has no linear layer called {head!r}; its last ones are {list(linear_layers(base))[-3:]}"
-            )
-    else:
-        found = _candidates(base)
+    found = _candidates(base) if head is None else _named(base, head)
     if len(found) != 1:
         raise ValueError(
             f"{type(base).__name__} has {len(found)} layers that could be its classifier: {list(found)}; "
@@ -68,7 +68,9 @@ def find_head(model: nn.Module, head: str | None = None) -> Head:
                 f"the classifier {name!r} is itself the target of an adapter; leave it out of `target_modules` and "
                 "list it in `modules_to_save`"
             )
-    return Head(name, copies, outside_of_base(base, name))
+    outermost = name.split(".")[0]
+    whole = outermost if outermost in _beside_base(base) else name
+    return Head(whole, copies, outside_of_base(base, name), name)
 
 
 def base_model_of(model: nn.Module) -> nn.Module:
@@ -79,11 +81,15 @@ def base_model_of(model: nn.Module) -> nn.Module:
 
 def outside_of_base(base: nn.Module, head: str) -> list[str]:
     """List the outermost modules with parameters beside the base model, or the head if it is inside."""
-    prefix = getattr(base, "base_model_prefix", "")
-    children = {name: module for name, module in base.named_children() if any(True for _ in module.parameters())}
-    if prefix not in children or head.split(".")[0] == prefix:
-        return [head]
-    return [name for name in children if name != prefix]
+    beside = _beside_base(base)
+    return beside if head.split(".")[0] in beside else [head]
+
+
+def _beside_base(model: nn.Module) -> list[str]:
+    """List the modules with parameters beside the base model of transformers; none if there is no base model."""
+    prefix = getattr(model, "base_model_prefix", "")
+    children = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
+    return [name for name in children if name != prefix] if prefix in children else []
 
 
 def linear_layers(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
@@ -100,17 +106,34 @@ def linear_layers(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
     return layers
 
 
-def _candidates(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
+def _named(base: nn.Module, head: str) -> dict[str, dict[str, LinearHead]]:
+    """Return the linear layer of that name, or the last one in the head of that name, of `num_labels` outputs if any.
+
+    Raises:
+        ValueError: there is none.
+    """
+    layers = linear_layers(base)
+    found = {name: copies for name, copies in layers.items() if name == head}
+    if not found and head in _beside_base(base):
+        found = {name: copies for name, copies in layers.items() if name.startswith(f"{head}.")}
+        fitting = {name: copies for name, copies in found.items() if _fits(base, copies)}
+        found = dict(list((fitting or found).items())[-1:])
+    if not found:
+        raise ValueError(f"the model has no linear layer called {head!r}; its last ones are {list(layers)[-3:]}")
+    return found
+
+
+def _fits(base: nn.Module, copies: dict[str, LinearHead]) -> bool:
     num_labels = getattr(getattr(base, "config", None), "num_labels", None)
-    if num_labels is None:
+    return all(copy.out_features == num_labels for copy in copies.values())
+
+
+def _candidates(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
+    if getattr(getattr(base, "config", None), "num_labels", None) is None:
         raise ValueError(
             f"{type(base).__name__} has no `config.num_labels` that identifies its classifier; name it with `head=`"
         )
-    layers = {
-        name: copies
-        for name, copies in linear_layers(base).items()
-        if all(copy.out_features == num_labels for copy in copies.values())
-    }
+    layers = {name: copies for name, copies in linear_layers(base).items() if _fits(base, copies)}
     prefix = getattr(base, "base_model_prefix", "") or "\0"
     outside = {name: copies for name, copies in layers.items() if not name.startswith(prefix + ".")}
     if outside:

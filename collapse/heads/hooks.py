@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.nn import functional
 
@@ -37,7 +40,8 @@ class _BatchCheck:
         check_labels(kwargs.get("labels"))
         if module.training and not self.has_trained:
             self.has_trained = True
-            warn_of_left_out_layers(module, self.head)
+            check_left_out_layers(module, self.head)
+            _ask_files_for_no_scale(module)
 
 
 @dataclass
@@ -73,6 +77,7 @@ class _MarginLoss:
 
 def _hand_learned_scales_to_copies(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Rename the learned scale of a saved adapter as PEFT renames its weight; it skips what a copy has not yet."""
+    _ask_files_for_no_scale(model)
     for path, module in model.named_modules():
         saved, wanted = (f"{prefix}{name}.log_temperature_ratio" for name in (WRAPPING.sub("", path), path))
         if isinstance(module, NormalizedClassifier) and f"{prefix}{path}.weight" in state and wanted not in state:
@@ -90,20 +95,63 @@ def _complete_learned_scales(model: nn.Module, state: dict[str, Any], prefix: st
             state.setdefault(f"{prefix}{path}.log_temperature_ratio", kept)
 
 
-def warn_of_left_out_layers(model: nn.Module, head: str) -> None:
-    """Warn if an adapter trains and saves a head, but not the layers beside it that are new as well."""
+def check_left_out_layers(model: nn.Module, head: str) -> None:
+    """Check that an adapter which trains and saves a head does so with the layers beside it that are new as well.
+
+    transformers marks the parameters that it has loaded. Without any mark nobody knows what a checkpoint has.
+
+    Raises:
+        ValueError: the checkpoint of the base model lacks some that the adapter leaves out.
+
+    Warns:
+        UserWarning: it is not known whether a checkpoint has them.
+    """
     if not any(".modules_to_save." in path for path in linear_layers(model).get(head, {})):
         return
     wanted = outside_of_base(model, head)
-    left_out = [
-        path
+    left_out = {
+        path: parameter
         for name in wanted
         for path, parameter in model.get_submodule(name).named_parameters(prefix=name)
         if not parameter.requires_grad and not WRAPPING.search(path)
-    ]
-    if left_out:
+    }
+    is_known = any(_is_loaded(parameter) for parameter in model.parameters())
+    new = [path for path, parameter in left_out.items() if not _is_loaded(parameter)]
+    cure = f"pass `modules_to_save={wanted}` to PEFT"
+    if new and is_known:
+        raise ValueError(
+            f"the adapter neither trains nor saves {new}, which the checkpoint of the base model lacks too, so they "
+            f"would be other random numbers after loading; {cure}"
+        )
+    if new:
         warnings.warn(
-            f"the adapter neither trains nor saves {left_out}; if no checkpoint has them, they are random numbers that "
-            f"differ after loading: pass `modules_to_save={wanted}` to PEFT",
+            f"the adapter neither trains nor saves {new}; if no checkpoint has them, they are random numbers that "
+            f"differ after loading: {cure}",
             stacklevel=2,
         )
+
+
+def _is_loaded(parameter: nn.Parameter) -> bool:
+    """Tell whether `from_pretrained` of transformers has found a parameter in the checkpoint."""
+    return getattr(parameter, "_is_hf_initialized", False)
+
+
+def _ask_files_for_no_scale(model: nn.Module) -> None:
+    """Let PEFT load a fixed scale over one that was trained; it asks the file for all that the trained copy holds.
+
+    A file with a learned scale is loaded all the same, see `_hand_learned_scales_to_copies`.
+    """
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper) and any(
+            isinstance(m, NormalizedClassifier) for m in module.modules()
+        ):
+            wrapper: Any = module
+            wrapper.adapter_state_dict_load_map = partial(
+                _without_scales, type(module).adapter_state_dict_load_map, module
+            )
+            wrapper.other_param_names = module.adapter_layer_names  # no scale is taken for the base model's
+
+
+def _without_scales(original: Callable[..., dict[str, str]], wrapper: nn.Module, adapter_name: str) -> dict[str, str]:
+    found = original(wrapper, adapter_name)
+    return {name: wanted for name, wanted in found.items() if name.rpartition(".")[2] != "log_temperature_ratio"}

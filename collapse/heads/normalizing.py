@@ -33,7 +33,8 @@ def normalize_classifier_(
     head keeps the directions of the class vectors and has no bias. Call this before or after `get_peft_model`; if
     after, every adapter's copy in `modules_to_save` is replaced too. PEFT finds heads called `classifier` or `score` by
     itself, but not the other new layers of a head, such as the dense one of BART and DistilBERT: pass
-    `modules_to_save=find_head(model).modules_to_save`. A first training batch without them brings a warning.
+    `modules_to_save=find_head(model).modules_to_save`. A first training batch without them brings an error if no
+    checkpoint had them, and a warning if that is not known.
 
     The settings are kept in `model.config`, so a saved model comes back with `load_normalized_classifier(path)`. Under
     PEFT, normalize the base model with the same settings before `PeftModel.from_pretrained`.
@@ -43,7 +44,7 @@ def normalize_classifier_(
             with `head` given.
         scale: of the cosines; None takes the value in `model.config`, if any, or else `scale_for_loss(num_labels)`.
         learnable_scale: see `NormalizedClassifier`.
-        head: the layer's name, if `find_head` needs it.
+        head: its name, or that of its last layer, if `find_head` needs it.
         margin: of the model's own loss in training (CosFace, ArcFace). None takes `model.config`'s, if any, or else 0.
         margin_kind: "cosface" subtracts it from the cosine, "arcface" adds it to the angle; see `with_margin`.
         simplex: make the head a `SimplexClassifier`, whose class vectors are fixed.
@@ -66,7 +67,7 @@ def normalize_classifier_(
     config = getattr(base, "config", None)
     check_has_classes(base)
     found = find_head(model, head)
-    settings = _settings(config, scale, learnable_scale, margin, margin_kind, simplex) | {"head": found.name}
+    settings = _settings(config, scale, learnable_scale, margin, margin_kind, simplex) | {"head": found.layer}
     if settings.get("margin") and config is None:
         raise ValueError(
             f"a margin is part of the loss, and {type(base).__name__} is not a transformers model that computes one; "
@@ -75,7 +76,7 @@ def normalize_classifier_(
     heads = _replaced(base, found, settings)
     if config is not None:
         setattr(config, CONFIG_KEY, settings | {SCALE_KEY: heads[0][1].initial_scale})
-    register_hooks(base, found.name, settings.get("margin", 0.0), settings.get("margin_kind", "cosface"))
+    register_hooks(base, found.layer, settings.get("margin", 0.0), settings.get("margin_kind", "cosface"))
     return _in_use(base, heads)
 
 
@@ -94,7 +95,7 @@ def _check_replaceable(name: str, old: LinearHead) -> None:
 def _replaced(base: nn.Module, found: Head, settings: dict[str, Any]) -> list[tuple[str, NormalizedClassifier]]:
     """Replace every copy of the head, or none if one cannot be."""
     for old in found.copies.values():
-        _check_replaceable(found.name, old)
+        _check_replaceable(found.layer, old)
     heads = []
     for path, old in found.copies.items():
         new = _normalized(old, settings)

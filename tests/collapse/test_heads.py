@@ -42,7 +42,9 @@ def test_the_head_is_found_and_replaced_and_everything_else_stays(architecture) 
     model = architecture.build(id2label={0: "a", 1: "b", 2: "c"})
     old, before = model.get_submodule(architecture.head), outputs(model, architecture)
     others = {name: p for name, p in model.named_parameters() if not name.startswith(architecture.head + ".")}
-    assert find_head(model).name == architecture.head
+    found = find_head(model)
+    assert found.layer == architecture.head and found.name == architecture.head.split(".")[0]
+    assert find_head(model, found.name) == find_head(model, found.layer) == found
     head = normalize_classifier_(model, scale=5.0)
     assert model.get_submodule(architecture.head) is head
     after = outputs(model, architecture)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import pytest
 import torch
 import transformers as hf
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.save_and_load import get_base_model_state_dict
 from torch import nn
 
 from collapse import (
@@ -25,6 +27,7 @@ from tests.models import VOCABULARY
 
 T5 = {"vocab_size": VOCABULARY, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2, "num_labels": 3}
 INNER = [a for a in ARCHITECTURES if a.model.startswith(("Bart", "Roberta", "Electra", "Distil", "XLNet", "Modern"))]
+BART_MODEL = next(architecture for architecture in INNER if architecture.model.startswith("Bart"))
 each_inner = pytest.mark.parametrize("architecture", INNER, ids=lambda a: a.model)
 
 
@@ -64,15 +67,42 @@ def test_the_modules_to_save_hold_every_layer_that_the_base_model_lacks(architec
     assert torch.equal(logits(again, architecture), logits(model, architecture))
 
 
+@pytest.mark.parametrize("architecture", [a for a in INNER if "." in a.head], ids=lambda a: a.model)
+def test_the_name_of_a_head_saves_its_inner_layers_too(architecture, tmp_path) -> None:
+    first, second = bases(architecture, tmp_path / "base")
+    model = adapted(first, architecture, [find_head(first).name])
+    train(model.train(), architecture)
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(second, tmp_path / "adapter")
+    assert torch.equal(logits(again, architecture), logits(model, architecture))
+
+
 @pytest.mark.parametrize("architecture", [a for a in INNER if "Distil" not in a.model], ids=lambda a: a.model)
-def test_a_head_without_its_inner_layers_is_warned_of_at_the_first_training_batch_once(architecture, tmp_path) -> None:
+def test_a_head_without_what_its_checkpoint_lacks_is_refused_at_the_first_training_batch(
+    architecture, tmp_path
+) -> None:
     model = adapted(bases(architecture, tmp_path)[0], architecture, [architecture.head])
-    wanted = find_head(model).modules_to_save
     logits(model, architecture)
-    with pytest.warns(UserWarning, match="the adapter neither trains nor saves .*pass `modules_to_save=") as caught:
+    wanted = re.escape(str(find_head(model).modules_to_save))
+    with pytest.raises(ValueError, match=f"neither trains nor saves .* the base model lacks too.*{wanted}` to PEFT"):
         train(model.train(), architecture)
-    texts = [str(warning.message) for warning in caught if "neither trains" in str(warning.message)]
-    assert len(texts) == 1 and str(wanted) in texts[0]
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_a_head_alone_is_warned_of_once_unless_the_checkpoint_has_its_inner_layers(is_saved, tmp_path) -> None:
+    start = BART_MODEL.build()
+    if is_saved:
+        start.save_pretrained(tmp_path)
+        start = type(start).from_pretrained(tmp_path)
+    normalize_classifier_(start, 6.0)
+    model = adapted(start, BART_MODEL, [BART_MODEL.head])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            train(model.train(), BART_MODEL)
+    texts = [str(warning.message) for warning in caught if "neither trains nor saves" in str(warning.message)]
+    assert len(texts) == (0 if is_saved else 1)
+    assert all("pass `modules_to_save=['classification_head']` to PEFT" in text for text in texts)
 
 
 def test_without_a_base_model_of_its_own_the_head_alone_is_to_be_saved() -> None:
@@ -121,22 +151,27 @@ def test_an_adapter_with_a_fixed_scale_goes_on_a_base_whose_scale_is_learned(
     torch.testing.assert_close(logits(again, architecture), logits(model, architecture))
 
 
-def test_an_adapter_with_a_fixed_scale_is_loaded_beside_one_whose_scale_was_trained(tmp_path) -> None:
-    architecture = ARCHITECTURES[0]
+@pytest.mark.parametrize("architecture", [ARCHITECTURES[0], BART_MODEL], ids=lambda a: a.model)
+@pytest.mark.parametrize("comes_from", ["training", "a file"])
+def test_a_fixed_scale_is_loaded_over_one_that_was_trained_and_back(architecture, comes_from, tmp_path) -> None:
     models = {}
     for learnable in (False, True):
         start = architecture.build()
         normalize_classifier_(start, 5.0, learnable)
-        config = LoraConfig(target_modules=architecture.targets, modules_to_save=find_head(start).modules_to_save)
-        models[learnable] = get_peft_model(start, config)
-    models[False].save_pretrained(tmp_path)
-    head = next(head for path, head in find_head(models[True]).copies.items() if ".modules_to_save." in path)
-    nn.init.constant_(head.log_temperature_ratio, 0.4)
-    with pytest.raises(KeyError, match="log_temperature_ratio"):  # PEFT asks the file for what the copy holds
-        models[True].load_adapter(tmp_path, "default")
-    models[True].load_adapter(tmp_path, "second")
-    models[True].set_adapter("second")
-    torch.testing.assert_close(logits(models[True], architecture), logits(models[False], architecture))
+        models[learnable] = adapted(start, architecture, find_head(start).modules_to_save)
+        train(models[learnable].train(), architecture)
+        models[learnable].save_pretrained(tmp_path / str(learnable))
+    model = models[True]
+    if comes_from == "a file":
+        fresh = architecture.build()
+        normalize_classifier_(fresh, 5.0)
+        model = PeftModel.from_pretrained(fresh, tmp_path / "True")
+    learned = logits(model, architecture)
+    model.load_adapter(tmp_path / "False", "default")
+    torch.testing.assert_close(logits(model, architecture), logits(models[False], architecture))
+    model.load_adapter(tmp_path / "True", "default")
+    assert torch.equal(logits(model, architecture), learned)
+    assert not any("log_temperature_ratio" in key and "modules" in key for key in get_base_model_state_dict(model))
 
 
 @pytest.mark.parametrize("kind", [NormalizedClassifier, SimplexClassifier])
@@ -193,7 +228,7 @@ def test_a_head_that_reads_one_vector_of_a_model_without_padding_is_observed() -
     with observer.watching(), torch.no_grad():
         output = model(**inputs, labels=labels)
     assert observer.statistics.counts.tolist() == [1, 2, 1]
-    mean = model.get_submodule(find_head(model).name)(observer.statistics.means[0].float())
+    mean = model.get_submodule(find_head(model).layer)(observer.statistics.means[0].float())
     torch.testing.assert_close(mean, output.logits[0], rtol=1e-4, atol=1e-5)
 
 
