@@ -98,6 +98,9 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         self.cast_input_dtype_enabled = True
         self.kwargs = kwargs
         self.in_features, self.out_features = self._features()
+        for name in getattr(self.get_base_layer(), "__constants__", ()):
+            if not hasattr(self, name):  # some models read them, such as Whisper the strides of its convolutions
+                setattr(self, name, getattr(self.get_base_layer(), name))
         self.register_state_dict_post_hook(complete_state_)
         self.register_load_state_dict_pre_hook(prepare_state_)
 

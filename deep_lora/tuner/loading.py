@@ -6,11 +6,13 @@ from collections.abc import Collection
 from typing import Any
 
 from peft.functional import delete_adapter
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from deep_lora.files import AdapterFileError
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.weights.offload import settle_all_
 from deep_lora.weights.saved import check_loaded
 
 
@@ -41,6 +43,13 @@ def keep_as_configured_(model: nn.Module, adapter_name: str) -> None:
             layer._share_parameters(adapter_name)
         if adapter_name in layer.deep_lora_U:
             layer._freeze_non_trainable_peft_weights(adapter_name)
+
+
+def settle_saved_whole_(model: nn.Module, adapter_name: str) -> None:
+    """Load an adapter's copies of modules that are saved whole permanently: a gradient of what is offloaded is lost."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
+            settle_all_(module.modules_to_save[adapter_name])
 
 
 def _take_out(model: Any, adapter_name: str) -> None:

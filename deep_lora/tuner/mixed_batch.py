@@ -18,8 +18,16 @@ BASE_MODEL = "__base__"
 
 
 def _inject(
-    module: Any, args: tuple, kwargs: dict[str, Any], adapter_names: Sequence[str], called: set[int], thread: int
-) -> tuple:
+    module: Any,
+    args: tuple,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    adapter_names: Sequence[str],
+    called: set[int],
+    thread: int,
+) -> tuple[tuple, dict[str, Any]] | None:
+    if kwargs is None:  # torch calls another thread's hook so, while that is put on or taken off
+        return None
     if threading.get_ident() == thread or getattr(module, "_is_replica", False):  # of `nn.DataParallel`
         kwargs["adapter_names"] = adapter_names
         called.add(id(module))

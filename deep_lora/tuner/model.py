@@ -23,11 +23,13 @@ from deep_lora.layers.module import AdaptedModule
 from deep_lora.targets import is_all_linear
 from deep_lora.tuner.experts import name_experts_, rank_patterns_accepted
 from deep_lora.tuner.heads import add_head_
-from deep_lora.tuner.loading import keep_as_configured_
+from deep_lora.tuner.loading import keep_as_configured_, settle_saved_whole_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
+from deep_lora.tuner.recomputing import remember_disabled_
 from deep_lora.tuner.targets import check_is_called, is_target, linear_targets, warn_of_unmatched_depths
 from deep_lora.tuner.untying import part_shared_weights_
 from deep_lora.tuner.weighted import WeightedAdapters
+from deep_lora.weights.offload import check_biases_here
 from deep_lora.weights.reading import weight_is_read
 from deep_lora.weights.saved import check_state
 
@@ -49,6 +51,8 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         It is in float32 on a base in half precision, also where nobody asks PEFT for that cast afterwards.
         """
         added = name_experts_(self.peft_config[adapter_name], model)
+        if self.peft_config[adapter_name].bias != "none":
+            check_biases_here(model)
         self._places = shared_places(model)
         with rank_patterns_accepted(added):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -57,6 +61,11 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         warn_of_unmatched_depths(self.peft_config[adapter_name], names)
         self._cast_adapter_dtype(adapter_name)
         watch(model)
+
+    def disable_adapter_layers(self) -> None:
+        """Disable all adapters; what is checkpointed meanwhile is computed again without them."""
+        super().disable_adapter_layers()
+        remember_disabled_(self.model)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         unwatch(self.model)
@@ -192,6 +201,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
             layer._settle()  # PEFT has just dispatched the model again, if parts of it are offloaded
             if not autocast_adapter_dtype:
                 layer.bring_to_base(adapter_name, cast=True)
+        settle_saved_whole_(self.model, adapter_name)
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
         keep_as_configured_(self.model, adapter_name)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.hooks import AlignDevicesHook, remove_hook_from_module
-from accelerate.utils.modeling import named_module_tensors
+from accelerate.utils.modeling import named_module_tensors, set_module_tensor_to_device
 from torch import Tensor, nn
 
 
@@ -106,6 +106,39 @@ def settle_(container: Any) -> None:
     remove_hook_from_module(container)
     for name, (value, trainable) in values.items():
         container[name] = nn.Parameter(value, trainable) if isinstance(container, nn.ParameterDict) else value
+
+
+def settle_all_(module: nn.Module) -> None:
+    """Load what accelerate offloads of a module that is to be trained permanently, apart from what it keeps."""
+    for part in module.modules():
+        hook = offloading_hook(part)
+        if hook is None:
+            continue
+        tensors = dict(named_module_tensors(part, recurse=hook.place_submodules))
+        kept = {
+            name: hook.weights_map[name].clone() for name, tensor in tensors.items() if tensor.device.type == "meta"
+        }
+        hook.original_devices = {}  # as above
+        remove_hook_from_module(part)
+        for name, value in kept.items():
+            set_module_tensor_to_device(part, name, hook.execution_device, value=value)
+
+
+def check_biases_here(model: nn.Module) -> None:
+    """Check that no bias is offloaded.
+
+    Raises:
+        ValueError: one is.
+
+    >>> check_biases_here(nn.Linear(2, 2))
+    """
+    for name, module in model.named_modules():
+        bias = module._parameters.get("bias")
+        if bias is not None and bias.device.type == "meta" and offloading_hook(module) is not None:
+            raise ValueError(
+                f"accelerate offloads {name}.bias, so what `bias` in the config trains or loads of it would be lost; "
+                "leave `bias` at 'none', or keep the base model on one device"
+            )
 
 
 def device_of_base(base_layer: nn.Module, weight: Tensor | None) -> torch.device | None:

@@ -11,6 +11,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from deep_lora import DeepLoraConfig, initialize_subspaces_, save_as_lora, to_lora
 from tests.models import SamePadding, adapt, disturb_, layers_of
@@ -166,3 +168,12 @@ def test_views_that_fsdp_keeps_beside_the_parameter_do_not_hide_the_update() -> 
     vars(base)["weight"] = base.weight.detach()
     torch.testing.assert_close(model(x), wanted)
     assert vars(base)["weight"].shape == base.weight.shape
+
+
+def test_models_read_what_an_adapted_layer_was_made_with() -> None:
+    sizes = {"d_model": 8, "num_mel_bins": 4, "max_source_positions": 4, "encoder_layers": 1, "encoder_ffn_dim": 8}
+    encoder = WhisperEncoder(WhisperConfig(**sizes, encoder_attention_heads=2)).eval()  # reads the strides
+    plain = encoder(torch.ones(1, 4, 8)).last_hidden_state
+    model = adapt(encoder, r=2, target_modules=["conv1", "conv2", "embed_positions"])
+    torch.testing.assert_close(model(torch.ones(1, 4, 8)).last_hidden_state, plain)
+    assert encoder.conv2.stride == (2,) and encoder.embed_positions.num_embeddings == 4

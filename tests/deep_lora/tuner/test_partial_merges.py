@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread, current_thread
 from typing import Any
 
 import pytest
@@ -110,6 +111,28 @@ def test_threads_have_the_adapters_of_their_own_batches() -> None:
     for index, found in enumerate(together):
         close(found, alone[index % len(batches)])
     assert not any(layer.read_in_mixed_batch or layer._forward_pre_hooks for layer in layers_of(model))
+
+
+def test_a_hook_that_another_thread_is_taking_off_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = adapt(Mixed(), r=2, target_modules=LINEAR, init_weights=False)
+    wanted, inside, go = output(model, ids()), Event(), Event()
+
+    def wait(*_: object) -> None:
+        inside.set()
+        go.wait(60)
+
+    model.base_model.model.norm.register_forward_pre_hook(lambda *_: wait() if current_thread() is other else None)
+    other = Thread(target=lambda: model(ids(), adapter_names=["__base__"] * 4))
+    other.start()
+    assert inside.wait(60)
+    for layer in layers_of(model):
+        layer._forward_pre_hooks_with_kwargs.clear()  # torch takes off this first, then the hook
+    try:
+        assert torch.equal(output(model, ids()), wanted)
+    finally:
+        go.set()
+        other.join()
 
 
 def test_copies_merge_apart() -> None:

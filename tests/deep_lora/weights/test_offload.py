@@ -67,6 +67,11 @@ def behind_another_hook(model: nn.Module, folder: str) -> None:
             module._hf_hook = SequentialHook(module._hf_hook, ModelHook())
 
 
+def dispatched_by_parts(model: nn.Module, folder: str) -> None:
+    places = {name: "cpu" if index % 2 else "disk" for index, (name, _) in enumerate(model.named_children())}
+    dispatch_model(model, places, main_device="cpu", offload_dir=folder, force_hooks=True)
+
+
 WAYS: list[Callable[[nn.Module, str], None]] = [
     kept_on_the_cpu, kept_with_buffers, kept_on_a_disk, dispatched_to_a_disk, behind_another_hook,
 ]  # fmt: skip
@@ -151,6 +156,37 @@ def test_a_fresh_adapter_on_an_offloaded_base_has_values_and_trains(case, way, t
     found = model(**x) if isinstance(x, dict) else model(x)
     (found if isinstance(found, torch.Tensor) else found[0]).square().sum().backward()
     assert all(layer.deep_lora_core["default"].grad.abs().sum() > 0 for layer in layers_of(model))
+
+
+@pytest.mark.parametrize("way", [kept_on_the_cpu, dispatched_by_parts], ids=lambda way: way.__name__)
+def test_a_head_that_is_saved_whole_trains_on_an_offloaded_base_and_is_loaded_there(way, tmp_path) -> None:
+    torch.manual_seed(0)
+    base, x = bert_classifier(), ids()
+    plain, weight = output(base, x), base.classifier.weight.detach().clone()
+    way(base, str(tmp_path / "kept"))
+    model = adapt(base, r=2, target_modules=["query"], task_type="SEQ_CLS")
+    assert torch.equal(output(model, x), plain)
+    model(x).logits.square().sum().backward()
+    head = model.base_model.model.classifier.modules_to_save["default"]
+    assert head.weight.grad.abs().sum() > 0 and head.bias.grad.abs().sum() > 0
+    with torch.no_grad():
+        head.weight.add_(0.5)
+    wanted = output(model, x)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    with model.disable_adapter():
+        assert torch.equal(output(model, x), plain)
+    torch.manual_seed(0)
+    fresh = bert_classifier()
+    assert torch.equal(fresh.classifier.weight, weight)
+    way(fresh, str(tmp_path / "too"))
+    assert torch.equal(output(PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).eval(), x), wanted)
+
+
+def test_biases_that_are_offloaded_are_not_trained_without_a_gradient() -> None:
+    base = bert_classifier()
+    kept_on_the_cpu(base, "")
+    with pytest.raises(ValueError, match=r"accelerate offloads bert\.\S+\.bias, so what `bias` in the config trains"):
+        adapt(base, r=2, target_modules=["query"], bias="all")
 
 
 @pytest.mark.parametrize("base", [llama, gpt2], ids=["llama", "gpt2"])
