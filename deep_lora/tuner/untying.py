@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
+from transformers import PreTrainedModel
 
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
@@ -13,9 +16,11 @@ from deep_lora.layers.fused import is_plain
 
 
 def part_shared_weights_(model: nn.Module) -> None:
-    """Give adapted layers a copy of a weight that a module without their update holds too, such as a tied embedding.
+    """Part all shared weights if one of them is that of an adapted layer and of a module without its update.
 
-    Layers that share one adapter go on sharing the weight. Weights that are quantized, sharded or offloaded stay.
+    Such as a tied embedding. All, and in the configuration too: a model of which a part is still tied would not come
+    back from a folder. Layers that share one adapter go on sharing the weight where nothing else has it. Weights that
+    are quantized, sharded or offloaded stay.
 
     >>> from peft import get_peft_model
     >>> from deep_lora import DeepLoraConfig
@@ -28,26 +33,52 @@ def part_shared_weights_(model: nn.Module) -> None:
     >>> base["head"].base_layer.weight is base["embedding"].weight
     False
     """
-    holders: dict[int, set[int]] = {}
-    for module in model.modules():
-        for weight in module._parameters.values():
-            holders.setdefault(id(weight), set()).add(id(module))
-    parted = []
-    for (weight_id, _), layers in _groups(model).items():
-        if holders[weight_id] <= {id(layer.get_base_layer()) for _, layer in layers}:
-            continue
-        first: Any = _own_weight(layers[0][1])
-        copied = nn.Parameter(first.detach().clone(), requires_grad=first.requires_grad)
-        for name, layer in layers:
-            layer.get_base_layer()._parameters[layer.parameter_name] = copied
-            parted.append(name)
-    if parted:
-        warnings.warn(
-            f"merging gives {', '.join(parted)} a weight of its own: it was shared with a module that has another "
-            "update or none, and would have changed that too; a model saved afterwards is larger, and its config "
-            "should say `tie_word_embeddings=False`",
-            stacklevel=2,
-        )
+    holders = _holders(model)
+    parted = [
+        name
+        for (weight_id, _), layers in _groups(model).items()
+        if not {id(module) for module, _ in holders[weight_id]} <= {id(layer.get_base_layer()) for _, layer in layers}
+        for name, _ in layers
+    ]
+    if not parted:
+        return
+    for places in holders.values():
+        for module, name in places[1:]:
+            weight = module._parameters[name]
+            if weight is not None and _is_copyable(weight):
+                module._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and getattr(part.config, "tie_word_embeddings", False):
+            part.config.tie_word_embeddings = False
+    warnings.warn(
+        f"merging gives {', '.join(parted)} a weight of its own: it was shared with a module that has another "
+        "update or none, and would have changed that too; all tied weights are parted and the config says "
+        "`tie_word_embeddings=False` from now on, so a model saved afterwards is larger",
+        stacklevel=2,
+    )
+
+
+def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Gather the modules, with the names there, that hold each parameter of the base model."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in {id(module): module for module in _modules_of_base(model)}.values():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                found.setdefault(id(weight), []).append((module, name))
+    return found
+
+
+def _modules_of_base(part: nn.Module) -> Iterator[nn.Module]:
+    """Walk through a model, but not into what PEFT has put into it."""
+    if isinstance(part, DeepLoraLayer):
+        children = [part.get_base_layer()]
+    elif isinstance(part, AuxiliaryTrainingWrapper):
+        children = [part.original_module]
+    else:
+        yield part
+        children = list(part.children())
+    for child in children:
+        yield from _modules_of_base(child)
 
 
 def _groups(model: nn.Module) -> dict[tuple[int, int], list[tuple[str, DeepLoraLayer]]]:
@@ -63,8 +94,12 @@ def _groups(model: nn.Module) -> dict[tuple[int, int], list[tuple[str, DeepLoraL
 def _own_weight(layer: Any) -> nn.Parameter | None:
     """Return the weight that an update is merged into, if it is a parameter that can be copied."""
     weight = layer.get_base_layer()._parameters.get(layer.parameter_name)
-    copyable = weight is not None and layer.quantization_backend is None and weight.is_floating_point()
-    return weight if copyable and is_plain(weight) and not weight.is_meta else None
+    copyable = weight is not None and layer.quantization_backend is None and _is_copyable(weight)
+    return weight if copyable else None
+
+
+def _is_copyable(weight: nn.Parameter) -> bool:
+    return weight.is_floating_point() and is_plain(weight) and not weight.is_meta
 
 
 def _source(layer: DeepLoraLayer) -> DeepLoraLayer:

@@ -21,6 +21,8 @@ from transformers import (
     DistilBertForMaskedLM,
     ElectraConfig,
     ElectraForMaskedLM,
+    MarianConfig,
+    MarianMTModel,
     RobertaConfig,
     RobertaForMaskedLM,
     T5Config,
@@ -235,11 +237,31 @@ def blip() -> BlipForConditionalGeneration:
     return BlipForConditionalGeneration(config)
 
 
+PAIR = {
+    "vocab_size": VOCABULARY, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "pad_token_id": 0,
+    "max_position_embeddings": 16,
+}  # fmt: skip
 SHARED = {
     "head": (lambda: llama(tie_word_embeddings=True), ["lm_head"], {}),
     "embedding": (lambda: llama(tie_word_embeddings=True), ["embed_tokens"], {}),
     "both, each for itself": (lambda: llama(tie_word_embeddings=True), TARGETS, {}),
     "BERT's head": (lambda: BertForMaskedLM(BertConfig(**SMALL)), ["decoder"], {}),
+    "BART's head": (
+        lambda: BartForConditionalGeneration(BartConfig(**PAIR)),
+        ["lm_head"],
+        {"decoder_input_ids": ids()},
+    ),
+    "BART's embeddings": (
+        lambda: BartForConditionalGeneration(BartConfig(**PAIR)),
+        ["encoder.embed_tokens"],
+        {"decoder_input_ids": ids()},
+    ),
+    "Marian's embeddings": (
+        lambda: MarianMTModel(MarianConfig(**PAIR)),
+        ["embed_tokens"],
+        {"decoder_input_ids": ids()},
+    ),
     "BLIP's head": (blip, "all-linear", {"pixel_values": torch.ones(1, 3, 8, 8).expand(len(ids()), 3, 8, 8)}),
 }
 
