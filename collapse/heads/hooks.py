@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.nn import functional
 
@@ -142,13 +141,12 @@ def _ask_files_for_no_scale(model: nn.Module) -> None:
     A file with a learned scale is loaded all the same, see `_hand_learned_scales_to_copies`.
     """
     for module in model.modules():
-        if isinstance(module, ModulesToSaveWrapper) and any(
-            isinstance(m, NormalizedClassifier) for m in module.modules()
-        ):
+        original = getattr(
+            type(module), "adapter_state_dict_load_map", None
+        )  # of PEFT's wrappers of modules saved whole
+        if original is not None and any(isinstance(part, NormalizedClassifier) for part in module.modules()):
             wrapper: Any = module
-            wrapper.adapter_state_dict_load_map = partial(
-                _without_scales, type(module).adapter_state_dict_load_map, module
-            )
+            wrapper.adapter_state_dict_load_map = partial(_without_scales, original, module)
             wrapper.other_param_names = module.adapter_layer_names  # no scale is taken for the base model's
 
 
