@@ -32,9 +32,8 @@ def normalize_classifier_(
     Everything before it (pooling, dropout, inner layers of the head) and after it (label mapping, loss) stays. The new
     head keeps the directions of the class vectors and has no bias. Call this before or after `get_peft_model`; if
     after, every adapter's copy in `modules_to_save` is replaced too. PEFT finds heads called `classifier` or `score` by
-    itself, but not the other new layers of a head, such as the dense one of BART and DistilBERT: pass
-    `modules_to_save=find_head(model).modules_to_save`. A first training batch without them brings an error if no
-    checkpoint had them, and a warning if that is not known.
+    itself, but not other new layers, such as BART's dense one: pass `modules_to_save=find_head(model).modules_to_save`.
+    A first training batch without them brings an error if no checkpoint had them, a warning if that is not known.
 
     The settings are kept in `model.config`, so a saved model comes back with `load_normalized_classifier(path)`. Under
     PEFT, normalize the base model with the same settings before `PeftModel.from_pretrained`.
