@@ -29,9 +29,9 @@ DESCRIPTION = f"""Compare Deep LoRA with LoRA on your own data and model, on the
   deep-lora compare --model distilbert-base-uncased --dataset reviews.csv
   deep-lora compare --model distilbert-base-uncased --dataset reviews.csv --test_data test.csv --tune
 
-Deep LoRA has nothing set; LoRA has the learning rate {RATE:g} (or --learning_rate), and with --tune the one of
-{", ".join(f"{rate:g}" for rate in RATES)} that is best on the validation data. Each run is one of deep-lora finetune in
-a folder of its own. The results are a table with 95 % intervals, {COMPARISON_FIGURE}, and a sentence. Rerun the same
+Deep LoRA has nothing set. LoRA has the learning rate {RATE:g} (or --learning_rate); --tune adds LoRA at the best of
+{", ".join(f"{rate:g}" for rate in RATES)} on the validation data. Each run is one of deep-lora finetune, in its own
+folder. The results are a table with 95 % intervals, {COMPARISON_FIGURE}, and a sentence. Rerun the same
 command to resume; runs that are complete are not repeated."""
 SHOWN = (
     "model", "dataset", "task", "text_column", "label_column", "target_column", "validation_data", "test_data",

@@ -35,8 +35,8 @@ DESCRIPTION = """Complete a matrix from some of its entries with a compressed de
 
 Rows and columns may have any names, compared as they are written: 001 is not 1, but 1.0 is 1 if all are numbers.
 Written to --output_dir: model.safetensors (dmf.MatrixCompletion.load), names.json, results.json with the error on
-held-out entries, training.png and, with --predict, predictions.csv. A name of --predict that the data do not have is
-predicted as the mean plus the bias of the other side, and reported."""
+held-out entries, training.png and, with --predict, predictions.csv. A name in --predict that is not in the data is
+reported, and predicted from the mean and the bias of the other side."""
 PAIRS = ("row_column", "column_column")
 
 

@@ -27,8 +27,8 @@ DESCRIPTION = """Train on pairs: a CLIP-like model or two towers, with adapters,
       --second_text_column answer
 
 A file has a column with paths of images, and one with texts; a folder of images has a metadata.jsonl or metadata.csv
-with the columns file_name and text. Several captions of a picture have a row each, are a list in its row, or have a
-column each (--text_columns). Pairs with the same picture or the same text are not contrasted with each other. Every
+with the columns file_name and text. A picture with several captions has a row for each, a list in its row, or a
+column for each (--text_columns). Pairs with the same picture or the same text are not contrasted with each other. Every
 step contrasts the pairs of all processes; accumulated batches do not see each other."""
 SHOWN = (
     "model", "image_model", "text_model", "dataset", "image_column", "text_column", "second_text_column", "loss",

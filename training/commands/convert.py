@@ -12,7 +12,7 @@ from training.errors import UsageError, worded_as_options
 from training.names import GGUF
 from training.settings.parsing import option, parse
 
-DESCRIPTION = """Write a Deep LoRA adapter as a plain LoRA adapter with the same update, which every server loads.
+DESCRIPTION = """Write a Deep LoRA adapter as a plain LoRA adapter with the same update, for servers that load LoRA.
 
   deep-lora convert --adapter runs/reviews/adapter --output_dir runs/reviews/as_lora
   deep-lora convert --adapter runs/reviews/adapter --output_dir small --tolerance 1e-3

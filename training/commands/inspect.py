@@ -13,13 +13,14 @@ from training.results.figures import figure
 from training.results.report import write_json
 from training.settings.parsing import option, parse
 
-DESCRIPTION = """Show what an adapter has learned: for each module the singular values of its update.
+DESCRIPTION = """Show what an adapter has learned: the singular values of each module's update.
 
   deep-lora inspect --adapter runs/reviews/adapter
   deep-lora inspect --adapter runs/reviews/adapter --output_dir runs/reviews/spectra
 
-Deep LoRA and LoRA adapters; the base model's weights are not needed. With --output_dir also inspection.json and
-spectra.png. The effective rank is exp of the entropy of the normalized singular values (Roy and Vetterli, 2007)."""
+It reads Deep LoRA and LoRA adapters; the base model's weights are not needed. With --output_dir it also writes
+inspection.json and spectra.png. The effective rank is the exponential of the entropy of the normalized singular values
+(Roy and Vetterli, 2007)."""
 
 _NAME = 22  # columns of a name in the table, which has 80
 _NAMED = 40  # bars that have names

@@ -34,8 +34,8 @@ DESCRIPTION = """Predict with a finished run: classes with probabilities, number
   deep-lora predict --run runs/reviews --data new.csv
   deep-lora predict --run runs/reviews --data new.csv --output new.jsonl
 
-The columns are those of the run. The output has a row for each row of the data, in their order: what was read, and the
-prediction. Tags are lists, one for each word."""
+The data need the columns that the run was trained with. The output has a row for each row of the data, in the same
+order: what was read, and the prediction. Tags are lists with one tag for each word."""
 
 
 @dataclass

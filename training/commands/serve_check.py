@@ -17,9 +17,9 @@ will load an adapter, and if not, why.
   deep-lora serve-check runs/reviews
   deep-lora serve-check runs/reviews/adapter --programs vllm sglang
 
-The rules are those of the programs' published sources; the docs name the versions. Nothing is started, and of the
-weights only the header is read. With --programs the exit status is 1 if one of them will not load the adapter, or if
-that cannot be told."""
+The rules come from the programs' published sources; the docs name the versions. Nothing is started, and only the
+header of the weights is read. With --programs the exit status is 1 if one of them will not load the adapter, or if that
+cannot be told."""
 
 
 @dataclass
