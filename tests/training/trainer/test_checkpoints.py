@@ -99,7 +99,7 @@ def test_subspaces_are_not_initialized_again_on_resume(bert, reviews, finetune, 
     def fail(*_):
         raise AssertionError("initialized again")
 
-    monkeypatch.setattr(deep_lora.subspaces.callback, "initialize_subspaces_", fail)
+    monkeypatch.setattr(deep_lora.subspaces.callback, "set_subspaces_", fail)
     checkpoints._remove(trained / "checkpoint-3")
     assert finetune(bert, reviews, *EVERY_STEP)[0] == 0
 
