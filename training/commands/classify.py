@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from training.data import load_splits
 from training.job import Job, take_hub_options
@@ -11,7 +12,7 @@ from training.runner import run_job
 from training.settings.adapter import AdapterArguments
 from training.settings.common import COMMON, HeadArguments, ModelArguments, RunArguments
 from training.settings.data import ImageDataArguments
-from training.settings.parsing import parse
+from training.settings.parsing import option, parse
 from training.tasks.image_classification import image_classification, image_columns, label_column
 from training.tasks.labels import row_classes
 
@@ -26,7 +27,16 @@ SHOWN = (
     "model", "dataset", "image_column", "label_column", "validation_data", "metrics", "skip_unreadable", *COMMON,
     "balance_classes",
 )  # fmt: skip
-TYPES = (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, RunArguments)
+
+
+@dataclass
+class ClassifierRun(RunArguments):
+    """As `RunArguments`, with a folder of its own."""
+
+    output_dir: str | None = option("runs/classify", "Folder for everything that is written.")
+
+
+TYPES = (ModelArguments, AdapterArguments, ImageDataArguments, HeadArguments, ClassifierRun)
 
 
 def main(words: Sequence[str]) -> int:

@@ -73,10 +73,14 @@ TYPES = (ModelArguments, SharedArguments, CompareArguments, TextDataArguments, H
 
 def main(words: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    groups = parse(TYPES, words, command="compare", description=DESCRIPTION, common=SHOWN)
     words = with_config_file(list(words), option_names(TYPES))
+    _refuse(passed(words))
+    groups = parse(TYPES, words, command="compare", description=DESCRIPTION, common=SHOWN)
     own, run = groups[2], groups[5]
-    _refuse(passed(words), own)
+    if own.tune and "learning_rate" in passed(words):
+        raise UsageError(
+            f"--tune tries the rates {', '.join(f'{rate:g}' for rate in RATES)}; leave --learning_rate out"
+        )
     folder = Path(str(run.output_dir))
     rest = HfArgumentParser(CompareArguments, add_help=False, allow_abbrev=False).parse_args_into_dataclasses(
         args=words, look_for_args_file=False, return_remaining_strings=True
@@ -100,14 +104,10 @@ def _job(words: Sequence[str], more: Sequence[str]) -> Job:
     return finetune.build_job(*settings)
 
 
-def _refuse(given: set[str], own: CompareArguments) -> None:
+def _refuse(given: set[str]) -> None:
     for name, reason in _REFUSED.items():
         if name in given:
             raise UsageError(f"--{name} cannot be used with compare: {reason}")
-    if own.tune and "learning_rate" in given:
-        raise UsageError(
-            f"--tune tries the rates {', '.join(f'{rate:g}' for rate in RATES)}; leave --learning_rate out"
-        )
 
 
 def _rehearse(plan: Plan, say: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from training.data import load_splits
@@ -15,7 +16,7 @@ from training.pairs.task import first_entries, pair_columns, pair_task
 from training.runner import run_job
 from training.settings.adapter import AdapterArguments
 from training.settings.common import COMMON, RunArguments
-from training.settings.parsing import parse
+from training.settings.parsing import option, parse
 from training.trainer.optimizer import sharding_frameworks
 
 DESCRIPTION = """Train on pairs: a CLIP-like model or two towers, with adapters, and methods against the modality gap.
@@ -34,7 +35,16 @@ SHOWN = (
     "model", "image_model", "text_model", "dataset", "image_column", "text_column", "second_text_column", "loss",
     "temperature", "schedule", "swap", *COMMON,
 )  # fmt: skip
-TYPES = (PairModelArguments, AdapterArguments, PairDataArguments, MethodArguments, RunArguments)
+
+
+@dataclass
+class PairRun(RunArguments):
+    """As `RunArguments`, with a folder of its own."""
+
+    output_dir: str | None = option("runs/contrastive", "Folder for everything that is written.")
+
+
+TYPES = (PairModelArguments, AdapterArguments, PairDataArguments, MethodArguments, PairRun)
 
 
 def main(words: Sequence[str]) -> int:

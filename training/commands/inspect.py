@@ -10,6 +10,7 @@ from deep_lora import AdapterFileError, AdapterReport, inspect_adapter
 from training.errors import UsageError, worded_as_options
 from training.names import INSPECTION, SPECTRA
 from training.results.figures import figure
+from training.results.folders import require_writable, saving
 from training.results.report import write_json
 from training.settings.parsing import option, parse
 
@@ -47,13 +48,16 @@ def main(words: Sequence[str]) -> int:
     (arguments,) = parse(TYPES, words, command="inspect", description=DESCRIPTION)
     if not arguments.adapter:
         raise UsageError("inspect needs --adapter, the folder of a saved adapter")
+    if arguments.output_dir:
+        require_writable(Path(arguments.output_dir))
     with worded_as_options(_OPTIONS, AdapterFileError):
         report = inspect_adapter(arguments.adapter, base_model=arguments.model, assume_linear=arguments.assume_linear)
     print(table(report))
     if arguments.output_dir:
         folder = Path(arguments.output_dir)
-        write_json(folder / INSPECTION, asdict(report))
-        draw(folder / SPECTRA, report)
+        with saving(str(folder), "what is above is complete"):
+            write_json(folder / INSPECTION, asdict(report))
+            draw(folder / SPECTRA, report)
         print(f"written to {folder}: {INSPECTION}, {SPECTRA}")
     return 0
 

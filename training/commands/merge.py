@@ -14,6 +14,7 @@ import transformers
 
 from training.commands.serve_check import adapter_folder
 from training.errors import UsageError, redacted
+from training.models.loading import without_report
 from training.names import ADAPTER, PARTIAL, RESULTS
 from training.prediction.merging import Mergeable, Merged, merge, read_mergeable, stored_precision
 from training.prediction.runs import FinishedRun, read_run
@@ -108,7 +109,7 @@ def write(output: Path, model: Any, processor: Any) -> None:
     """
     partial = output.absolute().with_name(f"{PARTIAL}-{output.absolute().name}")
     shutil.rmtree(partial, ignore_errors=True)
-    with saving(str(output), "nothing is kept"):
+    with saving(str(output), "nothing is kept"), without_report():
         try:
             model.save_pretrained(partial)
             if processor is not None:

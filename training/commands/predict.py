@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> int:
     output = Path(arguments.output) if arguments.output else run.folder / PREDICTIONS
     if output.exists() and Path(arguments.data).exists() and output.samefile(arguments.data):
         raise UsageError(f"--output {output} is the file of --data; pass another name")
-    require_writable(output.parent)
+    require_writable(output.parent, "the folder of --output")
     rows = predicted(run, arguments)
     with saving(str(output), "nothing is kept"):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -178,9 +178,19 @@ def _classes_of_pictures(
 def _tags(
     run: FinishedRun, arguments: PredictArguments, model: Any, tokenizer: Any, data: Dataset, columns: list[str]
 ) -> Iterable[tuple[dict[str, Any], int]]:
+    _refuse_tagged(data[columns[0]], run.names)
     length, batch = _length(run, arguments), arguments.batch_size
     for logits, lost in models.tag_words(model, tokenizer, data, columns[0], length, batch):
         yield tag_row(logits, run.names), lost
+
+
+def _refuse_tagged(rows: Iterable[Sequence[str]], names: Sequence[str]) -> None:
+    """Raise if each row ends in a tag, as the lines of a .txt file with a word and its tag in each."""
+    if all(len(row) > 1 and row[-1] in names for row in rows):
+        raise UsageError(
+            "each row of --data ends in a tag, as if it were a word; if each line is a word with its tag, name the "
+            "file .conll"
+        )
 
 
 def _written(

@@ -58,7 +58,7 @@ def load_base(arguments: ModelArguments, task: Headed, token: str | None = None)
         if quantization := quantization_config(arguments):
             quantization.llm_int8_skip_modules = _heads(auto_class, config, arguments.trust_remote_code)
             quantized = {"quantization_config": quantization}
-        with _without_report():
+        with without_report():
             model, report = auto_class.from_pretrained(
                 name,
                 config=config,
@@ -90,8 +90,8 @@ def _heads(auto_class: Any, config: Any, trust_remote_code: bool) -> list[str]:
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep transformers from printing which weights are new: the description of the run says what is trained whole."""
+def without_report() -> Iterator[None]:
+    """Keep transformers from printing which weights are new, which is told elsewhere, and from drawing bars."""
     before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

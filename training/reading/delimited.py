@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from training.errors import UsageError
-from training.reading.kinds import NUMBER
+from training.reading.numbers import NUMBER
 from training.reading.rows import Fault, Record, Rows, collect, records
 from training.settings.data import FileArguments
 
@@ -31,9 +31,10 @@ class _Source(NamedTuple):
     lines: Callable[[], Iterator[str]]
     first: int
     separator: str
+    spaced: bool = False  # a space after each separator, which belongs to no field
 
     def records(self, quoting: str) -> Iterator[Record]:
-        return records(self.lines(), self.separator, quoting, self.first)
+        return records(self.lines(), self.separator, quoting, self.first, self.spaced)
 
 
 def read_delimited(
@@ -166,7 +167,7 @@ def _source(path: Path, lines: Callable[[], Iterator[str]], options: FileArgumen
     rest = (lambda: _after_first(lines)) if told else lines
     number = 2 if told else 1
     if separator := options.separator or (told and told.group(1)):
-        return _Source(rest, number, separator)
+        return _with_spaces(_Source(rest, number, separator))
     usual = "\t" if ".tsv" in [suffix.lower() for suffix in path.suffixes] else ","
     candidates = [usual, *(one for one in _SEPARATORS if one != usual)]
     headers = {one: _header(_Source(rest, number, one)) for one in candidates}
@@ -176,7 +177,13 @@ def _source(path: Path, lines: Callable[[], Iterator[str]], options: FileArgumen
     ]
     longest = max(candidates, key=lambda one: len(headers[one]))
     found = fitting[0] if fitting else usual if len(headers[usual]) > 1 else longest
-    return _Source(rest, number, found)
+    return _with_spaces(_Source(rest, number, found))
+
+
+def _with_spaces(source: _Source) -> _Source:
+    """Say that a space follows each separator, if it does in the header; a mark after it encloses, too."""
+    fields = next(source.lines(), "").rstrip("\r\n").split(source.separator)[1:]
+    return source._replace(spaced=bool(fields) and all(field[:1] == " " for field in fields))
 
 
 def _after_first(lines: Callable[[], Iterator[str]]) -> Iterator[str]:

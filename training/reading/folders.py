@@ -106,7 +106,7 @@ def picture_roots(folder: Path) -> dict[str, Path]:
     files = files_under(folder)
     tops = sorted({path.relative_to(folder).parts[0] for path in files})
     said = {top: _SPLIT_OF.get(top.lower()) for top in tops if (folder / top).is_dir()}
-    if len(said) < len(tops) or None in said.values() or "train" not in said.values():
+    if len(said) < len(tops) or None in said.values() or (len(said) < 2 and "train" not in said.values()):
         if len(tops) == 1 and not any(path.parent == folder / tops[0] or is_metadata(path) for path in files):
             inside = folder / tops[0]
             raise UsageError(
@@ -123,7 +123,7 @@ def pictures_by_class(root: Path) -> list[tuple[Path, str]]:
     """Return the pictures in a folder of class folders, each with its class: the first folder below the root.
 
     Raises:
-        UsageError: there are no pictures, or no folders around them.
+        UsageError: there are no pictures, no folders around them, or folders of splits inside those of classes.
     """
     pictures = [path for path in files_under(root) if is_picture(path)]
     loose = [path for path in pictures if path.parent == root]
@@ -134,6 +134,12 @@ def pictures_by_class(root: Path) -> list[tuple[Path, str]]:
         )
     left_out(root, loose, "pictures", "they are in no folder of a class")
     held = [(path, path.relative_to(root).parts) for path in pictures if path.parent != root]
+    inside = {parts[1] if len(parts) > 2 else "" for _, parts in held}
+    if len(inside) > 1 and all(name.lower() in _SPLIT_OF for name in inside):
+        raise UsageError(
+            f"the folders of classes in {root} hold folders of splits ({', '.join(sorted(inside))}); splits come "
+            f"first: {Path(held[0][1][1], held[0][1][0])} for {Path(*held[0][1][:2])}"
+        )
     return [(path, unicodedata.normalize("NFC", parts[0])) for path, parts in held]
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime, time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from datasets.exceptions import DatasetGenerationError
 
-from training.errors import UsageError
+from training.errors import UsageError, reason_of
 from training.reading.conll import read_conll
 from training.reading.delimited import read_delimited
 from training.reading.json_rows import read_json
@@ -83,8 +86,8 @@ def _text(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArgu
 
 def _conll(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
     found = read_conll(path, lines())
-    held = [(one.name, found.words if one.kind is words else found.tags) for one in wanted if one.kind in (words, tags)]
-    columns = dict(held) if len(held) == 2 else {"words": found.words, "tags": found.tags}
+    named = {words: "words", tags: "tags"} | {one.kind: one.name for one in wanted if one.kind in (words, tags)}
+    columns = {named[words]: found.words, named[tags]: found.tags}
     return Table(list(columns), columns, **_lines_as_places(path, found.lines))
 
 
@@ -93,13 +96,15 @@ def _parquet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileA
     import pyarrow.parquet as pq
 
     try:
-        names = pq.read_schema(path).names
+        names, rows = pq.read_schema(path).names, pq.read_metadata(path).num_rows
         known = [one.name for one in wanted if one.name in names]
-        data = Dataset.from_parquet(str(path), columns=known) if known else None
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as parquet: {error}; make or copy it again") from error
-    if data is None:
-        return Table(names, {}, str(path), str, rows=pq.read_metadata(path).num_rows)
+        if twice := [name for name in known if names.count(name) > 1]:
+            raise UsageError(f"{path} has {names.count(twice[0])} columns {twice[0]!r}; rename all but one")
+        if not known or not rows:
+            return Table(names, {}, str(path), str, rows=rows)
+        data = Dataset.from_parquet(glob.escape(str(path)), columns=known)  # which takes [ and * for patterns
+    except (pa.ArrowInvalid, DatasetGenerationError) as error:
+        raise UsageError(f"{path} cannot be read as parquet: {reason_of(error)}; make or copy it again") from error
     return replace(of_data_set(data, str(path)), names=names, folder=str(path.resolve().parent))
 
 
@@ -119,7 +124,9 @@ def _sheet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArg
                 f"{path} has {1 + len(others)} sheets ({', '.join(book.sheetnames[:5])}); save the one that you "
                 "mean as a file of its own"
             )
-        rows = collect(_sheet_rows(sheet), options.column_names, [one.name for one in wanted])
+        errors: list[tuple[int, int, str]] = []
+        rows = collect(_sheet_rows(sheet, errors), options.column_names, [one.name for one in wanted])
+        _refuse_errors(errors, [rows.header.index(name) for name in rows.columns], rows.header)
     except Fault as fault:
         remedy = fault.remedy or "move or delete what is outside of the table"
         raise UsageError(f"row {fault.line} of {path} {fault.reason}; {remedy}") from fault
@@ -128,11 +135,15 @@ def _sheet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArg
     return Table(rows.header, rows.columns, **_lines_as_places(path, rows.lines, "row"))
 
 
-def _sheet_rows(sheet: Any) -> Iterator[Record]:
-    """Yield rows that are not empty, all as wide as the first one at least; whole numbers without a point."""
+def _sheet_rows(sheet: Any, errors: list[tuple[int, int, str]]) -> Iterator[Record]:
+    """Yield rows that are not empty, all as wide as the first one at least; whole numbers without a point.
+
+    Cells whose formula fails are noted in `errors`: row, column and what the cell shows.
+    """
     width = 0
-    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
-        fields = [_cell(value) for value in cells]
+    for number, cells in enumerate(sheet.iter_rows(), start=1):
+        fields = [_cell(cell.value) for cell in cells]
+        errors += [(number, place, str(cell.value)) for place, cell in enumerate(cells) if cell.data_type == "e"]
         while fields and not fields[-1]:
             fields.pop()
         if fields:
@@ -140,9 +151,18 @@ def _sheet_rows(sheet: Any) -> Iterator[Record]:
             yield Record(number, fields + [None] * (width - len(fields)))
 
 
+def _refuse_errors(errors: Sequence[tuple[int, int, str]], places: Sequence[int], header: Sequence[str]) -> None:
+    """Raise for the first cell of these columns whose formula fails; what it shows is not a text."""
+    for row, place, shown in errors:
+        if place in places:
+            raise Fault(row, f"shows the error {shown} in the column {header[place]!r}", remedy="correct its formula")
+
+
 def _cell(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, datetime) and value.time() == time():
+        return str(value.date())
     return None if value is None else str(value)
 
 

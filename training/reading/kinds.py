@@ -10,7 +10,9 @@ import math
 import os
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -19,15 +21,9 @@ from datasets import ClassLabel, Image
 
 from training.errors import UsageError
 from training.reading.names import are_numbers
+from training.reading.numbers import MISSING_WORDS, may_be_thousands, number_of, remedy
 
-# Words that stand for a missing value among numbers; a class or a text may be called so.
-MISSING_WORDS = frozenset((
-    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
-    "NaN", "None", "n/a", "nan", "null",
-))  # fmt: skip
 HIDDEN = -1  # the label of rows whose class a benchmark keeps to itself
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 # Invisible characters: spaces of all kinds, marks of direction, and characters of zero width.
 _MARKS = "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
 _UNSEEN = re.compile(rf"[\s{_MARKS}\ufe00-\ufe0f]*")
@@ -150,12 +146,23 @@ def class_name(column: Column) -> Typed:
 
 
 def number(column: Column) -> Typed:
-    """Return finite numbers; words such as NA are nothing.
+    """Return finite numbers; words such as NA are nothing. Points that may separate thousands are told.
 
     Raises:
         UsageError: column and line of a value that is not a finite number.
     """
-    return pa.array([_number(column, row, value) for row, value in enumerate(column.listed())], pa.float64()), None
+    listed = column.listed()
+    found = [number_of(value) for value in listed]
+    for row, value in enumerate(found):
+        if value is not None and math.isinf(value):
+            raise column.wrong(row, listed[row], f"it must be a finite number{remedy(listed[row], listed)}")
+    if (entry := may_be_thousands(listed)) is not None:
+        warnings.warn(
+            f"column {column.name!r} of {column.source} holds numbers such as {entry}, which is read as "
+            f"{float(entry):g}; if the points separate thousands, remove them",
+            stacklevel=3,
+        )
+    return pa.array(found, pa.float64()), None
 
 
 def picture(column: Column) -> Typed:
@@ -229,6 +236,8 @@ def plain(value: object) -> str | None:
     >>> [plain(value) for value in ("01", 1, 1.0, 0.5, True, [1])]
     ['01', '1', '1', '0.5', 'True', None]
     """
+    if isinstance(value, Decimal):
+        value = float(value) if value % 1 else int(value)
     if isinstance(value, float):
         return None if not math.isfinite(value) else str(int(value)) if value.is_integer() else repr(value)
     return str(value) if isinstance(value, (str, int)) else None
@@ -251,22 +260,6 @@ def _declared(column: Column) -> pa.Array | pa.ChunkedArray:
             if value is not None and not 0 <= value < len(names):
                 raise column.wrong(row, value, f"it must be the number of one of {len(names)} classes: drop such rows")
     return column.values if isinstance(column.values, pa.ChunkedArray) else pa.array(values, pa.int64())
-
-
-def _number(column: Column, row: int, value: object) -> float | None:
-    entry = value.strip() if isinstance(value, str) else value
-    if entry is None or entry == "" or (isinstance(entry, str) and entry in MISSING_WORDS):
-        return None
-    if isinstance(entry, str):
-        found = float(entry) if NUMBER.fullmatch(entry) else math.inf
-    else:
-        found = float(entry) if isinstance(entry, (int, float)) and not isinstance(entry, bool) else math.inf
-    if math.isnan(found):
-        return None
-    if math.isinf(found):
-        comma = isinstance(entry, str) and _DECIMAL_COMMA.fullmatch(entry)
-        raise column.wrong(row, value, f"it must be a finite number{', with a point: 0.5 for 0,5' if comma else ''}")
-    return found
 
 
 def _strings(column: Column, values: pa.ChunkedArray | Sequence[Any]) -> pa.Array | pa.ChunkedArray:

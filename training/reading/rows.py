@@ -58,7 +58,9 @@ class Rows(NamedTuple):
     doubled: int
 
 
-def records(lines: Iterable[str], separator: str, quoting: str, first: int = 1) -> Iterator[Record]:
+def records(
+    lines: Iterable[str], separator: str, quoting: str, first: int = 1, spaced: bool = False
+) -> Iterator[Record]:
     """Yield the rows of a text with a separator; empty lines are left out.
 
     Args:
@@ -66,6 +68,7 @@ def records(lines: Iterable[str], separator: str, quoting: str, first: int = 1) 
         separator: between fields.
         quoting: double, backslash or none.
         first: number of the first line.
+        spaced: leave out spaces after a separator.
 
     Raises:
         Fault: quotation marks do not fit.
@@ -77,7 +80,7 @@ def records(lines: Iterable[str], separator: str, quoting: str, first: int = 1) 
             taken.append(line)
             yield line
 
-    reader = csv.reader(watched(), delimiter=separator, strict=True, **_QUOTING[quoting])
+    reader = csv.reader(watched(), delimiter=separator, strict=True, skipinitialspace=spaced, **_QUOTING[quoting])
     line = first
     while True:
         try:

@@ -49,8 +49,14 @@ def read_source(
     path = Path(source).expanduser()
     if path.is_file():
         return {"train": partial(_read_files, [path], options)}
+    if not source.strip():
+        raise UsageError("the name of the data is empty; pass a file, a folder, or the name of a data set")
     if path.is_dir():
         return _read_folder(path, options, config, images)
+    if path.exists():
+        raise UsageError(f"{source} is not a regular file, and a file is read more than once; save it as one first")
+    if "://" in source:
+        raise UsageError(f"{source} is an address; download the file, and pass its path")
     if suffix_of(path) in FORMATS or source.count("/") > 1 or source[:1] in (".", "/", "~") or source != source.strip():
         raise UsageError(f"file not found: {source}; pass the path of a file or a folder, or the name of a data set")
     return _of_library(source, partial(load_dataset, source, config))

@@ -13,6 +13,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from training.names import CONFUSION
 from training.results.figures import figure
 
+_WIDTH = 80
+_TITLE = "true / predicted"
 _NAME = 28  # letters of a name in a table
 ROWS = 20  # of a table; results.json has all
 _CELLS = 10  # classes of a confusion matrix that is printed
@@ -146,9 +148,11 @@ def _confusion(scores: ClassScores) -> list[str]:
     cell = max(5, len(str(scores.confusion.max())) + 1)
     if len(scores.names) <= _CELLS and cell * len(scores.names) <= 50:
         width = min(_NAME - 4, max(map(len, scores.names)))
+        room = (_WIDTH - max(width, len(_TITLE))) // len(scores.names)
+        cell = max(cell, min(room, 1 + max(map(len, scores.names))))
         head = "".join(f"{cut(name, cell - 1):>{cell}}" for name in scores.names)
         return [
-            f"{'true / predicted':<{width}}{head}" if width >= 16 else f"{'':<{width}}{head}",
+            f"{_TITLE if width >= len(_TITLE) else '':<{width}}{head}",
             *(
                 f"{cut(name, width):<{width}}" + "".join(f"{count:>{cell}}" for count in row)
                 for name, row in zip(scores.names, scores.confusion, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,16 @@ from training.trainer.checkpoints import all_checkpoints
 from training.trainer.digests import of_fields
 from training.trainer.resuming import identifying
 
+_OF_TORCH = re.compile("PytorchStreamWriter|inline_container|iostream error")  # when torch.save cannot write
 IDENTITY = "identity"  # in results.json: a digest of what decides the results
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, option: str = "--output_dir") -> None:
     """Raise if the folder is not there and cannot be made, or cannot be written to; nothing is made.
+
+    Args:
+        folder: in which files will be.
+        option: that named it, or a file in it.
 
     Raises:
         UsageError: there is a file where a folder should be.
@@ -32,9 +38,9 @@ def require_writable(folder: Path) -> None:
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        raise UsageError(f"--output_dir got {folder}, but {place} is a file; pass the name of a folder")
+        raise UsageError(f"{option} got {folder}, but {place} is a file; pass the name of a folder")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise RunError(f"--output_dir {folder} cannot be written to: {place} is read-only; pass another folder")
+        raise RunError(f"{option} {folder} cannot be written to: {place} is read-only; pass another folder")
 
 
 def refuse_other_run(folder: Path, command: str, identity: str) -> None:
@@ -95,7 +101,7 @@ def saving(what: str, kept: str) -> Iterator[None]:
 def is_of_writing(error: Exception) -> bool:
     """Tell whether an error is one of a file that cannot be written: tokenizers raises nothing but `Exception`."""
     return (
-        isinstance(error, (OSError, SafetensorError)) or type(error) is Exception or "PytorchStreamWriter" in str(error)
+        isinstance(error, (OSError, SafetensorError)) or type(error) is Exception or bool(_OF_TORCH.search(str(error)))
     )
 
 

@@ -142,6 +142,5 @@ class RunArguments(TrainingArguments):
 # What `--help` shows of a training command, besides its own data and model.
 COMMON = (
     "output_dir", "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size", "adapter", "rank",
-    "target_modules", "load_in_4bit", "bf16", "early_stopping_patience", "seed", "report_to", "push_to_hub", "dry_run",
-    "overwrite",
+    "target_modules", "load_in_4bit", "bf16", "early_stopping_patience", "seed", "push_to_hub", "dry_run", "overwrite",
 )  # fmt: skip

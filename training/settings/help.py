@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 WIDTH = 80
 _NAME = 28  # columns of the name of an option
+_COMMON_NAME = 32  # and of a common one, in a line with its help
 # Of common options, where the first words of their help are not enough for a line.
 SHORT = {
-    "model": "base model: a name on the Hub or a folder", "dataset": "file, folder or data set on the Hub",
-    "task": "what is predicted", "text_column": "column with the text, or with the words",
+    "model": "base model: folder or name on the Hub", "dataset": "file, folder or data set on the Hub",
+    "task": "classification, regression, multilabel, token_classification, causal_lm, seq2seq, chat or dpo",
+    "text_column": "column with the text, or with the words",
     "label_column": "column with classes, numbers or tags",
     "target_column": "causal_lm, seq2seq: column with the answer",
     "validation_data": "another file to validate on", "test_data": "another file to test on", "seeds": "pairs of runs",
@@ -23,7 +25,7 @@ SHORT = {
     "learning_rate": "learning rate; 1e-3 if unset", "per_device_train_batch_size": "samples of a step on each process",
     "adapter": "deep_lora or lora", "rank": "rank of the adapter", "target_modules": "names of adapted layers",
     "load_in_4bit": "quantize the base model to 4 bits", "bf16": "compute in bfloat16",
-    "early_stopping_patience": "evaluations without a better model to stop after",
+    "early_stopping_patience": "evaluations without gain to stop after",
     "seed": "of weights, dropout and order",
     "report_to": "tensorboard, wandb, trackio, ...", "push_to_hub": "upload the adapter after training",
     "dry_run": "show and check everything, and stop", "overwrite": "replace another run in --output_dir",
@@ -34,7 +36,12 @@ SHORT = {
     "swap": "features exchanged now and then",
     "schedule": "of the temperature",
 }  # fmt: skip
-REQUIRED = ("model", "dataset", "data", "run", "adapter")  # by commands that cannot do without
+# Options that a command cannot do without; the training commands have their own.
+_REQUIRED = {
+    "predict": ("run", "data"), "complete": ("data",), "convert": ("adapter",), "merge": ("adapter", "output_dir"),
+    "inspect": ("adapter",), "serve-check": ("adapter",), "push": ("run",),
+}  # fmt: skip
+_OF_TRAINING = ("model", "dataset")
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -42,6 +49,9 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=_NAME, width=WIDTH)
+
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        super().add_arguments(sorted(actions, key=lambda action: not is_required(action, self._prog)))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return wrapped(text)
@@ -58,7 +68,14 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         shown = f" (default: {_default(action)})" if _has_default(action) else ""
-        return f"{action.help or ''}{shown}".replace("%%", "%").replace("%", "%%")  # transformers escapes it in some
+        required = "Required. " if is_required(action, self._prog) else ""
+        text = f"{required}{action.help or ''}{shown}"
+        return text.replace("%%", "%").replace("%", "%%")  # transformers escapes it in some
+
+
+def is_required(action: argparse.Action, program: str) -> bool:
+    """Tell whether a command, the last word of `program`, cannot do without an option."""
+    return action.dest in _REQUIRED.get(program.split()[-1], _OF_TRAINING) and action.default is None
 
 
 def wrapped(text: str) -> str:
@@ -92,26 +109,33 @@ def _example(line: str) -> list[str]:
 
 
 def common_help(parser: argparse.ArgumentParser, description: str, names: Sequence[str]) -> str:
-    """Return one screen: the usage, the description and a line for each of the common options."""
+    """Return one screen: the usage, what the command does, two examples, and a line for each common option."""
     actions = {action.dest: action for action in parser._actions if action.option_strings}
     count = len(actions) - 1
-    lines = [parser.format_usage().rstrip(), "", wrapped(description), "", "common options:"]
-    for name in names:
-        if name in actions:
-            lines.append(_line(actions[name]))
-    lines += [f"  {'--config':<{_NAME - 2}}YAML or JSON file with options, which these precede",
-              f"  {'--help_all':<{_NAME - 2}}all {count} options by group, with transformers' own"]  # fmt: skip
+    lines = [parser.format_usage().rstrip(), "", wrapped(_beginning(description)), "", "common options:"]
+    lines += [_line(actions[name], parser.prog) for name in names if name in actions]
+    lines += [_named("config", "options in a YAML or JSON file"),
+              _named("help_all", f"more about the command, and all {count} options")]  # fmt: skip
     return "\n".join(lines)
 
 
-def _line(action: argparse.Action) -> str:
-    """Return name and first words of the help of an option, cut to a line."""
-    required = "required. " if action.dest in REQUIRED and action.default is None else ""
+def _beginning(description: str) -> str:
+    """Return the first paragraph of a description, and the first two of its examples."""
+    text, examples, *_ = description.split("\n\n")
+    lines = examples.replace("\\\n     ", "").splitlines()
+    return "\n".join([text, "", *lines[:2]])
+
+
+def _line(action: argparse.Action, program: str) -> str:
+    """Return the name of an option, and its help in a few words."""
+    required = "required. " if is_required(action, program) else ""
     default = f" [{_default(action)}]" if _has_default(action) else ""
-    long = required + SHORT.get(action.dest, str(action.help))
-    text = textwrap.shorten(long, WIDTH - _NAME - len(default) - 1, placeholder=" ...")
-    return f"  --{action.dest:<{_NAME - 4}}{text}{default}" if len(action.dest) < _NAME - 4 else (
-        f"  --{action.dest}\n{'':<{_NAME}}{text}{default}")  # fmt: skip
+    return _named(action.dest, f"{required}{SHORT.get(action.dest, str(action.help))}{default}")
+
+
+def _named(name: str, text: str) -> str:
+    parts = textwrap.wrap(text, WIDTH - 1 - _COMMON_NAME)
+    return f"  {f'--{name}':<{_COMMON_NAME - 2}}" + f"\n{'':<{_COMMON_NAME}}".join(parts)
 
 
 def _is_switch(action: argparse.Action) -> bool:

@@ -15,6 +15,7 @@ from training.data import Splits
 from training.errors import UsageError
 from training.reading.kinds import HIDDEN, seen
 from training.reading.names import find_names, number_names
+from training.reading.numbers import NUMBER
 from training.reading.tables import replace_column
 
 _SHOWN = 10
@@ -63,10 +64,10 @@ def with_classes(splits: Splits, column: str) -> Splits:
 
 
 def tell_of_alike(names: Sequence[str], column: str) -> None:
-    """Warn of names that differ only in capitals, spaces and invisible marks, such as yes and Yes."""
+    """Warn of names that differ only in capitals, spaces and invisible marks, such as yes and Yes, or in zeros: 007."""
     held = defaultdict(list)
     for name in names:
-        held[seen(name)].append(name)
+        held[float(name) if NUMBER.fullmatch(name) else seen(name)].append(name)
     if alike := [found for found in held.values() if len(found) > 1]:
         warnings.warn(
             f"column {column!r} holds {' and '.join(map(repr, alike[0]))} as different classes; if they are the same "

@@ -17,6 +17,7 @@ from deep_lora import DeepLoraConfig, save_as_lora
 from tests.deep_lora.export import fuzz_adapters as fuzz
 from tests.models import disturb_, gpt2, ids
 from training.cli import main
+from training.commands import inspect
 
 
 def base(folder):
@@ -62,6 +63,24 @@ def test_inspect_writes_a_table_and_a_picture(saved, tmp_path, capsys) -> None:
     written = json.loads((tmp_path / "out" / "inspection.json").read_text())
     assert len(written["modules"]) == 10 and written["peft_type"] == "DEEP_LORA"
     assert written["bytes"] == (tmp_path / "adapter" / WEIGHTS).stat().st_size
+
+
+def test_inspect_refuses_a_folder_that_it_cannot_write_to_and_tells_of_a_full_disk(
+    saved, tmp_path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    words = ["inspect", "--adapter", str(tmp_path / "adapter"), "--output_dir"]
+    assert (
+        main([*words, str(tmp_path / "file")]) == 2
+        and "is a file; pass the name of a folder" in capsys.readouterr().err
+    )
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inspect, "write_json", full)
+    assert main([*words, str(tmp_path / "out")]) == 1
+    assert "out cannot be written: No space left on device; what is above is complete" in capsys.readouterr().err
 
 
 def test_inspect_reads_lora(saved, tmp_path, capsys) -> None:

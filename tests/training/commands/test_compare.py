@@ -183,10 +183,7 @@ def test_the_table_fits_a_terminal_and_caveats_are_told() -> None:
         (["--text_column", "words"], "there is no column ['words']"),
     ],
 )
-def test_options_without_a_meaning_are_refused_before_anything_is_trained(
-    words, message, compare, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_anything")  # without one, pushing is refused for that
+def test_options_without_a_meaning_are_refused_before_anything_is_trained(words, message, compare, tmp_path) -> None:
     status, printed = compare(*words)
     assert status == 2 and message in printed, printed
     assert not (tmp_path / "out").exists()

@@ -105,6 +105,11 @@ def test_each_word_has_its_tag_and_none_where_it_was_cut_off(bert, finetune, pre
     with torch.no_grad():
         logits = model(**AutoTokenizer.from_pretrained(bert)("a plot", return_tensors="pt")).logits[0, 1:3]
     assert found[1]["prediction"] == [["A", "N", "O"][number] for number in logits.argmax(-1)]
+    (tmp_path / "new.conll").write_text(lines := "the O\nfilm N\n\na O\nplot N\n")
+    assert [row["text"] for row in predict(tmp_path / "new.conll")[2]] == [["the", "film"], ["a", "plot"]]
+    (tmp_path / "new.txt").write_text(lines)
+    status, printed, _ = predict(tmp_path / "new.txt")
+    assert status == 2 and "each row of --data ends in a tag, as if it were a word; if each line is a word" in printed
 
 
 def test_a_causal_model_goes_on_from_each_text_whatever_its_neighbours(llama, finetune, predict, tmp_path) -> None:

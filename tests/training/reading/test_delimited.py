@@ -104,6 +104,7 @@ def test_rows_that_all_end_in_separators_are_as_long_as_their_header(header, tmp
         ("data.csv", ' text , label \n"a, b",pos\nc, neg \n'),
         ("X.CSV", 'text,label\r\n"a, b",pos\r\n\r\nc,neg\r\n\r\n'),
         ("data.csv", 'a;b,text,label\n1,"a, b",pos\n2,c,neg\n'),
+        ("data.csv", 'label, text\npos, "a, b"\nneg, "c"\n'),
     ],
 )
 def test_separators_and_names_are_found(name, content, tmp_path) -> None:

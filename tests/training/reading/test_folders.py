@@ -118,6 +118,20 @@ def test_a_path_that_is_not_there_is_named(name) -> None:
         read_source(name, FileArguments())
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (" ", "the name of the data is empty; pass a file, a folder, or the name of a data set"),
+        ("/dev/null", "/dev/null is not a regular file, and a file is read more than once; save it as one first"),
+        ("https://x.org/a.csv", "https://x.org/a.csv is an address; download the file, and pass its path"),
+    ],
+)
+def test_what_is_neither_a_file_nor_a_name_is_refused(name, told) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_source(name, FileArguments())
+    assert str(caught.value) == told
+
+
 def pictures(folder, *names: str):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +169,19 @@ def test_no_class_is_lost_by_its_name_or_as_a_link(tmp_path) -> None:
     assert data.features["label"].names == ["_bad", "caf\u00e9", "license.plate", "linked", "readme"] and len(data) == 5
     saved(folder.parent / "names.csv", "text,label\na,cafe\u0301\n")
     assert columns(folder.parent / "names.csv")["label"] == ["caf\u00e9"]
+
+
+def test_splits_inside_the_folders_of_classes_are_not_mixed(tmp_path) -> None:
+    folder = pictures(tmp_path / "inside", "dark/train/1.png", "dark/test/1.png", "light/train/1.png")
+    told = r"hold folders of splits \(test, train\); splits come first: test/dark for dark/test"
+    with pytest.raises(UsageError, match=told):
+        sources(folder, images=True)["train"](PICTURES)
+    pictures(folder, "light/2021/1.png")
+    assert len(sources(folder, images=True)["train"](PICTURES)) == 4
+    assert set(sources(pictures(tmp_path / "two", "test/a/1.png", "val/a/1.png"), images=True)) == {
+        "test",
+        "validation",
+    }
 
 
 def test_a_folder_around_the_folders_of_classes_is_named(tmp_path) -> None:

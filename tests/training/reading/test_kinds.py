@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from decimal import Decimal
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -9,9 +12,10 @@ import pytest
 
 from tests.training.reading.reading import columns, refusal, saved, wanted
 from training.errors import UsageError
-from training.reading.kinds import MISSING_WORDS, class_name, number, text, written
+from training.reading.kinds import class_name, number, text, written
 from training.reading.lists import captions, labels, tags, words
 from training.reading.names import find_names, number_names
+from training.reading.numbers import MISSING_WORDS
 from training.reading.tables import of_data_set, typed
 from training.tasks.labels import tell_of_alike
 
@@ -82,6 +86,8 @@ def test_names_lose_what_is_unseen_at_their_ends_and_keep_the_marks_of_emojis(tm
     assert columns(lists, wanted(label=words))["label"] == [[name] for name in names]
     with pytest.warns(UserWarning, match="holds 'a b' and 'a  b' and 'A.u200b b' as different classes; if they are"):
         tell_of_alike(["a b", "a  b", "A\u200b b", "c"], "label")
+    with pytest.warns(UserWarning, match=r"holds '007' and '7' as different classes; .* \(2 such names\)"):
+        tell_of_alike(["007", "7", "1e5", "100000", "7a"], "label")
 
 
 def test_tags_with_commas_between_them_are_no_tags(tmp_path) -> None:
@@ -103,11 +109,47 @@ def test_true_and_false_are_the_same_classes_in_any_spelling(tmp_path) -> None:
 
 def test_numbers_are_finite_and_written_with_a_point(tmp_path) -> None:
     assert columns(csv(tmp_path, "1", " -2.5e1 ", ".5", "+3."), NUMBER)["label"] == [1, -25, 0.5, 3]
-    for value in ("x", "inf", "1e999", "1_000", "0x10", "1 2", "True"):
+    for value in ("x", "inf", "1e999", "0x10", "1 2", "True"):
         told = refusal(csv(tmp_path, 1, value), NUMBER)
         assert told == f"column 'label' holds '{value}' in line 3 of data.csv; it must be a finite number"
     told = refusal(saved(tmp_path / "data.csv", "id;label\n1;0,5\n"), NUMBER)
     assert told.endswith("holds '0,5' in line 2 of data.csv; it must be a finite number, with a point: 0.5 for 0,5")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (("7", "1,000", "2,500"), "without separators of thousands: 1000 for 1,000"),
+        (("1,000,000.5",), "without separators of thousands: 1000 for 1,000"),
+        (("1,000", "2,5"), "with a point: 0.5 for 0,5"),
+        (("1.000.000",), "without separators of thousands and with a point: 1000.5 for 1.000,5"),
+        (("1.000,5",), "without separators of thousands and with a point: 1000.5 for 1.000,5"),
+        (("1\u00a0000",), "without separators of thousands: 1000 for 1 000"),
+        (("1_000",), "without separators of thousands: 1000 for 1 000"),
+        (("50%",), "without signs: 50 for 50% or $50"),
+        (("$1,000",), "without signs: 50 for 50% or $50"),
+    ],
+)
+def test_numbers_that_are_written_otherwise_are_refused_with_how_to_write_them(values, told, tmp_path) -> None:
+    rows = "".join(f"{value}\t1\n" for value in values)
+    assert refusal(saved(tmp_path / "data.tsv", f"label\tid\n{rows}"), NUMBER).endswith(f"a finite number, {told}")
+
+
+def test_points_that_may_separate_thousands_are_told(tmp_path) -> None:
+    with pytest.warns(UserWarning, match=r"holds numbers such as 1\.200, which is read as 1\.2; if the points sep"):
+        assert columns(csv(tmp_path, "950", "1.200", "7"), NUMBER)["label"] == [950, 1.2, 7]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for values in (("0.125", "1.200"), ("1.200", "2.500"), ("1", "1.200"), ("950", "1.25"), ("5000", "1.200")):
+            columns(csv(tmp_path, *values), NUMBER)
+
+
+def test_decimals_of_parquet_are_numbers_and_classes(tmp_path) -> None:
+    values = [Decimal("1.00"), Decimal("2.00")]
+    pd.DataFrame({"label": values}).to_parquet(path := tmp_path / "data.parquet")
+    assert columns(path, NUMBER)["label"] == [1, 2] and columns(path, LABEL)["label"] == ["1", "2"]
+    pd.DataFrame({"label": [Decimal("1.5")]}).to_parquet(path)
+    assert columns(path, NUMBER)["label"] == [1.5] and "pass --task regression" in refusal(path, LABEL)
 
 
 def table(feature, *values):

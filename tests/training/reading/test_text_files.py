@@ -5,8 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+from datetime import datetime
 
 import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.training.reading.reading import columns, refusal, saved
@@ -146,3 +149,28 @@ def test_a_mark_in_the_middle_of_files_that_were_put_below_each_other_is_no_lett
     assert columns(path)["text"] == ["a", "b"]
     path = saved(tmp_path / "twice.csv", "text,label\na,x\n\ufefftext,label\nb,y\n")
     assert "line 3 of twice.csv repeats the names of the columns; delete it" in refusal(path)
+
+
+def test_dates_of_sheets_are_days_and_formulas_that_fail_are_named(tmp_path) -> None:
+    book, path = openpyxl.Workbook(), tmp_path / "data.xlsx"
+    for row in (["label", "text", "id"], [datetime(2024, 1, 2), "a", "#REF!"], [datetime(2024, 1, 2, 3), "b"]):
+        book.active.append(row)
+    book.save(path)
+    assert columns(path)["label"] == ["2024-01-02", "2024-01-02 03:00:00"], "an error where nobody looks is none"
+    book.active.append(["#N/A", "c"])
+    book.save(path)
+    assert refusal(path) == "row 4 of data.xlsx shows the error #N/A in the column 'label'; correct its formula"
+
+
+def test_parquet_files_with_a_name_twice_or_without_rows_are_refused_and_any_path_is_read(tmp_path) -> None:
+    values = [pa.array(["a", "b"]), pa.array(["pos", "neg"])]
+    pq.write_table(
+        pa.Table.from_arrays([*values, values[0]], ["text", "label", "text"]), path := tmp_path / "a.parquet"
+    )
+    assert refusal(path) == "a.parquet has 2 columns 'text'; rename all but one"
+    table = pa.Table.from_arrays(values, ["text", "label"])
+    pq.write_table(table.slice(2), path)
+    assert refusal(path) == "the data set a.parquet has no rows; at least one is needed"
+    (tmp_path / "f[1]").mkdir()
+    pq.write_table(table, tmp_path / "f[1]" / "a*.parquet")
+    assert columns(tmp_path / "f[1]" / "a*.parquet") == {"text": ["a", "b"], "label": ["pos", "neg"]}

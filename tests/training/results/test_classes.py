@@ -23,6 +23,12 @@ def test_scores_are_those_of_their_definitions_and_the_baseline_that_of_the_comm
     )
 
 
+def test_names_of_classes_stand_whole_above_their_columns_where_there_is_room() -> None:
+    names = ["B-LOCATION", "B-LOC", "negative", "O"]
+    table = class_scores(np.arange(4), np.arange(4), names, dict.fromkeys(names, 1)).table().splitlines()
+    assert table[-5].split() == names and max(map(len, table)) <= 80
+
+
 @pytest.mark.parametrize(("classes", "length"), [(2, 1), (10, 60), (11, 60), (77, 1)])
 def test_tables_fit_a_terminal_and_name_the_commonest_confusions(classes, length, tmp_path) -> None:
     names = [f"{'n' * (length - 1)}{number}" for number in range(classes)]

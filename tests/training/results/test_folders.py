@@ -85,7 +85,8 @@ def test_complete_keeps_other_runs_too(tmp_path, capsys) -> None:
 
 def test_what_tokenizers_raise_on_a_full_disk_is_one_of_writing() -> None:
     assert is_of_writing(Exception("No space left on device")) and is_of_writing(OSError(28, "No space left"))
-    assert not is_of_writing(ValueError("x"))
+    assert is_of_writing(RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"))
+    assert not is_of_writing(ValueError("x")) and not is_of_writing(RuntimeError("mat1 and mat2 cannot be multiplied"))
     with pytest.raises(ValueError, match="^x$"), saving("the model", "nothing"):
         raise ValueError("x")
     with pytest.raises(RunError, match="the model cannot be written: No space left on device; the checkpoint is kept"):
