@@ -72,6 +72,7 @@ def enough_memory(remedy: str) -> Iterator[None]:
 _FULL = re.compile(r"OutOfMemoryError|out of memory|DefaultCPUAllocator: .*allocate")
 # Errors of the network by their names: huggingface_hub, datasets and their libraries have many, of changing parents.
 _NETWORK = re.compile(r"LocalEntryNotFound|OfflineMode|Connect|Timeout|NetworkError|ProtocolError|SSLError|MaxRetry")
+_UNKNOWN = re.compile(r"Unrecognized configuration class <class '[\w.]*?(\w+)Config'>")  # of transformers' auto classes
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
 
 
@@ -95,6 +96,8 @@ def loading_error(what: str, error: Exception, token: str | None = None, aim: st
             f"{what} cannot be loaded{aim}: it is not a local folder, it is not in the cache, and the Hub cannot be "
             f"reached (with HF_HUB_OFFLINE only the cache is searched). {reason}"
         )
+    if known := _UNKNOWN.search(str(error)):
+        return UsageError(f"{what} cannot be loaded{aim}: {known[1]} models are not made for that; pass another one")
     if any(type(one).__name__ == "HFValidationError" for one in causes):
         return UsageError(f"{what} cannot be loaded{aim}: there is no such folder, and no such name on the Hub")
     return UsageError(f"{what} cannot be loaded{aim}: {reason}")

@@ -23,7 +23,7 @@ It reads Deep LoRA and LoRA adapters; the base model's weights are not needed. W
 inspection.json and spectra.png. The effective rank is the exponential of the entropy of the normalized singular values
 (Roy and Vetterli, 2007)."""
 
-_NAME = 22  # columns of a name in the table, which has 80
+_NAME = 24  # columns of a name in the table, which has 80
 _NAMED = 40  # bars that have names
 _OPTIONS = {"`base_model`": "--model", "`assume_linear=True`": "--assume_linear"}
 
@@ -69,7 +69,7 @@ def table(report: AdapterReport) -> str:
     for one in report.modules:
         size = f"{one.out_features} x {one.in_features}"
         largest, smallest = one.singular_values[0], one.singular_values[-1]
-        name, ends = _end(one.module, width), f"{largest:<10.3e}  {smallest:.3e}"
+        name, ends = _short(one.module, width), f"{largest:<10.3e}  {smallest:.3e}"
         rows.append(f"{name:<{width}}  {size:>13}  {one.rank:>4}  {one.effective_rank:>9.2f}  {ends}")
     count = len(report.modules)
     mean = sum(one.effective_rank for one in report.modules) / count
@@ -80,9 +80,16 @@ def table(report: AdapterReport) -> str:
     return "\n".join(rows)
 
 
-def _end(name: str, width: int) -> str:
-    """Return the end of a name, which tells modules apart, of so many columns."""
-    return name if len(name) <= width else f"…{name[1 - width :]}"
+def _short(name: str, width: int) -> str:
+    """Return a name in so many columns: the numbers in it, such as that of a layer, and its end.
+
+    >>> _short("bert.encoder.layer.11.attention.self.query", 22)
+    '11…ttention.self.query'
+    """
+    if len(name) <= width:
+        return name
+    numbers = ".".join(part for part in name[: -width // 2].split(".") if part.isdecimal())[: width // 2]
+    return f"{numbers}…{name[len(numbers) + 1 - width :]}"
 
 
 def draw(path: Path, report: AdapterReport) -> None:
@@ -97,5 +104,5 @@ def draw(path: Path, report: AdapterReport) -> None:
         ranks.bar(range(len(report.modules)), [one.effective_rank for one in report.modules])
         ranks.set(title="effective rank", xlabel="module, in the order of the table")
         if len(report.modules) <= _NAMED:
-            names = [_end(one.module, _NAME) for one in report.modules]
+            names = [_short(one.module, _NAME) for one in report.modules]
             ranks.set_xticks(range(len(names)), names, rotation=90, fontsize=6)

@@ -15,9 +15,9 @@ import transformers
 from training.commands.serve_check import adapter_folder
 from training.errors import UsageError, redacted
 from training.models.loading import without_report
-from training.names import ADAPTER, PARTIAL, RESULTS
+from training.names import PARTIAL, RESULTS
 from training.prediction.merging import Mergeable, Merged, merge, read_mergeable, stored_precision
-from training.prediction.runs import FinishedRun, read_run
+from training.prediction.runs import find_run
 from training.results.folders import require_writable, saving
 from training.settings.parsing import option, parse
 
@@ -66,17 +66,6 @@ def main(words: Sequence[str]) -> int:
     write(output, merged.model.to(dtype), _processor(adapter, what, token))
     print("\n".join(_told(what, merged, dtype, output)))
     return 0
-
-
-def find_run(adapter: Path) -> FinishedRun | None:
-    """Return the run that an adapter belongs to; None if its folder lies alone.
-
-    Raises:
-        UsageError: the run did not end.
-    """
-    folders = [adapter, *([adapter.parent] if adapter.absolute().name == ADAPTER else [])]
-    found = next((folder for folder in folders if (folder / RESULTS).is_file()), None)
-    return None if found is None else read_run(found)
 
 
 def _require_free(output: Path, overwrite: bool, *sources: Path) -> None:

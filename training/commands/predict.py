@@ -20,7 +20,7 @@ from training.models.loading import places_of
 from training.names import MATRIX_NAMES, MODEL, PREDICTIONS
 from training.prediction import models
 from training.prediction.rows import class_row, labels_row, number_row, tag_row
-from training.prediction.runs import FinishedRun, load_trained, read_run
+from training.prediction.runs import FinishedRun, find_run, load_trained, read_run
 from training.reading.kinds import picture, text
 from training.reading.lists import words as word_lists
 from training.reading.sources import read_source, refuse_unused
@@ -75,7 +75,7 @@ def main(words: Sequence[str]) -> int:
     (arguments,) = parse(TYPES, words, command="predict", description=DESCRIPTION)
     if not arguments.run or not arguments.data:
         raise UsageError("predict needs --run, the folder of a finished run, and --data, what to predict for")
-    run = read_run(Path(arguments.run))
+    run = find_run(Path(arguments.run)) or read_run(Path(arguments.run))
     output = Path(arguments.output) if arguments.output else run.folder / PREDICTIONS
     if output.exists() and Path(arguments.data).exists() and output.samefile(arguments.data):
         raise UsageError(f"--output {output} is the file of --data; pass another name")

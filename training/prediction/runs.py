@@ -64,6 +64,17 @@ def read_run(folder: Path) -> FinishedRun:
     return FinishedRun(folder, results)
 
 
+def find_run(adapter: Path) -> FinishedRun | None:
+    """Return the run that a folder holds, or that the adapter in it belongs to; None if it lies alone.
+
+    Raises:
+        UsageError: the run did not end.
+    """
+    folders = [adapter, *([adapter.parent] if adapter.absolute().name == ADAPTER else [])]
+    found = next((folder for folder in folders if (folder / RESULTS).is_file()), None)
+    return None if found is None else read_run(found)
+
+
 def load_trained(
     run: FinishedRun, model: str | None = None, *, trust: bool = False, token: str | None = None
 ) -> tuple[PeftModel, Any]:

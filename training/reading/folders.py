@@ -23,6 +23,7 @@ _SPLIT_OF = (
 _HIDDEN = re.compile(r"\..*|__macosx", re.IGNORECASE)  # folders
 _NOT_DATA = re.compile(r"\..*|~\$.*|(readme|licen[cs]e)(\.(md|txt|rst|html?))?|thumbs\.db|desktop\.ini", re.IGNORECASE)
 _SHARD = re.compile(r"[0-9]+|of")
+_NUMBERED = re.compile(f"^({'|'.join(_SPLIT_OF)})[0-9]+$")  # train2
 Splits = dict[str, list[Path]]
 
 
@@ -52,15 +53,17 @@ def split_files(folder: Path, files: Iterable[Path]) -> Splits:
     names = {top: _split_and_rest(top if (folder / top).is_dir() else top.split(".")[0]) for top in tops}
     splits, rests = {split for split, _ in names.values()}, {rest for _, rest in names.values()}
     if not names or None in splits or len(rests) > 1:
-        _tell_of_splits(folder, {top: split for top, (split, _) in names.items()})
-        return {"train": [path for held in tops.values() for path in held]}
+        held = [path for several in tops.values() for path in several]
+        if not _tell_of_splits(folder, {top: split for top, (split, _) in names.items()}):
+            _tell_of_mixed(folder, held)
+        return {"train": held}
     found: Splits = {}
     for top, held in tops.items():
         found.setdefault(str(names[top][0]), []).extend(held)
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
 
 
-def _tell_of_splits(folder: Path, said: dict[str, str | None]) -> None:
+def _tell_of_splits(folder: Path, said: dict[str, str | None]) -> bool:
     """Warn where some names are those of splits and are not taken for ones, because others are not."""
     named = sorted(top for top, split in said.items() if split)
     others = sorted(top for top, split in said.items() if not split)
@@ -70,6 +73,20 @@ def _tell_of_splits(folder: Path, said: dict[str, str | None]) -> None:
             "one, name it with --dataset, --validation_data or --test_data",
             stacklevel=4,
         )
+    return bool(named and others)
+
+
+def _tell_of_mixed(folder: Path, paths: Iterable[Path]) -> None:
+    """Warn of the first file that is trained on, although it, or a folder around it, is called like another split."""
+    for path in paths:
+        parts = path.relative_to(folder).parts
+        if any(_split_and_rest(part.split(".")[0])[0] in ("test", "validation") for part in parts):
+            warnings.warn(
+                f"all of {folder} is training data, also {Path(*parts)}, which is called like another split; name "
+                "splits alike but for train, validation and test at the top, or pass --validation_data or --test_data",
+                stacklevel=4,
+            )
+            return
 
 
 def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
@@ -79,6 +96,7 @@ def _split_and_rest(name: str) -> tuple[str | None, tuple[str, ...]]:
     (('train', ('reviews',)), ('train', ('station',)), (None, ()))
     """
     words = [word for word in re.split(r"[-_. ]+", name.lower()) if word and not _SHARD.fullmatch(word)]
+    words = [_NUMBERED.sub(r"\1", word) for word in words]
     said = [word for word in words if word in _SPLIT_OF]
     split = _SPLIT_OF[said[0]] if len(said) == 1 else None
     return split, tuple(word for word in words if word not in _SPLIT_OF)
@@ -107,7 +125,7 @@ def picture_roots(folder: Path) -> dict[str, Path]:
     tops = sorted({path.relative_to(folder).parts[0] for path in files})
     said = {top: _SPLIT_OF.get(top.lower()) for top in tops if (folder / top).is_dir()}
     if len(said) < len(tops) or None in said.values() or (len(said) < 2 and "train" not in said.values()):
-        if len(tops) == 1 and not any(path.parent == folder / tops[0] or is_metadata(path) for path in files):
+        if len(tops) == 1 and said and not any(path.parent == folder / tops[0] or is_metadata(path) for path in files):
             inside = folder / tops[0]
             raise UsageError(
                 f"all images of {folder} are in folders inside {tops[0]}; pass {inside} if they are classes"

@@ -161,9 +161,11 @@ def require_names(table: Table, wanted: Sequence[Wanted]) -> None:
     if missing:
         options = list(dict.fromkeys(one.option for one in wanted))
         choice = " and ".join([", ".join(options[:-1]), options[-1]] if len(options) > 1 else options)
+        one_name = len(table.names) == 1 and not table.names[0].replace("_", "").isalnum()
         raise UsageError(
             f"there is no column {missing} in {table.source}, only {list(table.names)}: choose with {choice} (a file "
-            f"without a header needs --column_names){_hint(table.names, options)}"
+            f"without a header needs --column_names{', one with another separator --separator' if one_name else ''})"
+            f"{_hint(table.names, options)}"
         )
 
 

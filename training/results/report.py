@@ -198,11 +198,13 @@ def draw(path: Path, log: list[dict[str, float]], panels: Sequence[Sequence[str]
         held = {name: points for name in names if (points := _points(log, f"eval_{name}"))}
         if held:
             drawn[", ".join(names)] = held if len(names) > 1 else {"validation": held[names[0]]}
+    last = max((entry["step"] for entry in log), default=1)
     with figure(path, columns=len(drawn)) as axes:
         for place, (title, curves) in zip(axes, drawn.items(), strict=True):
             for label, points in curves.items():
                 curve(place, points, label=label)
-            place.set(title=title, xlabel="optimizer step")
+            place.set(title=title, xlabel="optimizer step", xlim=(0, 1.03 * last))
+            place.xaxis.get_major_locator().set_params(integer=True)
             place.grid(alpha=0.3)
             if curves:
                 place.legend()

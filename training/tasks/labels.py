@@ -77,12 +77,21 @@ def tell_of_alike(names: Sequence[str], column: str) -> None:
 
 
 def class_counts(splits: Splits, column: str) -> dict[str, dict[str, int]]:
-    """Count the rows of each class, for each split of `with_classes`."""
+    """Count the rows of each class, for each split of `with_classes`.
+
+    Raises:
+        UsageError: the training rows are all of one class.
+    """
     counted = {}
     for name, split in splits.items():
         classes = split.features[column].names
         held = np.asarray(split.with_format("arrow")[:].column(column).to_numpy())
         counted[name] = dict(zip(classes, np.bincount(held, minlength=len(classes)).tolist(), strict=True))
+    if len(found := [name for name, number in counted["train"].items() if number]) < 2:
+        raise UsageError(
+            f"all training rows are of one class in the column {column!r} ({', '.join(map(repr, found))}), so there is "
+            "nothing to tell apart; pass rows of others"
+        )
     return counted
 
 

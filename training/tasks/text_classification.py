@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from training.data import Splits
+from training.errors import UsageError
 from training.job import Task
 from training.reading.kinds import HIDDEN, class_name, number
 from training.reading.tables import Wanted
@@ -70,8 +72,9 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
     """Build the task of one number for each text.
 
     Raises:
-        UsageError: a metric does not work for numbers.
+        UsageError: a metric does not work for numbers, or all training rows have the same number.
     """
+    _refuse_constant(splits["train"][label_column(data)], label_column(data))
     if "test" in splits and set(splits["test"][label_column(data)]) == {HIDDEN}:
         splits = without_test(splits)
     metrics = data.metrics or (list(glue.find(data.glue).metrics) if data.glue else ["pearsonr", "spearmanr", "mse"])
@@ -89,6 +92,14 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
         main_metric=metrics[0],
         scores=tuple(metrics),
     )
+
+
+def _refuse_constant(targets: Sequence[float], column: str) -> None:
+    if len(targets) > 1 and len(found := set(targets)) == 1:
+        raise UsageError(
+            f"column {column!r} holds {found.pop():g} in all {len(targets):,} training rows, so there is nothing to "
+            "predict; choose another one with --label_column"
+        )
 
 
 def _encode(splits: Splits, tokenizer: Any, *, data: TextDataArguments, column: str) -> Splits:

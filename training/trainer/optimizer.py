@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 
 from peft import LoraConfig
 from torch import nn
@@ -51,8 +52,14 @@ def choose_length(run: RunArguments, rows: int) -> None:
     steps = math.ceil(batches / run.gradient_accumulation_steps)
     if run.num_train_epochs is None:
         run.num_train_epochs = float(max(EPOCHS, math.ceil(STEPS / steps)))
+    whole = run.max_steps if run.max_steps > 0 else math.ceil(steps * run.num_train_epochs)
+    if run.warmup_steps >= whole:  # below 1 it is a share of them
+        warnings.warn(
+            f"--warmup_steps {run.warmup_steps:g} are no fewer than the {whole} steps of the run, so that the learning "
+            "rate is never reached; pass fewer, or more --max_steps",
+            stacklevel=3,
+        )
     if run.logs_by_length:
-        whole = run.max_steps if run.max_steps > 0 else math.ceil(steps * run.num_train_epochs)
         run.logging_steps = max(1, min(LOGS, whole // LOGS))
 
 

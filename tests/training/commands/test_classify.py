@@ -88,3 +88,9 @@ def test_damaged_images_are_listed_by_a_dry_run_and_may_be_left_out(vit, picture
     with pytest.warns(UserWarning, match="1 of 20 pictures of the train data are left out: .*3.png"):
         status, printed = finetune(vit, pictures, *words, "--skip_unreadable", command="classify")
     assert status == 0 and "19 train, 19 validation" in printed
+    for path in (pictures / "red").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="10 of 20 pictures of the train data are left out"):
+        status, printed = finetune(vit, pictures, *words, "--skip_unreadable", command="classify")
+    told = "all training rows are of one class in the column 'label' ('blue'), so there is nothing to tell apart; pass"
+    assert status == 2 and told in printed

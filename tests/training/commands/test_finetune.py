@@ -131,6 +131,14 @@ def test_a_normalized_head_is_saved_with_the_adapter(bert, reviews, finetune, tm
     assert any(torch.equal(head.weight, saved["base_model.model.classifier.weight"]) for head in heads)
 
 
+def test_one_number_for_all_rows_is_refused(bert, finetune, tmp_path) -> None:
+    data = tiny.save_csv(tmp_path / "scores.csv", label=[3.0] * 40)
+    status, printed = finetune(bert, data, "--task", "regression", "--dry_run")
+    assert (
+        status == 2 and "column 'label' holds 3 in all 36 training rows, so there is nothing to predict; ch" in printed
+    )
+
+
 def test_numbers_are_predicted_with_task_regression(bert, finetune, tmp_path) -> None:
     data = tiny.save_csv(tmp_path / "scores.csv", label=[i % 7 / 7 for i in range(40)])
     status, printed = finetune(bert, data, "--task", "regression")

@@ -107,6 +107,7 @@ def test_each_word_has_its_tag_and_none_where_it_was_cut_off(bert, finetune, pre
     assert found[1]["prediction"] == [["A", "N", "O"][number] for number in logits.argmax(-1)]
     (tmp_path / "new.conll").write_text(lines := "the O\nfilm N\n\na O\nplot N\n")
     assert [row["text"] for row in predict(tmp_path / "new.conll")[2]] == [["the", "film"], ["a", "plot"]]
+    assert len(predict(tmp_path / "new.conll", folder=tmp_path / "run" / "adapter")[2]) == 2, "of the adapter's run"
     (tmp_path / "new.txt").write_text(lines)
     status, printed, _ = predict(tmp_path / "new.txt")
     assert status == 2 and "each row of --data ends in a tag, as if it were a word; if each line is a word" in printed

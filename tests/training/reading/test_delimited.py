@@ -117,7 +117,7 @@ def test_separators_and_names_may_be_said(tmp_path) -> None:
         "no column ['text', 'label'] in data.csv, only ['a~pos']: choose with --text_column and --label_column (a file"
     )
     assert told in refusal(path)
-    assert "without a header needs --column_names)" in refusal(path)
+    assert "without a header needs --column_names, one with another separator --separator)" in refusal(path)
     expected = {"text": ["a", "b"], "label": ["pos", "neg"]}
     assert columns(path, separator="~", column_names=["text", "label"]) == expected
     assert columns(saved(path, "a;pos\nb;neg\n"), column_names=["text", "label"]) == expected

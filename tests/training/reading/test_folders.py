@@ -30,6 +30,7 @@ def sources(folder, images: bool = False):
         (["train-00000-of-00002.csv", "train-00001-of-00002.csv", "val.csv"], {"train": 2, "validation": 1}),
         (["reviews_train.csv", "reviews_test.csv"], {"train": 1, "test": 1}),
         (["train/a.csv", "train/b/c.csv", "test/a.csv"], {"train": 2, "test": 1}),
+        (["train1.csv", "train2.csv", "Test1.csv"], {"train": 2, "test": 1}),
         (["training_2020.csv", "2021.csv"], {"train": 2}),
         (["training_2020.csv", "test_2021.csv"], {"train": 1, "test": 1}),
         (["train_station.csv", "boat.csv", "test_pilot.csv"], {"train": 3}),
@@ -57,6 +58,26 @@ def test_names_of_splits_that_are_not_taken_for_splits_are_told(tmp_path) -> Non
         UserWarning, match="is training data: train is called like a split, but boat is not; if it is one"
     ):
         sources(pictures(tmp_path, "train/1.png", "boat/1.png"), images=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (["reviews_train.csv", "reviews_test_v2.csv"], "reviews_test_v2.csv"),
+        (["a/train.csv", "a/test.csv", "b.csv"], "a/test.csv"),
+        (["a/c.csv", "a/val/c.csv"], "a/val/c.csv"),
+        (["a/train.csv", "a/tests.csv", "b.csv"], None),
+    ],
+)
+def test_files_of_other_splits_that_are_trained_on_are_told(names, named, tmp_path) -> None:
+    for name in names:
+        saved(tmp_path / name, "text,label\na,1\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(columns(tmp_path)["text"]) == len(names)
+    told = [str(one.message) for one in caught]
+    assert len(told) == bool(named)
+    assert not named or f"is training data, also {named}, which is called like another split; name " in told[0]
 
 
 def test_locks_of_office_are_no_data(tmp_path) -> None:
@@ -194,7 +215,10 @@ def test_pictures_without_a_class_are_told_or_refused(tmp_path) -> None:
     folder = pictures(tmp_path, "a.png", "b.png")
     with pytest.raises(UsageError, match="holds 2 pictures, none of them in the folder of a class; make a folder for"):
         sources(folder, images=True)["train"](PICTURES)
-    pictures(folder, "x/1.png", "y/1.png")
+    (folder / "b.png").unlink()
+    with pytest.raises(UsageError, match="holds 1 pictures, none of them in the folder of a class"):
+        sources(folder, images=True)["train"](PICTURES)
+    pictures(folder, "b.png", "x/1.png", "y/1.png")
     saved(folder / "notes.docx", "x")
     with pytest.warns(UserWarning) as told:
         assert len(sources(folder, images=True)["train"](PICTURES)) == 2

@@ -41,7 +41,8 @@ def test_panels_without_values_are_not_drawn(drawn) -> None:
     assert axes[0].get_lines()[0].get_xydata().tolist() == [[step, 1 / step] for step in range(1, 11)]
     assert axes[1].get_ylim()[1] == 1.0 and axes[0].get_ylim()[1] > 1.0
     (only,) = drawn(report, [{"step": 1, "loss": 3.0}], [("accuracy",)])
-    assert only.get_title() == "loss"
+    assert only.get_title() == "loss" and only.get_xlim()[0] == 0 and only.get_xlim()[1] == pytest.approx(1.03)
+    assert all(tick == round(tick) for tick in only.get_xticks())
 
 
 def test_the_table_of_spectra_fits_a_terminal_and_bars_have_names(drawn) -> None:
@@ -49,8 +50,9 @@ def test_the_table_of_spectra_fits_a_terminal_and_bars_have_names(drawn) -> None
     module = SimpleNamespace(
         module=name, out_features=10_000, in_features=10_000, rank=64, effective_rank=12.3, singular_values=[1.0, 0.1]
     )
-    found = SimpleNamespace(modules=[module], parameters=10**9, bytes=10**10)
+    other = SimpleNamespace(**vars(module) | {"module": name.replace("layer.0", "layer.11")})
+    found = SimpleNamespace(modules=[module, other], parameters=10**9, bytes=10**10)
     lines = inspect.table(found).splitlines()
     assert max(map(len, lines)) <= 80 and "attention.self.query" in lines[1]
     labels = [label.get_text() for label in drawn(inspect, found)[1].get_xticklabels()]
-    assert labels == [lines[1].split()[0]]
+    assert labels == [line.split()[0] for line in lines[1:3]] and len(set(labels)) == 2, "the layer stays"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from training.settings.common import RunArguments
@@ -32,3 +34,12 @@ def test_a_short_run_has_ten_logs(settings: dict, expected: float, tmp_path) -> 
     run = RunArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
     choose_length(run, 64)
     assert run.logging_steps == expected
+
+
+def test_a_warmup_that_never_ends_is_told(tmp_path) -> None:
+    with pytest.warns(UserWarning, match="--warmup_steps 5 are no fewer than the 5 steps of the run, so that the lear"):
+        choose_length(RunArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=5, warmup_steps=5), 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for steps in (0, 4, 0.5):
+            choose_length(RunArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=5, warmup_steps=steps), 64)
