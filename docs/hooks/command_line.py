@@ -76,7 +76,7 @@ def table(kind: type, command: str) -> str:
     from training.settings.parsing import build_parser
 
     parser = build_parser((kind,), command, "")
-    formatter = parser.formatter_class("")
+    formatter = parser.formatter_class(parser.prog)
     own = own_options(kind)
     rows = [row(action, formatter) for action in parser._actions if action.dest in own]
     return "| option | |\n|---|---|\n" + "\n".join(rows) if rows else ""
@@ -86,7 +86,8 @@ def own_options(kind: type) -> set[str]:
     """Return the names of the options of a dataclass that are not transformers'."""
     names = {entry.name for entry in dataclasses.fields(kind) if entry.init}
     if issubclass(kind, _transformers_arguments()):
-        return names & set(kind.__annotations__)
+        own = [one for one in kind.__mro__ if issubclass(one, _transformers_arguments())]
+        return names & {name for one in own if one is not _transformers_arguments() for name in one.__annotations__}
     return names
 
 

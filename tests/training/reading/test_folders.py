@@ -194,7 +194,7 @@ def test_no_class_is_lost_by_its_name_or_as_a_link(tmp_path) -> None:
 
 def test_splits_inside_the_folders_of_classes_are_not_mixed(tmp_path) -> None:
     folder = pictures(tmp_path / "inside", "dark/train/1.png", "dark/test/1.png", "light/train/1.png")
-    told = r"the folders of classes in .* hold folders of splits \(test, train\); splits come first: test/dark for dark/test"
+    told = r"the folders of classes in .* hold folders of splits \(test, train\); splits come first: test/dark for dark"
     with pytest.raises(UsageError, match=told):
         sources(folder, images=True)["train"](PICTURES)
     pictures(folder, "light/2021/1.png")
