@@ -81,14 +81,16 @@ def table(report: AdapterReport) -> str:
 
 
 def _short(name: str, width: int) -> str:
-    """Return a name in so many columns: the numbers in it, such as that of a layer, and its end.
+    """Return a name in so many columns: its end, after the numbers that are cut off, such as that of a layer.
 
-    >>> _short("bert.encoder.layer.11.attention.self.query", 22)
-    '11…ttention.self.query'
+    >>> _short("bert.encoder.layer.11.attention.self.query", 22), _short("bert.encoder.layer.11.self.key", 15)
+    ('11…ttention.self.query', '…er.11.self.key')
     """
     if len(name) <= width:
         return name
-    numbers = ".".join(part for part in name[: -width // 2].split(".") if part.isdecimal())[: width // 2]
+    first = len(name) + 1 - width
+    cut = name[: max(first, name.find(".", first))]  # with the rest of a part that would be cut in two
+    numbers = ".".join(part for part in cut.split(".") if part.isdecimal())[: width // 2]
     return f"{numbers}…{name[len(numbers) + 1 - width :]}"
 
 

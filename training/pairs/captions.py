@@ -14,6 +14,7 @@ from modality import recall_at_k
 from training.data import Splits
 from training.errors import UsageError
 from training.pairs.arguments import PairDataArguments
+from training.reading.tables import without_bars
 
 
 def caption_columns(data: PairDataArguments) -> list[str]:
@@ -44,7 +45,8 @@ def _one_caption_a_row(split: Dataset, columns: Sequence[str], data: PairDataArg
     if len(rows) > len(held):
         others = others.select(rows)
     texts = [text for texts in held for text in texts]
-    return others.add_column(columns[0], texts, feature=Value("string"))
+    with without_bars():
+        return others.add_column(columns[0], texts, feature=Value("string"))
 
 
 def recall_of_entries(x: Tensor, y: Tensor, entries: np.ndarray, ks: Sequence[int]) -> dict[str, float]:

@@ -134,13 +134,13 @@ def _replaced(table: Table, arrays: dict[str, Any], features: dict[str, Any]) ->
 def replace_column(data: Dataset, name: str, values: Any, feature: Any) -> Dataset:
     """Return the data set with other values in a column, at its place; the other columns are not copied."""
     order, other = data.column_names, f"{name} (new)"
-    with _without_bars():
+    with without_bars():
         added = data.add_column(other, values, feature=feature).remove_columns(name).rename_column(other, name)
     return added.select_columns(order)
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keep the library from drawing a progress bar for what takes no time."""
     hidden = are_progress_bars_disabled()
     disable_progress_bars()
