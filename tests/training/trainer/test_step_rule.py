@@ -32,7 +32,7 @@ def test_deep_lora_has_the_rule_lora_has_it_if_it_is_asked_for_and_others_have_n
 def test_the_help_names_the_rules_paths() -> None:
     told = next(field for field in dataclasses.fields(AdapterArguments) if field.name == "path_length").metadata["help"]
     assert SCORES.path == SIMILARITIES.path
-    assert f"{LIKELIHOOD.path:g} where classes or tokens are learned and {SCORES.path:g} elsewhere" in told
+    assert f"{LIKELIHOOD.path:g} to learn classes or tokens and {SCORES.path:g} for everything else" in told
 
 
 def test_sharding_that_flattens_factors_is_refused(monkeypatch) -> None:
