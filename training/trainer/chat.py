@@ -107,8 +107,10 @@ class ChatTrainer(OfTrl, AdapterTrainer, SFTTrainer):
         self._sums, self._counts = [0.0, 0.0], []
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        found = torch.tensor([*self._sums, *self._counts], dtype=torch.float64, device=self.args.device)
-        total, count, *counts = self.accelerator.reduce(found).tolist()
+        found = torch.tensor([*self._sums, *self._counts], dtype=torch.float64)
+        if self.accelerator.num_processes > 1:  # Apple's devices, of which there is only one, have no float64
+            found = self.accelerator.reduce(found.to(self.args.device))
+        total, count, *counts = found.tolist()
         weigh(self._metrics["eval"], counts)
         if count and f"{prefix}_loss" in output.metrics:
             loss = total / count
