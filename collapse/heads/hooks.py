@@ -141,9 +141,8 @@ def _ask_files_for_no_scale(model: nn.Module) -> None:
     A file with a learned scale is loaded all the same, see `_hand_learned_scales_to_copies`.
     """
     for module in model.modules():
-        original = getattr(
-            type(module), "adapter_state_dict_load_map", None
-        )  # of PEFT's wrappers of modules saved whole
+        # PEFT's wrappers of modules saved whole have this method
+        original = getattr(type(module), "adapter_state_dict_load_map", None)
         if original is not None and any(isinstance(part, NormalizedClassifier) for part in module.modules()):
             wrapper: Any = module
             wrapper.adapter_state_dict_load_map = partial(_without_scales, original, module)

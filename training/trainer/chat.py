@@ -27,9 +27,10 @@ _ANSWERS, _TOKENS = 3, 128  # sample answers of a run, and how long they can be
 
 
 class OfTrl:
-    """What differs from TRL, whatever is learned."""
+    """What differs from TRL, whatever is learned: the held-out loss and TRL's metrics are means over what counts."""
 
     def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
+        self._sums, self._counts = [0.0, 0.0], list[int]()
         super().__init__(*args, model=model, **kwargs)  # type: ignore[call-arg]
         if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
             for parameter in model.parameters():  # TRL has cast these to bfloat16, in which small steps are lost
@@ -48,6 +49,28 @@ class OfTrl:
         found = _with_prefix(super().evaluate(*args, **kwargs), prefix)  # type: ignore[misc]
         log[before:] = [_with_prefix(entry, prefix) for entry in log[before:]]
         return {name: value for name, value in found.items() if not name.endswith(("_num_tokens", "_entropy"))}
+
+    def _add(self, loss: Tensor | None, held: int, counted: int) -> None:
+        """Add a held-out batch: its mean loss over what this process holds of it, and the weight of TRL's metrics."""
+        self._counts.append(counted)
+        if loss is not None and held:
+            self._sums[0] += float(loss) * held
+            self._sums[1] += held
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Run the loop, and let the loss and TRL's metrics be means over what counts, whatever batch it is in."""
+        self._sums, self._counts = [0.0, 0.0], []
+        output: EvalLoopOutput = super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+        accelerator: Any = self.accelerator  # type: ignore[attr-defined]
+        found = torch.tensor([*self._sums, *self._counts], dtype=torch.float64)
+        if accelerator.num_processes > 1:  # Apple's devices, of which there is only one, have no float64
+            found = accelerator.reduce(found.to(accelerator.device))
+        total, count, *counts = found.tolist()
+        weigh(self._metrics["eval"], counts)  # type: ignore[attr-defined]
+        name = f"{kwargs.get('metric_key_prefix', 'eval')}_loss"
+        if count and name in output.metrics:
+            output.metrics[name] = total / count
+        return output
 
 
 def _with_prefix(metrics: dict[str, float], prefix: str) -> dict[str, float]:
@@ -73,7 +96,6 @@ class ChatTrainer(OfTrl, AdapterTrainer, SFTTrainer):
         kwargs["args"] = as_config(
             SFTConfig, kwargs["args"], max_length=max_length, packing=packing, eval_packing=packing
         )
-        self._sums, self._counts = [0.0, 0.0], list[int]()
         super().__init__(*args, **kwargs)
 
     def _model_divides_by_items(self) -> bool:
@@ -96,25 +118,15 @@ class ChatTrainer(OfTrl, AdapterTrainer, SFTTrainer):
             inputs = {**inputs, "labels": labels}
         loss, *others = super(AdapterTrainer, self).prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         count = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        self._counts.append(count)
-        if loss is not None and count:
-            self._sums[0] += float(loss) * count
-            self._sums[1] += count
+        self._add(loss, count, count)
         return loss, *others
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Run the loop, and let the loss and TRL's metrics be means over tokens, whatever batch they are in."""
-        self._sums, self._counts = [0.0, 0.0], []
+        """Run the loop, and give the perplexity beside the loss."""
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        found = torch.tensor([*self._sums, *self._counts], dtype=torch.float64)
-        if self.accelerator.num_processes > 1:  # Apple's devices, of which there is only one, have no float64
-            found = self.accelerator.reduce(found.to(self.args.device))
-        total, count, *counts = found.tolist()
-        weigh(self._metrics["eval"], counts)
-        if count and f"{prefix}_loss" in output.metrics:
-            loss = total / count
-            output.metrics.update({f"{prefix}_loss": loss, f"{prefix}_perplexity": math.exp(min(loss, 700.0))})
+        if (loss := output.metrics.get(f"{prefix}_loss")) is not None:
+            output.metrics[f"{prefix}_perplexity"] = math.exp(min(loss, 700.0))
         return output
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import EvalLoopOutput
 from trl import DPOConfig, DPOTrainer
 
 from evaluation_hooks import counted_rows, has_repeats, valid_rows
-from training.trainer.chat import OfTrl, as_config, weigh
+from training.trainer.chat import OfTrl, as_config
 from training.trainer.trainer import AdapterTrainer
 
 
@@ -27,7 +26,6 @@ class PreferenceTrainer(OfTrl, AdapterTrainer, DPOTrainer):
     def __init__(self, *args: Any, max_length: int, beta: float, **kwargs: Any) -> None:
         kwargs["args"] = as_config(DPOConfig, kwargs["args"], max_length=max_length, beta=beta)
         kwargs.pop("preprocess_logits_for_metrics")  # which TRL does not take
-        self._sums, self._counts = [0.0, 0.0], list[int]()
         model = kwargs["model"]
         super().__init__(*args, **kwargs)
         if "ref" in model.peft_config:  # a copy of the fresh adapter, which changes nothing
@@ -61,21 +59,8 @@ class PreferenceTrainer(OfTrl, AdapterTrainer, DPOTrainer):
             with _gathered_as(self.accelerator, lambda tensor, gather: tensor):
                 loss = step(model, _first_pairs(inputs, pairs, max(1, valid)), True, ignore_keys)[0]
             self._metrics["eval"].update(metrics)
-        self._counts.append(counted)
-        if loss is not None:
-            self._sums[0] += float(loss) * valid
-            self._sums[1] += valid
+        self._add(loss, valid, counted)
         return loss, logits, labels
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Run the loop, and let the loss and TRL's metrics be means over pairs, whatever batch they are in."""
-        self._sums, self._counts = [0.0, 0.0], []
-        output = super().evaluation_loop(*args, **kwargs)
-        weigh(self._metrics["eval"], self._counts)
-        total, count = self.accelerator.reduce(torch.tensor(self._sums, device=self.args.device)).tolist()
-        if count and f"{kwargs.get('metric_key_prefix', 'eval')}_loss" in output.metrics:
-            output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / count
-        return output
 
 
 @contextmanager
