@@ -56,8 +56,8 @@ def bullets() -> str:
             f"- **As good as a LoRA tuned for every task**: {_points(tuned)} points ahead in the mean of "
             f"{len(every)} few-shot settings, and at worst {-100 * worst:.1f} behind.",
             f"- **Better than any single LoRA rate for all tasks**: {_points(single)} points ahead of the best one.",
-            f"- **Steps as cheap as LoRA's**: {time:.2f} of the time and {memory:.2f} of the memory of PEFT's LoRA at "
-            f"16 x 128 tokens on a CPU, and {short:.2f} of the time at 16 x 6.",
+            f"- **Steps cost about as much as LoRA's**: {time:.2f} of the time and {memory:.2f} of the memory of "
+            f"PEFT's LoRA at 16 x 128 tokens on a CPU, and {short:.2f} of the time at 16 x 6.",
             f"- **Saved as plain LoRA**, exactly; or smaller: {min(kept):g} to {max(kept):g} of 8 ranks at "
             f"`tolerance=0.1`, with scores within {100 * max(map(abs, changes)):.1f} points.",
         ]
