@@ -6,10 +6,11 @@
     python -m benchmarks.run few_shot_simlex_64          # the result file, from the kept runs
 
 A method with several rates is swept: the rate with the best mean validation score over the sweep's seeds is chosen. If
-it is the smallest or the largest, one more is tried beyond it. `then` names changes of the configuration that are tried
-at that rate. Then every method runs on the same seeds, and is tested once, after the last step. Settings of one task
-share their runs. A process that is killed loses its current run. A method that the result file already has, with the
-same settings, is not run again: results are only added.
+it is the smallest or the largest, one more is tried beyond it. With `batch_sizes` each of them has a sweep of its own.
+`then` names changes of the configuration that are tried at the best. Then every method runs on the same seeds, and is
+tested once, after the last step. Settings of one task share their runs. A process that is killed loses its current run.
+What the result file already has is not run again: a method with the same settings, a validation score of any sweep, and
+the tests of a method that chose the same. Results are only added.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
@@ -64,6 +65,9 @@ class Chosen(NamedTuple):
     method: Method
     rate: float
 
+    def key(self) -> str:
+        return f"{self.method.key()} | {self.rate:g}"
+
 
 class Campaign:
     """The runs that one set of settings asks for, in their order, and their outcomes."""
@@ -71,6 +75,11 @@ class Campaign:
     def __init__(self, settings: dict[str, Any], path: Path, earlier: dict[str, Row] | None = None) -> None:
         self.settings, self.earlier = settings, earlier or {}
         self.folder = RunFolder(path, settings["task"])
+        self.swept_before = {
+            self._choice_of(name, candidate).key(): candidate["validation"]
+            for name, row in self.earlier.items()
+            for candidate in row["sweep"]
+        }
 
     def kept(self, run: Run) -> dict[str, Any] | None:
         return self.folder.kept(run.key())
@@ -80,12 +89,26 @@ class Campaign:
 
     def validation(self, method: Method, rate: float) -> float | None:
         """Average the validation score over the sweep's seeds; None while one is missing."""
-        kept = [self.kept(run) for run in self.sweep_of(method, rate)]
-        return None if None in kept else fmean(run["validation"] for run in kept if run)
+        scores = self.validations(method, rate)
+        return None if scores is None else fmean(scores)
 
-    def swept_rates(self, name: str) -> list[float]:
+    def validations(self, method: Method, rate: float) -> list[float] | None:
+        """Return the validation scores on the sweep's seeds, measured now or before; None while one is missing."""
+        if (before := self.swept_before.get(Chosen(method, rate).key())) is not None:
+            return before
+        kept = [self.kept(run) for run in self.sweep_of(method, rate)]
+        return None if None in kept else [run["validation"] for run in kept if run]
+
+    def swept(self, name: str) -> list[Chosen]:
+        """List the rates that are tried, at every batch size that the settings name."""
+        asked, method, usual = self.settings["methods"][name], self.method(name), self.settings["task"].get("batch")
+        sizes = [0 if size == usual else size for size in asked.get("batch_sizes", [method.batch_size])]
+        variants = [replace(method, batch_size=size) for size in sizes]
+        return [Chosen(variant, rate) for variant in variants for rate in self._swept_rates(variant, asked["rates"])]
+
+    def _swept_rates(self, method: Method, asked: list[float]) -> list[float]:
         """List the rates of the settings, and those beyond an end that is the best so far."""
-        method, rates = self.method(name), sorted(self.settings["methods"][name]["rates"])
+        rates = sorted(asked)
         while len(rates) > 1:
             scores = [self.validation(method, rate) for rate in rates]
             if None in scores:
@@ -103,19 +126,15 @@ class Campaign:
 
     def candidates(self, name: str) -> Iterator[Chosen]:
         """List what the sweep tries: all rates, then the changed configurations at the best of them."""
-        method, rates = self.method(name), self.swept_rates(name)
-        yield from (Chosen(method, rate) for rate in rates)
+        yield from self.swept(name)
         changes = self.settings["methods"][name].get("then", [])
-        best = self._best([Chosen(method, rate) for rate in rates])
+        best = self._best(self.swept(name))
         if best is not None:
-            yield from (Chosen(method.changed(change), best.rate) for change in changes)
+            yield from (Chosen(best.method.changed(change), best.rate) for change in changes)
 
     def chosen(self, name: str) -> Chosen | None:
         """Choose the candidate with the best validation score; None while the sweep is not complete."""
-        rates = self.settings["methods"][name]["rates"]
-        if len(rates) == 1 and not self.settings["methods"][name].get("then"):
-            return Chosen(self.method(name), rates[0])
-        if self._best([Chosen(self.method(name), rate) for rate in self.swept_rates(name)]) is None:
+        if self._best(self.swept(name)) is None:
             return None
         return self._best(list(self.candidates(name)))
 
@@ -128,18 +147,32 @@ class Campaign:
         return candidates[scores.index(max(score for score in scores if score is not None))]
 
     def compared(self, name: str) -> list[Run]:
-        """List the runs on the seeds that are compared; none while the choice is open."""
+        """List the runs on the seeds that are compared; none while the choice is open, or if they were made before."""
         chosen = self.chosen(name)
         first = self.settings.get("first_seed", 0)
         seeds = range(self.settings["methods"][name]["seeds"])
-        return [] if chosen is None else [Run(*chosen, first + seed) for seed in seeds]
+        return [] if chosen is None or self.twin(name) else [Run(*chosen, first + seed) for seed in seeds]
+
+    def twin(self, name: str) -> Row | None:
+        """Return the earlier row of a method that chose the same and was tested on as many seeds, if there is one."""
+        seeds = self.settings["methods"][name]["seeds"]
+        for other, row in self.earlier.items():
+            if self._choice_of(other, row["chosen"]) == self.chosen(name) and len(row["test"]["values"]) == seeds:
+                return row
+        return None
+
+    def _choice_of(self, name: str, described: dict[str, Any]) -> Chosen:
+        """Read a choice that a result describes."""
+        varied = {"config": described["config"], "batch_size": described.get("batch_size", 0)}
+        return Chosen(replace(self.method(name), **varied), described["rate"])
 
     def known(self) -> Iterator[Run]:
         """List every run that can be named by now: the sweeps, then the compared runs, seed by seed."""
         methods = {name: asked for name, asked in self.settings["methods"].items() if name not in self.earlier}
         for name in methods:
             if self.chosen(name) is None or len(methods[name]["rates"]) > 1:
-                yield from (run for candidate in self.candidates(name) for run in self.sweep_of(*candidate))
+                unknown = [tried for tried in self.candidates(name) if self.validations(*tried) is None]
+                yield from (run for candidate in unknown for run in self.sweep_of(*candidate))
         for runs in zip_longest(*[self.compared(name) for name in methods]):
             yield from (run for run in runs if run is not None)
 

@@ -35,6 +35,7 @@ class Method:
         embeddings: also adapts the word embedding.
         path: trains by the step rule, whose path it is: 0 for no rule, None for the library's path.
         rule: trains by the step rule with this path and guard, fields of `PathRule`, instead of the library's.
+        batch_size: samples a step, in so many steps that as many samples are seen; 0 takes the task's.
     """
 
     adapter: str
@@ -48,6 +49,7 @@ class Method:
     gamma: float = field(default=1.0, metadata={"unnamed": True})
     path: float | None = field(default=0.0, metadata={"unnamed": True})
     rule: dict[str, Any] | None = field(default=None, metadata={"unnamed": True})
+    batch_size: int = field(default=0, metadata={"unnamed": True})
 
     def changed(self, change: dict[str, Any]) -> Method:
         """Change the configuration.

@@ -26,6 +26,7 @@ RANK_SHARE, SMALLEST_NORM = 1e-2, 1e-3
 def measure_run(task: Task, method: Method, rate: float, seed: int, tolerances: list[float]) -> dict[str, Any]:
     """Train once; return losses, scores over the steps, what an export at each tolerance keeps, and CPU seconds."""
     start = time.process_time()
+    task = task.with_batch_size(method.batch_size) if method.batch_size else task
     parts = task.split(seed)
     batches = task.batches(parts.pop("train"), seed)
     model = task.model(seed)

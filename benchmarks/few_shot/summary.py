@@ -23,6 +23,8 @@ class Comparison(Protocol):
     def candidates(self, name: str) -> Any: ...
     def chosen(self, name: str) -> Any: ...
     def compared(self, name: str) -> Any: ...
+    def twin(self, name: str) -> Row | None: ...
+    def validations(self, method: Any, rate: float) -> Any: ...
     def sweep_of(self, method: Any, rate: float) -> Any: ...
     def kept(self, run: Any) -> Any: ...
 
@@ -42,11 +44,13 @@ def summary(campaign: Comparison) -> dict[str, Any]:
 
 
 def measured_row(campaign: Comparison, name: str) -> Row:
-    """Summarize the kept runs of one method."""
+    """Summarize the kept runs of one method, or repeat the row of one that chose the same."""
     chosen, runs = campaign.chosen(name), [campaign.kept(run) for run in campaign.compared(name)]
+    if (twin := campaign.twin(name)) is not None:
+        return {**twin, "sweep": sweep(campaign, name)}
     tests = [run["test"] for run in runs]
     return {
-        "chosen": {"rate": chosen.rate, "config": chosen.method.config},
+        "chosen": described(chosen),
         "sweep": sweep(campaign, name),
         "test": {**rounded(mean_with_interval(tests)), "values": tests},
         "curve": curves(runs),
@@ -64,12 +68,15 @@ def sweep(campaign: Comparison, name: str) -> list[dict[str, Any]]:
     if len(asked["rates"]) == 1 and not asked.get("then"):
         return []
     return [
-        {
-            "rate": candidate.rate, "config": candidate.method.config,
-            "validation": [campaign.kept(run)["validation"] for run in campaign.sweep_of(*candidate)],
-        }
+        described(candidate) | {"validation": campaign.validations(*candidate)}
         for candidate in campaign.candidates(name)
-    ]  # fmt: skip
+    ]
+
+
+def described(candidate: Any) -> dict[str, Any]:
+    """Name what a sweep varies: rate, configuration, and batch size where it is not the task's."""
+    size = candidate.method.batch_size
+    return {"rate": candidate.rate, "config": candidate.method.config, **({"batch_size": size} if size else {})}
 
 
 def differences(tests: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,6 +122,13 @@ class Task(ABC):
     @abstractmethod
     def model(self, seed: int) -> Any:
         """Load the pretrained `encoder`, to be adapted, with a `head` that depends on the seed alone."""
+
+    def with_batch_size(self, size: int) -> Task:
+        """Take batches of another size, in so many steps that as many samples are seen."""
+        resized = copy(self)
+        steps = round(self.settings.steps * self.settings.batch / size)
+        resized.settings = replace(self.settings, batch=size, steps=steps)
+        return resized
 
     def texts_written(self, model: Any, seed: int) -> dict[str, float]:
         """Compute metrics of what the model writes, in the tasks whose models write."""

@@ -65,10 +65,48 @@ class NamedTask:
 def test_the_rate_is_chosen_by_validation_and_the_sweep_widens_at_an_end_that_is_best(campaign: Campaign) -> None:
     assert campaign.chosen("LoRA") is None and campaign.compared("LoRA") == []
     campaign.work(NamedTask(), float("inf"))
-    assert campaign.swept_rates("LoRA") == [1e-4, 1e-3, 3e-3, 1e-2]
+    assert [candidate.rate for candidate in campaign.swept("LoRA")] == [1e-4, 1e-3, 3e-3, 1e-2]
     chosen = campaign.chosen("LoRA")
     assert chosen.rate == 3e-3 and chosen.method.config == {"r": 4}
     assert campaign.compared("LoRA")[0] == Run(chosen.method, 3e-3, 0)
+
+
+def test_each_batch_size_has_a_sweep_of_its_own_and_the_best_of_all_is_changed(tmp_path, monkeypatch) -> None:
+    def small_batches_like_a_lower_rate(task: object, method: Method, rate: float, *more: Any) -> dict[str, Any]:
+        return measured(task, method, rate * (3 if method.batch_size == 2 else 1), *more)
+
+    monkeypatch.setattr(campaign_module, "measure_run", small_batches_like_a_lower_rate)
+    lora = SETTINGS["methods"]["LoRA"] | {"batch_sizes": [2, 8], "rates": [3e-4, 1e-3, 1e-2]}
+    campaign = Campaign(SETTINGS | {"methods": {"LoRA": lora}}, tmp_path)
+    campaign.work(NamedTask(), float("inf"))
+    tried = [(candidate.method.batch_size, candidate.rate) for candidate in campaign.candidates("LoRA")]
+    assert tried == [(size, rate) for size in (2, 8) for rate in (3e-4, 1e-3, 1e-2)] + [(2, 1e-3)]
+    chosen = summary(campaign)["methods"]["LoRA"]["chosen"]
+    assert chosen == {"rate": 1e-3, "config": {"r": 4}, "batch_size": 2}
+
+
+def test_what_an_earlier_result_has_is_not_run_again(campaign: Campaign, tmp_path) -> None:
+    campaign.work(NamedTask(), float("inf"))
+    earlier = summary(campaign)["methods"]
+    methods = SETTINGS["methods"] | {"LoRA, its batch": SETTINGS["methods"]["LoRA"] | {"batch_sizes": [4, 2]}}
+    wider = Campaign(SETTINGS | {"methods": methods}, tmp_path / "empty", earlier)
+    wider.work(NamedTask(), float("inf"))
+    assert len(list(wider.folder.path.glob("*_100.json"))) == 4  # the rates at 2 samples a step; those at 4 are known
+    assert not list(wider.folder.path.glob("*_0.json"))  # the choice is what LoRA chose before
+    rows = summary(wider)["methods"]
+    assert rows["LoRA, its batch"]["test"] == earlier["LoRA"]["test"]
+    assert len(rows["LoRA, its batch"]["sweep"]) == 2 * 4 + 1 and rows["LoRA"] == earlier["LoRA"]
+
+
+def test_a_run_with_another_batch_size_sees_the_same_samples_in_the_same_order(monkeypatch) -> None:
+    monkeypatch.setattr(Task, "__abstractmethods__", frozenset())
+    task = Task(TaskSettings(name="made up", **SMALL))
+    single = task.with_batch_size(1)
+    assert (single.settings.batch, single.settings.steps) == (1, SMALL["steps"] * SMALL["batch"])
+    assert (task.settings.batch, task.settings.steps) == (SMALL["batch"], SMALL["steps"])
+    usual, others = (t.batches(np.arange(SMALL["samples"]), seed=0) for t in (task, single))
+    assert [len(batch) for batch in others] == [1] * 8
+    assert np.array_equal(np.concatenate(usual), np.concatenate(others))
 
 
 def test_every_run_is_made_once_by_whoever_comes(campaign: Campaign, tmp_path) -> None:

@@ -85,6 +85,7 @@ def test_fresh_seeds_are_no_seeds_of_the_first_comparison_and_no_method_is_tuned
         for method, row in asked["methods"].items():
             assert row["rates"] == [chosen[method]["chosen"]["rate"]] and "then" not in row, (path.stem, method)
             assert row["config"] == chosen[method]["chosen"]["config"], (path.stem, method)
+            assert row.get("batch_size") == chosen[method]["chosen"].get("batch_size"), (path.stem, method)
         assert asked["first_seed"] == max(row["seeds"] for row in asked["methods"].values()) == 10
         assert max(row["seeds"] for row in first["methods"].values()) <= 10
 
