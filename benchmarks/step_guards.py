@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from deep_lora import StepRule
 from deep_lora.optimizer.families import Lengths, Stacks
-from deep_lora.optimizer.lengths import FIRST_STEPS, TINY, Pace, largest_of_first, mean_of_all
+from deep_lora.optimizer.lengths import FIRST_STEPS, TINY, Pace, largest_of_first, mean_of_all, root_mean_square
 
 
 def largest_mean(reference: Tensor, slope: Tensor, mean: Tensor, steps: Tensor) -> Tensor:
@@ -23,15 +23,6 @@ def largest_mean(reference: Tensor, slope: Tensor, mean: Tensor, steps: Tensor) 
     tensor(3.)
     """
     return torch.maximum(reference, torch.where(steps < FIRST_STEPS, slope, mean))
-
-
-def root_mean_square(reference: Tensor, slope: Tensor, mean: Tensor, steps: Tensor) -> Tensor:
-    """Return that of all slopes so far, as Adam has it for every entry; arguments as `largest_of_first`.
-
-    >>> root_mean_square(*torch.tensor([1.0, 7.0, 4.0, 1.0]))
-    tensor(5.)
-    """
-    return ((steps * reference.square() + slope.square()) / (steps + 1)).sqrt()
 
 
 REFERENCES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.result_files import RESULTS, SETTINGS, result
 from training.results.intervals import mean_with_interval
 
-BASELINE, TUNED_RATE = "LoRA, tuned", "LoRA, tuned rate"
+BASELINE, TUNED_RATE, BATCHED = "LoRA, tuned", "LoRA, tuned rate", "LoRA, tuned, batch size too"
 USUAL = "LoRA, not tuned"  # at its usual rate, 1e-3, as the next two are at theirs
 ONE_RATE = (USUAL, "LoRA, not tuned, 3e-4", "LoRA, not tuned, 3e-3")
 RULED, RULED_LORA = "Deep LoRA, step rule", "LoRA, step rule"

@@ -14,6 +14,7 @@ from benchmarks.markdown import filled
 from benchmarks.pages import (
     benchmark_tables,
     command_line,
+    few_shot_choices,
     few_shot_figures,
     few_shot_tables,
     measured_tables,
@@ -34,7 +35,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "chat.md": command_line.CHAT,
     DOCS / "training.md": command_line.COMPARED,
     DOCS / "few_shot.md": few_shot_tables.TABLES,
-    DOCS / "few_shot_method.md": few_shot_tables.TABLES,
+    DOCS / "few_shot_method.md": {**few_shot_tables.TABLES, **few_shot_choices.TABLES},
 }
 FIGURES: Figures = {**few_shot_figures.FIGURES, **method_figures.FIGURES, **recommenders.FIGURES}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from statistics import fmean
 from typing import Any
 
 from benchmarks.few_shot.comparisons import (
@@ -37,7 +36,7 @@ from benchmarks.few_shot.comparisons import (
     with_all_seeds,
 )  # fmt: skip
 from benchmarks.markdown import interval, markdown
-from benchmarks.result_files import SETTINGS, read_json, result
+from benchmarks.result_files import result
 from training.results.intervals import mean_with_interval
 
 OURS = "Deep LoRA, nothing set"
@@ -49,11 +48,6 @@ SCHEDULES = {"rule_constant": "constant", "rule_cosine": "cosine", "linear": "li
 ABLATIONS = {"simlex_64_ablations": "word pairs", "rotten_tomatoes_64_ablations": "reviews"}
 RATE_TASKS = ("simlex_64_rates_linear", "rotten_tomatoes_64_rates_linear")
 RANKS = "simlex_64_ranks_linear"
-EARLIER = {
-    "Deep LoRA, path 0.12, no guard": "path 0.12, guarded on tokens alone",
-    "Deep LoRA, path 0.24, cubed guard": "path 0.24, cube of the slope over its mean, unless the loss is a likelihood",
-}
-SEARCHED = ("similarity_", "scores_")  # how the settings of the last search begin
 
 
 def settings_table() -> str:
@@ -198,36 +192,6 @@ def without_rule() -> str:
     return markdown([f"mean of {len(names)} settings", "ahead of tuned LoRA"], rows)
 
 
-def earlier() -> str:
-    """Write how the earlier step rules did on the compared seeds, in the mean and where they were worst."""
-    rows = []
-    for method, rule in EARLIER.items():
-        names = [name for name in in_points() if method in methods_of(name)]
-        gaps = {name: methods_of(name)[method]["difference"]["mean"] for name in names}
-        worst = sorted(names, key=lambda name: gaps[name])[:2]
-        shown = "; ".join(f"{title(name)} {100 * gaps[name]:+.1f}" for name in worst)
-        rows.append([rule, str(len(names)), f"{100 * fmean(gaps.values()):+.1f}", shown])
-    return markdown(["earlier rule", "settings", "mean, points ahead of tuned LoRA", "worst"], rows)
-
-
-def search() -> str:
-    """Write validation scores of the last search for a step rule, means over the seeds that all variants have."""
-    found = result("step_search")
-    asked = {name: row for name, row in found["settings"]["settings"].items() if name.startswith(SEARCHED)}
-    rows = {variant: [variant] for setting in asked.values() for variant in setting["variants"]}
-    heads = []
-    for name, setting in asked.items():
-        trials = [one for one in found["trials"] if one["setting"] == name]
-        seeds = set.intersection(*({one["seed"] for one in trials if one["variant"] == v} for v in setting["variants"]))
-        for variant, row in rows.items():
-            scores = [one["validation"] for one in trials if one["variant"] == variant and one["seed"] in seeds]
-            row.append(f"{100 * fmean(scores):.1f}" if scores else "")
-        task = read_json(SETTINGS / f"{setting['base']}.json")["task"]
-        noisy = ", noisy" if task.get("noise") else ""
-        heads.append(f"{task['name']} {task['samples']}{noisy}, {len(seeds)} seeds")
-    return markdown(["validation, points", *heads], list(rows.values()))
-
-
 def tracking() -> str:
     """Write the training loss at some steps, means of ten, and the overlap of wide and compressed."""
     found = result("tracking_wide")
@@ -254,7 +218,5 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "without rule": without_rule,
     "ablations": ablations,
     "relatives": relatives,
-    "earlier": earlier,
-    "search": search,
     "tracking": tracking,
 }

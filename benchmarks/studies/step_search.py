@@ -4,7 +4,7 @@
     python -m benchmarks.studies.step_search --minutes 5    # start no trial after five minutes
     python -m benchmarks.run step_search                         # the result file, from the kept trials
 
-The seeds are compared nowhere else, and no test example is looked at.
+The seeds are compared nowhere else, and no test example is looked at. What the result file has is not run again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from benchmarks.few_shot.methods import Method, optimizer_of
 from benchmarks.few_shot.one_run import four_digits, measured, schedule_of, start_from
 from benchmarks.few_shot.tasks import Task, task_of
 from benchmarks.kept_runs import RunFolder
-from benchmarks.result_files import SETTINGS, read_json
+from benchmarks.result_files import RESULTS, SETTINGS, read_json, result
 from benchmarks.step_guards import PathRule, RuledSteps
 
 KEPT = Path("runs/step_rule/kept")
@@ -44,8 +45,8 @@ def trials_of(settings: dict[str, Any]) -> Iterator[Trial]:
         for setting, asked in settings["settings"].items():
             if seed < asked["seeds"]:
                 names = asked.get("variants", settings["variants"])
-                once = asked.get("one_seed", settings["one_seed"])
-                names = [name for name in names if seed == 0 or name not in once]
+                seeds = dict.fromkeys(asked.get("one_seed", settings["one_seed"]), 1) | asked.get("fewer_seeds", {})
+                names = [name for name in names if seed < seeds.get(name, asked["seeds"])]
                 yield from (Trial(setting, name, settings["first_seed"] + seed) for name in names)
 
 
@@ -100,16 +101,37 @@ def work(settings: dict[str, Any], until: float) -> int:
                 if mine and folder.kept(key) is None:
                     folder.keep(key, trial(settings, chosen))
                     print(folder.kept(key), flush=True)
-        left += folder.kept(key) is None
+        left += kept is None and folder.kept(key) is None
     return left
 
 
 def _kept(settings: dict[str, Any], chosen: Trial) -> tuple[dict[str, Any] | None, RunFolder, str]:
     """Find a trial by all that decides it, so that settings that are added leave what is kept."""
-    asked = settings["settings"][chosen.setting]
-    folder = RunFolder(KEPT, {"task": asked.get("task", {}), "variant": settings["variants"][chosen.variant]})
+    folder = RunFolder(KEPT, _decides(settings, chosen))
     key = "|".join(map(str, chosen))
-    return folder.kept(key), folder, key
+    return folder.kept(key) or _earlier(settings, chosen), folder, key
+
+
+def _decides(settings: dict[str, Any], chosen: Trial) -> dict[str, Any]:
+    asked = settings["settings"][chosen.setting]
+    return {"task": asked.get("task", {}), "variant": settings["variants"][chosen.variant]}
+
+
+def _earlier(settings: dict[str, Any], chosen: Trial) -> dict[str, Any] | None:
+    """Return the trial of the result file, if all that decides it is unchanged."""
+    found, trials = _result()
+    if chosen not in trials or _decides(found, chosen) != _decides(settings, chosen):
+        return None
+    return trials[chosen]
+
+
+@cache
+def _result() -> tuple[dict[str, Any], dict[Trial, dict[str, Any]]]:
+    """Read the settings and the trials of the result file, if there is one."""
+    if not (RESULTS / "step_search.json").is_file():
+        return {}, {}
+    found = result("step_search")
+    return found["settings"], {Trial(one["setting"], one["variant"], one["seed"]): one for one in found["trials"]}
 
 
 def _task(settings: dict[str, Any], setting: str) -> Task:

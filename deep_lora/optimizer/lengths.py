@@ -103,6 +103,17 @@ def mean_of_all(
     return reference + (slope - reference) / (steps + 1)
 
 
+def root_mean_square(
+    reference: Float[Tensor, ""], slope: Float[Tensor, ""], mean: Float[Tensor, ""], steps: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """Return the root mean square of all slopes so far; the arguments are those of `largest_of_first`.
+
+    >>> root_mean_square(*torch.tensor([1.0, 7.0, 4.0, 1.0]))
+    tensor(5.)
+    """
+    return ((steps * reference.square() + slope.square()) / (steps + 1)).sqrt()
+
+
 @dataclass(frozen=True)
 class Pace:
     """How far a run goes, and what makes its steps short.

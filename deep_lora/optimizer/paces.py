@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from deep_lora.optimizer.factored import adapter_parameters
-from deep_lora.optimizer.lengths import Pace, largest_of_first, mean_of_all
+from deep_lora.optimizer.lengths import Pace, largest_of_first, mean_of_all, root_mean_square
 
 # Chosen by the search in docs/few_shot.md.
-LIKELIHOOD = Pace(0.12, 2.0, largest_of_first)  # of tokens, of classes
+TOKENS = Pace(0.12, 2.0, largest_of_first)  # a likelihood without a new head
+CLASSES = Pace(0.12, 2.0, root_mean_square)  # a likelihood with a head that is trained beside the adapter
 SCORES = Pace(0.24, 1.0, mean_of_all)  # numbers that a head predicts, which is trained beside the adapter
 SIMILARITIES = Pace(0.24, 6.0, mean_of_all)  # of the model's own outputs; all else too
 
 # What the names of transformers' classes say of their losses, beside output embeddings, which predict tokens.
-CLASSES = ("Classification", "MultipleChoice", "QuestionAnswering", "NextSentencePrediction", "SemanticSegmentation")
+CLASSIFIED = (
+    "Classification",
+    "MultipleChoice",
+    "QuestionAnswering",
+    "NextSentencePrediction",
+    "SemanticSegmentation",
+)
 SEQUENCES = ("ForCTC", "ForRNNT", "ForTDT")
 
 
@@ -33,12 +42,13 @@ def pace_of(model: nn.Module, optimizer: Optimizer, likelihood: bool | None = No
     >>> alone, beside = (torch.optim.AdamW([*model.parameters(), *more]) for more in ((), head.parameters()))
     >>> pace_of(model, alone) is SIMILARITIES, pace_of(model, beside) is SCORES
     (True, True)
-    >>> pace_of(model, alone, likelihood=True) is LIKELIHOOD
-    True
+    >>> pace_of(model, alone, likelihood=True) is TOKENS, pace_of(model, beside, likelihood=True) is CLASSES
+    (True, True)
     """
+    with_head = _trains_matrices_beside(model, optimizer)
     if maximizes_likelihood(model) if likelihood is None else likelihood:
-        return LIKELIHOOD
-    return SCORES if _trains_matrices_beside(model, optimizer) else SIMILARITIES
+        return CLASSES if with_head and not _holds(model, _predicts_tokens) else TOKENS
+    return SCORES if with_head else SIMILARITIES
 
 
 def _trains_matrices_beside(model: nn.Module, optimizer: Optimizer) -> bool:
@@ -57,8 +67,11 @@ def maximizes_likelihood(model: nn.Module) -> bool:
     >>> [maximizes_likelihood(BertForSequenceClassification(BertConfig(num_labels=n, **sizes))) for n in (2, 1)]
     [True, False]
     """
-    models = (module for module in model.modules() if isinstance(module, PreTrainedModel))
-    return any(_predicts_tokens(module) or _predicts_classes(module) for module in models)
+    return _holds(model, _predicts_tokens) or _holds(model, _predicts_classes)
+
+
+def _holds(model: nn.Module, kind: Callable[[PreTrainedModel], bool]) -> bool:
+    return any(kind(module) for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
 def _predicts_tokens(model: PreTrainedModel) -> bool:
@@ -72,4 +85,4 @@ def _predicts_classes(model: PreTrainedModel) -> bool:
     name, config = type(model).__name__, model.config
     kind = getattr(config, "problem_type", None)
     one_number = kind == "regression" or (kind is None and config.num_labels == 1)
-    return any(part in name for part in CLASSES + SEQUENCES) and not one_number
+    return any(part in name for part in CLASSIFIED + SEQUENCES) and not one_number

@@ -35,7 +35,8 @@ class StepRule:
     where the loss falls less than it did, so that little is learned by heart. Models that maximize a likelihood, of
     tokens or of classes, have a shorter path and another guard: such a loss keeps falling by confidence alone when
     all examples are learned, which that of scores and similarities does not. Where a matrix is trained beside the
-    adapter, as a new head is, the guard is milder, for the adapter has to learn what the head can read.
+    adapter, as a new head is, the guard is milder, for the adapter has to learn what the head can read, and the first
+    steps, which fit the head's offset, are no measure for the others.
 
     So the learning rate of the adapter has no influence, `|dW|_F <= b |W|_F` always, and runs of any number of steps,
     ranks and depths go equally far. No factor moves further in one step than 0.15 of its own norm. Parameters beside

@@ -24,7 +24,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, Re
 
 import deep_lora
 from deep_lora import DeepLoraConfig, SubspaceInitializationCallback
-from deep_lora.optimizer.paces import LIKELIHOOD
+from deep_lora.optimizer.paces import SCORES, TOKENS
 from tests.models import layers_of, word_tokenizer
 from tests.step_lengths import train_and_check_lengths
 
@@ -161,7 +161,7 @@ def test_prepare_gives_every_step_of_every_trainer_its_length(kind: str, base: s
     trainer = _trainer(kind, base, tmp_path, max_steps=10)
     callback = deep_lora.prepare(trainer, path=0.02)  # short, so that no factor is capped
     train_and_check_lengths(trainer, callback)
-    assert callback.rule is not None and (callback.rule.pace is LIKELIHOOD) == (kind != "rewards")
+    assert callback.rule is not None and callback.rule.pace is (SCORES if kind == "rewards" else TOKENS)
     assert (trainer.args.learning_rate == 1e-3) == (kind == "rewards")  # of the new head
     assert "10 steps, subspaces from the gradient of 4 batches" in capsys.readouterr().out
 

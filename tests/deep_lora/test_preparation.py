@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 
 import deep_lora
 from deep_lora import DeepLoraCallback, DeepLoraConfig, adapted_layers
-from deep_lora.optimizer.paces import LIKELIHOOD
+from deep_lora.optimizer.paces import TOKENS
 from tests.models import adapter_tensors, bert_classifier, ids, llama
 from tests.step_lengths import train_and_check_lengths
 
@@ -121,7 +121,7 @@ def test_a_language_models_gradients_are_clipped_after_the_guard_has_heard_them(
         trainer = trainer_of(causal(), tmp_path, classes=False, max_grad_norm=limit, optim="sgd", learning_rate=1.0)
         callback = deep_lora.prepare(trainer)
         trainer.train()
-        assert callback.rule is not None and callback.rule.pace is LIKELIHOOD
+        assert callback.rule is not None and callback.rule.pace is TOKENS
         assert trainer.args.max_grad_norm == limit
         guards.append(callback.rule.guard)
     assert guards[0] == pytest.approx(guards[1], rel=0.05)

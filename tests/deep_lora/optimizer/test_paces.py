@@ -25,7 +25,7 @@ from transformers import (
 
 from deep_lora import StepRule, create_optimizer
 from deep_lora.optimizer.lengths import Pace
-from deep_lora.optimizer.paces import LIKELIHOOD, SCORES, SIMILARITIES, maximizes_likelihood
+from deep_lora.optimizer.paces import CLASSES, SCORES, SIMILARITIES, TOKENS, maximizes_likelihood
 from tests.deep_lora.optimizer.ruled import trained
 from tests.models import adapt, gpt2, llama
 
@@ -43,16 +43,16 @@ def vit(kind: type[PreTrainedModel]) -> Callable[[], nn.Module]:
 SEVERAL = {"num_labels": 1, "problem_type": "multi_label_classification"}
 NUMBERS = {"num_labels": 3, "problem_type": "regression"}
 MODELS: dict[str, tuple[Callable[[], nn.Module], Pace, Pace]] = {  # the pace, and that without a likelihood
-    "GPT-2": (gpt2, LIKELIHOOD, SIMILARITIES),
-    "Llama": (llama, LIKELIHOOD, SIMILARITIES),
-    "masked tokens": (bert(BertForMaskedLM), LIKELIHOOD, SIMILARITIES),
-    "classes": (bert(BertForSequenceClassification), LIKELIHOOD, SCORES),
-    "several classes at once": (bert(BertForSequenceClassification, **SEVERAL), LIKELIHOOD, SCORES),
-    "tags": (bert(BertForTokenClassification), LIKELIHOOD, SCORES),
-    "spans": (bert(BertForQuestionAnswering), LIKELIHOOD, SCORES),
-    "choices": (bert(BertForMultipleChoice), LIKELIHOOD, SCORES),
-    "next sentence": (bert(BertForNextSentencePrediction), LIKELIHOOD, SIMILARITIES),
-    "images": (vit(ViTForImageClassification), LIKELIHOOD, SCORES),
+    "GPT-2": (gpt2, TOKENS, SIMILARITIES),
+    "Llama": (llama, TOKENS, SIMILARITIES),
+    "masked tokens": (bert(BertForMaskedLM), TOKENS, SIMILARITIES),
+    "classes": (bert(BertForSequenceClassification), CLASSES, SCORES),
+    "several classes at once": (bert(BertForSequenceClassification, **SEVERAL), CLASSES, SCORES),
+    "tags": (bert(BertForTokenClassification), CLASSES, SCORES),
+    "spans": (bert(BertForQuestionAnswering), CLASSES, SCORES),
+    "choices": (bert(BertForMultipleChoice), CLASSES, SCORES),
+    "next sentence": (bert(BertForNextSentencePrediction), TOKENS, SIMILARITIES),
+    "images": (vit(ViTForImageClassification), CLASSES, SCORES),
     "one number": (bert(BertForSequenceClassification, num_labels=1), SCORES, SCORES),
     "numbers": (bert(BertForSequenceClassification, **NUMBERS), SCORES, SCORES),
     "text encoder": (bert(BertModel), SIMILARITIES, SIMILARITIES),
@@ -65,9 +65,9 @@ def test_the_pace_follows_from_the_model_and_from_what_is_said_of_its_loss(
     make: Callable[[], nn.Module], pace: Pace, without: Pace
 ) -> None:
     model = make()
-    assert maximizes_likelihood(model) is maximizes_likelihood(nn.ModuleList([model])) is (pace is LIKELIHOOD)
+    assert maximizes_likelihood(model) is maximizes_likelihood(nn.ModuleList([model])) is (pace in (TOKENS, CLASSES))
     adapted = adapt(model, r=2, target_modules="all-linear")
-    for said, expected in ((None, pace), (True, LIKELIHOOD), (False, without)):
+    for said, expected in ((None, pace), (True, CLASSES if without is SCORES else TOKENS), (False, without)):
         rule = StepRule(AdamW(trained(adapted), lr=1e-2), adapted, 20, likelihood=said)
         assert rule.pace is expected and rule.path == expected.path
 
@@ -75,11 +75,17 @@ def test_the_pace_follows_from_the_model_and_from_what_is_said_of_its_loss(
 def test_a_matrix_that_the_optimizer_trains_beside_the_adapter_makes_the_guard_milder() -> None:
     model = adapt(BertModel(BertConfig(vocab_size=8, **SIZES)), r=2, target_modules="all-linear")
     head, scale = nn.Linear(8, 1), nn.Parameter(torch.zeros(()))
-    paces = [
-        StepRule(AdamW([*trained(model), *others], lr=1e-2), model, 20).pace
-        for others in ([], [scale, head.bias], [head.weight])
-    ]
-    assert paces == [SIMILARITIES, SIMILARITIES, SCORES]
+    for likelihood, expected in ((None, [SIMILARITIES, SIMILARITIES, SCORES]), (True, [TOKENS, TOKENS, CLASSES])):
+        paces = [
+            StepRule(AdamW([*trained(model), *others], lr=1e-2), model, 20, likelihood=likelihood).pace
+            for others in ([], [scale, head.bias], [head.weight])
+        ]
+        assert paces == expected
+
+
+def test_output_embeddings_that_are_trained_whole_still_predict_tokens() -> None:
+    model = adapt(llama(), r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    assert StepRule(AdamW(trained(model), lr=1e-2), model, 20).pace is TOKENS
 
 
 def test_the_likelihood_belongs_to_the_step_rule() -> None:

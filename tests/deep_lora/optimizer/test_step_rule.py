@@ -16,7 +16,7 @@ from transformers.optimization import get_linear_schedule_with_warmup
 
 from deep_lora import DeepLoraConfig, adapted_layers
 from deep_lora.optimizer.lengths import guard
-from deep_lora.optimizer.paces import LIKELIHOOD, SCORES, SIMILARITIES
+from deep_lora.optimizer.paces import CLASSES, SCORES, SIMILARITIES, TOKENS
 from deep_lora.optimizer.steps import StepRule
 from tests.deep_lora.optimizer.ruled import MOST, PATH, STEPS, dense, norms, run, seeded, trained
 from tests.models import Mixed, adapt, adapter_tensors, bert_classifier, gpt2, ids
@@ -266,5 +266,5 @@ def test_tensors_that_no_gradient_reaches_are_named() -> None:
 
 def test_the_guards_formula() -> None:
     state = torch.tensor([1.0, 4.0, 9.0])
-    powers = {LIKELIHOOD: 2, SCORES: 1, SIMILARITIES: 6}
+    powers = {TOKENS: 2, CLASSES: 2, SCORES: 1, SIMILARITIES: 6}
     assert all(guard(state, pace).item() == pytest.approx(4.0**-power) for pace, power in powers.items())

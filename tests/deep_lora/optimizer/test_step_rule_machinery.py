@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from deep_lora import create_optimizer
 from deep_lora.optimizer.lengths import guard
-from deep_lora.optimizer.paces import LIKELIHOOD
+from deep_lora.optimizer.paces import TOKENS
 from tests.deep_lora.optimizer.ruled import MOST, dense, norms
 from tests.models import adapt, ids, llama
 
@@ -47,7 +47,7 @@ def assert_lengths(
             loss = wrapped(input_ids=batch, labels=batch).loss
         step(optimizer, loss)
         before, updates = updates, dense(model)
-        left = float(guard(optimizer.param_groups[0]["step_rule_state"], LIKELIHOOD))
+        left = float(guard(optimizer.param_groups[0]["step_rule_state"], TOKENS))
         for old, new, norm in zip(before, updates, norms(model), strict=True):
             assert (new - old).norm().item() == pytest.approx(PATH / STEPS * left * norm.item(), rel=2 * MOST)
     assert left < 1 and optimizer.param_groups[0]["step_rule_steps"] == STEPS

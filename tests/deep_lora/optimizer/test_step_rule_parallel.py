@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deep_lora import create_optimizer
 from deep_lora.optimizer.lengths import guard
-from deep_lora.optimizer.paces import LIKELIHOOD
+from deep_lora.optimizer.paces import TOKENS
 from tests.deep_lora.optimizer.ruled import MOST, dense, norms
 from tests.models import adapt, ids, llama
 from tests.processes import results_of_two
@@ -44,7 +44,7 @@ def train(net: nn.Module, rows: slice = slice(None)) -> dict[str, Any]:
         net(input_ids=batch, labels=batch).loss.backward()
         optimizer.step()
         states.append(whole(net))
-        guards.append(float(guard(optimizer.param_groups[0]["step_rule_state"], LIKELIHOOD)))
+        guards.append(float(guard(optimizer.param_groups[0]["step_rule_state"], TOKENS)))
     return {"states": states, "guards": guards}
 
 

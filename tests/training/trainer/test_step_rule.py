@@ -9,7 +9,7 @@ from peft import LoHaConfig, LoraConfig, get_peft_model
 from torch import nn
 
 from deep_lora import DeepLoraConfig
-from deep_lora.optimizer.paces import LIKELIHOOD, SCORES, SIMILARITIES
+from deep_lora.optimizer.paces import CLASSES, SCORES, SIMILARITIES, TOKENS
 from training.errors import UsageError
 from training.settings.adapter import AdapterArguments
 from training.trainer.optimizer import is_ruled
@@ -31,8 +31,8 @@ def test_deep_lora_has_the_rule_lora_has_it_if_it_is_asked_for_and_others_have_n
 
 def test_the_help_names_the_rules_paths() -> None:
     told = next(field for field in dataclasses.fields(AdapterArguments) if field.name == "path_length").metadata["help"]
-    assert SCORES.path == SIMILARITIES.path
-    assert f"{LIKELIHOOD.path:g} to learn classes or tokens and {SCORES.path:g} for everything else" in told
+    assert SCORES.path == SIMILARITIES.path and CLASSES.path == TOKENS.path
+    assert f"{CLASSES.path:g} to learn classes or tokens and {SCORES.path:g} for everything else" in told
 
 
 def test_sharding_that_flattens_factors_is_refused(monkeypatch) -> None:
