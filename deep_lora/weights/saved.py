@@ -83,11 +83,13 @@ def check_state(layer: Any, state: dict[str, Tensor], prefix: str) -> None:
 
     Raises:
         AdapterFileError: the settings differ, or updates were bounded by an earlier version.
+        ValueError: other factors are to replace those of a merged adapter.
     """
     bound = f"{prefix}{BOUND_NAME}"
     names = [bound, *(f"{bound}.{adapter_name}" for adapter_name in layer.deep_lora_core)]
     check_unbounded("the adapter", [name for name in names if name in state])
     for adapter_name in layer.deep_lora_core:
+        _check_unmerged(layer, adapter_name, state, prefix)
         saved = state.get(f"{prefix}{SETTINGS}.{adapter_name}")
         if saved is not None and not _has_factors(layer, adapter_name, state, prefix):
             continue  # torch refuses other sizes, and PEFT leaves them out where it is asked to
@@ -110,6 +112,19 @@ def check_loaded(layer: Any, adapter_name: str, prefix: str, missing: Collection
         if adapter_name in getattr(layer, part)
     }
     check_state(layer, {name: tensor for name, tensor in held.items() if name not in missing}, prefix)
+
+
+def _check_unmerged(layer: Any, adapter_name: str, state: dict[str, Tensor], prefix: str) -> None:
+    """Raise if factors are loaded over those that the base weight holds: unmerging would then take off others."""
+    if adapter_name not in layer.merged_adapters:
+        return
+    for name in layer.adapter_layer_names:
+        held, saved = fetched(getattr(layer, name), adapter_name), state.get(f"{prefix}{name}.{adapter_name}")
+        if saved is not None and not (saved.shape == held.shape and torch.equal(saved.to(held), held)):
+            raise ValueError(
+                f"the adapter {adapter_name!r} is merged, so what is loaded into it would have no effect, and "
+                "unmerging would take off what was never added; call `unmerge_adapter()` first"
+            )
 
 
 def _has_factors(layer: Any, adapter_name: str, state: dict[str, Tensor], prefix: str) -> bool:
