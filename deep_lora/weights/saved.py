@@ -48,7 +48,8 @@ def saved_scales(settings: Tensor) -> tuple[float, float]:
     if settings.dtype != torch.int64 or settings.shape != (4,):
         raise AdapterFileError(
             f"`{SETTINGS}` holds {settings.dtype} of shape {tuple(settings.shape)}, needed are four whole numbers; "
-            "the file was edited or is damaged: save the adapter again"
+            "the file was edited or is damaged: save the adapter again, and leave whole numbers as they are where "
+            "states are averaged"
         )
     core_scale, outer_scale = struct.unpack("<2d", struct.pack("<2q", *settings[2:].tolist()))
     return core_scale, outer_scale
@@ -166,13 +167,20 @@ def prepare_state_(layer: Any, state: dict[str, Tensor], prefix: str, *_: object
 
 
 def complete_state_(layer: Any, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
-    """Save offloaded values, and a start that the cores hold with their rounding, for whoever loads both in float32."""
+    """Save offloaded values, settings that no average has rounded, and a start with the rounding of cores that hold it.
+
+    Whoever loads these cores and their start in float32 has an identity then.
+    """
     for name in layer.saved_names:
         container = getattr(layer, name)
         for adapter_name in container if offloading_hook(container) is not None else ():
             key = f"{prefix}{name}.{adapter_name}"
             if key in state:
                 state[key] = fetched(container, adapter_name).detach()
+    for adapter_name in layer.deep_lora_settings:
+        key = f"{prefix}{SETTINGS}.{adapter_name}"
+        if key in state:
+            state[key] = held_settings(layer, adapter_name).to(state[key].device)
     for adapter_name in layer.deep_lora_start:
         key = f"{prefix}deep_lora_start.{adapter_name}"
         if key in state and not layer.differences[adapter_name]:

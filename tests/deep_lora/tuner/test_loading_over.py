@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deep_lora import AdapterFileError, DeepLoraConfig, convert_folder
 from deep_lora.weights.saved import SETTINGS
@@ -173,6 +174,26 @@ def test_other_values_are_not_loaded_over_a_merged_adapter_and_its_own_are(case,
     assert all(torch.equal(new, old) for new, old in zip(updates(model), updates(source), strict=True))
 
 
+@pytest.mark.parametrize("whole_state", [False, True], ids=["AveragedModel", "averages every tensor of the state"])
+@pytest.mark.parametrize("case", ["linear", "embedding", "conv2d", "experts"])
+def test_moving_averages_are_saved_and_loaded(case, whole_state, tmp_path) -> None:
+    source = adapted(case)
+    if whole_state:
+        average = copy.deepcopy(source)
+        for own, new in zip(average.state_dict().values(), source.state_dict().values(), strict=True):
+            own.copy_(0.999 * own + 0.001 * new)
+    else:
+        moving = AveragedModel(source, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+        for _ in range(3):
+            moving.update_parameters(source)
+        average = moving.module
+    average.save_pretrained(str(tmp_path))
+    torch.manual_seed(0)
+    loaded = PeftModel.from_pretrained(LAYER_CASES[case][0](), str(tmp_path))
+    for new, old in zip(updates(loaded), updates(source), strict=True):
+        assert torch.allclose(new, old, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "change",
     [lambda t: t[:2], lambda t: t.double(), lambda t: t.new_tensor([7, 1, 0, 0])],
@@ -181,7 +202,7 @@ def test_other_values_are_not_loaded_over_a_merged_adapter_and_its_own_are(case,
 def test_edited_settings_are_refused_also_by_the_conversion(change, tmp_path) -> None:
     adapted("linear").save_pretrained(str(tmp_path))
     _edited(tmp_path, change)
-    with pytest.raises(AdapterFileError, match="numbers; the file was edited|variant number 7"):
+    with pytest.raises(AdapterFileError, match="numbers; the file was edited.* averaged|variant number 7"):
         adapted("linear").load_adapter(str(tmp_path), "default")
-    with pytest.raises(AdapterFileError, match="numbers; the file was edited|variant number 7"):
+    with pytest.raises(AdapterFileError, match="numbers; the file was edited.* averaged|variant number 7"):
         convert_folder(tmp_path, None, assume_linear=True)
