@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft.utils import AuxiliaryTrainingWrapper
@@ -56,6 +57,37 @@ def part_shared_weights_(model: nn.Module) -> None:
         "`tie_word_embeddings=False` from now on, so a model saved afterwards is larger",
         stacklevel=2,
     )
+
+
+@contextmanager
+def output_tie_kept(model: Any) -> Iterator[None]:
+    """Keep `tie_word_embeddings` while merging, where it ties the output to others than the input embeddings.
+
+    Those of a decoder, beside an encoder with its own. PEFT compares input and output alone and unsets it; a saved
+    model would then have no weight for its output, and come back with a random one.
+    """
+    config: Any = getattr(model, "config", None)
+    tied = bool(getattr(config, "tie_word_embeddings", False)) and _output_is_tied_elsewhere(model)
+    with warnings.catch_warnings():
+        if tied:
+            warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        yield
+    if tied and _output_is_tied_elsewhere(model):
+        config.tie_word_embeddings = True
+
+
+def _output_is_tied_elsewhere(model: Any) -> bool:
+    if not isinstance(model, PreTrainedModel) or (outputs := model.get_output_embeddings()) is None:
+        return False
+    try:
+        inputs = model.get_input_embeddings()
+    except NotImplementedError:  # transformers does not know them
+        return False
+    weights = [
+        (part.get_base_layer() if isinstance(part, DeepLoraLayer) else part)._parameters.get("weight")
+        for part in (outputs, inputs)
+    ]
+    return weights[0] is not weights[1] and len(_holders(model).get(id(weights[0]), ())) > 1
 
 
 def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
