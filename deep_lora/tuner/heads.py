@@ -31,6 +31,9 @@ def add_head_(config: DeepLoraConfig, model: nn.Module) -> None:
     PEFT asks for `task_type` when it chooses the class of its model, before it makes the tuner. Filled in here it would
     change nothing but the saved configuration, which `AutoPeftModel` then refuses; so it stays as the user set it.
 
+    Raises:
+        ValueError: `target_parameters` names one of a module that is saved whole.
+
     Warns:
         UserWarning: a model for classification has no head that can be told from its base model, or a target lies in
             the head alone, so that it is not adapted.
@@ -45,6 +48,7 @@ def add_head_(config: DeepLoraConfig, model: nn.Module) -> None:
                 "trained nor saved",
                 stacklevel=2,
             )
+    _check_parameters(config, model, whole)
     if whole:
         config.modules_to_save = list(dict.fromkeys(whole))
 
@@ -80,6 +84,16 @@ def _warn_of_targets(config: DeepLoraConfig, model: PreTrainedModel, whole: list
                 f"`target_modules` names {target!r}, which lies in the head of the {type(model).__name__}: it is "
                 "trained and saved whole, not adapted; pass `modules_to_save=[]` to adapt it",
                 stacklevel=2,
+            )
+
+
+def _check_parameters(config: DeepLoraConfig, model: nn.Module, whole: list[str]) -> None:
+    ends = tuple(f".{name}" for name in config.target_parameters or ())
+    for name, _ in model.named_parameters():
+        if f".{name}".endswith(ends) and (outer := saved_whole(whole, name.rpartition(".")[0])):
+            raise ValueError(
+                f"`target_parameters` names {name!r}, but {outer!r} is trained and saved whole; leave the name out, or "
+                "pass a `modules_to_save` without it ([] for no head) and no `task_type`"
             )
 
 

@@ -221,3 +221,15 @@ def test_a_target_that_lies_in_the_head_alone_is_told_to_be_trained_whole() -> N
         adapt(build(), r=2, target_modules=["q_lin", "lin1"])
         adapted = adapt(build(), r=2, target_modules=["q_lin", "classifier"], modules_to_save=[])
     assert "deep_lora_V.default" in trainable(adapted.base_model.model.classifier)
+
+
+@pytest.mark.parametrize("settings", [{}, {"task_type": "SEQ_CLS"}, {"modules_to_save": ["classifier"]}])
+def test_a_parameter_of_what_is_saved_whole_is_refused(settings) -> None:
+    def build() -> hf.PreTrainedModel:
+        return hf.DistilBertForSequenceClassification(hf.DistilBertConfig(**DISTIL))
+
+    named = {"r": 2, "target_modules": ["q_lin"], "target_parameters": ["classifier.weight"]}
+    with pytest.raises(ValueError, match="'classifier.weight', but 'classifier' is trained and saved whole; leave"):
+        adapt(build(), **named, **settings)
+    adapted = adapt(build(), **named, modules_to_save=[])
+    assert "deep_lora_V.default" in trainable(adapted.base_model.model.classifier)
