@@ -26,7 +26,7 @@ from deep_lora.tuner.heads import add_head_
 from deep_lora.tuner.loading import keep_as_configured_, settle_saved_whole_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.recomputing import remember_disabled_
-from deep_lora.tuner.targets import check_is_called, is_target, linear_targets, warn_of_unmatched_depths
+from deep_lora.tuner.targets import check_apart, check_is_called, is_target, linear_targets, warn_of_unmatched_depths
 from deep_lora.tuner.untying import output_tie_kept, part_shared_weights_
 from deep_lora.tuner.weighted import WeightedAdapters
 from deep_lora.weights.offload import check_biases_here
@@ -140,6 +140,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         add_head_(peft_config, self.model)
         if is_all_linear(peft_config.target_modules):
             peft_config.target_modules = linear_targets(peft_config, self.model)  # type: ignore[assignment]  # as PEFT
+        check_apart(peft_config, self.model)
         return peft_config
 
     _check_target_module_exists = staticmethod(is_target)

@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
+from transformers import PreTrainedModel
 
 from deep_lora.config import DeepLoraConfig
+from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.linear import adds_product
 from deep_lora.targets import ALL_LINEAR
 from deep_lora.tuner.heads import saved_whole
@@ -37,8 +40,8 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
     """Return the names of the layers that "all-linear" means in this model.
 
     These are PEFT's, all linear layers but output embeddings, without those that are saved whole, excluded, in a layer
-    that `layers_to_transform` leaves out, whose weights are read without a call, whose parameters are adapted, or that
-    do not return one vector of their width, which are warned of.
+    that `layers_to_transform` leaves out, whose weights are read without a call, whose parameters are adapted, or, with
+    a warning, that another adapter saves whole or that do not return one vector of their width.
 
     Raises:
         ValueError: there is none, and no `target_parameters` either.
@@ -53,6 +56,7 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
         if in_layer and is_target(config, name) and not is_raw_weight(model, last):
             found.add(name)
     found -= _owners(model, config.target_parameters or ())
+    found -= _of_other_adapters(model, found)
     unlike = {name for name in found if adds_product(model.get_submodule(name)) is None}
     if unlike:
         warnings.warn(
@@ -73,6 +77,55 @@ def _owners(model: nn.Module, parameters: Iterable[str]) -> set[str]:
     """Return the names of the modules that hold these parameters, which PEFT matches by the ends of their names."""
     ends = tuple(f".{name}" for name in parameters)
     return {name.rpartition(".")[0] for name, _ in model.named_parameters() if f".{name}".endswith(ends)}
+
+
+def _of_other_adapters(model: nn.Module, names: Iterable[str]) -> set[str]:
+    """Return those of the names that lie in what other adapters train and save whole, and warn of them.
+
+    Output embeddings are no target anyway; wrapped, PEFT does not know them again.
+    """
+    outputs = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    inside = {name: outer for outer, module in _wrappers(model).items() for name in names if _lies_in(name, outer)}
+    left_out = sorted({outer for outer in inside.values() if model.get_submodule(outer) is not outputs})
+    if left_out:
+        warnings.warn(
+            f"'all-linear' leaves out {', '.join(left_out)}, which another adapter of this model trains and saves "
+            "whole; use a model of its own to adapt them",
+            stacklevel=2,
+        )
+    return set(inside)
+
+
+def check_apart(config: DeepLoraConfig, model: nn.Module) -> None:
+    """Check that nothing is adapted by one adapter and saved whole by another: PEFT could not save either.
+
+    Raises:
+        ValueError: something is.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, DeepLoraLayer) and (whole := saved_whole(config.modules_to_save, name)):
+            raise ValueError(
+                f"{whole!r} is to be trained and saved whole, but another adapter of this model adapts {name!r}; leave "
+                "it out of `modules_to_save` ([] for no head), or use a model of its own for this adapter"
+            )
+    ends = tuple(f".{name}" for name in config.target_parameters or ())
+    for outer, wrapper in _wrappers(model).items():
+        modules = [name for name, _ in wrapper.named_modules(prefix=outer) if is_target(config, name)]
+        targets = modules + [name for name, _ in wrapper.named_parameters(outer) if f".{name}".endswith(ends)]
+        if targets:
+            raise ValueError(
+                f"{outer!r} is to be adapted, wholly or in part, but another adapter of this model trains rows of it, "
+                "or all of it, and saves them; leave it out (`exclude_modules`), or use a model of its own for this "
+                "adapter"
+            )
+
+
+def _wrappers(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)}
+
+
+def _lies_in(name: str, outer: str) -> bool:
+    return f"{name}.".startswith(f"{outer}.")
 
 
 def check_is_called(model: nn.Module, name: str) -> None:
