@@ -59,8 +59,10 @@ def tower_features(output: Any, pooling: Pooling, mask: Tensor | None = None) ->
         return _end(hidden, pooling, mask)
     if mask is None:
         return hidden.mean(1)
-    weights = mask.to(hidden)[:, :, None]
-    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=torch.finfo(hidden.dtype).tiny)
+    tokens = (mask != 0).to(hidden.device)[:, :, None]
+    # What padding holds counts for nothing, NaN included; a sum in half precision could leave its range.
+    total = hidden.masked_fill(~tokens, 0).sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    return (total / tokens.sum(1).clamp(min=1)).to(hidden.dtype)
 
 
 def output_mask(tower: nn.Module, inputs: Mapping[str, Any], output: Any) -> Tensor | None:

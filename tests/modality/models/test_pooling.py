@@ -176,3 +176,27 @@ def test_a_mask_that_nobody_can_read_is_refused_and_never_dropped(build, inputs,
     mask[0, 1:] = 0
     with pytest.raises(ValueError, match=r"the tower returned .* for a mask of .* that marks padding.*wrap the tower"):
         model({**inputs, "attention_mask": mask}, torch.randn(2, 16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_mean_in_half_precision_stays_in_its_range(dtype) -> None:
+    hidden = torch.full((2, 3000, 4), 60.0, dtype=dtype)
+    mask = torch.ones(2, 3000, dtype=torch.long)
+    mask[0, 1500:] = 0
+    pooled = tower_features(hidden, "mean", mask)
+    assert pooled.dtype == dtype
+    assert torch.equal(pooled, hidden[:, 0])
+
+
+@pytest.mark.parametrize("filling", [float("nan"), float("inf"), 7.0])
+@pytest.mark.parametrize("kind", [torch.long, torch.bool, torch.float32])
+def test_what_padding_holds_has_no_part_in_the_mean_or_its_gradient(kind, filling) -> None:
+    hidden = torch.randn(3, 4, 2)
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]]).to(kind)
+    hidden[mask == 0] = filling
+    hidden.requires_grad_()
+    pooled = tower_features(hidden, "mean", mask)
+    assert torch.allclose(pooled, torch.stack([hidden[0, :2].mean(0), hidden[1, 1:].mean(0), torch.zeros(2)]))
+    pooled.sum().backward()
+    wanted = torch.tensor([[1 / 2, 1 / 2, 0, 0], [0, 1 / 3, 1 / 3, 1 / 3], [0, 0, 0, 0]])
+    assert torch.allclose(hidden.grad, wanted[:, :, None].expand(3, 4, 2))
