@@ -43,8 +43,8 @@ def encode_in_chunks(
         parameters: what `encode` uses; those of `encode` itself if it is a module.
 
     Raises:
-        ValueError: for an invalid size, inputs with different numbers of rows, or a function without `parameters`; in
-            the backward pass, for reentrant checkpointing.
+        ValueError: for an invalid size, inputs with different numbers of rows, outputs that are not one embedding for
+            each row, or a function without `parameters`; in the backward pass, for reentrant checkpointing.
 
     Source: Gao et al., RepL4NLP 2021 (GradCache).
 
@@ -114,6 +114,7 @@ class _Encode(torch.autograd.Function):
             state.copy_(torch.get_rng_state())
             ctx.device_states.append(get_device_states(*chunks.tensors()))
             part = chunks(start)[0]
+            _check_rows(part, min(chunks.size, chunks.num_rows - start))
             if embeddings is None:
                 embeddings = part.new_empty(chunks.num_rows, *part.shape[1:])
             embeddings[start : start + len(part)] = part
@@ -139,6 +140,15 @@ class _Encode(torch.autograd.Function):
             totals = [_added(total, part) for total, part in zip(totals, found[inputs:], strict=True)]
         whole = [_joined(parts) for parts in zip(*of_inputs, strict=True)]
         return None, *whole, *totals
+
+
+def _check_rows(embeddings: Any, rows: int) -> None:
+    if not isinstance(embeddings, Tensor) or embeddings.dim() == 0 or len(embeddings) != rows:
+        found = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
+        raise ValueError(
+            f"`encode` must return a tensor with one embedding for each row, got {found} for {rows} rows; pick the "
+            "embeddings from what it returns, and sum over rows after the chunks are put together"
+        )
 
 
 def _refuse_reentrant_checkpoints(output: Tensor) -> None:
