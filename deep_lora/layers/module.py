@@ -96,7 +96,9 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
         if samples != len(adapter_names):
             raise ValueError(
                 "Length of `adapter_names` should be the same as the number of inputs, but got "
-                f"{len(adapter_names)} and {samples} respectively."
+                f"{len(adapter_names)} and {samples} respectively. Give one name for each sample; if you did, this "
+                "layer sees something else than one row for each sample, so leave it out of mixed batches "
+                "(`exclude_modules`), or call the model once for each adapter, after `set_adapter`"
             )
         if self.merged:
             raise ValueError(

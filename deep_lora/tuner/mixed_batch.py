@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any
 
 from peft.utils import AuxiliaryTrainingWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.finding import adapter_names as adapter_names_of
 
 BASE_MODEL = "__base__"
+# Their layers see (tokens, samples). With as many tokens as samples nothing else would show it.
+_TOKENS_FIRST = {"fsmt", "led", "longformer", "xlnet"}
 
 
 def _inject(
@@ -25,13 +27,26 @@ def _inject(
     adapter_names: Sequence[str],
     called: set[int],
     thread: int,
+    model_type: str | None = None,
 ) -> tuple[tuple, dict[str, Any]] | None:
     if kwargs is None:  # torch calls another thread's hook so, while that is put on or taken off
         return None
     if threading.get_ident() == thread or getattr(module, "_is_replica", False):  # of `nn.DataParallel`
+        _check_order(args, adapter_names, model_type)
         kwargs["adapter_names"] = adapter_names
         called.add(id(module))
     return args, kwargs
+
+
+def _check_order(args: tuple, adapter_names: Sequence[str], model_type: str | None) -> None:
+    x = args[0] if args else None
+    count = len(adapter_names)
+    square = isinstance(x, Tensor) and x.ndim > 2 and x.shape[:2] == (count, count)
+    if model_type in _TOKENS_FIRST and square and count > 1:
+        raise ValueError(
+            f"layers of a {model_type} model see tokens before samples, and this batch has {count} of both, so it "
+            "cannot be told which sample has which adapter; call the model once for each adapter, after `set_adapter`"
+        )
 
 
 def _encoder(model: Any) -> nn.Module | None:
@@ -56,8 +71,8 @@ def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: 
     Beam search repeats each sample `num_beams` times, everywhere but in the encoder of an encoder-decoder model.
 
     Raises:
-        ValueError: in training mode, for a name that no layer knows, or where a model reads a layer's weight, which has
-            no samples, and does not call the layer.
+        ValueError: in training mode, for a name that no layer knows, where a model reads a layer's weight, which has
+            no samples, and does not call the layer, or where tokens could be taken for samples.
         TypeError: if beams are searched and the names are not a list.
     """
     _check_names(tuner, adapter_names)
@@ -70,6 +85,7 @@ def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: 
     encoder = _encoder(tuner.model)
     in_encoder = set() if encoder is None else {id(module) for module in encoder.modules()}
     handles, called, thread = [], set[int](), threading.get_ident()
+    model_type = getattr(getattr(tuner.model, "config", None), "model_type", None)
     try:
         saved_whole = [module for module in tuner.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         layers: list[Any] = list(adapted_layers(tuner).values())
@@ -77,7 +93,7 @@ def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: 
             layer.read_in_mixed_batch[thread] = False
         for module in [*layers, *saved_whole]:
             names = adapter_names if id(module) in in_encoder else repeated
-            hook = partial(_inject, adapter_names=names, called=called, thread=thread)
+            hook = partial(_inject, adapter_names=names, called=called, thread=thread, model_type=model_type)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
         read = [name for name, layer in adapted_layers(tuner).items() if layer.read_in_mixed_batch[thread]]
