@@ -70,9 +70,10 @@ def fit_biases(entries: ObservedEntries, biases: bool | str, decay: float) -> Bi
     if has_columns(biases):
         blocks.append(_indicators(entries.cols.numpy(), n_in, root))
     if blocks:
-        solution = lsqr(hstack(blocks, format="csr"), root * (values - mean), damp=decay**0.5, atol=1e-12, btol=1e-12)[
-            0
-        ]
+        target = root * (values - mean)
+        unit = np.ldexp(1.0, np.frexp(np.abs(target).max())[1])  # lsqr adds its eps to numbers that may be as small
+        system = hstack(blocks, format="csr")
+        solution = unit * lsqr(system, target / unit, damp=decay**0.5, atol=1e-12, btol=1e-12)[0]
         if has_rows(biases):
             row, solution = solution[:n_out], solution[n_out:]
         if has_columns(biases):

@@ -135,9 +135,10 @@ def test_another_unit_of_the_data_changes_predictions_by_that_unit_alone(implici
     data = ratings()
     settings = {"rank": 4, "max_epochs": 20, "random_state": 0, "dtype": "float64"}
     one = MatrixCompletion(implicit_feedback=implicit_feedback, **settings).fit(data).complete()
-    other = MatrixCompletion(implicit_feedback=implicit_feedback, **settings).fit(1000 * data - 70).complete()
     # Rounding of the data (eps * 4e3) passes through 20 steps of Adam, each of which divides by gradients.
-    assert np.abs(other - (1000 * one - 70)).max() <= 1e-6 * np.abs(other).max()
+    for unit, offset in ((1000, -70), (1e-27, 0), (1e27, 0)):
+        other = MatrixCompletion(implicit_feedback=implicit_feedback, **settings).fit(unit * data + offset).complete()
+        assert np.abs(other - (unit * one + offset)).max() <= 1e-6 * np.abs(other).max()
 
 
 def test_predictions_are_the_formula_of_the_fitted_attributes():

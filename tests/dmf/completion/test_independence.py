@@ -74,7 +74,7 @@ def test_zeros_are_completed_by_zeros(biases):
     assert np.array_equal(completed, np.zeros((12, 9)))
 
 
-@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("unit", [1e-150, 1e-27, 1e-6, 1.0, 1e6])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
 def test_an_additive_table_is_completed_exactly_in_any_unit(unit, dtype, tolerance):
     rng = np.random.default_rng(0)
