@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.nn.parameter import is_lazy
+
 from deep_lora.config import DeepLoraConfig
 from deep_lora.layers.attention import MultiheadAttention
 from deep_lora.layers.conv import Conv1d, Conv2d, Conv3d
@@ -28,11 +30,16 @@ def wrapped_layer(
         kwargs: rank, depth and the like; see `AdaptedModule`.
 
     Raises:
-        ValueError: if no adapted layer takes a base layer of this type.
+        ValueError: if no adapted layer takes a base layer of this type, or it has no shape yet.
     """
     if parameter_name is not None:
         return ParamWrapper(target, adapter_name, parameter_name=parameter_name, config=config, **kwargs)
     base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
+    weight = getattr(base, "weight", None)
+    if weight is not None and is_lazy(weight):
+        raise ValueError(
+            f"a {type(base).__name__} has no shape before it is called; call the model once, then make the adapter"
+        )
     backend = quantization_backend(base, kwargs.get("get_apply_tensor_subclass"))
     quantized_kind = None if backend is None else backend.layer_type
     for kind in KINDS:

@@ -11,7 +11,7 @@ from torch import nn
 
 from deep_lora import DeepLoraConfig, DeepLoraLayer, initialize_subspaces_, to_lora
 from deep_lora.subspaces.callback import _first_batches
-from tests.models import bases_of
+from tests.models import adapt, bases_of
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -159,3 +159,13 @@ def test_an_adapter_made_for_inference_draws_nothing_and_is_an_identity_with_ort
     (layer,) = (module for module in model.modules() if isinstance(module, DeepLoraLayer))
     for basis in bases_of(layer):
         assert torch.equal(basis.mT @ basis, torch.eye(2))
+
+
+@pytest.mark.parametrize("targets", [["0"], "all-linear"])
+def test_a_lazy_layer_has_to_be_called_first(targets) -> None:
+    base = nn.Sequential(nn.LazyLinear(4))
+    with pytest.raises(ValueError, match="a LazyLinear has no shape before it is called; call the model once"):
+        adapt(base, r=2, target_modules=targets)
+    x = torch.randn(3, 5)
+    wanted = base(x)
+    assert torch.equal(adapt(base, r=2, target_modules=targets)(x), wanted)
