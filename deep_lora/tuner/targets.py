@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from deep_lora.config import DeepLoraConfig
-from deep_lora.layers.base import DeepLoraLayer
+from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.linear import adds_product
 from deep_lora.targets import ALL_LINEAR
 from deep_lora.tuner.heads import saved_whole
@@ -102,8 +102,8 @@ def check_apart(config: DeepLoraConfig, model: nn.Module) -> None:
     Raises:
         ValueError: something is.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, DeepLoraLayer) and (whole := saved_whole(config.modules_to_save, name)):
+    for name in adapted_layers(model):
+        if whole := saved_whole(config.modules_to_save, name):
             raise ValueError(
                 f"{whole!r} is to be trained and saved whole, but another adapter of this model adapts {name!r}; leave "
                 "it out of `modules_to_save` ([] for no head), or use a model of its own for this adapter"

@@ -162,5 +162,5 @@ def test_evaluation_is_not_chunked_and_returns_logits() -> None:
     "encode", [lambda x: x.mean(0, keepdim=True), lambda x: (x, x), lambda x: x.sum()], ids=["mean", "tuple", "number"]
 )
 def test_an_encoder_that_returns_no_row_for_each_row_is_refused(encode) -> None:
-    with pytest.raises(ValueError, match="with one embedding for each row, got .* for 2 rows; pick"):
+    with pytest.raises(ValueError, match="for each row, got .* for 2 rows; pick the embeddings from what it returns"):
         encode_in_chunks(encode, torch.randn(5, 3, requires_grad=True), 2, parameters=())
