@@ -2,7 +2,7 @@
 
 python -m tests.training.trainer.kill_runs --kills 30 --processes 1
 python -m tests.training.trainer.kill_runs --kills 30 --processes 2
-python -m tests.training.trainer.kill_runs --kills 30 --command contrastive
+python -m tests.training.trainer.kill_runs --kills 30 --command contrastive    (or classify, or complete)
 python -m tests.training.trainer.kill_runs --kills 3 --processes 2 --command tools    (or packing, or dpo)
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.processes import forks, free_port, take_rank
@@ -33,9 +34,11 @@ COMMANDS = {
                  "lr_scheduler_type": "constant"},
     "contrastive": {"model": "clip", "dataset": "pictures-0.csv", "schedule": "cosine", "swap": "soft",
                     "swap_probability": 0.5},
+    "classify": {"model": "vit", "dataset": "classes", "adapter_dropout": 0.1},
     "tools": {"task": "chat", "model": "chat", "dataset": "tools.jsonl", "adapter_dropout": 0.1},
     "packing": {"task": "chat", "model": "chat", "dataset": "chats.jsonl", "packing": "true", "max_length": 64},
     "dpo": {"task": "dpo", "model": "chat", "dataset": "preferences.jsonl"},
+    "complete": {"data": "ratings.csv", "rank": 6, "max_epochs": 400, "patience": 400},
 }  # fmt: skip
 
 
@@ -58,14 +61,34 @@ def save_chats(folder: Path) -> None:
     chats.save_rows(folder / "preferences.jsonl", chats.rows("preferences", 30))
 
 
+def save_classes(folder: Path) -> None:
+    """Write pictures in a folder for each class."""
+    for number in range(30):
+        place = folder / "classes" / ("dark" if number % 2 else "light")
+        place.mkdir(parents=True, exist_ok=True)
+        shade = 5 * number + (0 if number % 2 else 100)
+        Image.new("RGB", (20, 20), (shade, 255 - shade, shade)).save(place / f"{number}.png")
+
+
+def save_ratings(folder: Path) -> None:
+    """Write half of the entries of a matrix."""
+    generator = random.Random(0)
+    rows = [
+        f"{i},{j},{i * j % 7 + generator.random()}" for i in range(60) for j in range(50) if generator.random() < 0.5
+    ]
+    (folder / "ratings.csv").write_text("row,column,value\n" + "\n".join(rows) + "\n", encoding="utf-8")
+
+
 def words_of(command: str, folder: Path, output: Path, steps: int) -> list[str]:
-    own = {name: folder / value if name in ("model", "dataset") else value for name, value in COMMANDS[command].items()}
-    options = own | {
-        "output_dir": output, "max_steps": steps,
+    paths = ("model", "dataset", "data")
+    own = {name: folder / value if name in paths else value for name, value in COMMANDS[command].items()}
+    trained = {
+        "max_steps": steps,
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 3,
         "eval_strategy": "steps", "eval_steps": 4, "logging_steps": 1, "disable_tqdm": "true", "use_cpu": "true",
         "rank": 2,
     }  # fmt: skip
+    options = own | {"output_dir": output} | (trained if "model" in own else {})
     return [
         "finetune" if "task" in own else command,
         *(str(word) for name, value in options.items() for word in (f"--{name}", value)),
@@ -96,6 +119,9 @@ class Runs:
         tiny.save_csv(folder / "reviews.csv", rows=30)
         tiny.save_clip(folder / "clip")
         tiny.save_pictures(folder, rows=30)
+        tiny.save_vit(folder / "vit")
+        save_classes(folder)
+        save_ratings(folder)
         if command in ("tools", "packing", "dpo"):
             save_chats(folder)
 
@@ -141,8 +167,9 @@ class Runs:
 
 
 def weights_of(output: Path) -> dict[str, torch.Tensor]:
-    files = sorted((output / "adapter").rglob("*.safetensors"))
-    return {f"{path.parent.name}/{name}": tensor for path in files for name, tensor in load_file(path).items()}
+    files = [*sorted((output / "adapter").rglob("*.safetensors")), *output.glob("model.safetensors")]
+    places = {path.parent.relative_to(output): load_file(path) for path in files}
+    return {f"{place}/{name}": tensor for place, held in places.items() for name, tensor in held.items()}
 
 
 def run_all(folder: Path, kills: int, processes: int, seed: int, command: str = "finetune") -> list[Outcome]:
