@@ -111,7 +111,7 @@ class DeepLoraCallback(TrainerCallback, ExportableState):
     def _let_go(self, args: TrainingArguments) -> None:
         if self.rule is not None:
             self.rule.remove()
-        args.max_grad_norm = self._max_grad_norm or args.max_grad_norm
+        args.max_grad_norm = args.max_grad_norm or self._max_grad_norm  # a search of hyperparameters sets another
         self._max_grad_norm = 0.0
 
     def _initialize(

@@ -63,6 +63,14 @@ def test_the_block_for_transformers(folder: Path) -> None:
     assert has_moved(run("transformers", {"model": bert_classifier(), "data": data})["model"])
 
 
+def test_the_block_for_a_search(folder: Path) -> None:
+    pytest.importorskip("optuna")
+    data = [{"input_ids": row, "labels": row[0] % 2} for row in ids(8)]
+    names = run("Hyperparameter search", {"new_base": bert_classifier, "data": data, "held_out": data})
+    assert names["trainer"].state.num_train_epochs == names["best"].hyperparameters["num_train_epochs"]
+    assert has_moved(names["trainer"].model)
+
+
 @pytest.mark.parametrize("kind", ["SFT", "DPO", "GRPO", "Reward"])
 def test_the_blocks_for_trl(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trl = pytest.importorskip("trl", reason="TRL needs Python 3.11")  # declared so in setup.cfg
