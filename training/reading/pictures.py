@@ -7,11 +7,12 @@ import struct
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from training.errors import RunError, UsageError
@@ -44,7 +45,9 @@ def decode(image: dict[str, Any]) -> Image.Image:
         OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError,
         struct.error, Image.DecompressionBombError,
     ) as error:  # fmt: skip
-        raise RunError(f"the image {image.get('path')} cannot be read: {error or type(error).__name__}") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is not an image of a known kind" if unknown else error or type(error).__name__
+        raise RunError(f"the image {image.get('path')} cannot be read: {reason}") from error
 
 
 def _bits_of(image: Image.Image) -> int:
@@ -62,7 +65,9 @@ def _of_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
         factor = next((factor for top, factor in _RANGES if values.max(initial=0) <= top), None)
     if factor is None or not values.min(initial=0) >= 0:
         raise ValueError(f"it holds numbers from {values.min():g} to {values.max():g}; save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(values * factor).astype(np.uint8))
+    scaled = np.rint(values * factor).astype(np.uint8)
+    scaled[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(scaled)
 
 
 def readable(split: Dataset, column: str, name: str, skip: bool) -> Dataset:
@@ -134,9 +139,11 @@ def _look_at(image: dict[str, Any]) -> _Look:
     bands: Any = decoded.getextrema()  # of RGB: (lowest, highest) of each band
     if not 0 < max(top for _, top in bands) <= _DARK:
         return _Look(None)
-    with _opened(image) as opened:
-        return _Look(None, dark=opened.mode.startswith("I"))
+    with _opened(image) as opened:  # colors of 16 bits get a mode of 8
+        return _Look(None, dark=opened.mode.startswith("I") or any(";16" in str(tile.args) for tile in opened.tile))
 
 
 def _opened(image: dict[str, Any]) -> Image.Image:
-    return Image.open(image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"]))
+    """Open an image, from memory: of files, Pillow maps those with turned sides in the wrong shape."""
+    held = image.get("bytes")
+    return Image.open(io.BytesIO(Path(image["path"]).read_bytes() if held is None else held))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -55,14 +56,27 @@ def test_numbers_of_12_bits_become_those_of_8_if_the_file_says_so(tmp_path) -> N
     assert np.asarray(decode({"path": str(tmp_path / "image.tif")}))[0, :, 0].tolist() == [0, 255, 128, 1]
 
 
+def png_of_16_bits(color: list[int]) -> bytes:
+    """One point of red, green and blue."""
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(b"\0" + struct.pack(">HHH", *color)),
+        b"IEND": b"",
+    }
+    blocks = [struct.pack(">I", len(held)) + name + held + struct.pack(">I", zlib.crc32(name + held))
+              for name, held in parts.items()]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(blocks)
+
+
 def test_dark_pictures_of_16_bits_are_told(tmp_path) -> None:
     """As cameras save 12 bits; a black picture, and a dark one of 8 bits, are as they are."""
     tops = {"wide": (4095, np.uint16), "black": (0, np.uint16), "dark": (15, np.uint8), "bright": (65535, np.uint16)}
     for name, (top, kind) in tops.items():
         Image.fromarray((GRAY * top).astype(kind)).save(tmp_path / f"{name}.png")
-    paths = [str(tmp_path / f"{name}.png") for name in ("bright", "black", "dark", "wide")]
+    (tmp_path / "colors.png").write_bytes(png_of_16_bits([4095, 300, 0]))
+    paths = [str(tmp_path / f"{name}.png") for name in ("bright", "black", "dark", "wide", "colors")]
     data = Dataset.from_dict({"image": paths}).cast_column("image", Stored(decode=False))
-    with pytest.warns(UserWarning, match="1 of 4 pictures of the train data have 16 bits and are nearly black, .*wide"):
+    with pytest.warns(UserWarning, match="2 of 5 pictures of the train data have 16 bits and are nearly black, .*wide"):
         assert readable(data, "image", "train", False) is data
 
 
@@ -82,6 +96,7 @@ def test_what_is_transparent_becomes_white(tmp_path) -> None:
         "P": Image.new("P", (2, 1), 0),
         "L": Image.new("L", (2, 1), 0),
         "RGB": Image.new("RGB", (2, 1), (0, 0, 0)),
+        "I;16": Image.fromarray(np.array([[9, 0]], dtype=np.uint16)),
     }
     drawings["RGBA"].putpixel((1, 0), (0, 0, 0, 255))
     drawings["LA"].putpixel((1, 0), (0, 255))
@@ -89,10 +104,10 @@ def test_what_is_transparent_becomes_white(tmp_path) -> None:
     drawings["P"].putpixel((1, 0), 1)
     drawings["L"].putpixel((1, 0), 1)
     drawings["RGB"].putpixel((1, 0), (1, 1, 1))
-    said = {"P": 0, "L": 0, "RGB": (0, 0, 0)}
+    said = {"P": 0, "L": 0, "RGB": (0, 0, 0), "I;16": 9}
     for mode, image in drawings.items():
         options = {"transparency": said[mode]} if mode in said else {}
-        found = decoded(image, tmp_path / f"{mode}.png", **options)
+        found = decoded(image, tmp_path / f"{mode[:3]}.png", **options)
         assert found[0, 0].tolist() == [255, 255, 255] and found[0, 1].max() < 10, mode
     half = decoded(Image.new("RGBA", (1, 1), (0, 0, 0, 128)), tmp_path / "half.png")
     assert abs(int(half[0, 0, 0]) - 127) <= 1

@@ -37,6 +37,29 @@ def test_pictures_are_turned_as_by_the_libraries(orientation, mode, tmp_path) ->
     assert np.array_equal(found, np.asarray(decode({"path": None, "bytes": path.read_bytes()})))
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_scans_in_tiff_files_that_are_not_compressed_are_turned(orientation, kind, tmp_path) -> None:
+    """Pillow maps such files into memory with the sides of the turned picture."""
+    values, exif = np.arange(1, 7).reshape(2, 3), Image.Exif()
+    exif[ORIENTATION] = orientation
+    full = 257 if kind is np.uint16 else 1
+    Image.fromarray((values * full).astype(kind)).save(tmp_path / "scan.tif", exif=exif)
+    turned = {
+        1: values, 2: values[:, ::-1], 3: values[::-1, ::-1], 4: values[::-1], 5: values.T,
+        6: values[::-1].T, 7: values[::-1, ::-1].T, 8: values[:, ::-1].T,
+    }  # fmt: skip
+    found = np.asarray(decode({"path": str(tmp_path / "scan.tif")}))[..., 0]
+    assert found.tolist() == turned[orientation].tolist()
+
+
+def test_what_is_no_image_is_told_by_its_name_alone(tmp_path) -> None:
+    (tmp_path / "page.png").write_text("<html>")
+    for image in ({"path": str(tmp_path / "page.png")}, {"path": "page.png", "bytes": b"<html>"}):
+        with pytest.raises(RunError, match=r"page.png cannot be read: it is not an image of a known kind$"):
+            decode(image)
+
+
 def test_pictures_of_a_phone_are_turned(tmp_path) -> None:
     path = picture(tmp_path / "phone.jpg", "RGB", 6)
     upright = decode({"path": str(path)})
