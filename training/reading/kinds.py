@@ -32,6 +32,8 @@ _AT_ENDS = re.compile(rf"^[\s{_MARKS}]+|[\s{_MARKS}]+$")
 _SHOWN = 40
 _NUL = "a text cannot hold NUL characters: remove them, or export the file again"
 _TRUTHS = {"true": "True", "false": "False"}
+# How a list begins that was written as a text: by Python, JSON, or numpy.
+LISTED = re.compile(r"""\[['"]|\{['"]|\((?:'[^']*'|"[^"]*"),\s*['")]|\[\s*-?\d+(?:\s+-?\d+)*\s*\]$""")
 
 
 class Column(NamedTuple):
@@ -131,6 +133,10 @@ def class_name(column: Column) -> Typed:
         return _declared(column), column.feature
     names = [(composed(value) or None) if isinstance(value, str) else value for value in _as_written(column)]
     known = {name for name in names if name is not None}
+    if lists := {name for name in known if LISTED.match(name)}:
+        row = next(row for row, name in enumerate(names) if name in lists)
+        remedy = "write one in each row (finetune has --task multilabel for several)"
+        raise column.wrong(row, names[row], f"it looks like a list, and a class is one name; {remedy}")
     if (others := known - MISSING_WORDS) and others < known and are_numbers(others):
         names = [None if name in MISSING_WORDS else name for name in names]
         known = others

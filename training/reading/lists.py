@@ -13,27 +13,35 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from datasets import ClassLabel
 
-from training.reading.kinds import Column, Typed, broken, composed, is_blank, plain
+from training.reading.kinds import LISTED, Column, Typed, broken, composed, is_blank, plain
 
 NO_TAG = "-100"  # of words that have none, as torch and transformers mark them
-_COMMAS = re.compile(r"[^\s,\[\]]+(,[^\s,\[\]]+)+")  # O,B-LOC
+_COMMAS = re.compile(r"[^\s,\[\]()]+(,[^\s,\[\]()]+)+")  # O,B-LOC
+_NO_LIST = "it looks like a list, but is not one, or others are not"
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
 
 
 class _Listing(NamedTuple):
-    """What is listed, how a text lists it, and the remedy for what does not."""
+    """What is listed, how a text lists it, how one tells that it would cut a list, and the remedy."""
 
     unit: str
     split: Callable[[str], list[str]]
+    cuts: Callable[[str], bool]
     remedy: str
 
 
-_WORDS = _Listing("tag", str.split, "write lists of texts, or texts separated by spaces")
-_LABELS = _Listing(
-    "label",
-    lambda text: [part.strip() for part in re.split("[,;|]", text) if part.strip()],
-    "write lists of labels, or labels separated by commas",
-)
+def _labels_in(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"[,;|\n]", text) if part.strip()]
+
+
+def _cuts_brackets(text: str) -> bool:
+    """Tell whether a comma or the like separates a bracket at the start from the one that closes it."""
+    first = next(iter(_labels_in(text)), "")
+    return first[:1] in ("[", "(", "{") and sum(map(first.count, "[({")) != sum(map(first.count, "])}"))
+
+
+_WORDS = _Listing("tag", str.split, lambda text: False, "write lists of texts, or texts separated by spaces")
+_LABELS = _Listing("label", _labels_in, _cuts_brackets, "write lists of labels, or labels separated by commas")
 
 
 def words(column: Column) -> Typed:
@@ -63,7 +71,7 @@ def tags(column: Column) -> Typed:
 def labels(column: Column) -> Typed:
     """Return the labels of each row: a list, a list that was written as text, or a text with commas between labels.
 
-    A comma can be a semicolon or a bar. A row in which nothing is written has no label.
+    A comma can be a semicolon, a bar or a line break. A row in which nothing is written has no label.
 
     Raises:
         UsageError: column and line of a value that is neither.
@@ -95,7 +103,7 @@ def captions(column: Column) -> Typed:
     """
     found = column.listed()
     texts = [value.strip() for value in found if isinstance(value, str)]
-    are_lists = bool(texts) and all(value[:1] == "[" and _list_of(value) is not None for value in texts)
+    are_lists = bool(texts) and all(value[:1] in ("[", "(") and _list_of(value) is not None for value in texts)
     rows = [_captions_of(column, row, value, are_lists) for row, value in enumerate(found)]
     return pa.array(rows, pa.list_(pa.string())), None
 
@@ -103,8 +111,8 @@ def captions(column: Column) -> Typed:
 def _captions_of(column: Column, row: int, value: Any, are_lists: bool) -> list[str] | None:
     entries = value
     if isinstance(value, str):
-        if not are_lists and value.strip()[:2] in ("['", '["'):
-            raise column.wrong(row, value, "it looks like a list, but is not one, or others are not")
+        if not are_lists and LISTED.match(value.strip()):
+            raise column.wrong(row, value, f"{_NO_LIST}: write lists of texts, or a caption in each row")
         entries = _list_of(value.strip()) if are_lists else None if is_blank(value) else [value]
     if entries is None:
         return None
@@ -134,30 +142,30 @@ def _names_of(column: Column) -> dict[int, str]:
 
 def _entries(column: Column, names: dict[int, str], listing: _Listing) -> list[list[str] | None]:
     found = column.listed()
-    texts = [value for value in found if isinstance(value, str)]
-    bracketed = bool(texts) and all(value.strip()[:1] == "[" and value.strip()[-1:] == "]" for value in texts)
+    lists = _lists_of([value for value in found if isinstance(value, str)])
     rows: list[list[str] | None] = []
     for row, value in enumerate(found):
         entries = value
         if isinstance(value, str):
-            entries = _of_text(column, row, value, bracketed, listing)
+            entries = lists.get(value) if lists else listing.split(value) or None
+            if lists and entries is None or not lists and (LISTED.match(value.strip()) or listing.cuts(value)):
+                raise column.wrong(row, value, f"{_NO_LIST}: {listing.remedy}")
         if entries is not None and not isinstance(entries, (list, tuple)):
             raise column.wrong(row, value, listing.remedy)
         rows.append(None if entries is None else [_name(column, row, entry, names, listing.unit) for entry in entries])
     return rows
 
 
-def _of_text(column: Column, row: int, value: str, bracketed: bool, listing: _Listing) -> list[Any] | None:
-    listed = _list_of(value.strip()) if bracketed or value.strip()[:2] in ("['", '["') else None
-    if listed is not None and bracketed:
-        return listed
-    if listed is not None or value.strip()[:2] in ("['", '["'):
-        raise column.wrong(row, value, f"it looks like a list, but is not one, or others are not: {listing.remedy}")
-    return listing.split(value) or None
+def _lists_of(texts: list[str]) -> dict[str, list[Any] | None]:
+    """Return what the texts hold, if all are in brackets and any is a list; otherwise nothing."""
+    if not {value.strip()[:1] + value.strip()[-1:] for value in texts} <= {"[]", "()"}:
+        return {}
+    held = {value: _list_of(value.strip()) for value in set(texts)}
+    return held if any(entries is not None for entries in held.values()) else {}
 
 
 def _list_of(value: str) -> list[Any] | None:
-    """Return the list that a text holds as JSON or Python writes it, or None.
+    """Return the list that a text holds as JSON or Python writes it, a tuple too, or None.
 
     Two texts without a comma between them, as numpy writes them, would be one for Python.
     """
@@ -172,7 +180,7 @@ def _list_of(value: str) -> list[Any] | None:
         return None
     seen = [kind for kind in kinds if kind not in (tokenize.NL, tokenize.NEWLINE)]
     glued = any(pair == (tokenize.STRING, tokenize.STRING) for pair in zip(seen, seen[1:], strict=False))
-    return found if isinstance(found, list) and not glued else None
+    return list(found) if isinstance(found, (list, tuple)) and not glued else None
 
 
 def _name(column: Column, row: int, entry: Any, names: dict[int, str], unit: str) -> str:

@@ -94,6 +94,7 @@ def test_lists_and_columns_of_captions_are_a_row_for_each_caption(tmp_path) -> N
         ("a\0", "a text cannot hold NUL characters"),
         ([1], "it must be a caption"),
         ("['a' ", "it looks like a list, but is not one, or others are not"),
+        ("('a', 'b')", "it looks like a list, but is not one, or others are not"),
         ("", "column 'text' of .* is empty in 1 of 4 rows, the first is line 2"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from decimal import Decimal
 
@@ -171,6 +172,25 @@ def test_numbers_of_classes_that_do_not_exist_are_named() -> None:
         typed(table(datasets.Value("float64"), float("inf")), wanted(label=written))
 
 
+@pytest.mark.parametrize("name", ["['a']", "['a', 'b']", '["a"]', "('a', 'b')", "{'a'}", '{"choices": ["a"]}'])
+def test_lists_of_names_are_no_class(name, tmp_path) -> None:
+    rows = [{"text": "x", "label": "b"}, {"text": "y", "label": name}]
+    path = saved(tmp_path / "data.jsonl", "\n".join(map(json.dumps, rows)))
+    assert "in line 2 of data.jsonl; it looks like a list, and a class is one name" in refusal(path)
+
+
+def test_intervals_and_names_in_brackets_are_classes(tmp_path) -> None:
+    names = ["(0, 10]", "[10, 20]", "[none]", "(a)", "{b}"]
+    path = saved(tmp_path / "data.jsonl", "\n".join(json.dumps({"text": "x", "label": name}) for name in names))
+    assert columns(path)["label"] == names
+
+
+def test_sentences_in_brackets_are_words(tmp_path) -> None:
+    texts = ['( " a b " )', "[CLS] a [SEP]", '("Hi," he said)', "[ 1 ] a", "{ x }"]
+    path = saved(tmp_path / "data.jsonl", "\n".join(json.dumps({"text": one}) for one in texts))
+    assert columns(path, wanted(text=words))["text"] == [one.split() for one in texts]
+
+
 TAGGED = wanted(text=words, tags=tags)
 EXPECTED = {"text": [["In", "Rome"], ["a"]], "tags": [["O", "B-LOC"], ["O"]]}
 
@@ -181,6 +201,7 @@ EXPECTED = {"text": [["In", "Rome"], ["a"]], "tags": [["O", "B-LOC"], ["O"]]}
         ("data.csv", "text,tags\nIn Rome,O B-LOC\na,O\n"),
         ("data.csv", "text,tags\n\"['In', 'Rome']\",\"['O', 'B-LOC']\"\n['a'],['O']\n"),
         ("data.csv", 'text,tags\nIn Rome,"[""O"", ""B-LOC""]"\na,"[""O""]"\n'),
+        ("data.csv", "text,tags\n\"('In', 'Rome')\",\"('O', 'B-LOC')\"\n\"('a',)\",\"('O',)\"\n"),
         ("data.jsonl", '{"text": ["In", "Rome"], "tags": ["O", "B-LOC"]}\n{"text": "a", "tags": "O"}'),
         ("data.conll", "-DOCSTART- -X- O\n\n# sent_id = 1\nIn IN O\nRome NNP B-LOC\n\n\n# id 2\na DT O\n"),
         ("data.txt", "In\tO\nRome\tB-LOC\n\na\tO"),

@@ -38,10 +38,26 @@ def held(row: int) -> list[str]:
         ("data.csv", "text,label\nx,a;b c\ny,\nz,b c\n"),
         ("data.csv", "text,label\nx,a | b c\ny,\nz,b c\n"),
         ("data.csv", "text,label\nx,\"['a', 'b c']\"\ny,[]\nz,['b c']\n"),
+        ("data.csv", "text,label\nx,\"('a', 'b c')\"\ny,()\nz,\"('b c',)\"\n"),
+        ("data.csv", 'text,label\nx,"a\nb c"\ny,\nz,b c\n'),
     ],
 )
 def test_labels_are_lists_lists_as_text_or_texts_with_commas(name, content, tmp_path) -> None:
     assert columns(saved(tmp_path / name, content), LABELS)["label"] == [["a", "b c"], [], ["b c"]]
+
+
+@pytest.mark.parametrize(
+    "several",
+    ["['a' 'b']", "[0 1]", "[ 0 10]", "{'a', 'b'}", "{a,b}", '{"choices": ["a", "b"]}', "('a', 'b'", "[a, b"],
+    ids=["numpy", "numbers", "aligned", "set", "postgres", "label studio", "cut", "cut plain"],
+)
+@pytest.mark.parametrize("single", ["['a']", "[0]", "a"])
+def test_lists_that_cannot_be_read_are_no_labels(several, single, tmp_path) -> None:
+    rows = [{"label": several}, {"label": single}]
+    path = saved(tmp_path / "data.jsonl", "\n".join(map(json.dumps, rows)))
+    assert "in line 1 of data.jsonl; it looks like a list, but is not one, or others are not: write" in refusal(
+        path, LABELS
+    )
 
 
 def test_numbers_of_labels_have_the_names_of_the_data_set() -> None:
