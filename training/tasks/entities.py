@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall")
 _MARKS = ("B", "S", "U", "I", "M", "E", "L")
+_KNOWN = {"U": "S", "L": "E", "M": "I"}  # marks that `seqeval` reads only by other letters
 
 
 def are_entities(names: Sequence[str]) -> bool:
@@ -30,6 +31,10 @@ def score_entities(predictions: Sequence[Sequence[str]], references: Sequence[Se
     """
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
-    right, found = [list(row) for row in references], [list(row) for row in predictions]
+    right, found = ([[_known(tag) for tag in row] for row in rows] for rows in (references, predictions))
     precision, recall, f1, _ = precision_recall_fscore_support(right, found, average="micro", zero_division=0)
     return {"entity_f1": float(f1), "entity_precision": float(precision), "entity_recall": float(recall)}
+
+
+def _known(tag: str) -> str:
+    return _KNOWN[tag[0]] + tag[1:] if tag[1:2] == "-" and tag[0] in _KNOWN else tag

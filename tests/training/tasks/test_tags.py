@@ -60,3 +60,20 @@ def test_an_entity_counts_if_its_kind_and_all_its_words_are_right(found, right, 
 
 def test_entities_end_with_their_row() -> None:
     assert score_entities([["O", "B-A"], ["I-A"]], [["O", "B-A"], ["O"]])["entity_precision"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("U-ORG U-ORG O", "B-ORG B-ORG O"),
+        ("B-PER L-PER U-PER O", "B-PER I-PER B-PER O"),
+        ("B-PER I-PER L-PER B-PER L-PER", "B-PER I-PER I-PER B-PER I-PER"),
+        ("S-PER B-PER M-PER E-PER B-PER E-PER", "B-PER B-PER I-PER I-PER B-PER I-PER"),
+        ("B-PER M-PER O B-LOC M-LOC B-LOC", "B-PER I-PER O B-LOC I-LOC B-LOC"),
+    ],
+)
+def test_entities_are_the_same_in_all_notations(tags: str, expected: str) -> None:
+    """Those of one notation, as predictions, are all found, and no others, where the other one is right."""
+    for right, found in ((tags, expected), (expected, tags)):
+        scores = score_entities([found.split()], [right.split()])
+        assert set(scores.values()) == {1.0}
