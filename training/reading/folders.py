@@ -120,8 +120,11 @@ def is_metadata(path: Path) -> bool:
 
 
 def picture_roots(folder: Path) -> dict[str, Path]:
-    """Return the folders of the splits: the folder itself, unless its top level is split folders and nothing else."""
-    files = files_under(folder)
+    """Return the folders of the splits: the folder itself, unless its top level is split folders and nothing else.
+
+    What is neither a picture nor says what one shows is left out, and does not count.
+    """
+    files, others = partition(files_under(folder), lambda path: is_picture(path) or is_metadata(path))
     tops = sorted({path.relative_to(folder).parts[0] for path in files})
     said = {top: _SPLIT_OF.get(top.lower()) for top in tops if (folder / top).is_dir()}
     if len(said) < len(tops) or None in said.values() or (len(said) < 2 and "train" not in said.values()):
@@ -134,6 +137,8 @@ def picture_roots(folder: Path) -> dict[str, Path]:
         return {"train": folder}
     if len(set(said.values())) < len(said):
         raise UsageError(f"{folder} has two folders for one split ({', '.join(said)}); keep one of them")
+    beside = [path for path in others if path.relative_to(folder).parts[0] not in said]
+    left_out(folder, beside, "files", "they are not images that can be read")
     return {str(split): folder / top for top, split in said.items()}
 
 

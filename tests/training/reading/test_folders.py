@@ -205,6 +205,16 @@ def test_splits_inside_the_folders_of_classes_are_not_mixed(tmp_path) -> None:
     }
 
 
+@pytest.mark.parametrize("beside", ["classes.txt", "data.yaml", "annotations.json"])
+def test_files_beside_split_folders_of_pictures_are_left_out_and_told(beside, tmp_path) -> None:
+    pictures(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png")
+    saved(tmp_path / beside, "x")
+    with pytest.warns(UserWarning, match=f"1 files in .* are left out, the first is {beside}: they are not images"):
+        found = sources(tmp_path, images=True)
+    assert set(found) == {"train", "validation"}
+    assert found["train"](PICTURES).features["label"].names == ["a", "b"]
+
+
 def test_a_folder_around_the_folders_of_classes_is_named(tmp_path) -> None:
     pictures(tmp_path, "data/cat/1.png", "data/dog/1.png")
     with pytest.raises(UsageError, match="are in folders inside data; pass .*/data if they are classes"):
