@@ -8,11 +8,12 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import pandas as pd
-from datasets import ClassLabel, Dataset, Value
+from datasets import ClassLabel, Dataset, Image, Value
 from jaxtyping import UInt64
 
 from training.errors import UsageError
 from training.reading.folders import VALIDATION_NAMES
+from training.reading.pictures import shared_pictures
 from training.reading.sources import Reader, column_names, read_source, refuse_unused
 from training.reading.tables import Wanted
 from training.samples import drawn_rows, held_out_groups, held_out_rows, rows_per_class
@@ -167,8 +168,16 @@ def _subsample(split: Dataset, count: int | None, data: DataArguments) -> Datase
 
 
 def _warn_of_shared_rows(splits: Splits) -> None:
-    """Warn if rows that are evaluated on are trained on too; of texts and numbers, not of pictures and lists."""
+    """Warn if rows that are evaluated on are trained on too: of texts and numbers, or their pictures, not of lists."""
     features = splits["train"].features
+    for column in (name for name, feature in features.items() if isinstance(feature, Image)):
+        for name in splits.keys() - {"train"}:
+            if count := shared_pictures(splits["train"], splits[name], column):
+                warnings.warn(
+                    f"{count:,} of {len(splits[name]):,} {name} rows have pictures that are in the training data too, "
+                    "byte for byte, so their scores say little about new data; drop repeated pictures before splitting",
+                    stacklevel=3,
+                )
     if not all(isinstance(feature, Value | ClassLabel) for feature in features.values()):
         return
     compared = [name for name in features if isinstance(features[name], Value)]  # classes have numbers of each split

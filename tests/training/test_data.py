@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as Stored
+from PIL import Image
 
 from tests.training import tiny
 from training.data import load_splits
 from training.errors import UsageError
 from training.samples import drawn_rows, held_out_rows, rows_per_class
-from training.settings.data import TextDataArguments
+from training.settings.data import ImageDataArguments, TextDataArguments
+from training.tasks.image_classification import image_columns
 from training.tasks.labels import class_counts, names_of, row_classes, with_classes
 from training.tasks.text_classification import class_columns
 
@@ -21,6 +25,11 @@ def loaded(dataset, **options):
     named = {name: str(one) if name.endswith("_data") else one for name, one in options.items()}
     data = TextDataArguments(dataset=str(dataset), **named)
     return load_splits(data, class_columns(data), classes=row_classes("label"))
+
+
+def load_pictures(folder, **options):
+    data = ImageDataArguments(dataset=str(folder), **options)
+    return load_splits(data, image_columns(data), images=True)
 
 
 def csv(path, *labels: object):
@@ -206,3 +215,22 @@ def test_rows_that_are_trained_and_evaluated_on_are_told(tmp_path, recwarn) -> N
         loaded(named, validation_data=other, test_data=parquet(tmp_path / "other.parquet", ["b", "a"], "a", "b", "a"))
     recwarn.clear()
     assert len(loaded(train)["validation"]) and not [one for one in recwarn if "training data too" in str(one.message)]
+
+
+def test_pictures_that_are_trained_and_evaluated_on_are_told(tmp_path, recwarn) -> None:
+    """Copies by another name, links, and stored ones; others of the same size are others."""
+    names = ("train/a/1", "train/a/2", "train/b/1", "train/b/2", "validation/b/1", "test/b/1")
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{name}.bmp")
+    assert not recwarn.list and set(load_pictures(tmp_path)) == {"train", "validation", "test"} and not recwarn.list
+    shutil.copy(tmp_path / "train/b/2.bmp", tmp_path / "test/b/copy.bmp")
+    (tmp_path / "test/a").mkdir()
+    (tmp_path / "test/a/link.bmp").symlink_to(tmp_path / "train/a/1.bmp")
+    told = "2 of 3 test rows have pictures that are in the training data too, byte for byte, .* drop repeated pictures"
+    with pytest.warns(UserWarning, match=told):
+        load_pictures(tmp_path)
+    rows = [{"image": {"bytes": (tmp_path / "train/a/1.bmp").read_bytes(), "path": "1.bmp"}, "label": "a"}]
+    Dataset.from_list(rows).cast_column("image", Stored(decode=False)).to_parquet(tmp_path / "stored.parquet")
+    with pytest.warns(UserWarning, match="1 of 1 validation rows have pictures that are in the training data too"):
+        load_pictures(tmp_path, validation_data=str(tmp_path / "stored.parquet"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -119,14 +121,12 @@ class _Look(NamedTuple):
 
 def _looks(split: Dataset, column: str, name: str) -> Iterator[_Look]:
     """Decode each picture."""
-    stored = split.select_columns([column])
     with (
         ThreadPoolExecutor() as pool,
         tqdm(total=len(split), desc=f"checking pictures ({name})", disable=len(split) < 100) as bar,
     ):
-        for start in range(0, len(split), _PART):
-            part = stored[start : start + _PART][column]
-            for look in pool.map(_look_at, part):
+        for part in split.select_columns([column]).iter(batch_size=_PART):
+            for look in pool.map(_look_at, part[column]):
                 bar.update()
                 yield look
 
@@ -143,7 +143,39 @@ def _look_at(image: dict[str, Any]) -> _Look:
         return _Look(None, dark=opened.mode.startswith("I") or any(";16" in str(tile.args) for tile in opened.tile))
 
 
+def shared_pictures(train: Dataset, split: Dataset, column: str) -> int:
+    """Count the pictures of a split that are in the training data too, byte for byte, under whatever name."""
+    sizes = [[_size(image) for image in _stored(one, column)] for one in (train, split)]
+    alike = set(sizes[0]) & set(sizes[1]) - {None}  # no others are read
+    trained, found = (
+        [_digest(image) if size in alike else None for image, size in zip(_stored(one, column), own, strict=True)]
+        for one, own in zip((train, split), sizes, strict=True)
+    )
+    known = set(trained) - {None}
+    return sum(digest in known for digest in found)
+
+
+def _stored(split: Dataset, column: str) -> Iterator[dict[str, Any]]:
+    for part in split.select_columns([column]).iter(batch_size=_PART):
+        yield from part[column]
+
+
+def _size(image: dict[str, Any]) -> int | None:
+    held = image.get("bytes")
+    if held is not None:
+        return len(held)
+    return os.path.getsize(image["path"]) if os.path.isfile(image["path"]) else None
+
+
+def _digest(image: dict[str, Any]) -> bytes:
+    return hashlib.sha256(_content(image)).digest()
+
+
 def _opened(image: dict[str, Any]) -> Image.Image:
     """Open an image, from memory: of files, Pillow maps those with turned sides in the wrong shape."""
-    held = image.get("bytes")
-    return Image.open(io.BytesIO(Path(image["path"]).read_bytes() if held is None else held))
+    return Image.open(io.BytesIO(_content(image)))
+
+
+def _content(image: dict[str, Any]) -> bytes:
+    held: bytes | None = image.get("bytes")
+    return Path(image["path"]).read_bytes() if held is None else held
