@@ -29,13 +29,16 @@ Splits = dict[str, list[Path]]
 
 def files_under(folder: Path) -> list[Path]:
     """Return all files that may be data, in order: not hidden ones, locks, README or LICENSE; links are followed."""
-    found, seen = [], set()
+    found: list[Path] = []
+    seen: dict[str, Path] = {}
     for root, inner, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(root)
-        if place in seen:  # a link to a folder around it, or a second one to the same folder
+        if place in seen:
             inner.clear()
+            if seen[place] not in Path(root).parents:  # else a link to a folder around it
+                warnings.warn(f"{root} is left out: it is the same folder as {seen[place]}", stacklevel=2)
             continue
-        seen.add(place)
+        seen[place] = Path(root)
         inner[:] = sorted(name for name in inner if not _HIDDEN.fullmatch(name))
         found += [Path(root, name) for name in names if not _NOT_DATA.fullmatch(name)]
     return sorted(path for path in found if path.is_file())

@@ -192,6 +192,17 @@ def test_no_class_is_lost_by_its_name_or_as_a_link(tmp_path) -> None:
     assert columns(folder.parent / "names.csv")["label"] == ["caf\u00e9"]
 
 
+def test_a_second_link_to_a_folder_is_left_out_and_told_but_not_one_around_it(tmp_path) -> None:
+    pictures(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "b" / "around").symlink_to(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(sources(tmp_path, images=True)["train"](PICTURES)) == 2
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    with pytest.warns(UserWarning, match="/c is left out: it is the same folder as .*/a$"):
+        assert sources(tmp_path, images=True)["train"](PICTURES).features["label"].names == ["a", "b"]
+
+
 def test_splits_inside_the_folders_of_classes_are_not_mixed(tmp_path) -> None:
     folder = pictures(tmp_path / "inside", "dark/train/1.png", "dark/test/1.png", "light/train/1.png")
     told = r"the folders of classes in .* hold folders of splits \(test, train\); splits come first: test/dark for dark"
