@@ -24,6 +24,8 @@ from training.reading.text_files import PACKED_SUFFIXES, lines_of
 from training.settings.data import FileArguments
 
 _Lines = Callable[[], Iterator[str]]
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".zst")
+_WORKBOOKS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 
 
 def suffix_of(path: Path) -> str:
@@ -46,6 +48,9 @@ def read_table(path: Path, wanted: Sequence[Wanted], options: FileArguments) -> 
     """
     reader = FORMATS.get(suffix_of(path))
     if reader is None:
+        refuse_archive(path)
+        if suffix_of(path) in _WORKBOOKS:
+            raise UsageError(f"{path} is a workbook of another kind; save it as .xlsx, or as csv (UTF-8)")
         raise UsageError(f"{path} ends in {path.suffix!r}; readable are {', '.join(FORMATS)}, also packed as .gz")
     try:
         if path.stat().st_size == 0:
@@ -56,6 +61,16 @@ def read_table(path: Path, wanted: Sequence[Wanted], options: FileArguments) -> 
     if not table.names or not table.rows:
         raise UsageError(f"the data set {path} has no rows; at least one is needed")
     return table
+
+
+def refuse_archive(path: Path) -> None:
+    """Raise if the name is that of an archive.
+
+    Raises:
+        UsageError: it is.
+    """
+    if suffix_of(path) in _ARCHIVES:
+        raise UsageError(f"{path} is an archive; unpack it, and pass the file or the folder that was in it")
 
 
 def _lines_as_places(path: Path, lines: Sequence[int], what: str = "line") -> dict[str, Any]:
@@ -79,6 +94,12 @@ def _json(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArgu
 def _text(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
     if any(one.kind is tags for one in wanted):
         return _conll(path, lines, wanted, options)
+    if len(wanted) > 1:
+        names = ", ".join(one.name for one in wanted)
+        raise UsageError(
+            f"{path} holds texts, one in each line, and nothing else, but needed are the columns {names}; write a "
+            "table, such as a csv, with a text and what belongs to it in each row"
+        )
     texts = [line.rstrip("\r\n") for line in lines()]
     kept = [number for number, one in enumerate(texts, start=1) if one.strip()]
     return Table(["text"], {"text": [texts[number - 1] for number in kept]}, **_lines_as_places(path, kept))
@@ -163,6 +184,10 @@ def _cell(value: Any) -> str | None:
         return str(int(value))
     if isinstance(value, datetime) and value.time() == time():
         return str(value.date())
+    if isinstance(value, str) and "_x" in value:  # Excel writes characters by their numbers: _x000D_
+        from openpyxl.utils.escape import unescape
+
+        return str(unescape(value))
     return None if value is None else str(value)
 
 

@@ -24,7 +24,7 @@ from datasets.packaged_modules.csv.csv import CsvConfig
 
 from training.errors import UsageError, loading_error, redacted
 from training.reading import folders
-from training.reading.formats import FORMATS, read_table, suffix_of
+from training.reading.formats import FORMATS, read_table, refuse_archive, suffix_of
 from training.reading.kinds import picture
 from training.reading.tables import Table, Wanted, of_data_set, replace_column, typed
 from training.settings.data import FileArguments
@@ -126,6 +126,8 @@ def _read_folder(folder: Path, options: FileArguments, config: str | None, image
         return {split: partial(_read_pictures, root, options) for split, root in roots.items()}
     data, others = folders.partition(files, lambda path: suffix_of(path) in FORMATS)
     if not data:
+        for path in others:
+            refuse_archive(path)
         return _of_library(str(folder), partial(load_dataset, str(folder), config))
     folders.left_out(folder, others, "files", f"readable are {', '.join(FORMATS)}")
     splits = folders.split_files(folder, data)

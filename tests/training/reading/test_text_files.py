@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.training.reading.reading import columns, refusal, saved
+from tests.training.reading.reading import columns, refusal, saved, wanted
 from training.errors import UsageError
+from training.reading.kinds import text
 from training.reading.sources import refuse_unused
 from training.settings.data import FileArguments
 
@@ -61,7 +62,7 @@ def test_packed_files_are_read_and_damaged_ones_refused(pack, request, tmp_path)
         ("data.csv", b"PAR1....", "data.csv is a parquet file by its content, and not what its name says; rename it"),
         ("data.jsonl", b"PK\x03\x04....", "data.jsonl is a zip archive or an Office document by its content"),
         ("data.parquet", b"text,label\na,b\n", "data.parquet cannot be read as parquet: "),
-        ("data.xls", b"x", ".conll, .iob, .bio, also packed as .gz"),
+        ("data.docx", b"x", ".conll, .iob, .bio, also packed as .gz"),
         (
             "data.csv",
             b"version https://git-lfs",
@@ -160,6 +161,42 @@ def test_dates_of_sheets_are_days_and_formulas_that_fail_are_named(tmp_path) -> 
     book.active.append(["#N/A", "c"])
     book.save(path)
     assert refusal(path) == "row 4 of data.xlsx shows the error #N/A in the column 'label'; correct its formula"
+
+
+def test_characters_that_excel_writes_by_their_numbers_are_read(tmp_path) -> None:
+    """As _x000D_, and the underscore of a text that has such a number itself as _x005F_."""
+    book, path = openpyxl.Workbook(), tmp_path / "data.xlsx"
+    for row in (["label", "text"], ["a", "one_x000D_\ntwo"], ["b", "_x005F_x000D_ _x1_"]):
+        book.active.append(row)
+    book.save(path)
+    assert columns(path)["text"] == ["one\r\ntwo", "_x000D_ _x1_"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("data.csv.zip", "data.csv.zip is an archive; unpack it, and pass the file or the folder that was in it"),
+        ("data.tar.gz", "data.tar.gz is an archive; unpack it"),
+        ("data.csv.zst", "data.csv.zst is an archive; unpack it"),
+        ("data.xls", "data.xls is a workbook of another kind; save it as .xlsx, or as csv (UTF-8)"),
+        ("data.ods", "data.ods is a workbook of another kind; save it"),
+        ("data.docx", "data.docx ends in '.docx'; readable are .csv"),
+    ],
+)
+def test_archives_and_other_workbooks_are_refused_with_a_way_out(name, told, tmp_path) -> None:
+    assert told in refusal(saved(tmp_path / name, "x"))
+    if "archive" in told:  # which the library would read by rules of its own
+        with pytest.raises(UsageError, match=f"{name} is an archive; unpack it"):
+            columns(tmp_path)
+
+
+def test_texts_in_lines_have_no_other_columns(tmp_path) -> None:
+    told = refusal(saved(tmp_path / "a" / "1.txt", "one\n\ntwo\n"))
+    assert told == (
+        "1.txt holds texts, one in each line, and nothing else, but needed are the columns text, label; write a table, "
+        "such as a csv, with a text and what belongs to it in each row"
+    )
+    assert columns(tmp_path, wanted(text=text))["text"] == ["one", "two"]
 
 
 def test_parquet_files_with_a_name_twice_or_without_rows_are_refused_and_any_path_is_read(tmp_path) -> None:
