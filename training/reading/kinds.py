@@ -31,6 +31,9 @@ _UNSEEN_FOR_ARROW = rf"^[\s\x0b\x1c-\x1f\x85\pZ{_MARKS}\x{{fe00}}-\x{{fe0f}}]*$"
 _AT_ENDS = re.compile(rf"^[\s{_MARKS}]+|[\s{_MARKS}]+$")
 _SHOWN = 40
 _NUL = "a text cannot hold NUL characters: remove them, or export the file again"
+_ALIKE = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0445\u0443\u0456\u03bf\u2010\u2013\u2014\u2018\u2019", "aeopcxyio---''"
+)
 _TRUTHS = {"true": "True", "false": "False"}
 # How a list begins that was written as a text: by Python, JSON, or numpy.
 LISTED = re.compile(r"""\[['"]|\{['"]|\((?:'[^']*'|"[^"]*"),\s*['")]|\[\s*-?\d+(?:\s+-?\d+)*\s*\]$""")
@@ -133,10 +136,9 @@ def class_name(column: Column) -> Typed:
         return _declared(column), column.feature
     names = [(composed(value) or None) if isinstance(value, str) else value for value in _as_written(column)]
     known = {name for name in names if name is not None}
-    if lists := {name for name in known if LISTED.match(name)}:
-        row = next(row for row, name in enumerate(names) if name in lists)
+    if lists := [row for row, name in enumerate(names) if name and LISTED.match(name)]:
         remedy = "write one in each row (finetune has --task multilabel for several)"
-        raise column.wrong(row, names[row], f"it looks like a list, and a class is one name; {remedy}")
+        raise column.wrong(lists[0], names[lists[0]], f"it looks like a list, and a class is one name; {remedy}")
     if (others := known - MISSING_WORDS) and others < known and are_numbers(others):
         names = [None if name in MISSING_WORDS else name for name in names]
         known = others
@@ -219,12 +221,13 @@ def composed(name: str) -> str:
 
 
 def seen(name: str) -> str:
-    r"""Return a name as it looks: without capitals, invisible marks and repeated spaces.
+    r"""Return a name as it looks: without capitals, invisible marks and repeated spaces; look-alikes are one.
 
     >>> seen("Very  g\u200bood ")
     'very good'
     """
-    return " ".join(re.sub(f"[{_MARKS}]", "", name).casefold().split())
+    found = unicodedata.normalize("NFKC", re.sub(f"[{_MARKS}]", "", name))
+    return " ".join(found.casefold().translate(_ALIKE).split())
 
 
 def is_blank(value: str) -> bool:

@@ -64,8 +64,7 @@ def tags(column: Column) -> Typed:
     for row, value in enumerate(column.listed()):
         if isinstance(value, str) and _COMMAS.fullmatch(value.strip()):
             raise column.wrong(row, value, "separate tags by spaces and not by commas, or write lists")
-    found = [row and [composed(name) for name in row] for row in _entries(column, named, _WORDS)]
-    return pa.array(found, pa.list_(pa.string())), None
+    return pa.array(_named(column, named, _WORDS), pa.list_(pa.string())), None
 
 
 def labels(column: Column) -> Typed:
@@ -76,8 +75,8 @@ def labels(column: Column) -> Typed:
     Raises:
         UsageError: column and line of a value that is neither.
     """
-    found = _entries(column, _names_of(column), _LABELS)
-    return pa.array([[composed(name) for name in row or ()] for row in found], pa.list_(pa.string())), None
+    found = _named(column, _names_of(column), _LABELS)
+    return pa.array([row or [] for row in found], pa.list_(pa.string())), None
 
 
 def truth(column: Column) -> Typed:
@@ -138,6 +137,15 @@ def _names_of(column: Column) -> dict[int, str]:
     """Return the names that the data set gives to the numbers in its lists."""
     inner = getattr(column.feature, "feature", None)
     return dict(enumerate(inner.names)) if isinstance(inner, ClassLabel) else {}
+
+
+def _named(column: Column, names: dict[int, str], listing: _Listing) -> list[list[str] | None]:
+    """Return the names in each row, without invisible ends."""
+    found = [row and [composed(name) for name in row] for row in _entries(column, names, listing)]
+    for row, own in enumerate(found):
+        if own and "" in own:
+            raise column.wrong(row, own, f"it holds an empty {listing.unit}; leave it out, or name it")
+    return found
 
 
 def _entries(column: Column, names: dict[int, str], listing: _Listing) -> list[list[str] | None]:

@@ -67,7 +67,7 @@ def tell_of_alike(names: Sequence[str], column: str) -> None:
     """Warn of names that differ only in capitals, spaces and invisible marks, such as yes and Yes, or in zeros: 007."""
     held = defaultdict(list)
     for name in names:
-        held[float(name) if NUMBER.fullmatch(name) else seen(name)].append(name)
+        held[float(seen(name)) if NUMBER.fullmatch(seen(name)) else seen(name)].append(name)
     if alike := [found for found in held.values() if len(found) > 1]:
         warnings.warn(
             f"column {column!r} holds {' and '.join(map(repr, alike[0]))} as different classes; if they are the same "

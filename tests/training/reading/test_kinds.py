@@ -87,8 +87,20 @@ def test_names_lose_what_is_unseen_at_their_ends_and_keep_the_marks_of_emojis(tm
     assert columns(lists, wanted(label=words))["label"] == [[name] for name in names]
     with pytest.warns(UserWarning, match="holds 'a b' and 'a  b' and 'A.u200b b' as different classes; if they are"):
         tell_of_alike(["a b", "a  b", "A\u200b b", "c"], "label")
+    for one, other in (("\uff11", "1"), ("p\u043es", "pos"), ("semi\u2013good", "Semi-good"), ("a\u2019", "a'")):
+        with pytest.warns(UserWarning, match=f"holds {one!r} and {other!r} as different classes; if they are"):
+            tell_of_alike([one, other, "c"], "label")
     with pytest.warns(UserWarning, match=r"holds '007' and '7' as different classes; .* \(2 such names\)"):
         tell_of_alike(["007", "7", "1e5", "100000", "7a"], "label")
+
+
+@pytest.mark.parametrize(("kind", "unit"), [(tags, "tag"), (labels, "label")])
+@pytest.mark.parametrize("blank", ["", " ", "\u200b"])
+def test_entries_without_a_visible_character_are_no_tags_or_labels(kind, unit, blank, tmp_path) -> None:
+    path = saved(tmp_path / "data.jsonl", json.dumps({"label": ["x", blank]}))
+    assert f"in line 1 of data.jsonl; it holds an empty {unit}; leave it out, or name it" in refusal(
+        path, wanted(label=kind)
+    )
 
 
 def test_tags_with_commas_between_them_are_no_tags(tmp_path) -> None:
