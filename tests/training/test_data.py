@@ -101,7 +101,7 @@ def test_unknown_names_and_hidden_labels_are_refused(tmp_path) -> None:
 
 def test_names_in_other_letters_are_told(tmp_path) -> None:
     path = jsonl(tmp_path / "train.jsonl", *(["yes", "Yes", "no"] * 6))
-    with pytest.warns(UserWarning, match="column 'label' holds 'Yes' and 'yes' as different classes; .* alike .1 such"):
+    with pytest.warns(UserWarning, match="column 'label' holds 'Yes' and 'yes' as different names; .* alike .1 such"):
         splits = with_classes(loaded(path), "label")
     assert splits["train"].features["label"].names == ["Yes", "no", "yes"]
 

@@ -27,6 +27,7 @@ from training.results.report import installed_version, write_json
 from training.settings.data import FileArguments
 from training.settings.parsing import option, parse
 from training.settings.ranges import refuse_out_of_range
+from training.tasks.labels import tell_of_alike
 
 DESCRIPTION = """Complete a matrix from some of its entries with a compressed deep factorization.
 
@@ -44,9 +45,7 @@ PAIRS = ("row_column", "column_column")
 class CompleteArguments(FileArguments):
     """The entries, and how they are factorized."""
 
-    data: str | None = option(
-        None, "A .csv, .tsv, .xlsx, .json, .jsonl or .parquet file, also as .gz, with one known entry in each row."
-    )
+    data: str | None = option(None, "A .csv, .tsv, .xlsx, .json, .jsonl or .parquet file, one known entry in a row.")
     row_column: str = option("row", "Column that names the row of the matrix.")
     column_column: str = option("column", "Column that names the column of the matrix.")
     value_column: str = option("value", "Column with the value.")
@@ -57,9 +56,7 @@ class CompleteArguments(FileArguments):
     learning_rate: float = option(1e-2, "Learning rate of Adam.")
     weight_decay: float = option(1.0, "Penalty relative to the noise level: about 1 for noisy data, 0 for exact data.")
     max_epochs: int = option(100, "Passes over the entries.")
-    validation_fraction: float = option(
-        0.1, "Fraction of the training entries that decides when to stop; 0 trains on all."
-    )
+    validation_fraction: float = option(0.1, "Part of the training entries that decides when to stop; 0 is none.")
     patience: int = option(20, "Epochs without improvement before stopping.")
     implicit_feedback: bool = option(False, "Also learn from which entries are known, as with ratings.")
     seed: int = option(0, "Seed of the held-out entries, the initial values and the order.")
@@ -131,6 +128,8 @@ def read_entries(arguments: CompleteArguments) -> Entries:
     table, place = read_columns(arguments.data, arguments, with_values=True)
     values = table[arguments.value_column].to_numpy(dtype=float)
     (rows, row_names), (columns, column_names) = (number_names(table[getattr(arguments, name)]) for name in PAIRS)
+    tell_of_alike(row_names, arguments.row_column, "row")
+    tell_of_alike(column_names, arguments.column_column, "column")
     twice = np.flatnonzero(pd.DataFrame({"row": rows, "column": columns}).duplicated())
     if len(twice):
         second = twice[0]

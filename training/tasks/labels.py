@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -63,15 +64,22 @@ def with_classes(splits: Splits, column: str) -> Splits:
     return numbered
 
 
-def tell_of_alike(names: Sequence[str], column: str) -> None:
-    """Warn of names that differ only in capitals, spaces and invisible marks, such as yes and Yes, or in zeros: 007."""
+def tell_of_alike(names: Sequence[str], column: str, what: str = "class") -> None:
+    """Warn of names that differ only in capitals, spaces and invisible marks, such as yes and Yes, or in zeros: 007.
+
+    Args:
+        names: all that are in the column.
+        column: its name.
+        what: is named: a class, a row, ...
+    """
     held = defaultdict(list)
     for name in names:
-        held[float(seen(name)) if NUMBER.fullmatch(seen(name)) else seen(name)].append(name)
+        look = seen(name)
+        held[Decimal(look) if NUMBER.fullmatch(look) else look].append(name)
     if alike := [found for found in held.values() if len(found) > 1]:
         warnings.warn(
-            f"column {column!r} holds {' and '.join(map(repr, alike[0]))} as different classes; if they are the same "
-            f"class, write them alike ({len(alike)} such names)",
+            f"column {column!r} holds {' and '.join(map(repr, alike[0]))} as different names; if they are the same "
+            f"{what}, write them alike ({len(alike)} such names)",
             stacklevel=3,
         )
 

@@ -54,6 +54,19 @@ def test_held_out_entries_are_found_and_the_saved_model_gives_them(ratings, tmp_
     assert not list((tmp_path / "out").glob(".*.partial*"))
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("u 1", "U 1"), ("caf\u00e9", "cafe\u0301"), ("u1", "u1 "), ("7", "007")]
+)
+def test_names_of_rows_that_only_look_alike_are_told(first, second, tmp_path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text(f"row,column,value\n{first},a,1\n{second},b,2\nv,a,1\n{10**19},b,2\n{10**19 + 1},b,1\n")
+    with pytest.warns(UserWarning) as told:
+        assert complete(data, tmp_path / "out", "--dry_run") == 0
+    (one,) = [str(one.message) for one in told]
+    assert repr(first) in one and repr(second) in one
+    assert "column 'row' holds " in one and "if they are the same row, write them alike (1 such names)" in one
+
+
 def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_path, monkeypatch) -> None:
     assert complete(ratings, tmp_path / "out", "--dry_run") == 0 and not (tmp_path / "out").exists()
     monkeypatch.setenv("RANK", "1")

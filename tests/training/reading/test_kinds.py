@@ -85,12 +85,12 @@ def test_names_lose_what_is_unseen_at_their_ends_and_keep_the_marks_of_emojis(tm
     for kind in (tags, labels):
         assert columns(lists, wanted(label=kind))["label"] == [[name] for name in right]
     assert columns(lists, wanted(label=words))["label"] == [[name] for name in names]
-    with pytest.warns(UserWarning, match="holds 'a b' and 'a  b' and 'A.u200b b' as different classes; if they are"):
+    with pytest.warns(UserWarning, match="holds 'a b' and 'a  b' and 'A.u200b b' as different names; if they are"):
         tell_of_alike(["a b", "a  b", "A\u200b b", "c"], "label")
     for one, other in (("\uff11", "1"), ("p\u043es", "pos"), ("semi\u2013good", "Semi-good"), ("a\u2019", "a'")):
-        with pytest.warns(UserWarning, match=f"holds {one!r} and {other!r} as different classes; if they are"):
+        with pytest.warns(UserWarning, match=f"holds {one!r} and {other!r} as different names; if they are"):
             tell_of_alike([one, other, "c"], "label")
-    with pytest.warns(UserWarning, match=r"holds '007' and '7' as different classes; .* \(2 such names\)"):
+    with pytest.warns(UserWarning, match=r"holds '007' and '7' as different names; .* \(2 such names\)"):
         tell_of_alike(["007", "7", "1e5", "100000", "7a"], "label")
 
 
