@@ -217,6 +217,17 @@ def test_rows_that_are_trained_and_evaluated_on_are_told(tmp_path, recwarn) -> N
     assert len(loaded(train)["validation"]) and not [one for one in recwarn if "training data too" in str(one.message)]
 
 
+def test_a_class_of_one_row_beside_large_ones_is_told(tmp_path, recwarn) -> None:
+    splits = with_classes(loaded(csv(tmp_path / "few.csv", *["a", "b"] * 4, "c")), "label")
+    class_counts(splits, "label")
+    assert not [one for one in recwarn if "second header" in str(one.message)]
+    splits = with_classes(loaded(csv(tmp_path / "many.csv", "category", *["a", "b"] * 20)), "label")
+    with pytest.warns(
+        UserWarning, match=r"one row only of the train data has 'category' in the column 'label' \(1 such"
+    ):
+        class_counts(splits, "label")
+
+
 def test_pictures_that_are_trained_and_evaluated_on_are_told(tmp_path, recwarn) -> None:
     """Copies by another name, links, and stored ones; others of the same size are others."""
     names = ("train/a/1", "train/a/2", "train/b/1", "train/b/2", "validation/b/1", "test/b/1")

@@ -20,6 +20,7 @@ from training.reading.numbers import NUMBER
 from training.reading.tables import replace_column
 
 _SHOWN = 10
+_MANY = 10  # rows of a class that others are large beside
 
 
 def names_of(split: Dataset, column: str) -> list[str]:
@@ -100,7 +101,19 @@ def class_counts(splits: Splits, column: str) -> dict[str, dict[str, int]]:
             f"all training rows are of one class in the column {column!r} ({', '.join(map(repr, found))}), so there is "
             "nothing to tell apart; pass rows of others"
         )
+    _tell_of_single_rows(counted["train"], column)
     return counted
+
+
+def _tell_of_single_rows(counts: dict[str, int], column: str) -> None:
+    """Warn of classes of one row among large ones, which mostly are a second header, a total or a typing error."""
+    single = [name for name, number in counts.items() if number == 1]
+    if single and np.median(list(counts.values())) >= _MANY:
+        warnings.warn(
+            f"one row only of the train data has {single[0]!r} in the column {column!r} ({len(single)} such classes); "
+            "if it is a second header, a total or a typing error, drop or correct it",
+            stacklevel=4,
+        )
 
 
 def label_settings(names: list[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from training.tasks.metrics import scorer
 from training.tasks.words import encode_words
 
 _FEW = 10  # rows that may be single words by chance
+_MANY = 20  # tags, beyond which most stand at several words
 
 
 def tag_columns(data: TextDataArguments) -> list[Wanted]:
@@ -118,6 +119,14 @@ def _tag_names(counts: dict[str, Counter[str]], column: str) -> list[str]:
     if len(names) < 2:
         raise UsageError(f"column {column!r} holds {len(names)} tag ({names}); at least 2 are needed")
     tell_of_alike(names, column)
+    single = sum(number == 1 for number in counts["train"].values())
+    if len(names) > _MANY and 2 * single > len(names):
+        warnings.warn(
+            f"{len(names):,} different tags stand in the column {column!r}, {single:,} of them at one word only, which "
+            "are hardly tags; if they are words, choose the right column with --label_column (in .conll files the "
+            "first field of a line is the word, and the last one its tag)",
+            stacklevel=3,
+        )
     for name, held in counts.items():
         if unknown := sorted(held.keys() - counts["train"].keys()):
             raise UsageError(f"the {name} data hold tags that the training data do not have: {unknown[:5]}")

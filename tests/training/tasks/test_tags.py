@@ -29,6 +29,11 @@ def test_words_that_tokenizers_drop_are_told() -> None:
         token_classification({"train": data}, TextDataArguments())
 
 
+def test_words_in_the_place_of_tags_are_told() -> None:
+    with pytest.warns(UserWarning, match="30 different tags stand in the column 'tags', 28 of them at one word only"):
+        task([f"w{number}" for number in range(30)] + ["w0", "w1"])
+
+
 def test_entities_are_the_main_metric_where_tags_say_where_they_begin() -> None:
     assert task(["B-LOC", "O"]).main_metric == "entity_f1"
     assert (
