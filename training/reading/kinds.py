@@ -29,7 +29,7 @@ _MARKS = "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\
 _UNSEEN = re.compile(rf"[\s{_MARKS}\ufe00-\ufe0f]*")
 _UNSEEN_FOR_ARROW = rf"^[\s\x0b\x1c-\x1f\x85\pZ{_MARKS}\x{{fe00}}-\x{{fe0f}}]*$"  # in Arrow \s matches ASCII only
 _AT_ENDS = re.compile(rf"^[\s{_MARKS}]+|[\s{_MARKS}]+$")
-_SHOWN = 40
+_SHOWN, _SHOWN_OF_PATHS = 40, 300
 _NUL = "a text cannot hold NUL characters: remove them, or export the file again"
 _ALIKE = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0445\u0443\u0456\u03bf\u2010\u2013\u2014\u2018\u2019", "aeopcxyio---''"
@@ -191,8 +191,8 @@ def picture(column: Column) -> Typed:
     if missing:
         raise UsageError(
             f"{len(missing)} images in column {column.name!r} of {column.source} are not there, the first is "
-            f"{missing[0][1]} ({column.place(missing[0][0])}); paths start at {column.folder}, or are absolute; "
-            "pictures with an address have to be downloaded first"
+            f"{missing[0][1][:_SHOWN_OF_PATHS]} ({column.place(missing[0][0])}); paths start at {column.folder}, or "
+            "are absolute; pictures with an address, or in base64, have to be saved as files first"
         )
     return pa.array(stored, pa.struct({"bytes": pa.binary(), "path": pa.string()})), Image(decode=False)
 
@@ -200,7 +200,7 @@ def picture(column: Column) -> Typed:
 def _stored(column: Column, row: int, value: Any) -> dict[str, Any] | None:
     """Return a picture as `datasets` stores it: its bytes, or the path of its file."""
     if value is None or (isinstance(value, dict) and set(value) == {"bytes", "path"}):
-        return value
+        return value if value and any(value.values()) else None
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
     if not isinstance(value, str):

@@ -164,7 +164,8 @@ def _size(image: dict[str, Any]) -> int | None:
     held = image.get("bytes")
     if held is not None:
         return len(held)
-    return os.path.getsize(image["path"]) if os.path.isfile(image["path"]) else None
+    path = image.get("path") or ""
+    return os.path.getsize(path) if os.path.isfile(path) else None
 
 
 def _digest(image: dict[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -93,7 +94,13 @@ def test_paths_as_windows_writes_them_are_found_and_addresses_are_not(tmp_path) 
     path = saved(tmp_path / "data.csv", "image,label\nphotos\\1.png,a\n")
     assert columns(path, PICTURES)["image"][0]["path"] == str(tmp_path / "photos/1.png")
     path = saved(tmp_path / "data.csv", "image,label\nhttp://x/1.png,a\n")
-    assert "are absolute; pictures with an address have to be downloaded first" in refusal(path, PICTURES)
+    assert "are absolute; pictures with an address, or in base64, have to be saved as files first" in refusal(
+        path, PICTURES
+    )
+    path = saved(tmp_path / "data.jsonl", json.dumps({"image": "iVBORw0KGgo" + "A" * 10**6, "label": "a"}))
+    assert "A (line 1 of data.jsonl); paths start" in refusal(path, PICTURES) and len(refusal(path, PICTURES)) < 700
+    path = saved(tmp_path / "data.jsonl", json.dumps({"image": {"bytes": None, "path": None}, "label": "a"}))
+    assert "column 'image' of data.jsonl is empty in 1 of 1 rows" in refusal(path, PICTURES)
 
 
 def test_files_of_one_split_are_read_below_each_other_whatever_their_kind(tmp_path) -> None:
