@@ -158,7 +158,7 @@ def _by_name(part: Dataset, name: str) -> Dataset:
 
 
 def _read_pictures(root: Path, options: FileArguments, wanted: Sequence[Wanted]) -> Dataset:
-    """Read a folder with a folder for each class, or with files that say what its pictures show."""
+    """Read a folder with a folder for each class, or with files that say what its pictures show; if asked for it."""
     tables, others = folders.partition(folders.files_under(root), folders.is_metadata)
     pictures, rest = folders.partition(others, folders.is_picture)
     folders.left_out(root, rest, "files", "they are not images that can be read")
@@ -168,7 +168,8 @@ def _read_pictures(root: Path, options: FileArguments, wanted: Sequence[Wanted])
         unnamed = [path for path in pictures if str(path.resolve()) not in shown]
         folders.left_out(root, unnamed if shown else [], "pictures", f"{tables[0].name} does not name them")
         return data
-    held = folders.pictures_by_class(root)
+    unlabeled = all(one.kind is picture for one in wanted)
+    held = [(path, "") for path in pictures] if unlabeled else folders.pictures_by_class(root)
     names = sorted({name for _, name in held})
     columns = {"image": [str(path) for path, _ in held], "label": [names.index(name) for _, name in held]}
     table = Table(

@@ -255,6 +255,14 @@ def test_pictures_without_a_class_are_told_or_refused(tmp_path) -> None:
     assert any("1 files in" in one and "they are not images that can be read" in one for one in texts)
 
 
+def test_pictures_alone_need_no_classes(tmp_path) -> None:
+    pictures(tmp_path, "a.png", "b.png", "x/1.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = sources(tmp_path, images=True)["train"](wanted(image=picture))
+    assert [row["path"] for row in found["image"]] == [str(tmp_path / name) for name in ("a.png", "b.png", "x/1.png")]
+
+
 def test_metadata_says_what_pictures_show_and_counts_those_it_does_not_name(tmp_path) -> None:
     folder = pictures(tmp_path, "train_station_1.png", "sub/train_2.png", "test_3.png")
     saved(folder / "metadata.csv", "file_name,label\ntrain_station_1.png,x\nsub/train_2.png,y\n")
