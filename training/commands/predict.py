@@ -23,6 +23,7 @@ from training.prediction.rows import class_row, labels_row, number_row, tag_row
 from training.prediction.runs import FinishedRun, find_run, load_trained, read_run
 from training.reading.kinds import picture, text
 from training.reading.lists import words as word_lists
+from training.reading.pictures import readable
 from training.reading.sources import read_source, refuse_unused
 from training.reading.tables import Wanted
 from training.results.folders import require_writable, saving
@@ -171,6 +172,7 @@ def _classes_of_texts(
 def _classes_of_pictures(
     run: FinishedRun, arguments: PredictArguments, model: Any, processor: Any, data: Dataset, columns: list[str]
 ) -> Iterable[tuple[dict[str, Any], int]]:
+    readable(data, columns[0], "given", None)
     for logits, lost in models.classify_pictures(model, processor, data, columns[0], arguments.batch_size):
         yield class_row(logits, run.names), lost
 

@@ -72,14 +72,14 @@ def _of_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
     return Image.fromarray(scaled)
 
 
-def readable(split: Dataset, column: str, name: str, skip: bool) -> Dataset:
+def readable(split: Dataset, column: str, name: str, skip: bool | None) -> Dataset:
     """Decode every picture once, so that a run does not end in the middle; the rows whose picture can be read.
 
     Args:
         split: its pictures are stored, not decoded.
         column: that holds them.
         name: of the split, for errors.
-        skip: leave out what cannot be read, instead of raising.
+        skip: leave out what cannot be read, instead of raising; None if nothing can be left out.
 
     Raises:
         UsageError: pictures cannot be read and are not to be left out, or none can be read.
@@ -94,8 +94,8 @@ def readable(split: Dataset, column: str, name: str, skip: bool) -> Dataset:
     listed = f"{', '.join(names)}{more}; {next(iter(bad.values()))}"
     if not skip or len(bad) == len(split):
         raise UsageError(
-            f"{len(bad)} of {len(split)} pictures of the {name} data cannot be read ({listed}); repair or remove them, "
-            "or pass --skip_unreadable to leave them out"
+            f"{len(bad)} of {len(split)} pictures of the {name} data cannot be read ({listed}); repair or remove them"
+            + ("" if skip is None else ", or pass --skip_unreadable to leave them out")
         )
     warnings.warn(f"{len(bad)} of {len(split)} pictures of the {name} data are left out: {listed}", stacklevel=2)
     return split.select([row for row in range(len(split)) if row not in bad])

@@ -172,6 +172,11 @@ def test_pictures_have_classes(vit, finetune, predict, tmp_path) -> None:
     with torch.no_grad():
         found = torch.softmax(model(**pixels).logits[0], -1)
     assert rows[0]["probability of red"] == pytest.approx(found[1].item(), abs=1e-5)
+    for name in ("3", "5"):
+        (tmp_path / "pictures" / "red" / f"{name}.png").write_bytes(b"")
+    status, printed = predict(tmp_path / "pictures" / "red")[:2]
+    assert status == 2 and "2 of 6 pictures of the given data cannot be read (" in printed
+    assert "red/5.png; the image" in printed and "repair or remove them\n" in printed
 
 
 def test_entries_of_a_matrix_go_by_the_names_of_the_run(predict, tmp_path) -> None:
