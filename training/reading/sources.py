@@ -128,6 +128,12 @@ def _read_folder(folder: Path, options: FileArguments, config: str | None, image
     if not data:
         for path in others:
             refuse_archive(path)
+        if not any(suffix_of(path) == ".arrow" for path in others):  # the library would read others by its own rules
+            seen = f" ({len(others)} files, such as {others[0].name})" if others else ""
+            raise UsageError(
+                f"{folder} holds no file that can be read{seen}; needed are {', '.join(FORMATS)}, or images for a task "
+                "with images"
+            )
         return _of_library(str(folder), partial(load_dataset, str(folder), config))
     folders.left_out(folder, others, "files", f"readable are {', '.join(FORMATS)}")
     splits = folders.split_files(folder, data)

@@ -116,6 +116,21 @@ def test_files_of_one_split_are_read_below_each_other_whatever_their_kind(tmp_pa
         columns(tmp_path)
 
 
+def test_folders_without_a_file_that_can_be_read_are_refused_and_arrow_files_are_read(tmp_path) -> None:
+    (tmp_path / "data").mkdir()
+    for name, told in (
+        (".keep", "read; needed are .csv"),
+        ("a.md", r"read \(1 files, such as a.md\); needed are .csv"),
+    ):
+        saved(tmp_path / "data" / name, "a")
+        for images in (False, True):
+            with pytest.raises(UsageError, match=f"data holds no file that can be {told}, .*, or images for a task wi"):
+                sources(tmp_path / "data", images=images)
+    Dataset.from_dict({"text": ["007", "NA"], "label": ["x", "y"]}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "data-00000-of-00001.arrow").rename(tmp_path / "data" / "data.arrow")
+    assert columns(tmp_path / "data")["text"] == ["007", "NA"]
+
+
 def test_classes_that_files_number_differently_are_joined_by_name(tmp_path) -> None:
     from datasets import ClassLabel, Features, Value
 
