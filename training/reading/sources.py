@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from datasets import (
     ClassLabel,
     Dataset,
     DatasetDict,
+    Features,
     Value,
     concatenate_datasets,
     load_dataset,
@@ -29,6 +31,7 @@ from training.reading.kinds import picture
 from training.reading.tables import Table, Wanted, of_data_set, replace_column, typed
 from training.settings.data import FileArguments
 
+_TYPED_BY = ("features", "converters", "thousands", "true_values", "false_values", "index_col")  # of cards
 Reader = Callable[[Sequence[Wanted]], Dataset]
 
 
@@ -205,10 +208,25 @@ def _has_configs(readme: Path) -> bool:
 
 
 def _load_configured(source: str, config: str | None) -> Any:
-    """Load a folder as its card says. In csv files words such as NA are texts, unless the card says otherwise."""
-    found = load_dataset_builder(source, config).config
-    plain = isinstance(found, CsvConfig) and found.keep_default_na and found.na_values is None
-    return load_dataset(source, config, **({"keep_default_na": False, "na_values": [""]} if plain else {}))
+    """Load a folder as its card says. What is in csv files are texts, such as NA and 007, unless it says otherwise."""
+    found = load_dataset_builder(source, config)
+    options: dict[str, Any] = {}
+    if isinstance(found.config, CsvConfig):
+        if found.config.keep_default_na and found.config.na_values is None:
+            options = {"keep_default_na": False, "na_values": [""]}
+        said = (
+            found.info.features or found.config.decimal != "." or any(getattr(found.config, one) for one in _TYPED_BY)
+        )
+        if not said:
+            options["features"] = _all_texts(found.config)
+    return load_dataset(source, config, **options)
+
+
+def _all_texts(config: CsvConfig) -> Features:
+    """Return that all columns are texts, by the header of the first file."""
+    first = next(path for paths in dict(config.data_files or {}).values() for path in paths)
+    header = pd.read_csv(first, **(config.pd_read_csv_kwargs | {"nrows": 0, "chunksize": None}))
+    return Features({str(name): Value("string") for name in header.columns})
 
 
 def _of_library(source: str, load: Callable[[], Any]) -> dict[str, Reader]:

@@ -146,6 +146,9 @@ def test_folders_that_say_how_they_are_read_and_saved_data_sets_are_read_so(tmp_
     for words, expected in ((", keep_default_na: false", ["-", "None"]), ("", ["-", "None"])):
         saved(tmp_path / "own" / "README.md", card.replace("WORDS", words))
         assert columns(tmp_path / "own", TEXT)["text"] == expected
+    saved(tmp_path / "codes" / "README.md", card.replace("WORDS", ""))
+    saved(tmp_path / "codes" / "data.csv", "text;label\n1e5;007\n2;7\n")
+    assert columns(tmp_path / "codes") == {"text": ["1e5", "2"], "label": ["007", "7"]}
     saved(tmp_path / "own" / "README.md", card.replace("WORDS", ", na_values: ['-']"))
     with pytest.raises(UsageError, match="is empty in 2 of 2 rows, the first is row 0 .from 0. of the train data"):
         columns(tmp_path / "own", TEXT)
