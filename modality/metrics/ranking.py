@@ -37,7 +37,8 @@ def search_metrics(
     - `mrr`: the mean of 1 / rank of the best right answer; `median_rank`: the median of that rank, which starts at 1.
     - `pool`: its size, without which none of these means anything.
 
-    Wrong rows with the same score as a right one come before it, so collapsed features find nothing.
+    Wrong rows with the same score as a right one come before it, so collapsed features find nothing. Scores that differ
+    by rounding alone are the same.
 
     Args:
         queries, pool: features of any norm, as tensors, arrays of NumPy or lists.
@@ -115,18 +116,18 @@ def listed(pairs: Int[Tensor, "p 2"], keys: int) -> Right:
 
 
 def best_ranks(queries: Tensor, keys: Tensor, right: Right, block_size: int, name: str = "") -> Int[Tensor, " n"]:
-    """Count the wrong rows that come before the best right row of each query.
+    """Count the wrong rows that come before the best right row of each query; the counts are on the CPU.
 
     Raises:
         ValueError: for queries without a right row.
     """
-    ranks = []
+    ranks, rounding = [], rounding_of(keys)
     for start in range(0, len(queries), block_size):
         rows = slice(start, min(start + block_size, len(queries)))
         scores, same = queries[rows] @ keys.mT, right(rows)
         best = scores.masked_fill(~same, -math.inf).amax(1)
-        before = ((scores >= best[:, None]) & ~same).sum(1)
-        ranks.append(torch.where(same.any(1), before, -1))
+        before = ((scores >= best[:, None] - rounding) & ~same).sum(1)
+        ranks.append(torch.where(same.any(1), before, -1).cpu())
     found = torch.cat(ranks)
     if (found < 0).any():
         raise ValueError(f"{int((found < 0).sum())} queries {name}have no row with their id in the pool")
@@ -138,23 +139,36 @@ def _gains(
 ) -> list[float]:
     """Compute the mean NDCG at each k."""
     deepest = min(max(ks), len(keys))
-    discounts = torch.log2(torch.arange(2, deepest + 2, dtype=torch.float64, device=queries.device)).reciprocal()
+    discounts = torch.log2(torch.arange(2, deepest + 2, dtype=torch.float64)).reciprocal()
     sums = torch.zeros(len(ks), dtype=torch.float64)
+    rounding = rounding_of(keys)
     for rows, ids in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
         same = same_ids(ids, key_ids)
-        placed = _nearest(rows @ keys.mT, same, deepest).double() * discounts
-        ideal = (torch.arange(deepest, device=same.device) < same.sum(1, keepdim=True)).double() * discounts
+        placed = _nearest(rows @ keys.mT, same, deepest, rounding).cpu().double() * discounts
+        ideal = (torch.arange(deepest) < same.sum(1, keepdim=True).cpu()).double() * discounts
         for number, k in enumerate(ks):
             sums[number] += (placed[:, :k].sum(1) / ideal[:, :k].sum(1)).sum().item()
     return (sums / len(queries)).tolist()
 
 
-def _nearest(scores: Float[Tensor, "b m"], same: Bool[Tensor, "b m"], count: int) -> Bool[Tensor, "b count"]:
+def rounding_of(keys: Float[Tensor, "m d"]) -> float:
+    """Return by how much scores of the same rows may differ: a product's last bits depend on its place in a block.
+
+    >>> 1e-6 < rounding_of(torch.zeros(1, 384)) < 1e-5
+    True
+    """
+    return math.sqrt(keys.shape[1]) * torch.finfo(keys.dtype).eps
+
+
+def _nearest(
+    scores: Float[Tensor, "b m"], same: Bool[Tensor, "b m"], count: int, rounding: float = 0.0
+) -> Bool[Tensor, "b count"]:
     """Tell which of the nearest rows are right, with wrong ones before right ones of the same score.
 
     >>> _nearest(torch.tensor([[0.5, 0.9, 0.5]]), torch.tensor([[True, False, False]]), 3).int().tolist()
     [[0, 0, 1]]
     """
+    scores = torch.where(same, scores - rounding, scores)
     wrong, right = (scores.masked_fill(left_out, -math.inf).topk(count).values for left_out in (same, ~same))
     order = torch.cat([wrong, right], 1).argsort(dim=1, descending=True, stable=True)[:, :count]
     is_right = torch.cat([torch.zeros_like(wrong, dtype=torch.bool), right.isfinite()], 1)

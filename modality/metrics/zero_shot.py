@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from evaluation_hooks import check_same_order
-from modality.metrics.ranking import BLOCK_ROWS, as_ids, check_ks, directions
+from modality.metrics.ranking import BLOCK_ROWS, as_ids, check_ks, directions, rounding_of
 from modality.rows import as_rows, unit_rows
 
 
@@ -62,8 +62,8 @@ def zero_shot_accuracy(
         )
     rows, texts = directions(rows.to(texts), texts, block_size)
     parts = zip(rows.split(block_size), own.split(block_size), strict=True)
-    ranks = torch.cat([_ranks(part @ texts.mT, its) for part, its in parts])
-    right = (ranks == 0).double()
+    ranks = torch.cat([_ranks(part @ texts.mT, its, rounding_of(texts)) for part, its in parts])
+    right, own = (ranks == 0).double(), own.cpu()
     counts = own.bincount(minlength=len(texts))
     of_classes = right.new_zeros(len(texts)).index_add_(0, own, right)[counts > 0] / counts[counts > 0]
     return {f"accuracy@{k}": (ranks < k).double().mean().item() for k in ks} | {
@@ -86,6 +86,6 @@ def as_class_rows(classes: Any) -> Float[Tensor, "K d"]:
     return unit_rows(rows) if rows.dim() == 2 else unit_rows(unit_rows(rows).mean(1))
 
 
-def _ranks(scores: Float[Tensor, "b K"], own: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-    """Count the other classes that are at least as near."""
-    return (scores >= scores.gather(1, own[:, None])).sum(1) - 1
+def _ranks(scores: Float[Tensor, "b K"], own: Int[Tensor, " b"], rounding: float) -> Int[Tensor, " b"]:
+    """Count the other classes that are at least as near; the counts are on the CPU."""
+    return ((scores >= scores.gather(1, own[:, None]) - rounding).sum(1) - 1).cpu()

@@ -64,6 +64,18 @@ def test_right_answers_come_last_among_equals() -> None:
     assert found["mrr"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("count", [1025, 1026, 1027])
+def test_equals_stay_equal_in_a_short_last_block(count: int) -> None:
+    for seed in range(6):
+        row = torch.randn(384, generator=torch.Generator().manual_seed(seed))
+        rows, ids = row.expand(count, -1), torch.arange(count)
+        found = search_metrics(rows, rows, ids, ids, ks=(1, 5))
+        assert [found[name] for name in ("recall@1", "recall@5", "ndcg@1", "ndcg@5")] == [0, 0, 0, 0]
+        assert found["median_rank"] == count and found["mrr"] == pytest.approx(1 / count)
+        assert recall_at_k(rows, rows, (1,), x_ids=ids, y_ids=ids)["x_to_y_recall@1"] == 0
+        assert zero_shot_accuracy(rows, rows, ids)["accuracy@1"] == 0
+
+
 def test_recall_both_ways_is_the_search_of_each_way() -> None:
     x_ids, y_ids = np.arange(15), np.arange(60) % 15
     found = recall_at_k(QUERIES[:15], POOL, ks=(1, 5), x_ids=x_ids, y_ids=y_ids)
