@@ -18,6 +18,7 @@ FIXED, DEEPER = "Deep LoRA", "Deep LoRA, depth 5"  # at a rate of 3e-3, without 
 LOSSES = ("e2e", "glosses")  # tasks whose score is minus a loss, not a share of something
 FALLING = "_linear"  # how the settings end in which all rates fall to 0
 FRESH = "_fresh"  # how the settings end whose seeds were run once, after the rule had been fixed
+LATER = "_later"  # and after its guard for classes had been changed
 SEEDS = 10  # of a setting that counts in a mean over settings
 Means = dict[str, dict[float, dict[str, Any]]]
 Gaps = Callable[[str, str, str], list[float]]
@@ -81,9 +82,9 @@ def gaps(name: str, method: str, other: str) -> list[float]:
 
 
 def all_gaps(name: str, method: str, other: str) -> list[float]:
-    """Return the differences of a setting and those of its fresh seeds, if it has any."""
-    more = name + FRESH
-    return gaps(name, method, other) + (gaps(more, method, other) if has(more, method, other) else [])
+    """Return the differences of a setting and those of its fresh and later seeds, if it has any."""
+    more = [name + ending for ending in (FRESH, LATER) if has(name + ending, method, other)]
+    return [gap for place in (name, *more) for gap in gaps(place, method, other)]
 
 
 def ahead(names: Sequence[str], method: str, other: str, differences: Gaps = gaps) -> dict[str, Any] | None:
@@ -127,10 +128,9 @@ def tuned_method(name: str) -> str:
 
 
 def all_scores(name: str, method: str) -> list[float]:
-    """Return a method's test scores on the seeds of a setting, then on its fresh ones, if it ran on any."""
-    more = name + FRESH
-    places = [name, more] if has(more, method) else [name]
-    return [value for place in places for value in methods_of(place)[method]["test"]["values"]]
+    """Return a method's test scores on the seeds of a setting, then on its fresh and later ones, if it ran on any."""
+    more = [name + ending for ending in (FRESH, LATER) if has(name + ending, method)]
+    return [value for place in (name, *more) for value in methods_of(place)[method]["test"]["values"]]
 
 
 def scores(name: str, method: str) -> dict[str, Any]:

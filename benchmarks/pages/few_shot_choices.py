@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from statistics import fmean
+from typing import Any
 
 from benchmarks.few_shot.comparisons import (
     BASELINE,
@@ -26,8 +27,9 @@ from benchmarks.result_files import SETTINGS, read_json, result
 EARLIER = {
     "Deep LoRA, path 0.12, no guard": "path 0.12, guarded on tokens alone",
     "Deep LoRA, path 0.24, cubed guard": "path 0.24, cube of the slope over its mean, unless the loss is a likelihood",
+    "Deep LoRA, classes by first slopes": "path 0.12, classes guarded as tokens are",
 }
-SIMILARITIES, CLASSES = ("similarity_", "scores_"), ("classes_",)  # how the settings of the last two searches begin
+SEARCHED, CLASSES = ("similarity_", "scores_"), "classes_"  # how the settings of the third and the fourth search begin
 
 
 def earlier() -> str:
@@ -43,31 +45,55 @@ def earlier() -> str:
 
 
 def search() -> str:
-    """Write validation scores of the search for a step rule where the loss is no likelihood."""
-    return _searched(SIMILARITIES)
-
-
-def search_of_classes() -> str:
-    """Write validation scores of the search for a step rule where classes are predicted."""
-    return _searched(CLASSES)
-
-
-def _searched(starts: tuple[str, ...]) -> str:
-    """Write means over the seeds that all variants of a setting have."""
+    """Write validation scores of the search on similarities, means over the seeds that all variants have."""
     found = result("step_search")
-    asked = {name: row for name, row in found["settings"]["settings"].items() if name.startswith(starts)}
+    asked = {name: row for name, row in found["settings"]["settings"].items() if name.startswith(SEARCHED)}
     rows = {variant: [variant] for setting in asked.values() for variant in setting["variants"]}
     heads = []
     for name, setting in asked.items():
-        trials = [one for one in found["trials"] if one["setting"] == name]
-        seeds = set.intersection(*({one["seed"] for one in trials if one["variant"] == v} for v in setting["variants"]))
+        validation = _validation(found["trials"], name)
+        seeds = set.intersection(*(set(validation[variant]) for variant in setting["variants"]))
         for variant, row in rows.items():
-            scores = [one["validation"] for one in trials if one["variant"] == variant and one["seed"] in seeds]
+            scores = [score for seed, score in validation.get(variant, {}).items() if seed in seeds]
             row.append(f"{100 * fmean(scores):.1f}" if scores else "")
-        task = read_json(SETTINGS / f"{setting['base']}.json")["task"]
-        noisy = ", noisy" if task.get("noise") else ""
-        heads.append(f"{task['name']} {task['samples']}{noisy}, {len(seeds)} seeds")
+        heads.append(f"{_searched_task(setting)}, {len(seeds)} seeds")
     return markdown(["validation, points", *heads], list(rows.values()))
+
+
+def search_of_classes() -> str:
+    """Write how far variants are ahead of the earlier rule on reviews, on the seeds that both have."""
+    found = result("step_search")
+    asked = {name: row for name, row in found["settings"]["settings"].items() if name.startswith(CLASSES)}
+    validation = {name: _validation(found["trials"], name) for name in asked}
+    before, *others = next(iter(asked.values()))["variants"]
+    rows = []
+    for variant in others:
+        gaps = [
+            [score - of[before][seed] for seed, score in of[variant].items() if seed in of[before]]
+            for of in validation.values()
+        ]
+        cells = [f"{100 * fmean(row):+.1f}" for row in gaps]
+        rows.append([variant, str(len(gaps[0])), *cells, summed(summarized([gap for row in gaps for gap in row]))])
+    tasks = [_searched_task(setting) for setting in asked.values()]
+    return markdown([f"ahead of {before}", "seeds", *tasks, "all"], rows)
+
+
+def _validation(trials: list[dict[str, Any]], setting: str) -> dict[str, dict[int, float]]:
+    """Map variant -> seed -> score."""
+    scores: dict[str, dict[int, float]] = {}
+    for trial in trials:
+        if trial["setting"] == setting:
+            scores.setdefault(trial["variant"], {})[trial["seed"]] = trial["validation"]
+    return scores
+
+
+def _searched_task(setting: dict[str, Any]) -> str:
+    """Name the task of a setting that was searched, with what it changes."""
+    task = read_json(SETTINGS / f"{setting['base']}.json")["task"]
+    steps = setting.get("task", {}).get("steps")
+    return (
+        f"{task['name']} {task['samples']}{', noisy' if task.get('noise') else ''}{f', {steps} steps' if steps else ''}"
+    )
 
 
 def batch_sizes() -> str:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.few_shot import comparisons
 from benchmarks.few_shot.comparisons import (
     FRESH,
+    LATER,
     RULED,
     ahead,
     all_gaps,
@@ -74,19 +75,22 @@ def test_fresh_seeds_are_counted_beside_the_first_ones(scores, monkeypatch) -> N
     assert means is not None and means["mean"] == pytest.approx(0.025) and means["seeds"] == 3
 
 
-def test_fresh_seeds_are_no_seeds_of_the_first_comparison_and_no_method_is_tuned_on_them() -> None:
-    paths = list(SETTINGS.glob(f"few_shot_*{FRESH}.json"))
-    assert len(paths) == 28
+@pytest.mark.parametrize(("ending", "count", "first_seed"), [(FRESH, 28, 10), (LATER, 5, 20)])
+def test_fresh_seeds_are_no_seeds_of_an_earlier_comparison_and_no_method_is_tuned_on_them(
+    ending: str, count: int, first_seed: int
+) -> None:
+    paths = list(SETTINGS.glob(f"few_shot_*{ending}.json"))
+    assert len(paths) == count
     for path in paths:
-        first_path = SETTINGS / f"{path.stem.removesuffix(FRESH)}.json"
+        first_path = SETTINGS / f"{path.stem.removesuffix(ending)}.json"
         asked, first = (json.loads(one.read_text(encoding="utf8")) for one in (path, first_path))
-        chosen = methods_of(path.stem.removeprefix("few_shot_").removesuffix(FRESH))
+        chosen = methods_of(path.stem.removeprefix("few_shot_").removesuffix(ending))
         assert asked["task"] == first["task"] and asked["sweep_seeds"] == first["sweep_seeds"]
         for method, row in asked["methods"].items():
             assert row["rates"] == [chosen[method]["chosen"]["rate"]] and "then" not in row, (path.stem, method)
             assert row["config"] == chosen[method]["chosen"]["config"], (path.stem, method)
             assert row.get("batch_size") == chosen[method]["chosen"].get("batch_size"), (path.stem, method)
-        assert asked["first_seed"] == max(row["seeds"] for row in asked["methods"].values()) == 10
+        assert asked["first_seed"] == first_seed and {row["seeds"] for row in asked["methods"].values()} == {10}
         assert max(row["seeds"] for row in first["methods"].values()) <= 10
 
 
