@@ -27,7 +27,7 @@ from deep_lora.tuner.loading import keep_as_configured_, settle_saved_whole_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.recomputing import remember_disabled_
 from deep_lora.tuner.targets import check_apart, check_is_called, is_target, linear_targets, warn_of_unmatched_depths
-from deep_lora.tuner.untying import output_tie_kept, part_shared_weights_
+from deep_lora.tuner.untying import part_shared_weights_, ties_as_configured
 from deep_lora.tuner.weighted import WeightedAdapters
 from deep_lora.weights.offload import check_biases_here
 from deep_lora.weights.reading import weight_is_read
@@ -70,7 +70,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         unwatch(self.model)
         self._places = shared_places(self.model)
-        with output_tie_kept(self.model):
+        with ties_as_configured(self.model):
             return super()._unload_and_optionally_merge(*args, **kwargs)
 
     def _check_new_adapter_config(self, config: DeepLoraConfig) -> None:

@@ -41,9 +41,18 @@ def part_shared_weights_(model: nn.Module) -> None:
         if not {id(module) for module, _ in holders[weight_id]} <= {id(layer.get_base_layer()) for _, layer in layers}
         for name, _ in layers
     ]
-    if not parted:
-        return
-    for places in holders.values():
+    if parted:
+        _part_all_(model)
+        warnings.warn(
+            f"merging gives {', '.join(parted)} a weight of its own: it was shared with a module that has another "
+            "update or none, and would have changed that too; all tied weights are parted and the config says "
+            "`tie_word_embeddings=False` from now on, so a model saved afterwards is larger",
+            stacklevel=2,
+        )
+
+
+def _part_all_(model: nn.Module) -> None:
+    for places in _holders(model).values():
         for module, name in places[1:]:
             weight = module._parameters[name]
             if weight is not None and _is_copyable(weight):
@@ -51,29 +60,39 @@ def part_shared_weights_(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, PreTrainedModel) and getattr(part.config, "tie_word_embeddings", False):
             part.config.tie_word_embeddings = False
-    warnings.warn(
-        f"merging gives {', '.join(parted)} a weight of its own: it was shared with a module that has another "
-        "update or none, and would have changed that too; all tied weights are parted and the config says "
-        "`tie_word_embeddings=False` from now on, so a model saved afterwards is larger",
-        stacklevel=2,
-    )
 
 
 @contextmanager
-def output_tie_kept(model: Any) -> Iterator[None]:
-    """Keep `tie_word_embeddings` while merging, where it ties the output to others than the input embeddings.
+def ties_as_configured(model: Any) -> Iterator[None]:
+    """Let the configuration of a model say what is tied in it once its adapters are gone, so that it can be saved.
 
-    Those of a decoder, beside an encoder with its own. PEFT compares input and output alone and unsets it; a saved
-    model would then have no weight for its output, and come back with a random one.
+    A module that was trained whole leaves the others that it was tied to; then all are parted. PEFT compares the input
+    with the output embeddings alone: where the output is tied to the decoder's, beside an encoder with its own, it
+    would unset `tie_word_embeddings`, and a saved model have no weight for its output.
     """
     config: Any = getattr(model, "config", None)
+    before = _ties(model)
     tied = bool(getattr(config, "tie_word_embeddings", False)) and _output_is_tied_elsewhere(model)
     with warnings.catch_warnings():
         if tied:
             warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
         yield
-    if tied and _output_is_tied_elsewhere(model):
+    left, still = _ties(model), bool(getattr(config, "tie_word_embeddings", False))
+    if left < before and (left or still):
+        _part_all_(model)
+        warnings.warn(
+            "a module that was trained whole has a weight of its own now, which was shared before; all tied weights "
+            "are parted and the config says `tie_word_embeddings=False` from now on, so a model saved afterwards is "
+            "larger",
+            stacklevel=2,
+        )
+    elif tied and _output_is_tied_elsewhere(model):
         config.tie_word_embeddings = True
+
+
+def _ties(model: nn.Module) -> int:
+    """Count the places of parameters that are held in another one too."""
+    return sum(len(places) - 1 for places in _holders(model).values())
 
 
 def _output_is_tied_elsewhere(model: Any) -> bool:

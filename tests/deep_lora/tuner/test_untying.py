@@ -64,7 +64,7 @@ def test_embeddings_of_each_side_are_merged_alone(name, targets, tmp_path) -> No
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MODELS)
 def test_lora_loses_the_output_embeddings(name, tmp_path) -> None:
-    """What this guards against; once PEFT compares the right embeddings, `output_tie_kept` can go."""
+    """What this guards against; once PEFT compares the right embeddings, that part of `ties_as_configured` can go."""
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
     assert error_after_a_reload(get_peft_model(MODELS[name](), config).eval(), tmp_path) > 0.01
