@@ -68,7 +68,8 @@ class DeepLoraConfig(WithoutLoraFields, PeftConfig):
         trainable_token_indices: Rows of the embedding to train beside the adapter, such as those of new tokens, or a
             dict of module name to rows.
         target_parameters: Names of bare nn.Parameters to adapt, such as the experts of a mixture.
-        ensure_weight_tying: Share one adapter between a tied input embedding and output head.
+        ensure_weight_tying: Share one adapter, or one weight that is saved whole, between the input embedding and what
+            is tied to it.
         deep_lora_version: Format of the saved adapter; leave it.
 
     Raises:

@@ -12,6 +12,7 @@ from torch import nn
 from deep_lora.files import AdapterFileError
 from deep_lora.layers.base import DeepLoraLayer
 from deep_lora.layers.finding import adapted_layers
+from deep_lora.tuner.tying import share_saved_whole_
 from deep_lora.weights.offload import settle_all_
 from deep_lora.weights.saved import check_loaded
 
@@ -43,6 +44,7 @@ def keep_as_configured_(model: nn.Module, adapter_name: str) -> None:
             layer._share_parameters(adapter_name)
         if adapter_name in layer.deep_lora_U:
             layer._freeze_non_trainable_peft_weights(adapter_name)
+    share_saved_whole_(model, getattr(model, "peft_config", {}).get(adapter_name), adapter_name)
 
 
 def settle_saved_whole_(model: nn.Module, adapter_name: str) -> None:

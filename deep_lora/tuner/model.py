@@ -10,7 +10,6 @@ from typing import Any
 from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTuner, find_parameter_name_by_module
 from peft.utils import get_quantization_kwargs
-from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.other import get_pattern_key, match_target_against_key
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from deep_lora.tuner.loading import keep_as_configured_, settle_saved_whole_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.recomputing import remember_disabled_
 from deep_lora.tuner.targets import check_apart, check_is_called, is_target, linear_targets, warn_of_unmatched_depths
+from deep_lora.tuner.tying import save_with_embedding_, saves_any, share_saved_whole_, tied_with_embedding
 from deep_lora.tuner.untying import part_shared_weights_, ties_as_configured
 from deep_lora.tuner.weighted import WeightedAdapters
 from deep_lora.weights.offload import check_biases_here
@@ -41,8 +41,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
     tuner_layer_cls = DeepLoraLayer
     _places: dict[int, list[tuple[nn.Module, str]]]
 
-    # These three depend on the config alone, and LoRA's are exactly what is needed here.
-    _add_modules_to_save_to_tie = LoraModel._add_modules_to_save_to_tie
+    # It depends on the config alone, and LoRA's is exactly what is needed here.
     _check_add_weighted_adapter = LoraModel._check_add_weighted_adapter
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -59,6 +58,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         self._places = {}
         names = [*self.targeted_module_names, *self.targeted_parameter_names]
         warn_of_unmatched_depths(self.peft_config[adapter_name], names)
+        share_saved_whole_(model, self.peft_config[adapter_name], adapter_name)
         self._cast_adapter_dtype(adapter_name)
         watch(model)
 
@@ -88,14 +88,15 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
 
     def _check_tied_modules(self, model: nn.Module, peft_config: DeepLoraConfig) -> None:
         """Ask the model which embedding is its own (GPT-2's is `wte`) and what is tied to it; PEFT knows two names."""
-        saved = {name.split(".")[-1] for name in peft_config.modules_to_save or []}
-        peft_config.target_modules_to_tie = None
-        if peft_config.ensure_weight_tying and not saved & set(EMBEDDING_LAYER_NAMES):
-            tied = self._get_module_names_tied_with_embedding()
-            if tied and self._targets_any(peft_config, [self._embedding_name(), *tied]):
-                self._add_targets_to_tie(peft_config, tied)
-                return
-        super()._check_tied_modules(model, peft_config)
+        peft_config.target_modules_to_tie = peft_config.modules_to_tie = None
+        tied = self._get_module_names_tied_with_embedding() if peft_config.ensure_weight_tying else []
+        together = [self._embedding_name(), *tied] if tied else []
+        if saves_any(peft_config, together):
+            save_with_embedding_(peft_config, self.model, together[0], tied)
+        elif self._targets_any(peft_config, together):
+            self._add_targets_to_tie(peft_config, tied)
+        else:
+            super()._check_tied_modules(model, peft_config)
 
     @staticmethod
     def _check_tied_module_exists(peft_config: DeepLoraConfig, key: str) -> bool:
@@ -126,8 +127,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         return find_parameter_name_by_module(self.model, self.model.get_input_embeddings())
 
     def _get_module_names_tied_with_embedding(self) -> list[str]:
-        """Return those of the base model, also where an earlier adapter has wrapped them."""
-        return [name.removesuffix(".base_layer") for name in super()._get_module_names_tied_with_embedding()]
+        return tied_with_embedding(self.model)
 
     @staticmethod
     def _targets_any(config: DeepLoraConfig, names: list[str]) -> bool:

@@ -139,6 +139,11 @@ BART = BartConfig(
 )  # fmt: skip
 T5 = T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0)
 SQUARE = SMALL | {"hidden_size": VOCABULARY + 1, "vocab_size": VOCABULARY + 1}  # U and V have one shape
+PAIR = {
+    "vocab_size": VOCABULARY, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "pad_token_id": 0,
+    "max_position_embeddings": 16,
+}  # fmt: skip
 NESTED = {
     "bert": (lambda: BertForMaskedLM(BertConfig(**SMALL)), ["word_embeddings"], 2),
     "bert by its head": (lambda: BertForMaskedLM(BertConfig(**SMALL)), ["decoder"], 2),
@@ -155,6 +160,7 @@ NESTED = {
     "t5": (lambda: T5ForConditionalGeneration(T5), ["shared"], 4),
     "t5 by one of its embeddings": (lambda: T5ForConditionalGeneration(T5), ["encoder.embed_tokens"], 4),
     "bart": (lambda: BartForConditionalGeneration(BART), ["embed_tokens"], 4),
+    "marian": (lambda: MarianMTModel(MarianConfig(**PAIR)), ["embed_tokens"], 4),
     "bart without a head": (lambda: BartModel(BART), ["shared"], 3),
 }  # fmt: skip
 
@@ -237,11 +243,6 @@ def blip() -> BlipForConditionalGeneration:
     return BlipForConditionalGeneration(config)
 
 
-PAIR = {
-    "vocab_size": VOCABULARY, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "pad_token_id": 0,
-    "max_position_embeddings": 16,
-}  # fmt: skip
 SHARED = {
     "head": (lambda: llama(tie_word_embeddings=True), ["lm_head"], {}),
     "embedding": (lambda: llama(tie_word_embeddings=True), ["embed_tokens"], {}),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, inject_adapter_in_model
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import (
     BartConfig,
@@ -21,6 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from deep_lora import DeepLoraConfig
 from tests.models import VOCABULARY, adapt, gpt2, ids, llama
 
 PAIR = {
@@ -102,3 +104,58 @@ def test_parting_what_was_tied_is_told() -> None:
     with pytest.warns(UserWarning, match="a module that was trained whole has a weight of its own now"):
         merged = model.merge_and_unload()
     assert not merged.config.tie_word_embeddings
+
+
+TIED = [
+    ("BART", ["shared", "embed_tokens"]), ("BART", ["lm_head"]), ("mBART", ["embed_tokens"]),
+    ("Marian", ["embed_tokens"]), ("Marian", ["lm_head"]), ("Marian", ["shared"]), ("T5", ["shared"]),
+    ("T5", ["shared", "embed_tokens", "lm_head"]), ("BERT", ["word_embeddings"]), ("BERT", ["predictions.decoder"]),
+    ("Llama", ["lm_head"]), ("Llama", ["embed_tokens", "norm"]), ("GPT-2", ["wte"]),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "saved"), TIED)
+def test_modules_that_are_tied_share_one_trained_weight_wherever_they_come_from(name, saved, tmp_path) -> None:
+    settings: dict[str, Any] = {"r": 2, "modules_to_save": list(saved), "ensure_weight_tying": True}
+    model = adapt(built(name), **settings).eval()
+    assert close(outputs(model), outputs(built(name)))
+    weights = {module.weight for module in copies_of(model)}
+    assert len(weights) == 1 and len(copies_of(model)) >= 2
+    wanted = outputs(trained_(model))
+    assert not close(wanted, outputs(built(name)))
+    with model.disable_adapter():
+        assert close(outputs(model), outputs(built(name)))
+    model.save_pretrained(tmp_path / "adapter")
+    for options in ({}, {"low_cpu_mem_usage": True}):
+        loaded = PeftModel.from_pretrained(built(name), tmp_path / "adapter", is_trainable=True, **options).eval()
+        assert close(outputs(loaded), wanted) and len({module.weight for module in copies_of(loaded)}) == 1
+    model.load_adapter(tmp_path / "adapter", "two")
+    model.set_adapter("two")
+    assert close(outputs(model), wanted)
+    model.save_pretrained(tmp_path / "both")
+    assert close(outputs(PeftModel.from_pretrained(built(name), tmp_path / "both" / "two").eval()), wanted)
+    merged = model.merge_and_unload()
+    assert close(outputs(merged), wanted)
+    merged.save_pretrained(tmp_path / "merged")
+    assert close(outputs(type(merged).from_pretrained(tmp_path / "merged").eval()), wanted)
+
+
+def copies_of(model: nn.Module) -> list[Any]:
+    """What is trained whole, of a tied weight."""
+    wrappers = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    copies = [wrapper.modules_to_save["default"] for wrapper in wrappers]
+    return [copied for copied in copies if copied.weight.shape[0] == VOCABULARY]
+
+
+def test_what_is_tied_inside_of_a_module_that_is_saved_whole_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot tie 'model.decoder.embed_tokens', which lies in 'model.decoder'"):
+        adapt(built("BART"), r=2, modules_to_save=["decoder", "embed_tokens"], ensure_weight_tying=True)
+
+
+def test_an_adapter_that_is_injected_without_a_model_of_peft_is_tied_too() -> None:
+    base = built("BART")
+    config = DeepLoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True)
+    model = inject_adapter_in_model(config, base)
+    assert close(outputs(model), outputs(built("BART")))
+    assert len({module.weight for module in copies_of(model)}) == 1
