@@ -26,7 +26,13 @@ from deep_lora.tuner.loading import keep_as_configured_, settle_saved_whole_
 from deep_lora.tuner.mixed_batch import adapter_names_injected
 from deep_lora.tuner.recomputing import remember_disabled_
 from deep_lora.tuner.targets import check_apart, check_is_called, is_target, linear_targets, warn_of_unmatched_depths
-from deep_lora.tuner.tying import save_with_embedding_, saves_any, share_saved_whole_, tied_with_embedding
+from deep_lora.tuner.tying import (
+    save_with_embedding_,
+    saves_any,
+    share_rows_,
+    share_saved_whole_,
+    tied_with_embedding,
+)
 from deep_lora.tuner.untying import part_shared_weights_, ties_as_configured
 from deep_lora.tuner.weighted import WeightedAdapters
 from deep_lora.weights.offload import check_biases_here
@@ -58,6 +64,7 @@ class DeepLoraModel(WeightedAdapters, BaseTuner):
         self._places = {}
         names = [*self.targeted_module_names, *self.targeted_parameter_names]
         warn_of_unmatched_depths(self.peft_config[adapter_name], names)
+        share_rows_(model, self.peft_config[adapter_name], adapter_name)
         share_saved_whole_(model, self.peft_config[adapter_name], adapter_name)
         self._cast_adapter_dtype(adapter_name)
         watch(model)

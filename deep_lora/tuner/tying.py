@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from peft.utils.other import TrainableTokensWrapper, _set_trainable
 from torch import nn
 
 from deep_lora.config import DeepLoraConfig
@@ -90,3 +91,33 @@ def share_saved_whole_(model: Any, config: DeepLoraConfig | None, adapter_name: 
             whole.requires_grad_(weight.requires_grad)
             wrapper.modules_to_save[adapter_name] = whole
         whole.weight = weight
+
+
+def share_rows_(model: Any, config: DeepLoraConfig, adapter_name: str) -> None:
+    """Let the rows of the embedding that are trained be those of all that is tied to it, and as active as there.
+
+    PEFT leaves out what `tied_with_embedding` finds beyond it, and activates the rest with every adapter that is added.
+    """
+    if config.trainable_token_indices is None or not hasattr(model, "get_input_embeddings"):
+        return
+    source = model.get_input_embeddings()
+    if not isinstance(source, TrainableTokensWrapper) or adapter_name not in source._adapters:
+        return
+    with_rows = {id(part.original_module) for part in model.modules() if _has_rows(part, adapter_name)}
+    tied = {name: model.get_submodule(name) for name in tied_with_embedding(model)}
+    _set_trainable(
+        model,
+        adapter_name,
+        [name for name, module in tied.items() if id(_of_base(module)) not in with_rows],
+        config.inference_mode,
+        wrapper_cls=TrainableTokensWrapper,
+        token_indices=source.token_adapter.token_indices[adapter_name],
+        tied_adapter=source.token_adapter,
+    )
+    for part in model.modules():
+        if _has_rows(part, adapter_name) and part.token_adapter.tied_adapter is source.token_adapter:
+            part.set_adapter(source.active_adapters, inference_mode=config.inference_mode)
+
+
+def _has_rows(module: Any, adapter_name: str) -> bool:
+    return isinstance(module, TrainableTokensWrapper) and adapter_name in module._adapters

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -17,7 +18,7 @@ from deep_lora.layers.fused import is_plain
 
 
 def part_shared_weights_(model: nn.Module) -> None:
-    """Part all shared weights if one of them is that of an adapted layer and of a module without its update.
+    """Part all shared weights if one of them is that of an adapted layer and of a module without its update or rows.
 
     Such as a tied embedding. All, and in the configuration too: a model of which a part is still tied would not come
     back from a folder. Layers that share one adapter go on sharing the weight where nothing else has it. Weights that
@@ -38,7 +39,7 @@ def part_shared_weights_(model: nn.Module) -> None:
     parted = [
         name
         for (weight_id, _), layers in _groups(model).items()
-        if not {id(module) for module, _ in holders[weight_id]} <= {id(layer.get_base_layer()) for _, layer in layers}
+        if not {id(module) for module, _ in holders[weight_id]} <= {id(base) for _, base in layers}
         for name, _ in layers
     ]
     if parted:
@@ -132,13 +133,19 @@ def _modules_of_base(part: nn.Module) -> Iterator[nn.Module]:
         yield from _modules_of_base(child)
 
 
-def _groups(model: nn.Module) -> dict[tuple[int, int], list[tuple[str, DeepLoraLayer]]]:
-    """Gather the adapted layers, with their names, that share a weight and an adapter."""
-    groups: dict[tuple[int, int], list[tuple[str, DeepLoraLayer]]] = {}
+def _groups(model: nn.Module) -> dict[tuple[int, int], list[tuple[str, nn.Module]]]:
+    """Gather the base layers, by the names of what adapts them or trains rows of them, that share a weight and that."""
+    groups: dict[tuple[int, int], list[tuple[str, nn.Module]]] = {}
     for name, layer in adapted_layers(model).items():
         weight = _own_weight(layer)
         if weight is not None:
-            groups.setdefault((id(weight), id(_source(layer))), []).append((name, layer))
+            groups.setdefault((id(weight), id(_source(layer))), []).append((name, layer.get_base_layer()))
+    for name, wrapper in model.named_modules():
+        if isinstance(wrapper, TrainableTokensWrapper):
+            rows, base = wrapper.token_adapter, wrapper.original_module
+            weight = base._parameters.get("weight")
+            if weight is not None and _is_copyable(weight):
+                groups.setdefault((id(weight), id(rows.tied_adapter or rows)), []).append((name, base))
     return groups
 
 
