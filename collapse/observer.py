@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from collapse.centers import TILE_ROWS, nearest_center_agreement
 from collapse.classifier import NormalizedClassifier
 from collapse.classifier.normalized import check_has_classes
-from collapse.heads.finding import LinearHead, base_model_of, find_head
+from collapse.heads.finding import LinearHead, argument, base_model_of, find_head
 from collapse.language import last_token_rows, next_token_pairs, shifts_labels
 from collapse.sphere import unit_rows
 from collapse.statistics import ClassStatistics, Within
@@ -163,7 +163,7 @@ class HeadObserver(Observer):
         features, self._features = self._features, None
         if not self.is_watching or features is None or module.training:
             return
-        labels = kwargs.get("labels")
+        labels = argument(module, "labels", args, kwargs)
         if labels is None:
             self.unlabeled += 1
             return
@@ -172,7 +172,7 @@ class HeadObserver(Observer):
         if self._shifts and labels.ndim == 2 and features.ndim == 3:
             features, labels = next_token_pairs(features, labels)
         if features.ndim == labels.ndim + 2:
-            input_ids = kwargs.get("input_ids", args[0] if args else None)
+            input_ids = argument(module, "input_ids", args, kwargs)
             features = last_token_rows(features, input_ids, _pad_token_id(module))
         valid = self._valid_rows(len(labels))
         try:

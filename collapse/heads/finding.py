@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -139,3 +141,17 @@ def _candidates(base: nn.Module) -> dict[str, dict[str, LinearHead]]:
     if outside:
         return outside
     return dict(list(layers.items())[-1:])
+
+
+def argument(module: nn.Module, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return what a call of a module passes as that argument of its forward pass, by name or by position, or None.
+
+    >>> argument(nn.Linear(2, 2), "input", ["features"], {}), argument(nn.Linear(2, 2), "labels", ["features"], {})
+    ('features', None)
+    """
+    if name in kwargs or not args:
+        return kwargs.get(name)
+    try:
+        return inspect.signature(module.forward).bind_partial(*args).arguments.get(name)
+    except TypeError:  # more arguments than the forward pass takes, which says so itself
+        return None

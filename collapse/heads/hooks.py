@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from collapse.classifier import MarginKind, NormalizedClassifier, with_margin
 from collapse.classifier.normalized import check_labels
-from collapse.heads.finding import WRAPPING, linear_layers, outside_of_base
+from collapse.heads.finding import WRAPPING, argument, linear_layers, outside_of_base
 
 
 def register_hooks(base: nn.Module, head: str, margin: float, margin_kind: MarginKind) -> None:
@@ -36,7 +36,7 @@ class _BatchCheck:
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
-        check_labels(kwargs.get("labels"))
+        check_labels(argument(module, "labels", args, kwargs))
         if module.training and not self.has_trained:
             self.has_trained = True
             check_left_out_layers(module, self.head)
@@ -58,7 +58,7 @@ class _MarginLoss:
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         if not module.training:
             return output
-        labels, logits = kwargs.get("labels"), getattr(output, "logits", None)
+        labels, logits = argument(module, "labels", args, kwargs), getattr(output, "logits", None)
         if labels is None or logits is None:
             raise ValueError(
                 f"the margin of {self.margin} is part of the loss, and this training batch has no `labels` (label "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -51,6 +52,31 @@ def test_multi_label_targets_are_refused_at_the_first_batch_where_nothing_told_b
         ):
             copy.deepcopy(model)(**{**batch, "labels": labels})
     assert model(**batch).loss.isfinite()
+
+
+def by_position(model, batch, labels):
+    """The inputs of a call in which no argument has a name."""
+    names = list(inspect.signature(model.forward).parameters)
+    given = batch | {"labels": labels}
+    return [given.get(name) for name in names[: names.index("labels") + 1]]
+
+
+@pytest.mark.parametrize("architecture", SEQUENCES, ids=lambda a: a.model)
+def test_labels_that_are_passed_by_position_are_labels(architecture) -> None:
+    batch, model = architecture.batch(), architecture.build()
+    plain = copy.deepcopy(model).eval()
+    observer = HeadObserver(plain)
+    with observer.watching(), torch.no_grad():
+        plain(*by_position(plain, batch, batch["labels"]))
+    assert observer.statistics.num_samples == 4 and observer.unlabeled == 0
+    normalize_classifier_(model, margin=0.3)
+    with pytest.raises(TypeError, match="one integer label for each sample, got torch.float32"):
+        copy.deepcopy(model)(*by_position(model, batch, torch.ones(4, 3)))
+    model.train()
+    torch.manual_seed(0)
+    wanted = copy.deepcopy(model)(**batch).loss
+    torch.manual_seed(0)
+    assert torch.equal(model(*by_position(model, batch, batch["labels"])).loss, wanted)
 
 
 def visual_questions():
