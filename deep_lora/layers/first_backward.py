@@ -1,4 +1,7 @@
-"""A warning at the first backward pass about adapters that no gradient reaches: their layers are never called."""
+"""A warning at the first backward pass about adapters that no gradient reaches, or one that float16 has lost.
+
+Layers that are never called get none.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from deep_lora.layers.finding import adapted_layers
 from deep_lora.layers.first_step import watch_step
+from deep_lora.layers.fused import is_plain
 
 _NAMED = 5
 _TOLD: WeakSet[nn.Module] = WeakSet()
@@ -88,6 +92,9 @@ class _Listener:
     def __init__(self, model: nn.Module, trained: dict[str, Tensor], outputs: list[Tensor]) -> None:
         self.model, self.trained, self.begun = model, trained, False
         self.reached: set[str] = set()
+        tensors = [*model.parameters(), *outputs]
+        self.may_underflow = all(map(is_plain, tensors)) and any(t.dtype == torch.float16 for t in tensors)
+        self.with_values: list[Tensor] = []
         self.handles = [output.register_hook(self._begin) for output in outputs]
         self.handles += [tensor.register_hook(self._reach(name)) for name, tensor in trained.items()]
 
@@ -100,6 +107,8 @@ class _Listener:
     def _reach(self, name: str) -> Any:
         def reach(gradient: Tensor) -> None:
             self.reached.add(name)
+            if self.may_underflow:
+                self.with_values.append(gradient.detach().any())
 
         return reach
 
@@ -110,6 +119,12 @@ class _Listener:
             watch(self.model)  # a derivative by something else, such as the input
             return
         watch_step(self.model)
+        if self.with_values and not any(map(bool, self.with_values)):
+            warnings.warn(
+                "all gradients of the adapter were zero in the first backward pass, which float16 makes of what is "
+                "below 6e-8: scale the loss (`torch.amp.GradScaler`, or `fp16=True` in a Trainer), or use bfloat16",
+                stacklevel=2,
+            )
         idle = sorted({name.rpartition(".")[0] for name in self.trained.keys() - self.reached})
         if idle:
             _TOLD.add(self.model)

@@ -1,10 +1,17 @@
 """Every precision trains, saves and loads bit for bit; compiled layers equal eager ones; derivatives are exact."""
 
 import copy
+import warnings
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft import (
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -199,3 +206,24 @@ def test_loading_into_empty_tensors_on_a_base_in_half_precision_rounds_nothing(c
     theirs = list(adapter_tensors(source).values())
     assert len(ours) == len(theirs)
     assert all(torch.equal(new, old) for new, old in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("where", ["adapter", "base", "autocast"])
+def test_gradients_that_float16_has_lost_are_told_in_the_first_backward_pass(where: str) -> None:
+    dtype = torch.float32 if where == "autocast" else torch.float16
+    base = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).to(dtype)
+    model = get_peft_model(base, DeepLoraConfig(r=2), autocast_adapter_dtype=where == "base")
+    x = torch.ones(4, 8, dtype=dtype)
+
+    def backward(scale: float) -> list[str]:
+        fresh = copy.deepcopy(model)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with torch.autocast("cpu", torch.float16, enabled=where == "autocast"):
+                output = fresh(x)
+            (output * 1e-6 * scale).square().sum().backward()
+        return [str(one.message) for one in caught if "all gradients of the adapter were zero" in str(one.message)]
+
+    (text,) = backward(1.0)
+    assert "scale the loss" in text
+    assert not backward(2.0**20)
