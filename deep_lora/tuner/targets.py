@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
+from peft.tuners.tuners_utils import BaseTuner, _get_in_out_features, _maybe_include_all_linear_layers
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
@@ -53,7 +53,8 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
         parent, _, last = name.rpartition(".")
         config.target_modules = [last]  # the last name alone, for which PEFT looks at the index of the layer
         in_layer = bool(parent) or config.layers_to_transform in (None, [])
-        if in_layer and is_target(config, name) and not is_raw_weight(model, last):
+        empty = 0 in _get_in_out_features(model.get_submodule(name))
+        if in_layer and not empty and is_target(config, name) and not is_raw_weight(model, last):
             found.add(name)
     found -= _owners(model, config.target_parameters or ())
     found -= _of_other_adapters(model, found)

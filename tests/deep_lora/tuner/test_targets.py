@@ -12,7 +12,7 @@ import transformers as hf
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from deep_lora import DeepLoraConfig
+from deep_lora import DeepLoraConfig, adapted_layers
 from tests.models import VOCABULARY, Mixed, Nest, Pixels, adapt, adapter_tensors, disturb_, ids, llama
 
 
@@ -71,6 +71,12 @@ def test_all_linear_layers_of_some_blocks(targets: dict, tmp_path: Path) -> None
 def test_layers_whose_weights_are_read_without_a_call_are_left_out() -> None:
     assert adapted(adapt(Torch(), r=2)) == {"up", "attention.out_proj"}  # read with its update
     assert {name.rpartition(".")[2] for name in adapted(adapt(mamba(), r=2))} == {"in_proj", "x_proj", "dt_proj"}
+
+
+def test_empty_layers_are_left_out() -> None:
+    base = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 4), nn.Linear(4, 4))
+    model = adapt(base, r=2, init_weights=False)
+    assert list(adapted_layers(model.base_model.model)) == ["2"]
 
 
 def test_bare_parameters_can_be_adapted_alone_or_with_all_linear_layers() -> None:
