@@ -42,9 +42,9 @@ class StepRule:
     ranks and depths go equally far. No factor moves further in one step than 0.15 of its own norm. Parameters beside
     the adapter keep the optimizer's own steps. Extra memory: a copy of the adapter, and of its gradient in a step.
 
-    Works with any optimizer that keeps no second copy of the weights and whose steps run its hooks, for Deep LoRA and
-    for PEFT's LoRA, under DDP and FSDP 2; optimizers under DeepSpeed ZeRO or FSDP 1 see flattened pieces and are
-    refused.
+    Works with any optimizer that keeps no second copy of the weights and whose steps run its hooks, with a closure or
+    without, for Deep LoRA and for PEFT's LoRA, under DDP and FSDP 2; optimizers under DeepSpeed ZeRO or FSDP 1 see
+    flattened pieces and are refused.
 
     Source: ours (docs/few_shot.md); trust ratios (You et al., LAMB, 2020) measure parameters, this measures products.
 
@@ -85,6 +85,7 @@ class StepRule:
         self.optimizer, self.num_steps, self.path, self.max_grad_norm = optimizer, num_steps, path, max_grad_norm
         self._model = model
         self._before: list[tuple[Stacks, Stacks]] = []
+        self._values: list[Stacks] = []
         self._find_parameters()
         group = self.group
         if isinstance(resume, Mapping):
@@ -138,12 +139,30 @@ class StepRule:
         self._held = _held(self.optimizer)
 
     @torch.no_grad()
-    def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _remember(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _held(optimizer) != self._held:  # accelerate puts others in their place under FSDP 2
             self._find_parameters()
-        self._before = [(family.values(), family.gradients()) for family in self._families]
-        if self.group[STEPS] == 0:
-            self._warn_without_gradient()
+        self._before, self._values = [], [family.values() for family in self._families]
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
+        if closure is None:
+            self._hear(optimizer)
+            return None
+
+        def heard() -> Any:  # it makes the gradients, within the step
+            loss = closure()
+            self._hear(optimizer)
+            return loss
+
+        return ((args[0], heard, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {"closure": heard})
+
+    @torch.no_grad()
+    def _hear(self, optimizer: Optimizer) -> None:
+        """Keep the gradients with which a step begins, and clip those of every call of a closure."""
+        if not self._before:
+            gradients = [family.gradients() for family in self._families]
+            self._before = list(zip(self._values, gradients, strict=True))
+            if self.group[STEPS] == 0:
+                self._warn_without_gradient()
         if self.max_grad_norm:
             everything = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             torch.nn.utils.clip_grad_norm_(everything, self.max_grad_norm)
