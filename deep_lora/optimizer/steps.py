@@ -197,9 +197,9 @@ class StepRule:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the mean slope of this step over all updates that it moves, and how many these are."""
         slopes, heard = [], []
-        device = self._families[0].device
+        device, sign = self._families[0].device, 1 if self.group.get("maximize") else -1
         for family, (_, gradients), step, length in zip(self._families, before, steps, lengths, strict=True):
-            gain = -family.dot(gradients, step) * family.norms
+            gain = sign * family.dot(gradients, step) * family.norms
             slopes.append((gain / length.per_share.clamp(min=TINY)).clamp(min=0).sum().to(device))
             heard.append((length.per_share > 0).sum().to(device))
         count = torch.stack(heard).sum()

@@ -1,4 +1,4 @@
-"""The step rule where an optimizer computes the gradients itself, by a closure, as Lightning's loops and LBFGS do."""
+"""The step rule where an optimizer makes the gradients itself, by a closure, as LBFGS does, or ascends."""
 
 from __future__ import annotations
 
@@ -62,3 +62,20 @@ def test_a_closure_that_is_called_several_times_in_a_step_is_heard_where_the_ste
     wanted = [PATH / STEPS * float(norm) for norm in norms(model)]
     lengths = [float((after - old).norm()) for after, old in zip(dense(model), before, strict=True)]
     assert lengths == pytest.approx(wanted, rel=MOST)
+
+
+def test_an_optimizer_that_maximizes_hears_as_one_that_minimizes_the_opposite() -> None:
+    runs = []
+    for sign in (1, -1):
+        model, x = seeded("linear and embedding")
+        optimizer = AdamW(trained(model), lr=1e-2, maximize=sign < 0)
+        rule = StepRule(optimizer, model, STEPS)
+        guards = []
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            (sign * (model(x) - 1).square().mean()).backward()
+            optimizer.step()
+            guards.append(rule.guard)
+        runs.append((guards, dense(model)))
+    assert runs[0][0] == runs[1][0] and min(runs[0][0]) < 1
+    assert all(torch.equal(one, other) for one, other in zip(runs[0][1], runs[1][1], strict=True))
