@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from training.reading.conll import read_conll
 from training.reading.delimited import read_delimited
 from training.reading.json_rows import read_json
 from training.reading.lists import labels, tags, words
-from training.reading.rows import Fault, Record, collect
+from training.reading.sheets import read_sheet
 from training.reading.tables import Table, Wanted, of_data_set
 from training.reading.text_files import PACKED_SUFFIXES, lines_of
 from training.settings.data import FileArguments
@@ -130,65 +129,8 @@ def _parquet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileA
 
 
 def _sheet(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArguments) -> Table:
-    try:
-        import openpyxl
-    except ImportError as error:
-        raise UsageError(f"{path} needs openpyxl (pip install openpyxl); or save it as csv (UTF-8)") from error
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:  # the library raises many kinds; all mean that it is not an xlsx file
-        raise UsageError(f"{path} cannot be read as xlsx: {error}; save it again, or as csv (UTF-8)") from error
-    try:
-        sheet, *others = book.worksheets
-        if others:
-            raise UsageError(
-                f"{path} has {1 + len(others)} sheets ({', '.join(book.sheetnames[:5])}); save the one that you "
-                "mean as a file of its own"
-            )
-        errors: list[tuple[int, int, str]] = []
-        rows = collect(_sheet_rows(sheet, errors), options.column_names, [one.name for one in wanted])
-        _refuse_errors(errors, [rows.header.index(name) for name in rows.columns], rows.header)
-    except Fault as fault:
-        remedy = fault.remedy or "move or delete what is outside of the table"
-        raise UsageError(f"row {fault.line} of {path} {fault.reason}; {remedy}") from fault
-    finally:
-        book.close()
+    rows = read_sheet(path, options.column_names, [one.name for one in wanted])
     return Table(rows.header, rows.columns, **_lines_as_places(path, rows.lines, "row"))
-
-
-def _sheet_rows(sheet: Any, errors: list[tuple[int, int, str]]) -> Iterator[Record]:
-    """Yield rows that are not empty, all as wide as the first one at least; whole numbers without a point.
-
-    Cells whose formula fails are noted in `errors`: row, column and what the cell shows.
-    """
-    width = 0
-    for number, cells in enumerate(sheet.iter_rows(), start=1):
-        fields = [_cell(cell.value) for cell in cells]
-        errors += [(number, place, str(cell.value)) for place, cell in enumerate(cells) if cell.data_type == "e"]
-        while fields and not fields[-1]:
-            fields.pop()
-        if fields:
-            width = width or len(fields)
-            yield Record(number, fields + [None] * (width - len(fields)))
-
-
-def _refuse_errors(errors: Sequence[tuple[int, int, str]], places: Sequence[int], header: Sequence[str]) -> None:
-    """Raise for the first cell of these columns whose formula fails; what it shows is not a text."""
-    for row, place, shown in errors:
-        if place in places:
-            raise Fault(row, f"shows the error {shown} in the column {header[place]!r}", remedy="correct its formula")
-
-
-def _cell(value: Any) -> str | None:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, datetime) and value.time() == time():
-        return str(value.date())
-    if isinstance(value, str) and "_x" in value:  # Excel writes characters by their numbers: _x000D_
-        from openpyxl.utils.escape import unescape
-
-        return str(unescape(value))
-    return None if value is None else str(value)
 
 
 _Reader = Callable[[Path, _Lines, Sequence[Wanted], FileArguments], Table]
