@@ -38,7 +38,7 @@ def read_json(
     """
     names: dict[str, None] = {}
     columns: dict[str, list] = {name: [] for name in wanted}
-    places = []
+    places, rejected = [], []
     unit, rows = _rows(path, lines, wanted, lists)
     for line, row in rows:
         if not isinstance(row, dict):
@@ -47,7 +47,20 @@ def read_json(
         places.append(line)
         for name, values in columns.items():
             values.append(row.get(name))
+        if "_task_hash" in row and row.get("answer") not in (None, "accept"):
+            rejected.append((line, row["answer"]))
+    _refuse_rejected(path, unit, rejected, len(places))
     return JsonRows(list(names), columns, places, unit)
+
+
+def _refuse_rejected(path: Path, unit: str, rejected: Sequence[tuple[int, Any]], count: int) -> None:
+    """Raise if rows were not accepted in Prodigy, which saves them among the others."""
+    if rejected:
+        place, answer = rejected[0]
+        raise UsageError(
+            f"{len(rejected):,} of {count:,} rows of {path} were not accepted in Prodigy, the first is {unit} {place} "
+            f"('answer' is {answer!r}); keep the others, as by jq -c 'select(.answer == \"accept\")' FILE"
+        )
 
 
 def _rows(

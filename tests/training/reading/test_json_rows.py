@@ -97,3 +97,16 @@ def test_columns_that_nobody_wants_may_hold_anything(tmp_path) -> None:
     rows = [{"text": "a", "score": 1, "more": number} for number in (1, "x", [1], None, {"a": 1})]
     path = saved(tmp_path / "data.jsonl", "\n".join(map(json.dumps, rows)))
     assert columns(path, wanted(text=text, score=number)) == {"text": ["a"] * 5, "score": [1.0] * 5}
+
+
+def test_rows_that_were_rejected_in_prodigy_are_refused(tmp_path) -> None:
+    rows = [{"text": "a", "label": "x", "answer": one, "_task_hash": 1} for one in ("accept", "reject", "ignore")]
+    path = saved(tmp_path / "data.jsonl", "\n".join(map(json.dumps, rows)))
+    assert refusal(path) == (
+        "2 of 3 rows of data.jsonl were not accepted in Prodigy, the first is line 2 ('answer' is 'reject'); keep the "
+        """others, as by jq -c 'select(.answer == "accept")' FILE"""
+    )
+    saved(path, json.dumps(rows[0]))
+    assert columns(path)["text"] == ["a"]
+    saved(path, json.dumps({"text": "a", "label": "x", "answer": "reject"}))
+    assert columns(path)["text"] == ["a"], "a column of another program"
