@@ -165,7 +165,7 @@ def require_names(table: Table, wanted: Sequence[Wanted]) -> None:
         raise UsageError(
             f"there is no column {missing} in {table.source}, only {list(table.names)}: choose with {choice} (a file "
             f"without a header needs --column_names{', one with another separator --separator' if one_name else ''})"
-            f"{_hint(table.names, options)}"
+            f"{_hint(table.names, options)}{_partitions(table.source, missing)}"
         )
 
 
@@ -178,6 +178,21 @@ def _hint(names: Sequence[str], options: Sequence[str]) -> str:
     for task, known in _USUAL:
         if set(known) <= set(names) and "--text_column" in options:
             return f"; columns such as {' and '.join(map(repr, known))} are for --task {task}"
+    return ""
+
+
+def _partitions(source: str, missing: Sequence[str]) -> str:
+    """Name a folder in the path of a file that says what a missing column would hold, as Spark and Hive write them.
+
+    >>> _partitions("/data/kind=a/part-0.csv", ["label"])
+    ''
+    """
+    for part in source.split("/")[:-1]:
+        if part.partition("=")[0] in missing and "=" in part:
+            return (
+                f"; names of folders, such as {part}, are not read as columns: join the files with pandas or pyarrow, "
+                "which do"
+            )
     return ""
 
 
