@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from training.reading.kinds import Column, Typed, is_blank
+from training.reading.kinds import Column, Typed
+from training.reading.visible import is_blank
 
 ROLES = ("system", "user", "assistant", "tool")
 _OPENAI = {"developer": "system"} | {role: role for role in ROLES}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -22,21 +21,16 @@ from datasets import ClassLabel, Image
 from training.errors import UsageError
 from training.reading.names import are_numbers
 from training.reading.numbers import MISSING_WORDS, may_be_thousands, number_of, remedy
+from training.reading.visible import BLANK_FOR_ARROW, composed
 
 HIDDEN = -1  # the label of rows whose class a benchmark keeps to itself
-# Invisible characters: spaces of all kinds, marks of direction, and characters of zero width.
-_MARKS = "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
-_UNSEEN = re.compile(rf"[\s{_MARKS}\ufe00-\ufe0f]*")
-_UNSEEN_FOR_ARROW = rf"^[\s\x0b\x1c-\x1f\x85\pZ{_MARKS}\x{{fe00}}-\x{{fe0f}}]*$"  # in Arrow \s matches ASCII only
-_AT_ENDS = re.compile(rf"^[\s{_MARKS}]+|[\s{_MARKS}]+$")
 _SHOWN, _SHOWN_OF_PATHS = 40, 300
 _NUL = "a text cannot hold NUL characters: remove them, or export the file again"
-_ALIKE = str.maketrans(
-    "\u0430\u0435\u043e\u0440\u0441\u0445\u0443\u0456\u03bf\u2010\u2013\u2014\u2018\u2019", "aeopcxyio---''"
-)
 _TRUTHS = {"true": "True", "false": "False"}
 # How a list begins that was written as a text: by Python, JSON, or numpy.
 LISTED = re.compile(r"""\[['"]|\{['"]|\((?:'[^']*'|"[^"]*"),\s*['")]|\[\s*-?\d+(?:\s+-?\d+)*\s*\]$""")
+
+_PRINTED = rf"""^\s*(?:{LISTED.pattern}|b'[^']*'$|b"[^"]*"$)"""
 
 
 class Column(NamedTuple):
@@ -109,8 +103,21 @@ def text(column: Column) -> Typed:
         UsageError: column and line of another value.
     """
     values = _strings(column, column.values)
-    blank = pc.match_substring_regex(values, _UNSEEN_FOR_ARROW)
+    _tell_of_printed(column, values)
+    blank = pc.match_substring_regex(values, BLANK_FOR_ARROW)
     return pc.if_else(blank, pa.scalar(None, values.type), values) if pc.any(blank).as_py() else values, None
+
+
+def _tell_of_printed(column: Column, values: pa.Array | pa.ChunkedArray) -> None:
+    """Warn where all texts look like what Python prints of lists and bytes, instead of the texts inside of them."""
+    held = values.drop_null()
+    if len(held) and pc.all(pc.match_substring_regex(held, _PRINTED)).as_py():
+        warnings.warn(
+            f"all texts of the column {column.name!r} of {column.source} look like lists or bytes of Python, such as "
+            f"{shown(held[0].as_py())}, and are read as they are written; write what is inside of them, if this is not "
+            "meant",
+            stacklevel=3,
+        )
 
 
 def written(column: Column) -> Typed:
@@ -209,34 +216,6 @@ def _stored(column: Column, row: int, value: Any) -> dict[str, Any] | None:
     if "\\" in value and not os.path.isfile(path):  # as Windows writes paths
         path = os.path.join(column.folder, value.strip().replace("\\", "/"))
     return {"bytes": None, "path": path}
-
-
-def composed(name: str) -> str:
-    r"""Return a name without spaces and invisible marks at its ends, in Unicode's composed form.
-
-    >>> composed(" spam\u200b"), len(composed("cafe\u0301"))
-    ('spam', 4)
-    """
-    return unicodedata.normalize("NFC", _AT_ENDS.sub("", name))
-
-
-def seen(name: str) -> str:
-    r"""Return a name as it looks: without capitals, invisible marks and repeated spaces; look-alikes are one.
-
-    >>> seen("Very  g\u200bood ")
-    'very good'
-    """
-    found = unicodedata.normalize("NFKC", re.sub(f"[{_MARKS}]", "", name))
-    return " ".join(found.casefold().translate(_ALIKE).split())
-
-
-def is_blank(value: str) -> bool:
-    r"""Tell whether a text has no visible character.
-
-    >>> is_blank(" \u200b\n"), is_blank(" ."), is_blank("")
-    (True, False, True)
-    """
-    return _UNSEEN.fullmatch(value) is not None
 
 
 def plain(value: object) -> str | None:

@@ -14,10 +14,11 @@ from datasets import ClassLabel, Dataset
 
 from training.data import Splits
 from training.errors import UsageError
-from training.reading.kinds import HIDDEN, seen
+from training.reading.kinds import HIDDEN
 from training.reading.names import find_names, number_names
 from training.reading.numbers import NUMBER
 from training.reading.tables import replace_column
+from training.reading.visible import seen
 
 _SHOWN = 10
 _MANY = 10  # rows of a class that others are large beside
@@ -66,7 +67,7 @@ def with_classes(splits: Splits, column: str) -> Splits:
 
 
 def tell_of_alike(names: Sequence[str], column: str, what: str = "class") -> None:
-    """Warn of names that differ only in capitals, spaces and invisible marks, such as yes and Yes, or in zeros: 007.
+    """Warn of names that differ only in capitals, spaces and invisible marks, or in how a number is written: 007, true.
 
     Args:
         names: all that are in the column.
@@ -76,6 +77,7 @@ def tell_of_alike(names: Sequence[str], column: str, what: str = "class") -> Non
     held = defaultdict(list)
     for name in names:
         look = seen(name)
+        look = {"true": "1", "false": "0"}.get(look, look)
         held[Decimal(look) if NUMBER.fullmatch(look) else look].append(name)
     if alike := [found for found in held.values() if len(found) > 1]:
         warnings.warn(

@@ -14,9 +14,9 @@ from transformers import DataCollatorForTokenClassification, EvalPrediction
 from training.data import Splits
 from training.errors import UsageError
 from training.job import IGNORED, Task
-from training.reading.kinds import is_blank
 from training.reading.lists import NO_TAG, tags, words
 from training.reading.tables import Wanted
+from training.reading.visible import is_blank
 from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, adapter_task, classes_of, logits_of, replace_columns
 from training.tasks.entities import ENTITY_METRICS, are_entities, score_entities

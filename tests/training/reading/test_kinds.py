@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from decimal import Decimal
 
 import datasets
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,7 +15,6 @@ from tests.training.reading.reading import columns, refusal, saved, wanted
 from training.errors import UsageError
 from training.reading.kinds import class_name, number, text, written
 from training.reading.lists import captions, labels, tags, words
-from training.reading.names import find_names, number_names
 from training.reading.numbers import MISSING_WORDS
 from training.reading.tables import of_data_set, typed
 from training.tasks.labels import tell_of_alike
@@ -120,6 +119,37 @@ def test_true_and_false_are_the_same_classes_in_any_spelling(tmp_path) -> None:
     assert columns(csv(tmp_path, "true", "TRUE", "unsure"), LABEL)["label"] == ["true", "TRUE", "unsure"]
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ([True, "1", 0, False], "holds '0' and 'False' as different names; .* write them alike .2 such names"),
+        (["true", "1.0", "unsure"], "holds '1.0' and 'true' as different names"),
+        (["1", "0", "x"], None),
+        (["true", "false", "2"], None),
+    ],
+)
+def test_true_beside_1_is_told(names, told, recwarn, tmp_path) -> None:
+    content = "\n".join(json.dumps({"label": name}) for name in names)
+    tell_of_alike(sorted(columns(saved(tmp_path / "data.jsonl", content), LABEL)["label"]), "label")
+    assert len(recwarn) == bool(told)
+    assert not told or re.search(told, str(recwarn[0].message))
+
+
+@pytest.mark.parametrize("values", [["['a b', 'c']", "['d']"], ["b'a'", 'b"it\'s"'], ["{'a': 1}"], ["('a', 'b')"]])
+def test_texts_that_all_look_like_what_python_prints_are_told(values, tmp_path) -> None:
+    path = saved(tmp_path / "data.jsonl", "\n".join(json.dumps({"text": one}) for one in values))
+    with pytest.warns(UserWarning) as told:
+        assert columns(path, wanted(text=text))["text"] == values
+    assert str(told[0].message).replace(f"{tmp_path}/", "") == (
+        f"all texts of the column 'text' of data.jsonl look like lists or bytes of Python, such as {values[0]!r}, and "
+        "are read as they are written; write what is inside of them, if this is not meant"
+    )
+    path = saved(tmp_path / "data.jsonl", "\n".join(json.dumps({"text": one}) for one in [*values, "a ['b']"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        columns(path, wanted(text=text))
+
+
 def test_numbers_are_finite_and_written_with_a_point(tmp_path) -> None:
     assert columns(csv(tmp_path, "1", " -2.5e1 ", ".5", "+3."), NUMBER)["label"] == [1, -25, 0.5, 3]
     for value in ("x", "inf", "1e999", "0x10", "1 2", "True"):
@@ -197,100 +227,9 @@ def test_intervals_and_names_in_brackets_are_classes(tmp_path) -> None:
     assert columns(path)["label"] == names
 
 
-def test_sentences_in_brackets_are_words(tmp_path) -> None:
-    texts = ['( " a b " )', "[CLS] a [SEP]", '("Hi," he said)', "[ 1 ] a", "{ x }"]
-    path = saved(tmp_path / "data.jsonl", "\n".join(json.dumps({"text": one}) for one in texts))
-    assert columns(path, wanted(text=words))["text"] == [one.split() for one in texts]
-
-
-TAGGED = wanted(text=words, tags=tags)
-EXPECTED = {"text": [["In", "Rome"], ["a"]], "tags": [["O", "B-LOC"], ["O"]]}
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("data.csv", "text,tags\nIn Rome,O B-LOC\na,O\n"),
-        ("data.csv", "text,tags\n\"['In', 'Rome']\",\"['O', 'B-LOC']\"\n['a'],['O']\n"),
-        ("data.csv", 'text,tags\nIn Rome,"[""O"", ""B-LOC""]"\na,"[""O""]"\n'),
-        ("data.csv", "text,tags\n\"('In', 'Rome')\",\"('O', 'B-LOC')\"\n\"('a',)\",\"('O',)\"\n"),
-        ("data.jsonl", '{"text": ["In", "Rome"], "tags": ["O", "B-LOC"]}\n{"text": "a", "tags": "O"}'),
-        ("data.conll", "-DOCSTART- -X- O\n\n# sent_id = 1\nIn IN O\nRome NNP B-LOC\n\n\n# id 2\na DT O\n"),
-        ("data.txt", "In\tO\nRome\tB-LOC\n\na\tO"),
-    ],
-)
-def test_words_and_tags_are_lists_lists_as_text_texts_or_lines(name, content, tmp_path) -> None:
-    assert columns(saved(tmp_path / name, content), TAGGED) == EXPECTED
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        (
-            "data.csv",
-            "text,tags\nIn Rome,['O' 'B-LOC']\na,['O']\n",
-            "holds \"['O' 'B-LOC']\" in line 2 of data.csv; it looks",
-        ),
-        (
-            "data.csv",
-            "text,tags\nIn Rome,\"['O', 'B-LOC']\"\na,O\n",
-            "it looks like a list, but is not one, or others are not",
-        ),
-        (
-            "data.csv",
-            "text,tags\nIn Rome,O\n",
-            "line 2 of data.csv has 2 in 'text' and 1 in 'tags'; each word needs one tag",
-        ),
-        (
-            "data.jsonl",
-            '{"text": "a b", "tags": ["O", null]}',
-            "holds None in line 1 of data.jsonl; each entry of a list must",
-        ),
-        (
-            "data.jsonl",
-            '{"text": "a", "tags": 7}',
-            "holds 7 in line 1 of data.jsonl; write lists of texts, or texts separated",
-        ),
-        (
-            "data.conll",
-            "In O\nRome\n",
-            "line 2 of data.conll has 1 fields, and the first line 2; each needs a word, its",
-        ),
-        (
-            "data.conll",
-            "# sent_id = 1\n" + "\t".join(["1", "In", "in", "ADP", "IN", "_", "2", "case", "_", "SpaceAfter=No"]),
-            "line 2 of data.conll is CoNLL-U, whose first field is a number and not the word; keep the fields of word",
-        ),
-    ],
-)
-def test_what_are_no_words_and_tags_is_named(name, content, told, tmp_path) -> None:
-    assert told in refusal(saved(tmp_path / name, content), TAGGED)
-
-
 def test_tags_of_a_data_set_go_by_their_names(tmp_path) -> None:
     feature = datasets.Sequence(datasets.ClassLabel(names=["O", "B-LOC"]))
     held = typed(table(feature, [0, 1, -100], [1]), wanted(label=tags))["label"][:]
     assert held == [["O", "B-LOC", "-100"], ["B-LOC"]]
     with pytest.raises(UsageError, match="holds -1 in row 0 .*; each tag must be the number of one of 2 tags, or -100"):
         typed(table(feature, [0, -1]), wanted(label=tags))
-
-
-@pytest.mark.parametrize(
-    ("held", "names", "asked", "found"),
-    [
-        (["10", "9", "9.0"], ["9", "10"], ["9", "9.00", " 10", "09", "9..0", "b"], [0, 0, 1, -1, -1, -1]),
-        ([2, 10, 2], ["2", "10"], ["2.0", 10, "002"], [0, 1, -1]),
-        ([2.0, 10.0, 0.5], ["0.5", "2", "10"], [10, "0.50", 2.5], [2, 0, -1]),
-        (["7", "007"], ["007", "7"], ["7", "007", "7.0", "07"], [1, 0, -1, -1]),
-        (["1.0", "1", "beta"], ["1", "1.0", "beta"], ["1", "1.0", "1.00"], [0, 1, -1]),
-        (["-1", "-1.5", "3"], ["-1.5", "-1", "3"], ["-1.0", "-1.50"], [1, 0]),
-        (["-0.0", "0", "1"], ["0", "1"], ["-0", 0], [0, 0]),
-        ([str(2**63), str(2**63 + 1)], [str(2**63), str(2**63 + 1)], [f"{2**63 + 1}.0"], [1]),
-    ],
-    ids=["numbers", "integers", "reals", "codes", "texts", "signs", "zeros", "large"],
-)
-def test_names_are_found_by_value_among_numbers_and_as_written_otherwise(held, names, asked, found) -> None:
-    codes, known = number_names(pd.Series(held))
-    assert known == names
-    assert np.array_equal(find_names(known, pd.Series(held)), codes) and sorted(set(codes)) == list(range(len(names)))
-    assert find_names(known, pd.Series(asked, dtype=object)).tolist() == found
