@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -21,16 +20,13 @@ from datasets import ClassLabel, Image
 from training.errors import UsageError
 from training.reading.names import are_numbers
 from training.reading.numbers import MISSING_WORDS, may_be_thousands, number_of, remedy
+from training.reading.spoiled import LISTED, tell_of_spoiled_names, tell_of_spoiled_texts
 from training.reading.visible import BLANK_FOR_ARROW, composed
 
 HIDDEN = -1  # the label of rows whose class a benchmark keeps to itself
 _SHOWN, _SHOWN_OF_PATHS = 40, 300
 _NUL = "a text cannot hold NUL characters: remove them, or export the file again"
 _TRUTHS = {"true": "True", "false": "False"}
-# How a list begins that was written as a text: by Python, JSON, or numpy.
-LISTED = re.compile(r"""\[['"]|\{['"]|\((?:'[^']*'|"[^"]*"),\s*['")]|\[\s*-?\d+(?:\s+-?\d+)*\s*\]$""")
-
-_PRINTED = rf"""^\s*(?:{LISTED.pattern}|b'[^']*'$|b"[^"]*"$)"""
 
 
 class Column(NamedTuple):
@@ -103,21 +99,9 @@ def text(column: Column) -> Typed:
         UsageError: column and line of another value.
     """
     values = _strings(column, column.values)
-    _tell_of_printed(column, values)
+    tell_of_spoiled_texts(column.name, column.source, values, column.place)
     blank = pc.match_substring_regex(values, BLANK_FOR_ARROW)
     return pc.if_else(blank, pa.scalar(None, values.type), values) if pc.any(blank).as_py() else values, None
-
-
-def _tell_of_printed(column: Column, values: pa.Array | pa.ChunkedArray) -> None:
-    """Warn where all texts look like what Python prints of lists and bytes, instead of the texts inside of them."""
-    held = values.drop_null()
-    if len(held) and pc.all(pc.match_substring_regex(held, _PRINTED)).as_py():
-        warnings.warn(
-            f"all texts of the column {column.name!r} of {column.source} look like lists or bytes of Python, such as "
-            f"{shown(held[0].as_py())}, and are read as they are written; write what is inside of them, if this is not "
-            "meant",
-            stacklevel=3,
-        )
 
 
 def written(column: Column) -> Typed:
@@ -126,7 +110,9 @@ def written(column: Column) -> Typed:
     Raises:
         UsageError: column and line of another value.
     """
-    return _strings(column, _as_written(column)), None
+    values = _strings(column, _as_written(column))
+    tell_of_spoiled_names(column.name, column.source, values, column.place)
+    return values, None
 
 
 def class_name(column: Column) -> Typed:
@@ -157,7 +143,9 @@ def class_name(column: Column) -> Typed:
                 raise column.wrong(
                     row, float(name), "real numbers are not class names: pass --task regression to predict numbers"
                 )
-    return _strings(column, names), None
+    values = _strings(column, names)
+    tell_of_spoiled_names(column.name, column.source, values, column.place)
+    return values, None
 
 
 def number(column: Column) -> Typed:

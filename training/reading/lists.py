@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from datasets import ClassLabel
 
-from training.reading.kinds import LISTED, Column, Typed, broken, plain
+from training.reading.kinds import Column, Typed, broken, plain
+from training.reading.spoiled import LISTED
 from training.reading.visible import composed, is_blank
 
 NO_TAG = "-100"  # of words that have none, as torch and transformers mark them

@@ -1,0 +1,53 @@
+"""Texts and names that an export has spoiled: what shows it is told, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+
+from tests.training.reading.reading import columns, saved, wanted
+from training.reading.kinds import Kind, class_name, text, written
+
+KINDS: dict[str, Kind] = {"text": text, "class": class_name, "name": written}
+FAILED, ENCODED, ROUNDED = "a spreadsheet shows of a formula", "a wrong encoding", "a spreadsheet has rounded"
+
+
+def told(path, kind: Kind, *values: str) -> list[str]:
+    saved(path, "\n".join(json.dumps({"a": one}) for one in values))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        columns(path, wanted(a=kind))
+    return [str(one.message).replace(f"{path.parent}/", "") for one in caught]
+
+
+@pytest.mark.parametrize(
+    ("value", "kinds", "sign"),
+    [
+        ("#NAME?", ("text", "class", "name"), FAILED),
+        (" #REF! ", ("text", "class", "name"), FAILED),
+        ("#NAME? is a question", (), ""),
+        ("#metoo!", (), ""),
+        *((one.encode().decode("cp1252"), ("text", "class", "name"), ENCODED) for one in ("it\u2019s", "café", "日")),
+        ("\u201d".encode().decode("latin-1"), ("text", "class", "name"), ENCODED),
+        ("lost \ufffd", ("text", "class", "name"), ENCODED),
+        *((one, (), "") for one in ("café", "“été” – à «", "É “x”", "ÀÉÖ €", "日本 ã€", "señor")),
+        ("1.23457E+11", ("class", "name"), ROUNDED),
+        ("1E+11", ("class", "name"), ROUNDED),
+        ("1e5", (), ""),
+        ("E+11", (), ""),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_signs_of_a_spoiled_export_are_told(kind, value, kinds, sign, tmp_path) -> None:
+    found = told(tmp_path / "data.jsonl", KINDS[kind], "fine", value)
+    assert len(found) == (kind in kinds)
+    assert not found or sign in found[0] and "in line 2 of data.jsonl; " in found[0]
+
+
+def test_they_are_counted_with_a_remedy(tmp_path) -> None:
+    assert told(tmp_path / "data.jsonl", written, "9", "1.2E+11", "1.3E+11") == [
+        "2 of 3 entries of the column 'a' of data.jsonl are numbers that a spreadsheet has rounded, so that several "
+        "may be one now, such as '1.2E+11' in line 2 of data.jsonl; export the column as texts"
+    ]
