@@ -19,7 +19,7 @@ from training.reading.json_rows import read_json
 from training.reading.lists import labels, tags, words
 from training.reading.sheets import read_sheet
 from training.reading.tables import Table, Wanted, of_data_set
-from training.reading.text_files import PACKED_SUFFIXES, lines_of
+from training.reading.text_files import PACKED_SUFFIXES, lines_of, tell_of_utf8
 from training.settings.data import FileArguments
 
 _Lines = Callable[[], Iterator[str]]
@@ -54,6 +54,8 @@ def read_table(path: Path, wanted: Sequence[Wanted], options: FileArguments) -> 
     try:
         if path.stat().st_size == 0:
             raise UsageError(f"{path} is empty; it needs a header and at least one row")
+        if reader not in (_sheet, _parquet):
+            tell_of_utf8(path, options.encoding)
         table = reader(path, partial(lines_of, path, options.encoding), wanted, options)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,7 @@ _MISREAD = "[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\
 _ROUNDED = r"^\s*[+-]?[0-9](\.[0-9]+)?E\+[0-9]{2,}\s*$"  # 1.23457E+11
 _SHOWN = 40
 Place = Callable[[int], str]  # where a row stands
-Strings = pa.Array | pa.ChunkedArray
+Strings: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 def tell_of_spoiled_texts(name: str, source: str, values: Strings, place: Place) -> None:

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import io
 import lzma
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+_UNICODE = ("utf-8", "utf-8-sig", "utf-7")
+_PART = 2**20
 _SHOWN = 30
 
 
@@ -56,6 +59,32 @@ def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
                     yield line.removeprefix("\ufeff")  # in the middle, too, of files that were put below each other
         except UnicodeError as error:
             raise UsageError(_undecoded(path, encoding, known, error)) from error
+
+
+def tell_of_utf8(path: Path, encoding: str | None) -> None:
+    """Warn if a file is UTF-8, and is to be read in an encoding in which it would be other letters.
+
+    Args:
+        path: may be packed by gzip, bzip2 or xz.
+        encoding: that was asked for.
+    """
+    if encoding is None or codecs.lookup(encoding).name in _UNICODE or "a".encode(encoding) != b"a":
+        return
+    decoder, ascii_only = codecs.getincrementaldecoder("utf-8")(), True
+    with _opened(path) as file:
+        try:
+            while part := file.read(_PART):
+                ascii_only = ascii_only and part.isascii()
+                decoder.decode(part)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return
+    if not ascii_only:
+        warnings.warn(
+            f"{path} is UTF-8, but is read as --encoding {encoding}, so letters such as é become others; leave "
+            "--encoding out, unless this is meant",
+            stacklevel=2,
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import warnings
 from datetime import datetime
 
 import openpyxl
@@ -45,6 +46,19 @@ def test_other_encodings_are_refused_until_they_are_named(name, content, tmp_pat
     assert "is not in the encoding ascii (ordinal not in range(128)); pass another --encoding" in refusal(
         path := saved(path, content), encoding="ascii"
     )
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "gbk", "cp1251"])
+def test_utf_8_that_is_read_as_something_else_is_told(encoding, tmp_path) -> None:
+    path = saved(tmp_path / "data.csv", gzip.compress(CSV.encode()))
+    with pytest.warns(UserWarning, match=f"data.csv is UTF-8, but is read as --encoding {encoding}, so letters such"):
+        columns(path, wanted(label=text), encoding=encoding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        columns(path, encoding="utf8")
+        for content in (CSV.encode("utf-16-le"), CSV.encode("cp1252"), b"text,label\na,b\n"):
+            told = "utf-16-le" if b"\0" in content else encoding if content.isascii() else "cp1252"
+            columns(saved(path, content), encoding=told)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
