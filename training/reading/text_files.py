@@ -25,6 +25,10 @@ _OTHERS = {
     b"PAR1": "a parquet file",
     b"\xd0\xcf\x11\xe0": "an old Office document",
     b"%PDF": "a PDF document",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"ARROW1": "an Arrow or Feather file",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
     b"SQLite format 3": "a SQLite database",
     b"version https://": "the pointer of Git LFS to a file (`git lfs pull` fetches it)",
 }
@@ -90,11 +94,12 @@ def tell_of_utf8(path: Path, encoding: str | None) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(64)
     if not start:
         raise UsageError(f"{path} is empty; it needs a header and at least one row")
+    page = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     for mark, what in _OTHERS.items():
-        if start.startswith(mark):
+        if start.startswith(mark) or page.startswith(mark):
             raise UsageError(
                 f"{path} is {what} by its content, and not what its name says; rename it, or export it as csv"
             )
