@@ -125,11 +125,15 @@ def is_metadata(path: Path) -> bool:
 def picture_roots(folder: Path) -> dict[str, Path]:
     """Return the folders of the splits: the folder itself, unless its top level is split folders and nothing else.
 
+    A split folder is called like a split, or as all others but for the split, as training_set beside test_set is.
+
     What is neither a picture nor says what one shows is left out, and does not count.
     """
     files, others = partition(files_under(folder), lambda path: is_picture(path) or is_metadata(path))
     tops = sorted({path.relative_to(folder).parts[0] for path in files})
     said = {top: _SPLIT_OF.get(top.lower()) for top in tops if (folder / top).is_dir()}
+    if None in said.values() and len(said) == len(tops):
+        said = _split_folders(tops) or said
     if len(said) < len(tops) or None in said.values() or (len(said) < 2 and "train" not in said.values()):
         if len(tops) == 1 and said and not any(path.parent == folder / tops[0] or is_metadata(path) for path in files):
             inside = folder / tops[0]
@@ -143,6 +147,13 @@ def picture_roots(folder: Path) -> dict[str, Path]:
     beside = [path for path in others if path.relative_to(folder).parts[0] not in said]
     left_out(folder, beside, "files", "they are not images that can be read")
     return {str(split): folder / top for top, split in said.items()}
+
+
+def _split_folders(names: Iterable[str]) -> dict[str, str | None]:
+    """Return the splits of folders that are called alike but for several splits: training_set, test_set."""
+    told = {name: _split_and_rest(name) for name in names}
+    alike = len({rest for _, rest in told.values()}) == 1 < len({split for split, _ in told.values()})
+    return {name: split for name, (split, _) in told.items()} if alike else {}
 
 
 def pictures_by_class(root: Path) -> list[tuple[Path, str]]:
@@ -166,7 +177,22 @@ def pictures_by_class(root: Path) -> list[tuple[Path, str]]:
             f"the folders of classes in {root} hold folders of splits ({', '.join(sorted(inside))}); splits come "
             f"first: {Path(held[0][1][1], held[0][1][0])} for {Path(*held[0][1][:2])}"
         )
+    _tell_of_repeated(root, [parts for _, parts in held])
     return [(path, unicodedata.normalize("NFC", parts[0])) for path, parts in held]
+
+
+def _tell_of_repeated(root: Path, held: Iterable[tuple[str, ...]]) -> None:
+    """Warn if the folders of all classes hold the same folders, as parts of a data set hold those of its classes."""
+    inner: dict[str, set[str]] = {}
+    for parts in held:
+        inner.setdefault(parts[0], set()).update(parts[1:-1][:1])
+    shared = sorted(set.intersection(*inner.values()))
+    if len(inner) > 1 and len(shared) > 1:
+        warnings.warn(
+            f"the folders in {root} ({', '.join(sorted(inner)[:3])}, ...) are the classes, and all of them hold the "
+            f"folders {', '.join(shared[:3])}; if those are the classes, put their pictures together",
+            stacklevel=3,
+        )
 
 
 def left_out(folder: Path, paths: Iterable[Path], what: str, why: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import Image
+
 from training.errors import UsageError
 from training.reading.kinds import Kind, class_name, text
 from training.reading.sources import read_source
@@ -22,6 +24,13 @@ def saved(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), "red").save(folder / name)
+    return folder
 
 
 def columns(path: Path, columns=None, split: str = "train", images: bool = False, **options) -> dict[str, list]:
