@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tokenize
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -78,6 +79,13 @@ def labels(column: Column) -> Typed:
         UsageError: column and line of a value that is neither.
     """
     found = _named(column, _names_of(column), _LABELS)
+    written = any(isinstance(value, str) for value in column.listed())
+    if written and len(found) > 1 and all(row is None or len(row) < 2 for row in found):
+        warnings.warn(
+            f"no row of the column {column.name!r} of {column.source} holds several labels; they are separated by "
+            "commas, semicolons, bars or line breaks, or written as lists",
+            stacklevel=3,
+        )
     return pa.array([row or [] for row in found], pa.list_(pa.string())), None
 
 

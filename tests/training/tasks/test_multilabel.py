@@ -153,3 +153,17 @@ def test_a_label_that_no_training_row_has_is_told() -> None:
     data = Dataset.from_dict({"text": ["x"] * 2, "a": [True, False], "b": [False, False]})
     with pytest.warns(UserWarning, match="no row of the train data has the label 'b', so it cannot be learned .1 such"):
         multilabel({"train": data}, TextDataArguments(label_columns=["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [(["a", "a/b"], True), (["a", "b", ""], True), (["a", "a,b"], False), ([["a"], ["b"]], False)],
+)
+def test_rows_of_one_label_each_are_told(held, told, tmp_path, recwarn) -> None:
+    path = saved(tmp_path / "data.jsonl", "\n".join(json.dumps({"label": one}) for one in held))
+    columns(path, LABELS)
+    assert len(recwarn) == told
+    assert not told or str(recwarn[0].message) == (
+        f"no row of the column 'label' of {path} holds several labels; they are separated by commas, semicolons, "
+        "bars or line breaks, or written as lists"
+    )
