@@ -55,6 +55,7 @@ class Task:
         labels_of: predictions -> labels that are found and that are true, (rows, labels); for several labels in a row.
         panels: metrics that are drawn, those of one panel together; the main metric alone if there are none.
         counts: rows of each class by split, or words of each tag.
+        ranges: the smallest and the largest number by split, where numbers are predicted.
         generates: whether the model writes texts at each evaluation.
         own_loss: whether the Trainer computes another loss than the model does.
         answers: Trainer, model, validation data -> texts that the trained model writes, for `results.json`.
@@ -80,6 +81,7 @@ class Task:
     labels_of: Callable[[EvalPrediction], tuple[np.ndarray, np.ndarray]] | None = None
     panels: tuple[tuple[str, ...], ...] = ()
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     generates: bool = False
     own_loss: bool = False
     answers: Callable[[Trainer, nn.Module, Any], list[dict[str, Any]]] | None = None

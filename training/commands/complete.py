@@ -86,8 +86,9 @@ def main(words: Sequence[str]) -> int:
     require_writable(folder)
     entries = read_entries(arguments)
     count, shape = len(entries.values), (len(entries.names["rows"]), len(entries.names["columns"]))
+    low, high = entries.values.min(), entries.values.max()
     print(f"{count:,} of {shape[0]:,} x {shape[1]:,} entries ({count / shape[0] / shape[1]:.2%}), "
-          f"rank up to {arguments.rank}")  # fmt: skip
+          f"values from {low:.10g} to {high:.10g}, rank up to {arguments.rank}")  # fmt: skip
     wanted = find_entries(entries.names, arguments) if arguments.predict else None
     identity = identity_of(decisive(arguments, entries))
     if not arguments.overwrite:

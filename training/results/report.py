@@ -44,6 +44,7 @@ def describe(job: Job, model: nn.Module) -> str:
         "trained whole": _whole_line(job, model),
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),
         **({"classes": _class_lines(job.task.counts)} if job.task.counts else {}),
+        **({"numbers": _number_lines(job.task.ranges)} if job.task.ranges else {}),
         "steps": f"{steps:,} of {batch} samples, {steps / steps_per_epoch:.3g} epochs "
         f"({run.per_device_train_batch_size} on each process, {run.gradient_accumulation_steps} accumulated)",
         "learning rate": f"{run.learning_rate:g}",
@@ -65,6 +66,10 @@ def _class_lines(counts: dict[str, dict[str, int]]) -> str:
         shown = [*shown[:_CLASSES], between, *shown[-_CLASSES:]]
     of_splits = train + (f" ({', '.join(others)})" if others else "")
     return f"{of_splits}: {', '.join(shown)}"
+
+
+def _number_lines(ranges: dict[str, tuple[float, float]]) -> str:
+    return ", ".join(f"{name}: {low:.10g} to {high:.10g}" for name, (low, high) in ranges.items())
 
 
 def _whole_line(job: Job, model: nn.Module) -> str:

@@ -91,7 +91,12 @@ def regression(splits: Splits, data: TextDataArguments, metric_source: str = "lo
         score=score_numbers,
         main_metric=metrics[0],
         scores=tuple(metrics),
+        ranges={name: _range(split[label_column(data)]) for name, split in splits.items()},
     )
+
+
+def _range(numbers: Sequence[float]) -> tuple[float, float]:
+    return min(numbers), max(numbers)
 
 
 def _refuse_constant(targets: Sequence[float], column: str) -> None:

@@ -67,6 +67,16 @@ def test_names_of_rows_that_only_look_alike_are_told(first, second, tmp_path) ->
     assert "column 'row' holds " in one and "if they are the same row, write them alike (1 such names)" in one
 
 
+def test_the_values_that_were_read_are_shown_by_their_range(tmp_path, capsys) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_text(
+        "row,column,value,time\n" + "\n".join(f"{n},{m},{n % 5 / 2},{97830 + m}" for n in range(9) for m in (1, 2))
+    )
+    for words, told in (((), "0 to 2"), (("--value_column", "time"), "97831 to 97832")):
+        assert complete(path, tmp_path / "out", "--dry_run", *words) == 0
+        assert f"values from {told}, rank up to 2" in capsys.readouterr().out
+
+
 def test_dry_run_writes_nothing_and_a_second_process_does_no_work(ratings, tmp_path, monkeypatch) -> None:
     assert complete(ratings, tmp_path / "out", "--dry_run") == 0 and not (tmp_path / "out").exists()
     monkeypatch.setenv("RANK", "1")

@@ -140,9 +140,11 @@ def test_one_number_for_all_rows_is_refused(bert, finetune, tmp_path) -> None:
 
 
 def test_numbers_are_predicted_with_task_regression(bert, finetune, tmp_path) -> None:
-    data = tiny.save_csv(tmp_path / "scores.csv", label=[i % 7 / 7 for i in range(40)])
-    status, printed = finetune(bert, data, "--task", "regression")
+    data = tiny.save_csv(tmp_path / "scores.csv", label=[i % 7 / 8 for i in range(40)])
+    held = tiny.save_csv(tmp_path / "held.csv", seed=1, label=[1500000000 + i % 7 for i in range(40)])
+    status, printed = finetune(bert, data, "--task", "regression", "--validation_data", held)
     assert status == 0, printed
+    assert "numbers  train: 0 to 0.75, validation: 1500000000 to 1500000006\n" in printed
     assert {"pearsonr", "spearmanr", "mse"} <= set(tiny.results(tmp_path / "run")["metrics"]["validation"])
 
 
