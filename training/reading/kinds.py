@@ -107,10 +107,12 @@ def text(column: Column) -> Typed:
 def written(column: Column) -> Typed:
     """Return names as they are written, of integers and of whole numbers too: 1.0 that was a number is 1.
 
+    Where all others are numbers, words such as NA are nothing.
+
     Raises:
         UsageError: column and line of another value.
     """
-    values = _strings(column, _as_written(column))
+    values = _strings(column, _without_missing(_as_written(column)))
     tell_of_spoiled_names(column.name, column.source, values, column.place)
     return values, None
 
@@ -128,13 +130,11 @@ def class_name(column: Column) -> Typed:
     if isinstance(column.feature, ClassLabel):
         return _declared(column), column.feature
     names = [(composed(value) or None) if isinstance(value, str) else value for value in _as_written(column)]
-    known = {name for name in names if name is not None}
     if lists := [row for row, name in enumerate(names) if name and LISTED.match(name)]:
         remedy = "write one in each row (finetune has --task multilabel for several)"
         raise column.wrong(lists[0], names[lists[0]], f"it looks like a list, and a class is one name; {remedy}")
-    if (others := known - MISSING_WORDS) and others < known and are_numbers(others):
-        names = [None if name in MISSING_WORDS else name for name in names]
-        known = others
+    names = _without_missing(names)
+    known = {name for name in names if name is not None}
     if known and {name.lower() for name in known} <= _TRUTHS.keys():
         names = [name and _TRUTHS[name.lower()] for name in names]
     if known and are_numbers(known):
@@ -226,6 +226,14 @@ def _as_written(column: Column) -> Sequence[str | None]:
         if name is None and value is not None and not (isinstance(value, float) and math.isnan(value)):
             raise column.wrong(row, value, "it must hold one integer or text in each row")
     return names
+
+
+def _without_missing(names: Sequence[str | None]) -> list[str | None]:
+    """Return the names without words such as NA, if all others are numbers."""
+    known = {name for name in names if name is not None}
+    others = known - MISSING_WORDS
+    missing = MISSING_WORDS if others and are_numbers(others) else ()
+    return [None if name in missing else name for name in names]
 
 
 def _declared(column: Column) -> pa.Array | pa.ChunkedArray:
