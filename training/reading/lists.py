@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import ClassLabel
 
 from training.reading.kinds import Column, Typed, broken, plain
-from training.reading.spoiled import LISTED
+from training.reading.spoiled import LISTED, tell_of_spoiled_cells
 from training.reading.visible import composed, is_blank
 
 NO_TAG = "-100"  # of words that have none, as torch and transformers mark them
@@ -53,7 +53,9 @@ def words(column: Column) -> Typed:
     Raises:
         UsageError: column and line of a value that is neither.
     """
-    return pa.array(_entries(column, {}, _WORDS), pa.list_(pa.string())), None
+    found = _entries(column, {}, _WORDS)
+    _tell_of_spoiled(column)
+    return pa.array(found, pa.list_(pa.string())), None
 
 
 def tags(column: Column) -> Typed:
@@ -114,7 +116,13 @@ def captions(column: Column) -> Typed:
     texts = [value.strip() for value in found if isinstance(value, str)]
     are_lists = bool(texts) and all(value[:1] in ("[", "(") and _list_of(value) is not None for value in texts)
     rows = [_captions_of(column, row, value, are_lists) for row, value in enumerate(found)]
+    _tell_of_spoiled(column)
     return pa.array(rows, pa.list_(pa.string())), None
+
+
+def _tell_of_spoiled(column: Column) -> None:
+    values = pa.array([value if isinstance(value, str) else None for value in column.listed()], pa.string())
+    tell_of_spoiled_cells(column.name, column.source, values, column.place)
 
 
 def _captions_of(column: Column, row: int, value: Any, are_lists: bool) -> list[str] | None:

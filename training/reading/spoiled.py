@@ -31,18 +31,19 @@ def tell_of_spoiled_texts(name: str, source: str, values: Strings, place: Place)
             "not meant",
             stacklevel=4,
         )
-    _tell_of_cells(name, source, values, place)
+    tell_of_spoiled_cells(name, source, values, place)
 
 
 def tell_of_spoiled_names(name: str, source: str, values: Strings, place: Place) -> None:
     """Warn of names that a spreadsheet has rounded, or shows instead of a name, or that have a wrong encoding."""
-    _tell_of_cells(name, source, values, place)
+    tell_of_spoiled_cells(name, source, values, place)
     _tell(name, source, values, place, _rows(values, _ROUNDED),
           "are numbers that a spreadsheet has rounded, so that several may be one now",
           "export the column as texts")  # fmt: skip
 
 
-def _tell_of_cells(name: str, source: str, values: Strings, place: Place) -> None:
+def tell_of_spoiled_cells(name: str, source: str, values: Strings, place: Place) -> None:
+    """Warn of what a spreadsheet shows instead of a text, and of a wrong encoding."""
     _tell(name, source, values, place, _rows(values, _FAILED), "are what a spreadsheet shows of a formula that fails",
           "correct them there: a text that begins with = or - was taken for one")  # fmt: skip
     misread = [row for row in _rows(values, _MISREAD) if _is_misread(values[row].as_py())]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.training.reading.reading import columns, saved, wanted
 from training.reading.kinds import Kind, class_name, text, written
+from training.reading.lists import captions, words
 
 KINDS: dict[str, Kind] = {"text": text, "class": class_name, "name": written}
 FAILED, ENCODED, ROUNDED = "a spreadsheet shows of a formula", "a wrong encoding", "a spreadsheet has rounded"
@@ -44,6 +45,13 @@ def test_signs_of_a_spoiled_export_are_told(kind, value, kinds, sign, tmp_path) 
     found = told(tmp_path / "data.jsonl", KINDS[kind], "fine", value)
     assert len(found) == (kind in kinds)
     assert not found or sign in found[0] and "in line 2 of data.jsonl; " in found[0]
+
+
+@pytest.mark.parametrize("kind", [words, captions])
+def test_captions_and_words_are_texts_too(kind, tmp_path) -> None:
+    (found,) = told(tmp_path / "data.jsonl", kind, "fine", "caf\u00c3\u00a9")
+    assert found.startswith("1 of 2 entries of the column 'a' of data.jsonl hold characters that came out of a wrong")
+    assert not told(tmp_path / "data.jsonl", kind, "['fine', 'a']", "['b', 'c']")
 
 
 def test_they_are_counted_with_a_remedy(tmp_path) -> None:
