@@ -13,11 +13,11 @@ from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 
 from training.errors import UsageError, reason_of
-from training.reading.conll import read_conll
-from training.reading.delimited import read_delimited
-from training.reading.json_rows import read_json
 from training.reading.lists import labels, tags, words
-from training.reading.sheets import read_sheet
+from training.reading.readers.conll import read_conll
+from training.reading.readers.delimited import read_delimited
+from training.reading.readers.json_rows import read_json
+from training.reading.readers.sheets import read_sheet
 from training.reading.tables import Table, Wanted, of_data_set
 from training.reading.text_files import PACKED_SUFFIXES, lines_of, tell_of_utf8
 from training.settings.data import FileArguments

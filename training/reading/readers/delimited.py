@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from training.errors import UsageError
 from training.reading.numbers import NUMBER
-from training.reading.rows import Fault, Record, Rows, collect, records
+from training.reading.readers.rows import Fault, Record, Rows, collect, records
 from training.settings.data import FileArguments
 
 _SEPARATORS = ",;\t|"

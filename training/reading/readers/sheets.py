@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.errors import UsageError
-from training.reading.rows import Fault, Record, Rows, collect
+from training.reading.readers.rows import Fault, Record, Rows, collect
 
 _UNCALCULATED = "open the file in Excel or LibreOffice and save it, or write values in the place of formulas"
 
