@@ -34,6 +34,7 @@ def test_words_for_what_is_missing_are_classes_among_texts_and_nothing_among_num
         told == "column 'label' of data.csv is empty in 1 of 4 rows, the first is line 4 of data.csv; fill or drop them"
     )
     assert "is empty in 2 of 4 rows" in refusal(csv(tmp_path, 1, "null", "", 1), NUMBER)
+    assert "is empty in 1 of 3 rows" in refusal(csv(tmp_path, 1, r"\N", 1), LABEL), "as databases write it"
     assert "is empty in 1 of 3 rows" in refusal(csv(tmp_path, 1, "N/A", 1), wanted(label=written))
     assert columns(csv(tmp_path, "u1", "N/A"), wanted(label=written))["label"] == ["u1", "N/A"]
     assert columns(csv(tmp_path, "NA", "null"), LABEL)["label"] == ["NA", "null"]
