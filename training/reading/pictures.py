@@ -24,6 +24,10 @@ _BITS_PER_SAMPLE = 258  # a tag of TIFF files
 _DARK = 16  # of 255: what 12 bits reach in a file of 16
 _PART = 256  # pictures whose bytes are in memory at a time
 _RANGES = ((1.0, 255.0), (255.0, 1.0), (65535.0, 255.0 / 65535.0))  # of real numbers: up to this, times that
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError,
+    struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def decode(image: dict[str, Any]) -> Image.Image:
@@ -43,10 +47,7 @@ def decode(image: dict[str, Any]) -> Image.Image:
                 opaque = upright.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
             return upright.convert("RGB")
-    except (
-        OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError,
-        struct.error, Image.DecompressionBombError,
-    ) as error:  # fmt: skip
+    except _DAMAGE as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is not an image of a known kind" if unknown else error or type(error).__name__
         raise RunError(f"the image {image.get('path')} cannot be read: {reason}") from error
@@ -87,6 +88,7 @@ def readable(split: Dataset, column: str, name: str, skip: bool | None) -> Datas
     looks = list(_looks(split, column, name))
     bad = {row: look.complaint for row, look in enumerate(looks) if look.complaint}
     _tell_of_dark(split, column, name, [row for row, look in enumerate(looks) if look.dark])
+    _tell_of_several(split, column, name, [row for row, look in enumerate(looks) if look.several])
     if not bad:
         return split
     names = [str(stored["path"]) for stored in split.select(list(bad)[:_LISTED])[column]]
@@ -112,11 +114,23 @@ def _tell_of_dark(split: Dataset, column: str, name: str, dark: list[int]) -> No
         )
 
 
+def _tell_of_several(split: Dataset, column: str, name: str, several: list[int]) -> None:
+    """Warn of animations and of files with pages, of which only the first picture is read."""
+    if several:
+        warnings.warn(
+            f"{len(several)} of {len(split)} files of the {name} data hold several pictures, of which the first one is "
+            f"read, as in {split[several[0]][column]['path']}; save the others as files of their own, if they are "
+            "meant",
+            stacklevel=3,
+        )
+
+
 class _Look(NamedTuple):
-    """Why a picture cannot be read, and whether it has 16 bits and is nearly black."""
+    """Why a picture cannot be read, whether it has 16 bits and is nearly black, and whether others follow it."""
 
     complaint: str | None
     dark: bool = False
+    several: bool = False
 
 
 def _looks(split: Dataset, column: str, name: str) -> Iterator[_Look]:
@@ -137,10 +151,18 @@ def _look_at(image: dict[str, Any]) -> _Look:
     except RunError as error:
         return _Look(str(error))
     bands: Any = decoded.getextrema()  # of RGB: (lowest, highest) of each band
-    if not 0 < max(top for _, top in bands) <= _DARK:
-        return _Look(None)
+    dark = 0 < max(top for _, top in bands) <= _DARK
     with _opened(image) as opened:  # colors of 16 bits get a mode of 8
-        return _Look(None, dark=opened.mode.startswith("I") or any(";16" in str(tile.args) for tile in opened.tile))
+        wide = opened.mode.startswith("I") or any(";16" in str(tile.args) for tile in opened.tile)
+        return _Look(None, dark and wide, _has_several(opened))
+
+
+def _has_several(opened: Image.Image) -> bool:
+    """Tell whether other pictures follow the first, apart from the previews that cameras add to theirs."""
+    try:
+        return opened.format != "MPO" and bool(getattr(opened, "is_animated", False))
+    except _DAMAGE:  # of what follows, which is not read
+        return False
 
 
 def shared_pictures(train: Dataset, split: Dataset, column: str) -> int:

@@ -80,6 +80,28 @@ def test_dark_pictures_of_16_bits_are_told(tmp_path) -> None:
         assert readable(data, "image", "train", False) is data
 
 
+@pytest.mark.parametrize("suffix", ["gif", "tif", "png", "webp", "mpo"])
+def test_further_pictures_in_a_file_are_told(suffix, tmp_path, recwarn) -> None:
+    """Except those of a phone's camera, which are smaller copies or other views of the same."""
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "1.png")
+    frames[0].save(tmp_path / f"3.{suffix}", save_all=True, append_images=frames[1:])
+    paths = [str(tmp_path / "1.png"), str(tmp_path / f"3.{suffix}")]
+    data = Dataset.from_dict({"image": paths}).cast_column("image", Stored(decode=False))
+    assert readable(data, "image", "train", False) is data
+    assert [str(one.message) for one in recwarn] == [
+        f"1 of 2 files of the train data hold several pictures, of which the first one is read, as in {paths[1]}; save "
+        "the others as files of their own, if they are meant"
+    ] * (suffix != "mpo")
+    whole = (tmp_path / f"3.{suffix}").read_bytes()
+    for length in range(len(whole) // 3, len(whole), 5):
+        (tmp_path / f"3.{suffix}").write_bytes(whole[:length])
+        assert len(readable(data, "image", "train", True)) in (1, 2)
+    (tmp_path / f"3.{suffix}").write_bytes(whole)
+    red, green, blue = decode({"path": paths[1], "bytes": None}).getpixel((0, 0))
+    assert red > 200 and green < 50 and blue < 50
+
+
 @pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
 def test_real_numbers_are_scaled_by_their_range(top, tmp_path) -> None:
     found = decoded(Image.fromarray((GRAY * top).astype(np.float32)), tmp_path / "image.tif")
