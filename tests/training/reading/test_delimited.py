@@ -7,7 +7,7 @@ import pytest
 from tests.training.reading.reading import TEXTS, columns, refusal, saved, wanted
 from training.reading.kinds import text
 
-QUOTING = "or --quoting (none if quotation marks are part of the texts)"
+QUOTING = 'or --quoting (none if quotation marks are part of the texts, backslash if \\" is one inside)'
 
 
 def sixty(separator: str, **texts: str) -> str:

@@ -61,7 +61,7 @@ def read_delimited(
         except Fault as fault:
             usual = (
                 f"enclose texts with {source.separator!r} or line breaks in quotation marks, or pass --separator, or "
-                "--quoting (none if quotation marks are part of the texts)"
+                '--quoting (none if quotation marks are part of the texts, backslash if \\" is one inside)'
             )
             raise UsageError(f"line {fault.line} of {path} {fault.reason}; {fault.remedy or usual}") from fault
 
