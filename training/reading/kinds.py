@@ -24,6 +24,7 @@ from training.reading.spoiled import LISTED, tell_of_spoiled_names, tell_of_spoi
 from training.reading.visible import BLANK_FOR_ARROW, composed
 
 HIDDEN = -1  # the label of rows whose class a benchmark keeps to itself
+_EXACT = 1e16  # up to here, whole numbers are written by all their digits
 _SHOWN, _SHOWN_OF_PATHS = 40, 300
 _NUL = "a text cannot hold NUL characters: remove them, or export the file again"
 _TRUTHS = {"true": "True", "false": "False"}
@@ -209,13 +210,14 @@ def _stored(column: Column, row: int, value: Any) -> dict[str, Any] | None:
 def plain(value: object) -> str | None:
     """Return a name as it is written, or None for a list, or a real number that is not finite.
 
-    >>> [plain(value) for value in ("01", 1, 1.0, 0.5, True, [1])]
-    ['01', '1', '1', '0.5', 'True', None]
+    >>> [plain(value) for value in ("01", 1, 1.0, 0.5, 2.0**70, True, [1])]
+    ['01', '1', '1', '0.5', '1.1805916207174113e+21', 'True', None]
     """
     if isinstance(value, Decimal):
         value = float(value) if value % 1 else int(value)
     if isinstance(value, float):
-        return None if not math.isfinite(value) else str(int(value)) if value.is_integer() else repr(value)
+        exact = value.is_integer() and abs(value) < _EXACT  # inf and nan are none
+        return str(int(value)) if exact else repr(value) if math.isfinite(value) else None
     return str(value) if isinstance(value, (str, int)) else None
 
 

@@ -15,7 +15,7 @@ LISTED = re.compile(r"""\[['"]|\{['"]|\((?:'[^']*'|"[^"]*"),\s*['")]|\[\s*-?\d+(
 _PRINTED = rf"""^\s*(?:{LISTED.pattern}|b'[^']*'$|b"[^"]*"$)"""
 _FAILED = r"^\s*#(REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|SPILL!|CALC!)\s*$"  # what a spreadsheet shows of a formula
 _MISREAD = "[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]|\ufffd"
-_ROUNDED = r"^\s*[+-]?[0-9](\.[0-9]+)?E\+[0-9]{2,}\s*$"  # 1.23457E+11
+_ROUNDED = r"^\s*[+-]?[0-9](\.[0-9]+)?[eE]\+[0-9]{2,}\s*$"  # 1.23457E+11, as no program writes a whole number
 _SHOWN = 40
 Place = Callable[[int], str]  # where a row stands
 Strings: TypeAlias = pa.Array | pa.ChunkedArray
@@ -35,10 +35,10 @@ def tell_of_spoiled_texts(name: str, source: str, values: Strings, place: Place)
 
 
 def tell_of_spoiled_names(name: str, source: str, values: Strings, place: Place) -> None:
-    """Warn of names that a spreadsheet has rounded, or shows instead of a name, or that have a wrong encoding."""
+    """Warn of names that are rounded numbers, that a spreadsheet shows instead of a name, or of a wrong encoding."""
     tell_of_spoiled_cells(name, source, values, place)
     _tell(name, source, values, place, _rows(values, _ROUNDED),
-          "are numbers that a spreadsheet has rounded, so that several may be one now",
+          "are numbers that have been rounded, so that several may be one now",
           "export the column as texts")  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 
+import openpyxl
+import pandas as pd
 import pytest
 
 from tests.training.reading.reading import columns, saved, wanted
@@ -12,7 +14,7 @@ from training.reading.kinds import Kind, class_name, text, written
 from training.reading.lists import captions, words
 
 KINDS: dict[str, Kind] = {"text": text, "class": class_name, "name": written}
-FAILED, ENCODED, ROUNDED = "a spreadsheet shows of a formula", "a wrong encoding", "a spreadsheet has rounded"
+FAILED, ENCODED, ROUNDED = "a spreadsheet shows of a formula", "a wrong encoding", "have been rounded"
 
 
 def told(path, kind: Kind, *values: str) -> list[str]:
@@ -54,8 +56,25 @@ def test_captions_and_words_are_texts_too(kind, tmp_path) -> None:
     assert not told(tmp_path / "data.jsonl", kind, "['fine', 'a']", "['b', 'c']")
 
 
+def test_numbers_that_have_more_digits_than_they_can_hold_are_told(tmp_path) -> None:
+    """An id of nineteen digits, which pandas keeps as a real number beside gaps, and Excel always."""
+    ids = [1234567890123456789, 1234567890123456788]
+    pd.DataFrame({"a": [float(one) for one in ids]}).to_parquet(tmp_path / "data.parquet")
+    book = openpyxl.Workbook()
+    for value in ("a", *map(float, ids)):
+        book.active.append([value])
+    book.save(tmp_path / "data.xlsx")
+    for name, left in (("data.parquet", "1.2345678901234568e+18"), ("data.xlsx", "1.234567890123457e+18")):
+        with pytest.warns(UserWarning, match="2 of 2 entries .* are numbers that have been rounded, "):
+            assert set(columns(tmp_path / name, wanted(a=written))["a"]) == {left}
+    pd.DataFrame({"a": ids}).to_parquet(tmp_path / "data.parquet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert columns(tmp_path / "data.parquet", wanted(a=written))["a"] == list(map(str, ids))
+
+
 def test_they_are_counted_with_a_remedy(tmp_path) -> None:
     assert told(tmp_path / "data.jsonl", written, "9", "1.2E+11", "1.3E+11") == [
-        "2 of 3 entries of the column 'a' of data.jsonl are numbers that a spreadsheet has rounded, so that several "
-        "may be one now, such as '1.2E+11' in line 2 of data.jsonl; export the column as texts"
+        "2 of 3 entries of the column 'a' of data.jsonl are numbers that have been rounded, so that several may be "
+        "one now, such as '1.2E+11' in line 2 of data.jsonl; export the column as texts"
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.errors import UsageError
+from training.reading.kinds import plain
 from training.reading.readers.rows import Fault, Record, Rows, collect
 
 _UNCALCULATED = "open the file in Excel or LibreOffice and save it, or write values in the place of formulas"
@@ -83,8 +84,8 @@ def _records(sheet: Any) -> Iterator[Record]:
 
 
 def _shown(value: Any) -> str | None:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if isinstance(value, float):
+        return plain(value)
     if isinstance(value, datetime) and value.time() == time():
         return str(value.date())
     if isinstance(value, str) and "_x" in value:  # Excel writes characters by their numbers: _x000D_
