@@ -168,7 +168,7 @@ def _subsample(split: Dataset, count: int | None, data: DataArguments) -> Datase
 
 
 def _warn_of_shared_rows(splits: Splits) -> None:
-    """Warn if rows that are evaluated on are trained on too: of texts and numbers, or their pictures, not of lists."""
+    """Warn if rows that are evaluated on are trained on too, or their pictures."""
     features = splits["train"].features
     for column in (name for name, feature in features.items() if isinstance(feature, Image)):
         for name in splits.keys() - {"train"}:
@@ -178,9 +178,9 @@ def _warn_of_shared_rows(splits: Splits) -> None:
                     "byte for byte, so their scores say little about new data; drop repeated pictures before splitting",
                     stacklevel=3,
                 )
-    if not all(isinstance(feature, Value | ClassLabel) for feature in features.values()):
+    if any(isinstance(feature, Image) for feature in features.values()):
         return
-    compared = [name for name in features if isinstance(features[name], Value)]  # classes have numbers of each split
+    compared = [name for name in features if not isinstance(features[name], ClassLabel)]  # numbered in each split
     trained = _digests(splits["train"], compared)
     for name, split in splits.items():
         count = 0 if name == "train" else int(np.isin(_digests(split, compared), trained).sum())
@@ -193,6 +193,9 @@ def _warn_of_shared_rows(splits: Splits) -> None:
 
 
 def _digests(split: Dataset, columns: list[str]) -> UInt64[np.ndarray, " rows"]:
-    parts = split.select_columns(columns).with_format("pandas").iter(batch_size=_PART) if columns else ()
-    found = [pd.util.hash_pandas_object(part, index=False).to_numpy() for part in parts]
+    lists = [name for name in columns if not isinstance(split.features[name], Value)]
+    found = []
+    for part in split.select_columns(columns).with_format("pandas").iter(batch_size=_PART) if columns else ():
+        texts = part.assign(**{name: [repr(list(held)) for held in part[name]] for name in lists})
+        found.append(pd.util.hash_pandas_object(texts, index=False).to_numpy())
     return np.concatenate([np.zeros(0, np.uint64), *found])

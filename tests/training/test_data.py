@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 
@@ -18,7 +19,9 @@ from training.samples import drawn_rows, held_out_rows, rows_per_class
 from training.settings.data import ImageDataArguments, TextDataArguments
 from training.tasks.image_classification import image_columns
 from training.tasks.labels import class_counts, names_of, row_classes, with_classes
+from training.tasks.multilabel import multilabel_columns
 from training.tasks.text_classification import class_columns
+from training.tasks.token_classification import tag_columns
 
 
 def loaded(dataset, **options):
@@ -215,6 +218,23 @@ def test_rows_that_are_trained_and_evaluated_on_are_told(tmp_path, recwarn) -> N
         loaded(named, validation_data=other, test_data=parquet(tmp_path / "other.parquet", ["b", "a"], "a", "b", "a"))
     recwarn.clear()
     assert len(loaded(train)["validation"]) and not [one for one in recwarn if "training data too" in str(one.message)]
+
+
+@pytest.mark.parametrize(("columns", "name"), [(tag_columns, "tags"), (multilabel_columns, "label")])
+def test_rows_with_lists_that_are_trained_and_evaluated_on_are_told(columns, name, tmp_path, recwarn) -> None:
+    rows = [{"text": f"a film {n}", name: ["a", "b", str(n % 2)]} for n in range(9)]
+    for file, held in (
+        ("train", rows[:8]),
+        ("same", rows[6:]),
+        ("others", [rows[8], {**rows[0], name: ["a", "a", "b"]}]),
+    ):
+        (tmp_path / f"{file}.jsonl").write_text("\n".join(map(json.dumps, held)))
+    for file, told in (("others", 0), ("same", 1)):
+        data = TextDataArguments(dataset=str(tmp_path / "train.jsonl"), validation_data=str(tmp_path / f"{file}.jsonl"))
+        load_splits(data, columns(data))
+        assert [str(one.message)[:52] for one in recwarn] == [
+            "2 of 3 validation rows are in the training data too,"
+        ] * told
 
 
 def test_a_class_of_one_row_beside_large_ones_is_told(tmp_path, recwarn) -> None:
