@@ -22,6 +22,7 @@ from modality.metrics.ranking import (
     directions,
     listed,
     recalls,
+    rounding_of,
 )
 from modality.rows import UNKNOWN_ID, as_rows, check_pairs, same_ids
 
@@ -103,6 +104,8 @@ def margin(
 
         min_{i != j} min(Z_ii - Z_ij, Z_jj - Z_ij)   with the cosines Z
 
+    Cosines that differ by rounding alone are the same: such a margin is 0.
+
     Args:
         x, y: pairs of features, any norm, as in `recall_at_k`.
         ids: pairs with the same id are duplicates and are not compared; -1 stands for an unknown one.
@@ -128,7 +131,7 @@ def margin(
         cosines = (x[rows] @ y.mT).masked_fill_(same_ids(ids[rows], ids), -math.inf)
         nearest = torch.minimum(own[rows] - cosines.amax(1), (own - cosines).amin())
         smallest = min(smallest, nearest.amin().item())
-    return smallest
+    return 0.0 if abs(smallest) <= rounding_of(y) else smallest
 
 
 def _checked_pairs(x: Any, y: Any, x_ids: Any, y_ids: Any, pairs: Any) -> Int[Tensor, "p 2"]:

@@ -92,6 +92,13 @@ def test_collapsed_features_retrieve_nothing() -> None:
     }  # fmt: skip
 
 
+@given(st.integers(0, 30), st.integers(2, 40), st.sampled_from([2, 16, 384]), st.integers(1, 50))
+def test_the_margin_of_rows_that_are_the_same_is_zero(seed, count, width, block_size) -> None:
+    """A cosine's last bits depend on its place, and the definition compares a cosine with itself."""
+    rows = torch.randn(1, width, generator=torch.Generator().manual_seed(seed)).repeat(count, 1)
+    assert margin(rows, rows, block_size=block_size) == 0
+
+
 def test_no_square_matrix_is_formed() -> None:
     x, y = features(600)
     with LargestTensor(x, y) as largest:
