@@ -33,7 +33,8 @@ def modality_gap(statistics: PairStatistics | Any, y: Any = None) -> dict[str, f
       A shift can close `gap`, but not this.
     - `linear_separability`: see `linear_separability`; here as the Gaussian fits predict it. Chance is 0.5.
 
-    Covariances divide by n. With no more pairs than features the last three describe the sample more than the model.
+    Covariances divide by n. Means that differ by rounding alone are the same, so the same rows in another order have
+    gap 0 and separability 0.5. With no more pairs than features the last three describe the sample more than the model.
 
     Raises:
         TypeError: for anything but statistics or features.

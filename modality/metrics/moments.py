@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ def moments_of(statistics: PairStatistics) -> Moments:
     if count < 2:
         raise ValueError(f"the metrics need at least two pairs, got {count}; call `update` first")
     shares = torch.full_like(statistics.means[:, 0], 0.5)
-    return Moments(statistics.means, statistics.scatters / count, shares, statistics.distances / count)
+    found = Moments(statistics.means, statistics.scatters / count, shares, statistics.distances / count)
+    return _without_rounding(found, count)
 
 
 def moments_of_rows(x: Any, y: Any) -> Moments:
@@ -71,7 +73,23 @@ def moments_of_rows(x: Any, y: Any) -> Moments:
     sides = [moments_of(_collected(rows, rows)) for rows in (x, y)]
     counts = torch.tensor([len(x), len(y)], dtype=torch.float64, device=sides[0].means.device)
     means, covariances = (torch.stack([getattr(side, name)[0] for side in sides]) for name in ("means", "covariances"))
-    return Moments(means, covariances, counts / counts.sum())
+    return _without_rounding(Moments(means, covariances, counts / counts.sum()), max(len(x), len(y)))
+
+
+def _without_rounding(moments: Moments, count: int) -> Moments:
+    """Return equal means, and no scatter, where these are nothing but the rounding of sums over so many rows.
+
+    >>> one = Moments(torch.tensor([[1.0], [1 + 3e-16]]).double(), torch.full((2, 1, 1), 1e-33).double(), torch.ones(2))
+    >>> _without_rounding(one, 5).covariances.flatten().tolist()
+    [0.0, 0.0]
+    """
+    means, spreads = moments.means, moments.covariances.diagonal(dim1=1, dim2=2).sum(1)
+    lengths = (means.square().sum(1) + spreads).max().sqrt()
+    rounding = math.sqrt(count * means.shape[1]) * torch.finfo(means.dtype).eps * lengths
+    if torch.linalg.vector_norm(moments.shift) <= rounding:
+        means = means[:1].expand_as(means)
+    scattered = (spreads > rounding.square()).to(means)
+    return replace(moments, means=means, covariances=moments.covariances * scattered[:, None, None])
 
 
 def _collected(x: Any, y: Any) -> PairStatistics:

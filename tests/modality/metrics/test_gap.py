@@ -72,6 +72,33 @@ def test_modalities_that_are_the_same_cannot_be_told_apart() -> None:
     assert found["gap"] == 0 and found["linear_separability"] == 0.5 == linear_separability(x, x, statistics_of(x, x))
 
 
+@given(st.integers(0, 50), st.integers(2, 40), st.sampled_from([2, 16, 64]), st.booleans())
+def test_the_same_rows_in_another_order_cannot_be_told_apart(seed, count, width, normalize) -> None:
+    """Also not with fewer rows than features, where a direction without scatter may have a difference of rounding."""
+    x, _ = pairs(count, seed, width=width)
+    y = x[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+    statistics = statistics_of(x, y, normalize=normalize)
+    found = modality_gap(statistics)
+    assert found["gap"] == 0 and found["linear_separability"] == 0.5 == linear_separability(x, y, statistics)
+
+
+@given(st.integers(0, 50), st.integers(2, 40), st.integers(2, 40), st.sampled_from([2, 16, 64]))
+def test_modalities_in_one_point_cannot_be_told_apart(seed, count, others, width) -> None:
+    row, _ = pairs(1, seed, width=width)
+    found = modality_gap(row.repeat(count, 1), row.repeat(others, 1))
+    assert found["gap"] == found["distribution_gap"] == 0 and found["linear_separability"] == 0.5
+    assert found["effective_rank"] == 1
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_a_gap_of_a_few_float32_roundings_is_still_a_gap(scale) -> None:
+    row = torch.zeros(1, WIDTH, dtype=torch.float64)
+    row[0, :2] = torch.tensor([1.0, 1e-7])
+    x, y = (scale * row.repeat(500, 1) * sign for sign in (1.0, torch.tensor([1.0, -1, 1, 1, 1, 1])))
+    found = modality_gap(statistics_of(x, y, normalize=False))
+    assert found["gap"] == pytest.approx(2e-7 * scale) and found["linear_separability"] == 1
+
+
 @pytest.mark.parametrize("offset", [0.2, 1.0])
 def test_counted_separability_is_that_of_scikit_learns_discriminant(offset) -> None:
     (x, y), (test_x, test_y) = pairs(400, 0, offset), pairs(300, 1, offset)
