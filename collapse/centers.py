@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from collapse.statistics import ClassStatistics
 
+GlobalMean = Literal["samples", "classes"]
 TILE_ROWS = 256  # rows that are compared with all class means at a time
 
 
@@ -15,7 +18,7 @@ def class_distance_normalized_variance(statistics: ClassStatistics, max_classes:
     """Average `(v_i + v_j) / (2 |h_i - h_j|^2)` over pairs of classes, with `v_k = s_k / n_k`.
 
     It takes O(K^2 d) time and O(K^2) memory, so beyond `max_classes` only the pairs among evenly spaced classes are
-    used. Two class means that coincide give inf.
+    used. Two class means that coincide, but for rounding, give inf.
 
     Source: Galanti, Gyorgy and Hutter, ICLR 2022 (class-distance normalized variance).
 
@@ -32,11 +35,15 @@ def class_distance_normalized_variance(statistics: ClassStatistics, max_classes:
         steps = torch.arange(max_classes, device=classes.device) * (len(classes) - 1) // (max_classes - 1)
         classes = classes[steps]
     variances = statistics.squared_deviations[classes] / statistics.counts[classes]
-    centered = statistics.means[classes]
-    inverse = torch.cdist(centered, centered).square_().reciprocal_()
+    centered = statistics.means[classes] - statistics.means[classes].mean(0)
+    squares = torch.cdist(centered, centered).square_()
+    # Of many classes cdist subtracts products, which leaves this of two rows that are the same.
+    cancelled = 8 * torch.finfo(torch.float64).eps * centered.square().sum(1).max().item()
+    nothing = statistics.rounding**2
+    inverse = squares.masked_fill_(squares <= max(nothing, cancelled), 0.0).reciprocal_()
     inverse.fill_diagonal_(0.0)
     pairs = len(classes) * (len(classes) - 1)
-    moving = variances > 0  # 0 * inf: collapsed classes with the same mean have nothing to contribute
+    moving = variances > nothing  # 0 * inf: collapsed classes with the same mean have nothing to contribute
     return (variances[moving] @ inverse[moving].sum(1)).item() / pairs
 
 
@@ -82,3 +89,28 @@ def check_observed(statistics: ClassStatistics) -> None:
             f"neural collapse compares classes: at least 2 of the {statistics.num_classes} classes need "
             f"samples, got {observed}"
         )
+
+
+def centered_means_of(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, "K d"]:
+    """Return the means of the classes with samples about the global mean; zeros if they differ by rounding alone.
+
+    Raises:
+        ValueError: with fewer than two classes with samples, or for another global mean.
+    """
+    check_observed(statistics)
+    centered = statistics.means[statistics.observed] - global_mean_of(statistics, global_mean)
+    differ = torch.linalg.vector_norm(centered, dim=1).max() > statistics.rounding
+    return centered if differ else torch.zeros_like(centered)
+
+
+def global_mean_of(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, " d"]:
+    """Return the mean of all samples, or of the means of the classes with samples.
+
+    Raises:
+        ValueError: for another kind of mean.
+    """
+    if global_mean == "samples":
+        return statistics.mean
+    if global_mean == "classes":
+        return statistics.observed.double() @ statistics.means / statistics.observed.sum()
+    raise ValueError(f"`global_mean` must be 'samples' or 'classes', got {global_mean!r}")

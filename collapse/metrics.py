@@ -13,13 +13,20 @@ is more collapsed, except for NC4. Classes without samples are left out of NC1, 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from collapse.centers import check_observed, class_distance_normalized_variance, nearest_center_agreement
+from collapse.centers import (
+    GlobalMean,
+    centered_means_of,
+    check_observed,
+    class_distance_normalized_variance,
+    global_mean_of,
+    nearest_center_agreement,
+)
 from collapse.simplex import simplex_distance
 from collapse.statistics import TILE_ROWS, ClassStatistics, tensor_of
 from evaluation_hooks import check_same_order
@@ -36,7 +43,6 @@ __all__ = [
 ]
 
 IGNORED_SEGMENT = 255  # the label of pixels without a class
-GlobalMean = Literal["samples", "classes"]
 
 
 def neural_collapse(
@@ -121,13 +127,12 @@ def nc1(
         raise ValueError(
             "NC1 needs the full within-class scatter; make the statistics with `within='full'`, or ask for `quotient`"
         )
-    centered = _centered_means(statistics, global_mean)
+    centered = centered_means_of(statistics, global_mean)
     num_classes, dimension = centered.shape
+    _check_differ(centered, "NC1")
     values, vectors = _between_eigenpairs(centered)
     cut = max(num_classes, dimension) * torch.finfo(torch.float64).eps if rcond is None else rcond
     kept = (values > cut * values.max()) & (values > 0)
-    if not kept.any():
-        raise ValueError("all class means coincide, so NC1 is not defined; are the features constant?")
     vectors = vectors[:, kept]
     within = (vectors * (statistics.within_scatter @ vectors)).sum(0) / statistics.num_samples
     return (within / values[kept]).sum().item() / num_classes
@@ -143,7 +148,7 @@ def separation_quotient(statistics: ClassStatistics, *, global_mean: GlobalMean 
     >>> separation_quotient(statistics)
     0.25
     """
-    centered = _centered_means(statistics, global_mean)
+    centered = centered_means_of(statistics, global_mean)
     between = centered.square().sum().item() / len(centered)
     within = statistics.squared_deviations.sum().item() / statistics.num_samples
     return within / between if between > 0 else float("inf")
@@ -186,7 +191,9 @@ def nc3(
     means, rows = statistics.means, weight.to(statistics.means.device)
     if not observed.all():
         means, rows = means[observed], rows[observed]
-    offset = _global_mean(statistics, global_mean) if centered_means else None
+    if centered_means:
+        _check_differ(centered_means_of(statistics, global_mean), "NC3")
+    offset = global_mean_of(statistics, global_mean) if centered_means else None
     return simplex_distance(rows, means, offset)
 
 
@@ -227,17 +234,9 @@ def _between_eigenpairs(centered: Float[Tensor, "K d"]) -> tuple[Tensor, Tensor]
     return values[-(num_classes - 1) :], vectors[:, -(num_classes - 1) :]
 
 
-def _centered_means(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, "K d"]:
-    check_observed(statistics)
-    return statistics.means[statistics.observed] - _global_mean(statistics, global_mean)
-
-
-def _global_mean(statistics: ClassStatistics, global_mean: GlobalMean) -> Float[Tensor, " d"]:
-    if global_mean == "samples":
-        return statistics.mean
-    if global_mean == "classes":
-        return statistics.observed.double() @ statistics.means / statistics.observed.sum()
-    raise ValueError(f"`global_mean` must be 'samples' or 'classes', got {global_mean!r}")
+def _check_differ(centered: Float[Tensor, "K d"], name: str) -> None:
+    if not centered.any():
+        raise ValueError(f"all class means coincide, so {name} is not defined; are the features constant?")
 
 
 def collected(statistics: Any, labels: Any = None, num_classes: int | None = None) -> ClassStatistics:

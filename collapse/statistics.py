@@ -83,6 +83,13 @@ class ClassStatistics:
         """Which classes have samples, (K,) bool."""
         return self.counts > 0
 
+    @property
+    def rounding(self) -> float:
+        """By how much means of equal features may differ: the last bits of sums over so many features."""
+        squared = self.norm_mean.square() + self.norm_deviation / max(self.num_samples, 1)
+        terms = max(self.num_samples, 1) * self.num_features
+        return (terms * squared).sqrt().item() * torch.finfo(torch.float64).eps
+
     @torch.no_grad()
     def update(
         self, features: Float[Tensor, "*batch d"], labels: Int[Tensor, "*batch"], *, ignore_index: int = -100

@@ -163,6 +163,36 @@ def test_distance_variance_over_a_subset_of_classes_uses_only_those() -> None:
     assert class_distance_normalized_variance(collected(data), max_classes=3) == pytest.approx(slow.cdnv(few), rel=1e-9)
 
 
+@pytest.mark.parametrize(("width", "sizes"), [(1, (3, 5)), (2, (500, 300)), (16, (30, 31, 32)), (64, (3,) * 40)])
+@pytest.mark.parametrize("batch", [3, 1000])
+def test_features_in_one_point_are_not_collapsed_classes(width, sizes, batch) -> None:
+    """What sums of equal rows leave differs in the last bits from class to class, and is no variation between them."""
+    row = np.random.default_rng(1).normal(size=(1, width))
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    data = slow.Labeled(row.repeat(len(labels), 0), labels, np.eye(len(sizes), width))
+    statistics = collected(data, batch=batch)
+    for measure in (nc1, lambda found: nc3(found, torch.tensor(data.weight), centered_means=True)):
+        with pytest.raises(ValueError, match="all class means coincide, so NC. is not defined"):
+            measure(statistics)
+    assert separation_quotient(statistics) == math.inf
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_two_of_many_class_means_that_coincide_have_infinite_distance_variance(classes) -> None:
+    data = labeled(samples=600, classes=classes, features=8)
+    rows, ids = np.concatenate([data.features, data.features[data.labels == 1][::-1]]), data.labels.tolist()
+    twins = slow.Labeled(rows, np.array([*ids, *(ids.count(1) * [classes])]), np.zeros((classes + 1, 8)))
+    assert class_distance_normalized_variance(collected(twins)) == math.inf
+
+
+@pytest.mark.parametrize("classes", [5, 40])
+def test_distance_variance_does_not_depend_on_where_the_origin_is(classes) -> None:
+    data = labeled(samples=600, classes=classes, features=8)
+    far = slow.Labeled(data.features + 1e6, data.labels, data.weight)
+    found = class_distance_normalized_variance(collected(far))
+    assert found == pytest.approx(class_distance_normalized_variance(collected(data)), rel=1e-7)
+
+
 def test_coinciding_class_means_have_infinite_distance_variance() -> None:
     statistics = ClassStatistics(2, 1)
     statistics.update(torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]), torch.tensor([0, 0, 1, 1]))
