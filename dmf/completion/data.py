@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from torch import Tensor
 
-from dmf.completion.ids import Axis, as_array, axis_of, read_ids, unmasked
+from dmf.completion.ids import Axis, as_array, axis_of, from_torch, read_ids, unmasked
 from dmf.observed import ObservedEntries, RepeatedEntries, check_indices, check_triplets, repeated_entries
 
 
@@ -66,6 +66,7 @@ def pairs_of(X: Any) -> Ids | None:
     >>> pairs_of([[0, 5], [3, 1]])
     Ids(rows=array([0, 3]), cols=array([5, 1]))
     """
+    X = from_torch(X)
     if issparse(X):
         return None
     array = as_array(X)
@@ -176,7 +177,7 @@ def matrix_entries(matrix: Any, weights: ArrayLike | None = None) -> Listed:
         if len(rows) == 0:
             raise ValueError(f"all {matrix.size} entries are missing (NaN); at least one observed entry is needed")
     if weights is not None:
-        given = np.asarray(weights)
+        given = unmasked(weights, "sample_weight")
         if given.shape not in (tuple(matrix.shape), (matrix.shape[0],)):
             raise ValueError(
                 f"sample_weight has shape {given.shape}, and the matrix {tuple(matrix.shape)}; pass one weight for "

@@ -137,7 +137,8 @@ class MatrixCompletion(Updates, BaseEstimator):
     ) -> Any:
         """Fit to triplets, `fit(rows, cols, values)`, or to a matrix, `fit(X)`, dense with NaN or scipy sparse.
 
-        In a table of pandas, the index and the columns are the ids, unless they count from 0.
+        Tensors of torch, dense or sparse, are read as such arrays. In a table of pandas, the index and the columns are
+        the ids, unless they count from 0.
 
         Args:
             X: ids of the rows of the observed entries: numbers from 0, text, or any other integers; or the matrix,

@@ -5,15 +5,54 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from numpy import ndarray
 from numpy.typing import ArrayLike
+from scipy.sparse import coo_array
 from torch import Tensor
 
 from dmf.observed import largest_side
+
+
+def from_torch(values: Any) -> Any:
+    """Return a tensor as an array, or as a scipy sparse one with all entries that it stores; anything else as it is.
+
+    Raises:
+        ValueError: for a sparse tensor that is no matrix of numbers.
+
+    >>> from_torch(torch.ones(1, requires_grad=True).bfloat16()), from_torch(torch.eye(2).to_sparse()).nnz
+    (array([1.], dtype=float32), 2)
+    """
+    if not isinstance(values, Tensor):
+        return values
+    tensor = values.detach()
+    if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
+        tensor = tensor.float()  # NumPy has no bfloat16
+    if tensor.layout is torch.strided:
+        return tensor.numpy(force=True)
+    if tensor.layout is not torch.sparse_coo:
+        tensor = tensor.to_sparse()
+    if tensor.sparse_dim() != 2 or tensor.dense_dim() != 0:
+        raise ValueError(
+            f"a sparse tensor must be a matrix of numbers, got shape {tuple(tensor.shape)} with {tensor.sparse_dim()} "
+            "sparse dimensions; pass a matrix with two"
+        )
+    rows, cols = tensor._indices().numpy(force=True)  # indices() of a tensor with repeated entries adds them up
+    return coo_array((tensor._values().numpy(force=True), (rows, cols)), shape=tuple(tensor.shape))
+
+
+def check_dense(values: Any, what: str) -> None:
+    """Raise for a sparse tensor: a list of entries has no gaps.
+
+    Raises:
+        ValueError: then.
+    """
+    if isinstance(values, Tensor) and values.layout is not torch.strided:
+        raise ValueError(f"{what} are a sparse tensor, and each entry needs one; pass a dense one, `.to_dense()`")
 
 
 def as_array(ids: ArrayLike) -> ndarray:
@@ -22,7 +61,7 @@ def as_array(ids: ArrayLike) -> ndarray:
     >>> as_array(["ann", float("nan")]).tolist(), as_array([3, 1]).dtype.kind
     (['ann', nan], 'i')
     """
-    array = np.asarray(ids)
+    array = np.asarray(from_torch(ids))
     return np.asarray(ids, dtype=object) if array.dtype.kind == "U" and isinstance(ids, (list, tuple)) else array
 
 
@@ -30,17 +69,18 @@ def unmasked(values: ArrayLike, what: str) -> ndarray:
     """Return an array; NumPy would forget which of its values are masked.
 
     Raises:
-        ValueError: if some are.
+        ValueError: if some are, or they are a sparse tensor.
 
     >>> unmasked([1, 2], "values")
     array([1, 2])
     """
+    check_dense(values, what)
     if np.ma.is_masked(values):
         raise ValueError(
             f"{np.ma.count_masked(values)} of the {what} are masked; leave these entries out, for instance with "
             "`~numpy.ma.getmaskarray(values)`"
         )
-    return np.asarray(values)
+    return np.asarray(from_torch(values))
 
 
 def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
@@ -56,6 +96,7 @@ def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
     >>> read_ids([3, 1], "rows"), read_ids(["ann", "bob"], "rows").tolist()
     (array([3, 1]), ['ann', 'bob'])
     """
+    check_dense(ids, what)
     array = as_array(unmasked(ids, what) if isinstance(ids, np.ma.MaskedArray) else ids)
     if array.size == 0:
         return array.astype(np.int64)
@@ -65,8 +106,8 @@ def read_ids(ids: ArrayLike, what: str) -> Shaped[ndarray, "*n"]:
         return array.astype(str)
     if array.dtype.kind not in "iu":
         raise ValueError(
-            f"{what} must be integers or text, got {array.dtype}; convert whole floats with `.astype(int)`, and other "
-            "names with `.astype(str)`"
+            f"{what} must be integers or text, got {getattr(ids, 'dtype', array.dtype)}; convert whole floats with "
+            "`.astype(int)`, and other names with `.astype(str)`"
         )
     if array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{what} go up to {array.max()}, beyond 64-bit integers; pass them as text: `.astype(str)`")

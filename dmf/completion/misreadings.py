@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import NDArray
-from scipy.sparse import issparse
+from scipy.sparse import coo_array, issparse
 
 from dmf.completion.data import Axes
-from dmf.completion.ids import Axis, read_ids
+from dmf.completion.ids import Axis, from_torch, read_ids
 from dmf.observed import repeated_entries
 
 EARLIEST = 1e8  # seconds since 1970 that a column of times may begin at: 1973
@@ -135,12 +135,20 @@ def _ids(labels: Any) -> ndarray | None:
 
 
 def with_gaps(matrix: Any) -> Any:
-    """Return a masked array with NaN where it is masked, and anything else as it is.
+    """Return a masked array with NaN where it is masked, a tensor as an array, and a sparse matrix in float64.
+
+    Whatever a sparse matrix stores stays stored, also twice. Anything else is returned as it is.
 
     >>> with_gaps(np.ma.masked_array([[1, 2]], [[False, True]]))
     array([[ 1., nan]])
     """
-    return np.ma.filled(matrix.astype(np.float64), np.nan) if isinstance(matrix, np.ma.MaskedArray) else matrix
+    if isinstance(matrix, np.ma.MaskedArray):
+        return np.ma.filled(matrix.astype(np.float64), np.nan)
+    matrix = from_torch(matrix)
+    if not issparse(matrix) or matrix.dtype == np.float64 or matrix.dtype.kind not in "biuf":
+        return matrix
+    coo = matrix.tocoo()  # astype() of scipy, which scikit-learn calls, adds up entries that are stored twice
+    return coo_array((coo.data.astype(np.float64), (coo.row, coo.col)), shape=coo.shape)
 
 
 def stored(matrix: Any) -> Float[NDArray, "m n"]:
