@@ -6,6 +6,10 @@ import ast
 import importlib
 import re
 
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
 from tests.paths import ROOT
 from training import CONFIGS
 from training.cli import COMMANDS
@@ -52,3 +56,25 @@ def test_the_configurations_that_it_names_are_shipped() -> None:
     assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == names
     for name in names:
         assert yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["num_processes"] == 2
+
+
+def test_the_block_that_finds_a_tolerance_keeps_the_outputs_of_a_run(
+    bert, reviews, finetune, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert finetune(bert, reviews, "--rank", 8, output=tmp_path / "runs" / "reviews")[0] == 0
+    serving = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (block,) = [each for each in re.findall(r"```python\n(.*?)```", serving, re.S) if 'tolerance="auto"' in each]
+    names: dict = {}
+    exec(block.replace("distilbert-base-uncased", str(bert)), names)
+    inputs, model = names["batches"][0], names["model"].eval()
+    with torch.no_grad():
+        whole = model(**inputs).logits
+        loaded = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
+        loaded = PeftModel.from_pretrained(loaded, "small").eval()
+        small = loaded(**inputs).logits
+        for name, weight in loaded.named_parameters():
+            if "lora_B" in name:
+                weight.zero_()
+        base = loaded(**inputs).logits
+    assert 0 < (small - whole).norm() <= 0.05 * (whole - base).norm() and min(names["ranks"].values()) < 8
