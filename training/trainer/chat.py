@@ -153,8 +153,8 @@ def as_config(kind: type, run: TrainingArguments, **settings: Any) -> Any:
 class Encoder:
     """Conversations as tokens, and which of them the assistant says.
 
-    Where the template marks its turns, or TRL knows one that does, the marks tell; elsewhere the tokens that each turn
-    adds to those before it, if the template leaves these as they are.
+    Where the template marks its turns, or TRL knows one that does, the marks tell; elsewhere the text that each turn
+    adds to that before it, if the template leaves this as it is.
 
     Args:
         tokenizer: of the model.
@@ -192,24 +192,35 @@ class Encoder:
         return ids, [token if mask else IGNORED for token, mask in zip(ids, said, strict=True)]
 
     def _by_prefixes(self, turns: list[dict[str, Any]], tools: list[Any]) -> tuple[list[int], list[int]]:
-        ids = self.tokens(turns, tools)["input_ids"]
-        labels = [IGNORED] * len(ids)
+        """Compare texts, since a token may hold the end of one turn and the beginning of the next; it is learned."""
+        if not self.tokenizer.is_fast:
+            raise UsageError(
+                f"{type(self.tokenizer).__name__} does not tell where its tokens lie in a text, so what the assistant "
+                "says cannot be found; pass a model with a fast tokenizer (a file tokenizer.json)"
+            )
+        text = self.text(turns, tools)
+        spans = []
         for number, one in enumerate(turns):
-            if one["role"] != "assistant":
-                continue
-            start = self.tokens(turns[:number], tools, add_generation_prompt=True)["input_ids"]
-            end = self.tokens(turns[: number + 1], tools)["input_ids"]
-            self._check_prefix(start, ids)
-            self._check_prefix(end, ids)
-            labels[len(start) : len(end)] = ids[len(start) : len(end)]
-        return ids, labels
+            if one["role"] == "assistant":
+                start = self.text(turns[:number], tools, add_generation_prompt=True)
+                end = self.text(turns[: number + 1], tools)
+                self._check_prefixes(text, start, end)
+                spans.append((len(start), len(end)))
+        out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        said = [any(first < end and last > start for start, end in spans) for first, last in out["offset_mapping"]]
+        ids = out["input_ids"]
+        return ids, [token if learned else IGNORED for token, learned in zip(ids, said, strict=True)]
 
-    def _check_prefix(self, start: list[int], whole: list[int]) -> None:
-        if whole[: len(start)] != start:
+    def _check_prefixes(self, whole: str, *starts: str) -> None:
+        if not all(whole.startswith(start) for start in starts):
             raise UsageError(
                 "the chat template changes earlier turns once a conversation continues, and does not mark the turns of "
                 "the assistant, so these cannot be told from the rest; pass a --chat_template with generation marks"
             )
+
+    def text(self, turns: list[dict[str, Any]], tools: list[Any], **options: Any) -> str:
+        """Return what the template makes of turns, as `tokens` encodes it."""
+        return self._made(turns, tools, tokenize=False, **options)
 
     def tokens(self, turns: list[dict[str, Any]], tools: list[Any], **options: Any) -> Any:
         """Return what the template makes of turns, as tokens.
@@ -217,8 +228,11 @@ class Encoder:
         Raises:
             UsageError: it refuses them.
         """
+        return self._made(turns, tools, return_dict=True, **options)
+
+    def _made(self, turns: list[dict[str, Any]], tools: list[Any], **options: Any) -> Any:
         try:
-            return self.tokenizer.apply_chat_template(turns, tools=tools or None, return_dict=True, **options)
+            return self.tokenizer.apply_chat_template(turns, tools=tools or None, **options)
         except (TemplateError, ValueError, TypeError) as error:
             roles = ", ".join(str(one["role"]) for one in turns)
             raise UsageError(f"the chat template refuses a conversation of {roles}: {error}") from error
