@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from training.settings.data import TextDataArguments
 from training.tasks.base import CUT, replace_columns
 from training.tasks.continuation import causal_task
 from training.trainer.general_text import PANELS, watchers
+from training.trainer.shown import check_shown
 
 
 class Format(NamedTuple):
@@ -122,6 +124,7 @@ def chat(splits: Splits, data: TextDataArguments, metric_source: str = "local") 
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         encoder = trainers.Encoder(tokenizer, template)
+        check_shown(encoder.learned_text, map(conversation_of, chain.from_iterable(splits.values())))
         return _encoded(splits, data, partial(_encode_conversations, encoder=encoder, length=data.length))
 
     return _task_of_trl(
@@ -150,6 +153,8 @@ def dpo(splits: Splits, data: TextDataArguments, metric_source: str = "local") -
 
     def encode(splits: Splits, tokenizer: Any) -> Splits:
         encoder = trainers.Encoder(tokenizer, template)
+        rows = map(preference_of, chain.from_iterable(splits.values()))
+        check_shown(encoder.text, (([*asked, *chosen], []) for asked, chosen, _ in rows))
         return _encoded(splits, data, partial(_encode_preferences, encoder=encoder, length=data.length))
 
     return _task_of_trl(

@@ -218,6 +218,10 @@ class Encoder:
                 "the assistant, so these cannot be told from the rest; pass a --chat_template with generation marks"
             )
 
+    def learned_text(self, turns: list[dict[str, Any]], tools: list[Any]) -> str:
+        """Return the text of the tokens that a call returns."""
+        return self.text(turns, tools, chat_template=self.marked)
+
     def text(self, turns: list[dict[str, Any]], tools: list[Any], **options: Any) -> str:
         """Return what the template makes of turns, as `tokens` encodes it."""
         return self._made(turns, tools, tokenize=False, **options)

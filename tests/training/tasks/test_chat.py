@@ -10,13 +10,12 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from transformers import AddedToken, AutoTokenizer, ByT5Tokenizer
+from transformers import AutoTokenizer
 
 pytest.importorskip("trl", reason="TRL needs Python 3.11")  # declared so in setup.cfg
 
 from tests.models import disturb_
 from tests.training import chats, tiny
-from tests.training.tasks.byte_level import byte_level
 from training.commands.finetune import TYPES, build_job
 from training.data import load_splits
 from training.errors import UsageError
@@ -54,33 +53,6 @@ def test_what_the_assistant_says_is_learned_and_nothing_else(template, model) ->
     wanted = " ".join(f"{one['content']} </s>" for one in found if one["role"] == "assistant")
     assert len(ids) == len(labels) and said(tokenizer, labels) == wanted
     assert all(label in (IGNORED, token) for label, token in zip(labels, ids, strict=True))
-
-
-SMOL = (
-    "{% for m in messages %}{{ '<s>' + m['role'] + '\\n' + m['content'] + '</s>' + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<s>assistant\\n' }}{% endif %}"
-)
-SMOL_MARKED = (
-    "{% for m in messages %}{{ '<s>' + m['role'] + '\\n' }}{% if m['role'] == 'assistant' %}{% generation %}"
-    "{{ m['content'] + '</s>' + '\\n' }}{% endgeneration %}{% else %}{{ m['content'] + '</s>' + '\\n' }}{% endif %}"
-    "{% endfor %}"
-)
-
-
-@pytest.mark.parametrize("answer", ["good", " good", "\n\ngood", "\n good \n\n", "  a bad\nfilm ", "é 🙂", "\t🙂"])
-def test_answers_that_begin_or_end_with_spaces_are_learned_as_where_marks_tell(answer) -> None:
-    """These share tokens with what goes before them, such as a line break twice: those are learned, too."""
-    tokenizer = byte_level()
-    tokenizer.add_tokens([AddedToken("\n\n"), AddedToken("\n ")])
-    found = [{"role": "user", "content": "was it \n"}, {"role": "assistant", "content": answer}] * 2
-    ids, labels = Encoder(tokenizer, SMOL)(found, [])
-    assert (ids, labels) == Encoder(tokenizer, SMOL_MARKED)(found, [])
-    assert said(tokenizer, labels).count(answer + "</s>\n") == 2
-
-
-def test_a_tokenizer_that_does_not_tell_places_is_refused_where_the_template_has_no_marks() -> None:
-    with pytest.raises(UsageError, match="ByT5Tokenizer does not tell where its tokens lie in a text"):
-        Encoder(ByT5Tokenizer(), chats.TEMPLATE)(chats.turns(0), [])
 
 
 def set_up(model, path, folder, *words: str):
