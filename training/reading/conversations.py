@@ -7,6 +7,7 @@ word. A turn of the assistant may call tools, whose answers follow it.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ _SHAREGPT = {
     "observation": "tool",
 }  # fmt: skip
 _KEPT = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking")
+_WEIGHTS = ("weight", "train", "training", "loss")  # whether a turn is learned: OpenAI, Axolotl, ms-swift
+_READ = {"role", "content", "from", "value", *_KEPT, *_WEIGHTS}
 Turns = list[dict[str, Any]]
 
 
@@ -36,7 +39,7 @@ def conversation(column: Column) -> Typed:
     Raises:
         UsageError: column and line of the first one that is unsound, and what is wrong with it.
     """
-    return _as_json(column, lambda value: _checked(turns_of(value)))
+    return _of_turns(column, lambda value, unread: _checked(turns_of(value, unread)))
 
 
 def prompt(column: Column) -> Typed:
@@ -45,7 +48,7 @@ def prompt(column: Column) -> Typed:
     Raises:
         UsageError: column and line of the first one that is unsound, and what is wrong with it.
     """
-    return _as_json(column, lambda value: _text(value) if isinstance(value, str) else _open(turns_of(value)))
+    return _of_turns(column, lambda value, unread: _open(turns_of(value, unread)), texts=True)
 
 
 def answer(column: Column) -> Typed:
@@ -54,7 +57,7 @@ def answer(column: Column) -> Typed:
     Raises:
         UsageError: column and line of the first one that is unsound, and what is wrong with it.
     """
-    return _as_json(column, lambda value: _text(value) if isinstance(value, str) else _answering(turns_of(value)))
+    return _of_turns(column, lambda value, unread: _answering(turns_of(value, unread)), texts=True)
 
 
 def answer_or_conversation(column: Column) -> Typed:
@@ -63,7 +66,7 @@ def answer_or_conversation(column: Column) -> Typed:
     Raises:
         UsageError: column and line of the first one that is unsound, and what is wrong with it.
     """
-    return _as_json(column, _either)
+    return _of_turns(column, lambda value, unread: _either(turns_of(value, unread)), texts=True)
 
 
 def tools(column: Column) -> Typed:
@@ -84,8 +87,12 @@ def optional_text(column: Column) -> Typed:
     return _as_json(column, lambda value: _text(value, empty=True), missing='""')
 
 
-def turns_of(value: Any) -> Turns:
+def turns_of(value: Any, unread: set[str] | None = None) -> Turns:
     """Return the turns of a list as OpenAI or ShareGPT write it, in OpenAI's terms.
+
+    Args:
+        value: the list, or JSON of it.
+        unread: gets what turns hold that is not read.
 
     Raises:
         ValueError: what is wrong.
@@ -99,7 +106,10 @@ def turns_of(value: Any) -> Turns:
         raise _Unsound(f"it must be a list of turns, not {_kind(value)}")
     if not value:
         raise _Unsound("the conversation has no turns")
-    return [_turn(number, one) for number, one in enumerate(value, start=1)]
+    turns = [_turn(number, one) for number, one in enumerate(value, start=1)]
+    if unread is not None:
+        unread.update(str(key) for one in value for key, held in one.items() if key not in _READ and held)
+    return turns
 
 
 def _turn(number: int, one: Any) -> dict[str, Any]:
@@ -112,10 +122,11 @@ def _turn(number: int, one: Any) -> dict[str, Any]:
     if not isinstance(name, str) or name not in known:
         raise _Unsound(f"turn {number} has the role {str(name)[:40]!r}; known are {', '.join(known)}")
     role = known[name]
-    if one.get("weight") not in (None, 1):
+    weights = {key: one[key] for key in _WEIGHTS if one.get(key) not in (None, 1) and role == "assistant"}
+    for key, held in weights.items():
         raise _Unsound(
-            f"turn {number} has the weight {one['weight']}; every turn of the assistant is learned, so drop the "
-            "weights, and the conversations that should not count"
+            f"turn {number} has {key}: {held}; every turn of the assistant is learned, so drop what weighs them, and "
+            "the conversations that should not count"
         )
     kept = {key: one[key] for key in _KEPT if one.get(key) is not None}
     for key in kept.keys() & {"reasoning_content", "thinking"}:
@@ -188,10 +199,7 @@ def _answering(turns: Turns) -> Turns:
     return turns
 
 
-def _either(value: Any) -> str | Turns:
-    if isinstance(value, str):
-        return _text(value)
-    turns = turns_of(value)
+def _either(turns: Turns) -> Turns:
     return _answering(turns) if turns[0]["role"] == "assistant" else _checked(turns)
 
 
@@ -251,6 +259,23 @@ def _kind(value: object) -> str:
         list: "a list",
     }
     return "nothing" if value is None else names.get(type(value), f"a {type(value).__name__}")
+
+
+def _of_turns(column: Column, parse: Callable[[Any, set[str]], Turns], *, texts: bool = False) -> Typed:
+    """Return turns, or texts where there may be some, and tell what turns hold that is not read."""
+    unread: set[str] = set()
+
+    def parsed(value: Any) -> str | Turns:
+        return _text(value) if texts and isinstance(value, str) else parse(value, unread)
+
+    found = _as_json(column, parsed)
+    if unread:
+        warnings.warn(
+            f"turns in column {column.name!r} hold {', '.join(sorted(unread))}, which is not read, and says nothing of "
+            "what is learned",
+            stacklevel=2,
+        )
+    return found
 
 
 def _as_json(column: Column, parse: Callable[[Any], Any], missing: str | None = None) -> Typed:

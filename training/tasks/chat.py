@@ -103,14 +103,12 @@ def preference_check(wanted: Sequence[Wanted]) -> Callable[[Dataset], None]:
 
 def _wanted(one: Format, names: Sequence[str], option: str = "another name in the file") -> list[Wanted]:
     kinds = one.needed | {name: kind for name, kind in one.optional.items() if name in names}
+    if unread := sorted(set(names) - set(kinds)):
+        warnings.warn(f"columns {unread} are not read, only {list(kinds)}; what they say does not count", stacklevel=2)
     return [Wanted(name, kind, option) for name, kind in kinds.items()]
 
 
-def _no_collator(tokenizer: Any, model: Any) -> Any:
-    """Return no collator: TRL has its own."""
-
-
-_task_of_trl = partial(causal_task, collate=_no_collator, score=None, own_loss=True)
+_task_of_trl = partial(causal_task, collate=lambda *_: None, score=None, own_loss=True)  # TRL collates
 
 
 def chat(splits: Splits, data: TextDataArguments, metric_source: str = "local") -> Task:
@@ -227,6 +225,9 @@ def preference_of(row: dict[str, Any]) -> tuple[Turns, Turns, Turns]:
         raise Unfit("columns 'chosen' and 'rejected' hold answers to different prompts; both must answer the same")
     chosen, rejected = (_as_turns(one, "assistant") for one in sides.values())
     known = prompts["chosen"] or []
+    asked = _stripped(_as_turns(held.get("prompt", []), "user"))
+    if lost := [turn["content"] for turn in asked if turn not in _stripped(known)]:
+        raise Unfit(f"column 'prompt' holds {shown(lost[0])}, and 'chosen' does not; write the same prompt in both")
     answers = [one[len(known) :] if one[: len(known)] == known else one for one in (chosen, rejected)]
     if _stripped(answers[0]) == _stripped(answers[1]):
         raise Unfit(f"columns 'chosen' and 'rejected' hold the same answer, {shown(sides['chosen'])}; drop such rows")

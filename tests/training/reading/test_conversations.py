@@ -77,8 +77,10 @@ MESSAGES: dict[str, tuple[object, str]] = {
     ),
     "thoughts that are a number": ([U, A | {"reasoning_content": 3}], "the reasoning_content of turn 2 must be a text"),
     "a turn that should not count": (
-        [U, A | {"weight": 0}, U, A], "turn 2 has the weight 0; every turn of the assistant is learned, so drop",
+        [U, A | {"weight": 0}, U, A], "turn 2 has weight: 0; every turn of the assistant is learned, so drop",
     ),
+    "a turn that is not trained on": ([U, A, U, A | {"train": False}], "turn 4 has train: False; every turn of the"),
+    "a turn without a loss": ([U, A | {"loss": False}], "turn 2 has loss: False; every turn of the assistant is"),
     "half of a letter": ([U, {"role": "assistant", "content": "\ud83d"}], "holds half of a surrogate pair"),
 }  # fmt: skip
 SHAREGPT: dict[str, tuple[object, str]] = {
@@ -124,6 +126,14 @@ PREFERENCES: dict[str, tuple[dict, str]] = {
         "hold answers to different prompts; both must answer the same",
     ),
     "no rejected": ({"prompt": "a", "chosen": "b"}, "there is no column ['rejected']"),
+    "another prompt": (
+        {"prompt": "another", "chosen": [U, A], "rejected": [U, A | {"content": "b"}]},
+        "column 'prompt' holds 'another', and 'chosen' does not; write the same prompt in both",
+    ),
+    "a prompt with a system turn that the answers lack": (
+        {"prompt": [S, U], "chosen": [U, A], "rejected": [U, A | {"content": "b"}]},
+        "column 'prompt' holds 'a system', and 'chosen' does not; write the same prompt",
+    ),
     "a rejected of the user": ({"prompt": "a", "chosen": "b", "rejected": [U]}, "no turn is the assistant's"),
     "a call of a tool": (
         {"prompt": "a", "chosen": "b", "rejected": [CALL, RESULT, A]},
@@ -187,6 +197,17 @@ def test_tools_and_their_calls_stay_in(tmp_path) -> None:
     assert [one["role"] for one in found] == ["user", "assistant", "tool", "assistant"]
     assert found[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {}}}]
     assert turns_of(json.dumps([human(), human(who="gpt")]))[1]["role"] == "assistant"
+
+
+def test_what_turns_and_columns_hold_that_is_not_read_is_told(tmp_path) -> None:
+    """What a label or a key of a turn says, such as that an answer is bad, has no effect."""
+    asked, said = U | {"weight": 0, "id": 7}, A | {"weight": 1, "reasoning": "so", "audio": None}
+    path = save_rows(tmp_path / "rows.jsonl", [{"messages": [asked, said], "label": False, "images": ["a.png"]}] * 9)
+    with pytest.warns(UserWarning) as told:
+        load_task(TextDataArguments(task="chat", dataset=str(path)), "local")
+    texts = [str(one.message) for one in told]
+    assert any("turns in column 'messages' hold id, reasoning, which is not read, and says" in one for one in texts)
+    assert any("columns ['images', 'label'] are not read, only ['messages']; what they say" in one for one in texts)
 
 
 def test_a_model_that_reads_alone_cannot_chat(bert, llama, t5, finetune, tmp_path) -> None:
