@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pandas
 import pytest
-from scipy.sparse import coo_matrix, csc_array, csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 
 pytest.importorskip("sklearn")
 
@@ -72,24 +72,6 @@ BAD_DATA = {
     "a vector as matrix": ((np.zeros(5),), "Expected 2D array, got 1D array"),
     "no rows at all": ((np.zeros((0, 3)),), r"0 sample\(s\)"),
 }
-
-
-@pytest.mark.parametrize("kind", ["float32", "int64", "uint8"])
-@pytest.mark.parametrize("form", [coo_matrix, csr_matrix, csc_array])
-@pytest.mark.parametrize("ask", ["fit", "score", "transform", "partial_fit"])
-def test_an_entry_that_is_stored_twice_is_refused_in_every_precision(kind, form, ask):
-    """scipy adds them up when it converts to float64, which would make ratings of 4 and 5 one of 9."""
-    repeated = coo_matrix((np.array([4, 5, 3], kind), ([0, 0, 1], [1, 1, 0])), shape=ratings().shape)
-    if form is not coo_matrix:
-        rows, cols = (repeated.row, repeated.col) if form is csr_matrix else (repeated.col, repeated.row)
-        size = repeated.shape[0 if form is csr_matrix else 1]
-        order = np.argsort(rows, kind="stable")
-        pointers = np.searchsorted(rows[order], np.arange(size + 1))
-        repeated = form((repeated.data[order], cols[order], pointers), shape=repeated.shape)
-    fitted = model().fit(ratings())
-    with pytest.raises(ValueError, match=r"more than once, the first is \(0, 1\)"):
-        getattr(fitted, ask)(repeated)
-    assert repeated.nnz == 3  # and theirs stays as it was
 
 
 @pytest.mark.parametrize("name", BAD_DATA)
