@@ -58,6 +58,17 @@ def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def products(x: Float[Tensor, "n d"], y: Float[Tensor, "d m"]) -> Float[Tensor, "n m"]:
+    """Multiply in the precision of the factors, also under autocast: cosines in bfloat16 have three digits, and ties.
+
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     products(torch.ones(1, 2), torch.ones(2, 1)).dtype
+    torch.float32
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return x @ y
+
+
 def same_ids(ids: Int[Tensor, " n"], others: Int[Tensor, " m"]) -> Bool[Tensor, "n m"]:
     """Tell which rows show the same thing, `ids[i] == others[j]`; what -1 shows is unknown, so it is like no other.
 

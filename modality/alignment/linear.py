@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evaluation_hooks import check_same_order
 from modality.alignment.centering import MAP, Centering, checked
+from modality.rows import products
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class LinearAlignment(Centering):
         return super().tensors() | {f"{MAP}{name}": matrix for name, matrix in self.maps.items()}
 
     def _moved(self, modality: str, centered: Float[Tensor, "n d_m"]) -> Float[Tensor, "n d"]:
-        return centered @ self.maps[modality].to(centered) if modality in self.maps else centered
+        return products(centered, self.maps[modality].to(centered)) if modality in self.maps else centered
 
 
 def _orthogonal(x: Float[Tensor, "n d_m"], y: Float[Tensor, "n d"]) -> Float[Tensor, "d_m d"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modality.losses.contrastive import Duplicates, check_duplicates, contrastive_loss, sigmoid_loss
 from modality.losses.gather import world_size_of
 from modality.output import ContrastiveOutput
-from modality.rows import at_least_float32, unit_rows
+from modality.rows import at_least_float32, products, unit_rows
 from modality.swapping.swap import SwapRule, apply_swap
 
 Loss = Literal["contrastive", "sigmoid"]
@@ -71,7 +71,7 @@ class ContrastiveObjective(nn.Module):
     ) -> ContrastiveOutput:
         """Compute a `ContrastiveOutput`; `bias` is added to the logits, `modality_swap` acts in training only."""
         x, y = (unit_rows(x), unit_rows(y)) if self.normalize else (at_least_float32(x), at_least_float32(y))
-        logits = inverse_temperature * (x @ y.mT) + bias if with_logits else None
+        logits = inverse_temperature * products(x, y.mT) + bias if with_logits else None
         if not with_loss:
             return ContrastiveOutput(None, logits, x, y)
         swapped = self._swapped(x, y, modality_swap)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluation_hooks import check_same_order
-from modality.rows import as_rows, same_ids, unit_rows
+from modality.rows import as_rows, products, same_ids, unit_rows
 
 BLOCK_ROWS = 1024
 Right = Callable[[slice], Tensor]  # queries -> (queries, keys), which keys are right answers
@@ -124,7 +124,7 @@ def best_ranks(queries: Tensor, keys: Tensor, right: Right, block_size: int, nam
     ranks, rounding = [], rounding_of(keys)
     for start in range(0, len(queries), block_size):
         rows = slice(start, min(start + block_size, len(queries)))
-        scores, same = queries[rows] @ keys.mT, right(rows)
+        scores, same = products(queries[rows], keys.mT), right(rows)
         best = scores.masked_fill(~same, -math.inf).amax(1)
         before = ((scores >= best[:, None] - rounding) & ~same).sum(1)
         ranks.append(torch.where(same.any(1), before, -1).cpu())
@@ -144,7 +144,7 @@ def _gains(
     rounding = rounding_of(keys)
     for rows, ids in zip(queries.split(block_size), query_ids.split(block_size), strict=True):
         same = same_ids(ids, key_ids)
-        placed = _nearest(rows @ keys.mT, same, deepest, rounding).cpu().double() * discounts
+        placed = _nearest(products(rows, keys.mT), same, deepest, rounding).cpu().double() * discounts
         ideal = (torch.arange(deepest) < same.sum(1, keepdim=True).cpu()).double() * discounts
         for number, k in enumerate(ks):
             sums[number] += (placed[:, :k].sum(1) / ideal[:, :k].sum(1)).sum().item()

@@ -24,7 +24,7 @@ from modality.metrics.ranking import (
     recalls,
     rounding_of,
 )
-from modality.rows import UNKNOWN_ID, as_rows, check_pairs, same_ids
+from modality.rows import UNKNOWN_ID, as_rows, check_pairs, products, same_ids
 
 REPEATED = 0.1  # share of equal rows that is no chance, as of captions that are the same
 
@@ -128,7 +128,7 @@ def margin(
     smallest = math.inf
     for start in range(0, len(x), block_size):
         rows = slice(start, start + block_size)
-        cosines = (x[rows] @ y.mT).masked_fill_(same_ids(ids[rows], ids), -math.inf)
+        cosines = products(x[rows], y.mT).masked_fill_(same_ids(ids[rows], ids), -math.inf)
         nearest = torch.minimum(own[rows] - cosines.amax(1), (own - cosines).amin())
         smallest = min(smallest, nearest.amin().item())
     return 0.0 if abs(smallest) <= rounding_of(y) else smallest

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evaluation_hooks import check_same_order
 from modality.metrics.ranking import BLOCK_ROWS, as_ids, check_ks, directions, rounding_of
-from modality.rows import as_rows, unit_rows
+from modality.rows import as_rows, products, unit_rows
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def zero_shot_accuracy(
         )
     rows, texts = directions(rows.to(texts), texts, block_size)
     parts = zip(rows.split(block_size), own.split(block_size), strict=True)
-    ranks = torch.cat([_ranks(part @ texts.mT, its, rounding_of(texts)) for part, its in parts])
+    ranks = torch.cat([_ranks(products(part, texts.mT), its, rounding_of(texts)) for part, its in parts])
     right, own = (ranks == 0).double(), own.cpu()
     counts = own.bincount(minlength=len(texts))
     of_classes = right.new_zeros(len(texts)).index_add_(0, own, right)[counts > 0] / counts[counts > 0]

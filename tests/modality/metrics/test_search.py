@@ -10,8 +10,9 @@ import pytest
 import torch
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
-from modality import recall_at_k, search_metrics, zero_shot_accuracy
-from modality.metrics import pairwise_gaps
+from modality import LinearAlignment, modality_gap, recall_at_k, search_metrics, zero_shot_accuracy
+from modality.losses.objective import ContrastiveObjective
+from modality.metrics import margin, pairwise_gaps
 from tests.reference.contrastive import unit
 
 RNG = np.random.default_rng(0)
@@ -158,3 +159,25 @@ BAD = [
 def test_what_does_not_fit_is_refused(call, error, text) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+def test_autocast_does_not_round_what_is_measured() -> None:
+    """Evaluation often runs under it, and cosines in bfloat16 would have three digits and many ties."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 32, generator=generator)
+    y = x + 0.8 * torch.randn(300, 32, generator=generator)
+    ids, fitted = torch.arange(300), LinearAlignment.fit({"x": x, "y": y}, onto="y", penalty=0.1)
+    measures = (
+        lambda: search_metrics(x, y, ids, ids),
+        lambda: recall_at_k(x, y),
+        lambda: margin(x, y),
+        lambda: zero_shot_accuracy(x, y[:20], ids % 20),
+        lambda: modality_gap(x, y),
+        lambda: fitted.apply("x", x).tolist(),
+        lambda: LinearAlignment.fit({"x": x, "y": y}, onto="y").maps["x"].tolist(),
+        lambda: ContrastiveObjective()(x, y, 20.0).logits.tolist(),
+    )
+    expected = [measure() for measure in measures]
+    for kind in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=kind):
+            assert [measure() for measure in measures] == expected
