@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -33,8 +33,8 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
 
     Raises:
         ValueError: if the two are not lists of equal length, k is not a positive integer, a list names an item twice,
-            no user has a relevant item, a user's items are not a collection, or ids are text on one side and numbers
-            on the other.
+            no user has a relevant item, a user's items are not a collection of ids, or ids are text on one side and
+            numbers on the other.
 
     >>> ranking_metrics([["a", "b", "c"], ["a", "b", "c"]], [{"a"}, {"b", "c"}], k=1)
     RankingMetrics(ndcg=0.5, recall=0.5, map=0.5, users=2)
@@ -44,7 +44,7 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
             "recommended and relevant must be lists with an entry for each user, in the same order; take those "
             "out of a dictionary by [lists[user] for user in users]"
         )
-    recommended, relevant = list(recommended), list(relevant)  # a Series would be read by its index
+    recommended, relevant = _rows(recommended), _rows(relevant)
     if len(recommended) != len(relevant):
         raise ValueError(
             f"there are {len(recommended)} lists of recommended items and {len(relevant)} of relevant ones; pass one "
@@ -52,13 +52,13 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
         )
     if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
         raise ValueError(f"k must be an integer of at least 1, got {k!r}")
-    wanted = _wanted(recommended, relevant)
+    recommended, wanted = _read(recommended, relevant)
     asked = [place for place, items in enumerate(wanted) if items]
     if not asked:
         raise ValueError("no user has a relevant item, so there is nothing to find; check the ids of the test set")
     hits = np.zeros((len(asked), k), dtype=bool)
     for row, place in enumerate(asked):
-        listed = list(recommended[place])[:k]
+        listed = recommended[place][:k]
         if len(set(listed)) < len(listed):
             raise ValueError(f"list {place} names an item twice among its first {k}; pass distinct items")
         hits[row, : len(listed)] = [item in wanted[place] for item in listed]
@@ -69,21 +69,43 @@ def ranking_metrics(recommended: Sequence[Any], relevant: Sequence[Collection[An
     return RankingMetrics(ndcg, recall, precision, len(asked))
 
 
-def _wanted(recommended: Sequence[Any], relevant: Sequence[Collection[Any]]) -> list[set[Any]]:
-    """Return the relevant items of each user, after a check that recommended ones can be equal to them."""
+def _rows(lists: Any) -> list[Any]:
+    """Return what there is for each user; a table would give the names of its columns, a Series go by its index."""
+    return list(lists.to_numpy() if hasattr(lists, "to_numpy") else lists)
+
+
+def _ids(items: Any) -> list[Any]:
+    """Return the ids of items as Python has them: those of arrays and tensors are not equal to each other.
+
+    >>> _ids(np.array([3, 1]))
+    [3, 1]
+    """
+    found = [item.item() if hasattr(item, "item") else item for item in _rows(items)]
+    for item in found:
+        if isinstance(item, bool) or not isinstance(item, Hashable):
+            raise ValueError(
+                f"items are told by their ids, integers or text, got {item!r} among them; of a mask pass "
+                "`numpy.flatnonzero(mask)`"
+            )
+    return found
+
+
+def _read(recommended: list[Any], relevant: list[Any]) -> tuple[list[list[Any]], list[set[Any]]]:
+    """Return the ids on both sides, after a check that recommended items can be equal to relevant ones."""
     for items in relevant:
         if isinstance(items, str) or not isinstance(items, Iterable):
             raise ValueError(f"relevant needs a collection of items for each user, got {items!r}; pass {{{items!r}}}")
+    listed, wanted = ([_ids(items) for items in lists] for lists in (recommended, relevant))
     kinds = [
         {"text" if isinstance(item, str) else "numbers" for items in lists for item in items}
-        for lists in (recommended, relevant)
+        for lists in (listed, wanted)
     ]
-    if all(kinds) and not kinds[0] & kinds[1]:
+    if all(kinds) and (lost := kinds[1] - kinds[0]):
         raise ValueError(
-            f"recommended items are {kinds[0].pop()}, and relevant ones {kinds[1].pop()}, so none is found; pass ids "
-            "of one kind"
+            f"recommended items are {kinds[0].pop()}, and relevant ones {lost.pop()}, so none is found; pass ids of "
+            "one kind"
         )
-    return [set(items) for items in relevant]
+    return listed, [set(items) for items in wanted]
 
 
 def ndcg_at_k(hits: Bool[ndarray, "users k"], relevant: Int[ndarray, " users"]) -> Float[ndarray, " users"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas
 import pytest
+import torch
 
 pytest.importorskip("sklearn")
 
@@ -62,7 +64,6 @@ def test_users_without_relevant_items_do_not_count_and_shorter_lists_are_cut_off
 
 
 def test_tables_are_read_in_their_order_and_not_by_their_index():
-    pandas = pytest.importorskip("pandas")
     lists = pandas.Series([[1, 2], [3, 4]], index=[1, 0])
     assert ranking_metrics(lists, pandas.Series([{1}, {3}], index=[1, 0]), k=1).ndcg == 1.0
 
@@ -87,3 +88,41 @@ def test_lists_that_cannot_be_scored_are_refused():
             ValueError, match=f"needs a collection of items for each user, got {single!r}; pass {{{single!r}}}"
         ):
             ranking_metrics([["a", "b"]], [single], k=1)
+
+
+RANKED, RELEVANT = [[1, 2], [3, 4]], [[2, 5], [3, 6]]
+EXPECTED = ranking_metrics(RANKED, RELEVANT, 2)
+
+
+@pytest.mark.parametrize(
+    ("recommended", "relevant"),
+    [
+        (torch.tensor(RANKED), RELEVANT),
+        (RANKED, torch.tensor(RELEVANT)),
+        (RANKED, [torch.tensor(items) for items in RELEVANT]),
+        ([[torch.tensor(item) for item in items] for items in RANKED], [set(items) for items in RELEVANT]),
+        (np.array(RANKED), np.array(RELEVANT)),
+        (pandas.DataFrame(RANKED, columns=["first", "second"]), pandas.Series(RELEVANT, index=[7, 3])),
+        ([np.int32(RANKED[0]), RANKED[1]], [pandas.Series(items) for items in RELEVANT]),
+    ],
+)
+def test_lists_tensors_arrays_and_tables_of_ids_are_the_same(recommended, relevant):
+    """A tensor in a set is only equal to itself, so that nothing would be found."""
+    assert EXPECTED.recall == 0.5 and ranking_metrics(recommended, relevant, 2) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("relevant", "message"),
+    [
+        (
+            [np.array([True, False])] * 2,
+            "items are told by their ids, integers or text, got True among them; of a mask",
+        ),
+        (torch.tensor([[False, True]] * 2), "got False among them"),
+        ([[[1], [2]]] * 2, r"items are told by their ids, integers or text, got \[1\] among them"),
+        ([{"1"}, {3}], "recommended items are numbers, and relevant ones text, so none is found; pass ids of one kind"),
+    ],
+)
+def test_masks_and_ids_that_cannot_be_found_are_refused(relevant, message):
+    with pytest.raises(ValueError, match=message):
+        ranking_metrics(RANKED, relevant, 2)
