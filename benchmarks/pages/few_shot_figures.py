@@ -82,7 +82,7 @@ def draw_shapes(path: Path) -> None:
         tuned = {count: scores(name, tuned_method(name)) for count, name in names.items()}
         ruled = {count: scores(name, RULED) for count, name in names.items()}
         for rows, color, label, shift, place in (
-            (tuned, LORA, "LoRA, best rate of each length", 1.03, (-12, -16)),
+            (tuned, LORA, "LoRA, best rate of each length", 1.03, (-12, -52)),
             (ruled, OURS, "Deep LoRA", 0.97, (-8, 40)),
         ):
             _points(right, rows, color, shift)
