@@ -123,6 +123,14 @@ def test_every_link_to_a_heading_leads_to_one(page: Path) -> None:
         assert anchor in headings_of((page.parent / target) if target else page), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_can_be_pasted(page: Path) -> None:
+    """`<name>` would be a redirection for the shell, and `...` an argument; only variables are left to fill in."""
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf8"), re.S):
+        commands = [line.split(" # ")[0] for line in block.splitlines()]
+        assert [line for line in commands if re.search(r"<\w|(?<!=)\.\.\.", line)] == []
+
+
 def test_the_index_links_the_page_of_every_package_and_names_the_package() -> None:
     linked = set(re.findall(r"\]\((\w+\.md)\)", text_of("index")))
     assert {f"{package}.md" for package in PACKAGES} <= linked

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.paths import ROOT
 from training import CONFIGS
-from training.cli import COMMANDS
+from training.cli import COMMANDS, main
 from training.settings.parsing import build_parser
 
 PAGES = ("training", "chat", "serving", "processes")
@@ -78,3 +78,10 @@ def test_the_block_that_finds_a_tolerance_keeps_the_outputs_of_a_run(
                 weight.zero_()
         base = loaded(**inputs).logits
     assert 0 < (small - whole).norm() <= 0.05 * (whole - base).norm() and min(names["ranks"].values()) < 8
+
+
+def test_the_configuration_that_a_command_looks_for_is_one_file(capsys) -> None:
+    (wanted,) = re.findall(r"deep-lora configs \| grep ([\w.]+)", PAGE)
+    assert main(["configs"]) == 0
+    (found,) = [line for line in capsys.readouterr().out.splitlines() if wanted in line]
+    assert (CONFIGS / wanted).samefile(found)
