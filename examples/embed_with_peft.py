@@ -3,7 +3,10 @@
     python examples/embed_with_peft.py MODEL ADAPTER texts.json embeddings.json
 
 `nothing_to_tune.py` runs it in a second process to check that the export of a Deep LoRA adapter computes what the
-trained model does. This script never imports `deep_lora`, and refuses to give a result if anything else did.
+trained model does. This script never imports `deep_lora`, and refuses to give a result if anything else did. For the
+two reviews of examples/README.md and MiniLM it takes seconds, and prints
+
+    2 texts, 384 numbers each: embeddings.json
 """
 
 import argparse
@@ -50,6 +53,8 @@ def main() -> None:
         result = {"texts": len(found), "largest_relative_difference": difference, "agrees": difference <= TOLERANCE}
         verdict = "agrees with" if result["agrees"] else "DIFFERS FROM"
         print(f"Loaded by PEFT alone, the export {verdict} the trained model on {len(found)} texts ({difference:.0e}).")
+    else:
+        print(f"{len(found)} texts, {found.shape[1]} numbers each: {args.output}")
     args.output.write_text(json.dumps(result), encoding="utf8")
 
 

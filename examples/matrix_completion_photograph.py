@@ -1,8 +1,8 @@
 """Complete a photograph of which most pixels are missing, as a matrix.
 
-python examples/matrix_completion_photograph.py
-python examples/matrix_completion_photograph.py --missing 0.8
-python examples/matrix_completion_photograph.py --every 4 --rank 10 --epochs 10     # to see that it works
+    python examples/matrix_completion_photograph.py
+    python examples/matrix_completion_photograph.py --missing 0.8
+    python examples/matrix_completion_photograph.py --every 4 --rank 10 --epochs 10     # to see that it works
 
 With `--missing 0.8` it takes seconds, and prints
 

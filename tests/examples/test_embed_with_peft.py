@@ -38,7 +38,9 @@ def test_embeddings_that_differ_by_more_than_rounding_do_not_agree(tmp_path, mon
     assert not other["agrees"] and other["largest_relative_difference"] == pytest.approx(0.2)
 
 
-def test_without_anything_to_compare_with_embeddings_are_written(tmp_path, monkeypatch) -> None:
+def test_without_anything_to_compare_with_embeddings_are_written(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.delitem(sys.modules, "deep_lora")
     found = run(monkeypatch, tmp_path, torch.tensor([[0.0, 1.0], [2.0, 1.0]]), {"texts": ["a", "b"]})
     assert found["embeddings"] == [[0, 1], [2, 1]]
+    assert capsys.readouterr().out == f"2 texts, 2 numbers each: {tmp_path / 'out.json'}\n"
+    assert "\n    2 texts, 384 numbers each: embeddings.json\n" in example.__doc__
