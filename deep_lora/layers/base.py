@@ -241,7 +241,7 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         core = gathered(fetched(self.deep_lora_core, adapter_name))
         start = fetched(self.deep_lora_start, adapter_name) if adapter_name in self.deep_lora_start else None
         if start is not None and not self.differences[adapter_name]:
-            # Rounded as the cores were: some trainers cast parameters alone, and a fresh adapter is to remain an
+            # Rounded as the cores were: some trainers cast only parameters, and a fresh adapter is to remain an
             # identity.
             start = start.to(core.dtype)
         return Update(
@@ -271,9 +271,6 @@ class DeepLoraLayer(Merging, ReadWeight, BaseTunerLayer):
         if self.training and isinstance(dropout, nn.Dropout):
             update = replace(update, V=update.V * dropout(update.V.new_ones(len(update.V), 1)))
         return self._base_layout(update.dense())
-
-    def _get_additive_delta(self, adapter_name: str) -> Tensor:
-        return self.get_delta_weight(adapter_name)
 
     def _base_layout(self, delta: Tensor) -> Tensor:
         return delta

@@ -14,6 +14,7 @@ from tests.fresh_process import run_python
 from training import cli
 from training.cli import COMMANDS, main
 from training.errors import HIDDEN, RunError, public_settings, redacted
+from training.tasks.registry import TASKS
 
 TOKEN = "hf_" + "x" * 20
 
@@ -66,7 +67,8 @@ def test_every_command_has_a_help_that_shows_how_in_80_columns(command, word, ca
         main([command, word])
     printed = capsys.readouterr().out
     assert stopped.value.code == 0 and f"deep-lora {command}" in printed
-    assert printed.count("\n  deep-lora ") >= 1, "an example to copy"
+    examples = re.findall(r"^  deep-lora (?:.*\\\n)*.*", printed, re.MULTILINE)
+    assert examples and not any("  " in line.strip() for one in examples for line in one.splitlines()), examples
     assert max(map(len, printed.splitlines())) <= 80
     named = re.findall(r"^  (--\w+)", printed, re.MULTILINE)
     assert len(named) == len(set(named)) and "--learning-rate" not in printed and "%%" not in printed, "no option twice"
@@ -81,6 +83,8 @@ def test_the_help_of_a_training_command_is_one_screen_and_marks_what_is_required
         assert len(printed.splitlines()) < 40 and max(map(len, printed.splitlines())) <= 80
         assert " ..." not in printed.replace("value ...", "")
         assert re.search(r"--dataset +required\. ", printed), printed
+        if "--task " in printed:
+            assert set(TASKS) <= set(re.findall(r"\w+", printed))
 
 
 def test_warnings_are_lines_without_places_in_the_code(bert, reviews, tmp_path) -> None:

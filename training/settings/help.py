@@ -9,6 +9,7 @@ from typing import Any
 
 WIDTH = 80
 _NAME = 28  # columns of the name of an option
+_CONTINUED = " \\\n     "  # where an example goes on in the next line
 _COMMON_NAME = 32  # and of a common one, in a line with its help
 # Of common options, where the first words of their help are not enough for a line.
 SHORT = {
@@ -87,7 +88,7 @@ def wrapped(text: str) -> str:
     """
     lines: list[str] = []
     paragraph: list[str] = []
-    for line in [*text.replace("\\\n     ", "").splitlines(), ""]:
+    for line in [*text.replace(_CONTINUED, "").splitlines(), ""]:
         if line.strip() and not line.startswith("  "):
             paragraph.append(line)
             continue
@@ -122,7 +123,7 @@ def common_help(parser: argparse.ArgumentParser, description: str, names: Sequen
 def _beginning(description: str) -> str:
     """Return the first paragraph of a description, and the first two of its examples."""
     text, examples, *_ = description.split("\n\n")
-    lines = examples.replace("\\\n     ", "").splitlines()
+    lines = examples.replace(_CONTINUED, "").splitlines()
     return "\n".join([text, "", *lines[:2]])
 
 
