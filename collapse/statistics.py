@@ -264,6 +264,6 @@ def tensor_of(values: Any, name: str) -> Tensor:
         return torch.as_tensor(array if array.flags.writeable else array.copy())  # torch warns of a read-only one
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
-            f"{name} must be an array of numbers, got {type(values).__name__} of something else; number class names "
+            f"{name} must be an array of numbers, got {type(values).__name__} of other values; number class names "
             "with `numpy.unique(names, return_inverse=True)[1]`, and pass the weight of a layer, not the layer"
         ) from None

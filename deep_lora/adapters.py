@@ -36,7 +36,7 @@ def cast_adapter_(model: nn.Module, dtype: torch.dtype = torch.float32, adapter_
     {torch.float32}
     """
     if not dtype.is_floating_point or dtype.itemsize < 2:
-        raise ValueError(f"`dtype` got {dtype}; it must be float32, bfloat16, float16 or float64")
+        raise ValueError(f"`dtype` must be float32, bfloat16, float16 or float64, got {dtype}")
     for layer in adapted_layers(model, adapter_name).values():
         if adapter_name in layer.tied_to:
             continue  # it shares the parameters of another layer

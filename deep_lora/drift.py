@@ -48,12 +48,13 @@ class DriftCallback(TrainerCallback):
     def __init__(self, trainer: Trainer, tokens: Int[Tensor, "blocks length"]) -> None:
         if not isinstance(trainer.model, PeftModel):
             raise TypeError(
-                f"the base is the model with its adapter disabled, so the Trainer needs a PeftModel, and has a "
-                f"{type(trainer.model).__name__}; wrap it with get_peft_model"
+                f"the base is the model with its adapter disabled, so the Trainer needs a PeftModel, but it has a "
+                f"{type(trainer.model).__name__}; wrap the model with `get_peft_model`"
             )
         if tokens.ndim != 2 or tokens.shape[1] < 2 or not len(tokens):
             raise ValueError(
-                f"the tokens must be (blocks, length), with at least 2 in a block, not {tuple(tokens.shape)}"
+                "`tokens` must have the shape (blocks, length), with at least 2 tokens in a block, got "
+                f"{tuple(tokens.shape)}"
             )
         self.trainer, self.tokens = trainer, tokens
         self.latest: dict[str, float] = {}

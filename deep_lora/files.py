@@ -44,7 +44,7 @@ def check_adapter_folder(folder: str | os.PathLike[str]) -> None:
         shapes = read_shapes(path)
     except (AdapterFileError, OSError) as error:
         raise AdapterFileError(
-            f"{path} is not a safetensors file that can be used ({error}). If it is truncated or corrupt, copy or "
+            f"{path} is not a usable safetensors file ({error}). If it is truncated or corrupt, copy or "
             "download it again; the model was not changed"
         ) from error
     check_unbounded(str(path), shapes)
@@ -148,7 +148,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[tuple[int, ...], tu
         if not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers) or len(shape) > 8:
             raise ValueError("sizes must be whole numbers, not negative, and at most 8")
     except (KeyError, TypeError, ValueError) as error:
-        raise AdapterFileError(f"{path} does not describe a tensor of a known kind under {shown} ({error})") from error
+        raise AdapterFileError(f"{path} describes no valid tensor under {shown} ({error})") from error
     if end - begin != item * math.prod(shape):
         raise AdapterFileError(
             f"{path} claims shape {shape} for {shown}, which needs {item * math.prod(shape):,} bytes, but gives it "

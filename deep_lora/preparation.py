@@ -161,7 +161,9 @@ def prepare(
     >>> trainer.train()  # doctest: +SKIP
     """
     if any(isinstance(known, DeepLoraCallback) for known in trainer.callback_handler.callbacks):
-        raise ValueError("the trainer is prepared already; call `prepare` once, or pass a `DeepLoraCallback`, not both")
+        raise ValueError(
+            "the trainer has already been prepared; call `prepare` once, or pass a `DeepLoraCallback`, not both"
+        )
     if not adapter_parameters(trainer.model):
         raise ValueError(no_adapter())
     callback = DeepLoraCallback(path=path, num_batches=num_batches, trainer=trainer, likelihood=likelihood)

@@ -210,7 +210,7 @@ def _score(results: dict[str, Any], split: str, metric: str) -> float:
     value = results["metrics"][split].get(metric)
     if value is None:
         raise UsageError(
-            f"{metric} of the {split} data is not a number in a run of {results['settings']['adapter']}, so that "
+            f"{metric} of the {split} data is not a number in a run of {results['settings']['adapter']}, so "
             "nothing can be compared; name another metric first in --metrics, or pass more rows"
         )
     return float(value)

@@ -51,7 +51,7 @@ def load_splits(
             what does not fit.
     """
     if data.dataset is None:
-        raise UsageError("no training data were named; pass --dataset with a file, a folder or a name on the Hub")
+        raise UsageError("no training data were given; pass --dataset with a file, a folder or a name on the Hub")
     if len({one.name for one in wanted}) < len(wanted):
         options = ", ".join(dict.fromkeys(one.option for one in wanted))
         raise UsageError(f"the columns {[one.name for one in wanted]} must differ; choose with {options}")
@@ -78,7 +78,7 @@ def training_columns(data: DataArguments) -> list[str]:
         UsageError: as `load_splits`.
     """
     if data.dataset is None:
-        raise UsageError("no training data were named; pass --dataset with a file, a folder or a name on the Hub")
+        raise UsageError("no training data were given; pass --dataset with a file, a folder or a name on the Hub")
     loaded = read_source(data.dataset, data, config=data.dataset_config)
     return column_names(_pick(loaded, data.train_split, "--train_split"))
 
@@ -128,7 +128,7 @@ def _hold_out(
         chosen = held_out_groups(groups(train), count, data.sample_seed)
     if not len(chosen):
         what = "each class has one row" if groups is None else "all rows show the same"
-        raise UsageError(f"{what}, so that none can be held out; pass more, or --validation_data")
+        raise UsageError(f"{what}, so none can be held out; pass more, or --validation_data")
     others = np.setdiff1d(np.arange(len(train)), chosen)
     order = np.random.default_rng([data.sample_seed, 1]).permutation(len(others))
     return train.select(others[order]), train.select(chosen)
@@ -140,7 +140,7 @@ def _refuse_single_classes(names: Sequence[Sequence[str]]) -> None:
     single = sum(number == 1 for number in counts.values())
     if counts and all(len(row) == 1 for row in names) and len(counts) > _FEW and 2 * single > len(counts):
         raise UsageError(
-            f"{len(counts)} different labels stand in {len(names)} rows, {single} of them in one row only, which are "
+            f"{len(counts)} different labels in {len(names)} rows, {single} of which occur only once, are "
             "hardly classes; pass --task regression for numbers, choose the right column with --label_column, or pass "
             "--validation_data, if they are classes"
         )

@@ -66,11 +66,13 @@ def read_adapter(folder: Path, *, root: bool = False) -> AdapterFiles:
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise AdapterFileError(f"{path} is not a readable safetensors file: {error}") from error
     if any(tensor.is_complex() for tensor in tensors.values()):
-        raise AdapterFileError(f"{path} holds complex numbers; the tensors of an adapter are real")
+        raise AdapterFileError(f"{path} holds complex numbers; the tensors of an adapter must be real")
     factors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] in FACTOR_NAMES}
     whole = [name for name, tensor in factors.items() if not tensor.is_floating_point()]
     if whole:
-        raise AdapterFileError(f"{path} holds whole numbers for {whole[0][:80]!r}; the factors of an update are real")
+        raise AdapterFileError(
+            f"{path} holds whole numbers for {whole[0][:80]!r}; the factors of an update must be floating-point numbers"
+        )
     return AdapterFiles(config, tensors, path.stat().st_size)
 
 
@@ -87,7 +89,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterFileError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
-        raise AdapterFileError(f"{path} is not an adapter's config: it needs an object with a text `peft_type`")
+        raise AdapterFileError(f"{path} is not an adapter's config: it must be an object whose `peft_type` is a text")
     return config
 
 

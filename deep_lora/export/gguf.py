@@ -130,7 +130,7 @@ def _write(out: Path, tensors: dict[str, tuple[Tensor, Tensor]], base: Any) -> N
     for name, pair in tensors.items():
         found = known.get_name(name)
         if found is None or (found == "output" and base.tie_word_embeddings):
-            raise AdapterFileError(f"llama.cpp has no layer of its own for {name[:80]!r}; train without it")
+            raise AdapterFileError(f"llama.cpp has no counterpart of {name[:80]!r}; train without it")
         named[found] = pair
     out.parent.mkdir(parents=True, exist_ok=True)
     with complete_file(out) as partial:

@@ -156,8 +156,8 @@ def _export(
     decompositions = _decompose(model, adapter_name, tolerance)
     if not hasattr(model, "peft_config"):
         raise ValueError(
-            f"a {type(model).__name__} has no `peft_config`; give the model inside of it that has (of a "
-            "SentenceTransformer `model[0].model`)"
+            f"a {type(model).__name__} has no `peft_config`; pass the PEFT model inside it (for a "
+            "SentenceTransformer, `model[0].model`)"
         )
     kept = {name: _kept(svd, tolerance) for name, (_, svd) in decompositions.items()}
     rank = max([1, *kept.values()])
@@ -223,7 +223,7 @@ def _name_targets_(config: LoraConfig, model: Any, layers: dict[str, DeepLoraLay
 def _decompose(model: nn.Module, adapter_name: str, tolerance: float) -> dict[str, tuple[DeepLoraLayer, FactorSVD]]:
     """Singular value decomposition of every module's update, in float64."""
     if not 0 <= tolerance < 1:
-        raise ValueError(f"`tolerance` is a fraction of the largest singular value in [0, 1), got {tolerance}")
+        raise ValueError(f"`tolerance` must be a fraction of the largest singular value, in [0, 1), got {tolerance}")
     found: dict[str, tuple[DeepLoraLayer, FactorSVD]] = {}
     shared = shared_places(model)
     for name, layer in adapted_layers(model, adapter_name).items():
@@ -250,7 +250,7 @@ def _check_exportable(name: str, layer: DeepLoraLayer, *, several_places: bool) 
     if found:
         kind = type(layer.get_base_layer()).__name__
         raise ValueError(
-            f"module {name} is a {kind} with {' and '.join(found)}, which PEFT's LoRA computes otherwise, so the "
+            f"module {name} is a {kind} with {' and '.join(found)}, which PEFT's LoRA computes differently, so the "
             "update cannot be exported; merge the adapter with `merge_and_unload`, or do not target this module"
         )
 

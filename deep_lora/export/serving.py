@@ -73,7 +73,7 @@ def check_serving(path: str | os.PathLike[str]) -> list[Serving]:
     """Say for PEFT, transformers, vLLM and others whether they load the adapter at the root of a folder.
 
     Nothing is executed, and of the weights only the header is read. Whether a server knows the class of the base model
-    is checked for llama.cpp alone, from the configuration of the base if it is on this machine.
+    is checked only for llama.cpp, from the configuration of the base if it is on this machine.
 
     Raises:
         AdapterFileError: not a folder of an adapter, or a file is damaged.

@@ -115,7 +115,7 @@ def adapted_modules(files: AdapterFiles) -> dict[str, Shapes]:
         U, core, V = (shapes.get(name, ()) for name in FACTOR_NAMES)
         if not (len(U) == len(V) == 2 and len(core) == 3 and U[1] == V[1] == core[1] == core[2] and min(*U, *V) > 0):
             raise AdapterFileError(
-                f"the parts of module {path[:80]!r} do not fit: {shapes}; needed are "
+                f"the parts of module {path[:80]!r} do not fit each other: {shapes}; expected "
                 "U (out, r), core (n, r, r), V (in, r)"
             )
         if not path.startswith(PREFIX) or not all(part.isidentifier() or part.isdecimal() for part in path.split(".")):

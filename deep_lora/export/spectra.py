@@ -128,7 +128,7 @@ def _lora_factors(files: AdapterFiles) -> dict[str, tuple[Tensor, Tensor, int]]:
         if A is None or B is None or min(A.ndim, B.ndim) < 2 or B.shape[1] != A.shape[0] or not A.numel() * B.numel():
             shapes = {key: tuple(tensor.shape) for key, tensor in pair.items()}
             raise AdapterFileError(
-                f"the parts of module {name[:80]!r} do not fit: {shapes}; needed are A (r, in), B (out, r)"
+                f"the parts of module {name[:80]!r} do not fit each other: {shapes}; expected A (r, in), B (out, r)"
             )
         scale = lora_scale(files.config, name, A.shape[0])
         found[name] = (scale * B.double().flatten(1), A.double().flatten(1).mT, A.numel() + B.numel())

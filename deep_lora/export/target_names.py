@@ -25,7 +25,7 @@ def plain_name(name: str) -> str:
 def held_targets(targets: Any, names: Iterable[str]) -> set[str] | None:
     """Name what is adapted and nothing else: of a name that nothing has, LoRA might find something.
 
-    A regular expression becomes the full names of what it has found, since vLLM, SGLang and others take names alone.
+    A regular expression becomes the full names of what it has found, since vLLM, SGLang and others take only names.
 
     >>> sorted(held_targets(["q_proj", "gate_proj"], ["0.q_proj", "0.w"])), held_targets(".*_proj", ["0.q_proj"])
     (['0.w', 'q_proj'], {'0.q_proj'})
@@ -82,7 +82,7 @@ def rank_patterns(ranks: dict[str, int], rank: int) -> dict[str, int]:
     """Return the modules whose rank is another, as PEFT's `rank_pattern` names them.
 
     PEFT takes the first pattern that fits the end of a name, and files are sorted, so a name that others end with
-    stands for itself alone.
+    stands only for itself.
 
     >>> rank_patterns({"layer.0": 2, "tower.layer.0": 3, "head": 4}, 4)
     {'^layer.0': 2, 'tower.layer.0': 3}
@@ -95,6 +95,7 @@ def rank_patterns(ranks: dict[str, int], rank: int) -> dict[str, int]:
     wrong = [name for name, own in ranks.items() if found.get(get_pattern_key(sorted(found), name), rank) != own]
     if wrong:
         raise ValueError(
-            f"the rank of module {wrong[0]} cannot be told from others' by its name; export with `ranks='uniform'`"
+            f"the rank of module {wrong[0]} cannot be stored, because its name does not tell it from modules of other "
+            "ranks; export with `ranks='uniform'`"
         )
     return dict(sorted(found.items()))

@@ -61,7 +61,7 @@ def find_tolerance(
         with _truncated(model, found, adapter_name, 1.0):
             changed = _distance(_outputs(model, batches), whole)
         if changed == 0:
-            raise ValueError("the adapter changes no output on `data`, so there is nothing to measure a tolerance by")
+            raise ValueError("the adapter changes no output on `data`, so no tolerance can be measured on them")
         candidates = _between([svd.values for _, svd in found.values()])
         low, high = 0, len(candidates)  # the first candidate is 0, which is exact
         while high - low > 1:
@@ -90,7 +90,7 @@ def _between(values: Iterable[Tensor]) -> list[float]:
 
 @contextmanager
 def _truncated(model: nn.Module, found: Decompositions, adapter_name: str, tolerance: float) -> Iterator[None]:
-    """Let every layer compute with the singular values above the tolerance alone; a tolerance of 1 leaves nothing."""
+    """Let every layer compute only with the singular values above the tolerance; a tolerance of 1 leaves nothing."""
     layers = list(adapted_layers(model, adapter_name).values())
     updates = {}
     for layer, svd in found.values():

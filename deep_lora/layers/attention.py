@@ -48,8 +48,9 @@ class MultiheadAttention(ParamWrapper):
     def _features(self) -> tuple[int, int]:
         if self.get_base_layer().in_proj_weight is None:
             raise ValueError(
-                "deep_lora.MultiheadAttention got an attention whose keys or values have a size of their own, so it "
-                "has no `in_proj_weight`; name `q_proj_weight`, `k_proj_weight`, `v_proj_weight` as `target_parameters`"
+                "deep_lora.MultiheadAttention got an attention whose keys or values differ in width from its queries, "
+                "so it has no `in_proj_weight`; name `q_proj_weight`, `k_proj_weight`, `v_proj_weight` as "
+                "`target_parameters`"
             )
         return super()._features()
 

@@ -117,7 +117,7 @@ class Conv(AdaptedModule):
 
     @torch.no_grad()
     def _is_linear_in_its_weight(self) -> bool:
-        """Try it: PEFT's LoRA makes A a layer of the class of the base, which is right for linear ones alone."""
+        """Try it: PEFT's LoRA makes A a layer of the class of the base, which is right only for linear ones."""
         if not self._computes_in_its_own_way():
             return True
         base = self.get_base_layer()

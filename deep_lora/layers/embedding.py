@@ -34,7 +34,7 @@ class Embedding(AdaptedModule):
         if not self._looks_up_its_input():
             raise ValueError(
                 f"deep_lora.Embedding got a {type(self.get_base_layer()).__name__}, whose forward pass does more than "
-                "look up the rows of its input, so an update of these rows would be another one; name its weight in "
+                "look up the rows of its input, so an update of its rows would have another effect; name its weight in "
                 "`target_parameters` instead"
             )
 
@@ -52,8 +52,8 @@ class Embedding(AdaptedModule):
         super().check_mergeable()
         if self.get_base_layer().max_norm is not None:
             raise ValueError(
-                "an embedding with `max_norm` shortens its rows at every call, so it would give something else with "
-                "the merged update; keep the adapter apart, or set `max_norm` to None"
+                "an embedding with `max_norm` shortens its rows at every call, so it would compute something else "
+                "after a merge; keep the adapter separate, or set `max_norm` to None"
             )
 
     def lora_tensors(self, B: Tensor, A: Tensor) -> dict[str, Tensor]:

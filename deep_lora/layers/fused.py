@@ -149,7 +149,7 @@ def in_plain_eager_mode(*tensors: Tensor) -> bool:
     """Tell whether these are ordinary floating-point tensors outside of every transform.
 
     Compilers, tracers and functional transforms fuse or rewrite ordinary operations better than ours. Autocast leaves
-    double precision alone, which is easiest left to it.
+    double precision only, which is easiest left to it.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False

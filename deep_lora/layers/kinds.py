@@ -38,7 +38,7 @@ def wrapped_layer(
     weight = getattr(base, "weight", None)
     if weight is not None and is_lazy(weight):
         raise ValueError(
-            f"a {type(base).__name__} has no shape before it is called; call the model once, then make the adapter"
+            f"a {type(base).__name__} has no shape until it is called; call the model once, then add the adapter"
         )
     backend = quantization_backend(base, kwargs.get("get_apply_tensor_subclass"))
     quantized_kind = None if backend is None else backend.layer_type

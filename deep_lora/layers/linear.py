@@ -91,7 +91,7 @@ class Linear(AdaptedModule):
         if not self._adds():
             raise ValueError(
                 f"a {type(self.get_base_layer()).__name__} computes more than a product with its weight (a scale, "
-                "rounding, ...), so it would give something else with the merged update; keep the adapter apart"
+                "rounding, ...), so it would compute something else after a merge; keep the adapter separate"
             )
 
     def _base_layout(self, delta: Tensor) -> Tensor:

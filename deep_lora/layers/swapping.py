@@ -26,8 +26,8 @@ def call_with(base: nn.Module, name: str, tensor: Float[Tensor, "*shape"], *args
     if parametrize.is_parametrized(base, name):
         raise ValueError(
             f"`{name}` of a {type(base).__bases__[0].__name__} is parametrized, so an adapter cannot give it another "
-            "value for a call; take it off with `torch.nn.utils.parametrize.remove_parametrizations`, or "
-            "do not target this module"
+            "value for a call; remove the parametrization with `torch.nn.utils.parametrize.remove_parametrizations`, "
+            "or do not target this module"
         )
     values = vars(base)
     before = {name: values[name]} if name in values else {}

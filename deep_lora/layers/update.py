@@ -53,7 +53,7 @@ class Update:
         return folded if scale == 1.0 else folded * scale
 
     def factors(self) -> Factors:
-        """Return `(U, folded, V)`, all in the dtype of U (a trainer may have cast the cores alone)."""
+        """Return `(U, folded, V)`, all in the dtype of U (a trainer may have cast only the cores)."""
         return self.U, self.folded().to(self.U.dtype), self.V
 
     def dense(self) -> Float[Tensor, "*batch out in"]:

@@ -141,7 +141,7 @@ def _norms(weight: Tensor, experts: bool) -> list[float]:
     """
     if weight.is_meta:
         raise ValueError(
-            "a weight that is adapted is on the meta device, so its norm is not known; load it before training starts"
+            "an adapted weight is on the meta device, so its norm is unknown; load it before training starts"
         )
     weights = weight if experts else weight[None]
     norms = weights.flatten(1).float().norm(dim=1).tolist()

@@ -119,7 +119,7 @@ def create_optimizer(
         return optimizer_cls(groups, lr=lr, **kwargs)  # type: ignore[call-arg]
     if gamma is not None:
         raise ValueError(
-            "`gamma` is a rate, and with `num_steps` no rate has an influence on the adapter; leave it out"
+            "`gamma` scales a learning rate, which with `num_steps` does not affect the adapter; leave it out"
         )
     rate = OTHER_RATE if lr is None else lr
     _check_numbers(rate, 1.0, weight_decay)
@@ -148,8 +148,8 @@ def _check_without_rule(
 ) -> None:
     if lr is None:
         raise ValueError(
-            "the number of optimizer steps is missing; say `num_steps=`, epochs times batches, and nothing has to be "
-            "tuned; or choose a rate with `lr=`, and train without the step rule"
+            "the number of optimizer steps is missing; pass `num_steps=`, epochs times batches, and nothing has to be "
+            "tuned; or choose a learning rate with `lr=` to train without the step rule"
         )
     if path is not None or max_grad_norm is not None or likelihood is not None:
         raise ValueError("`path`, `max_grad_norm` and `likelihood` belong to the step rule, which needs `num_steps`")

@@ -33,7 +33,7 @@ class StepRule:
     with b the path that a weight may go in the whole run, W the weight that is adapted, f_t what the scheduler leaves
     of the rate, T the number of steps, and g_t <= 1 a guard (`deep_lora.optimizer.lengths.guard`): steps become short
     where the loss falls less than it did, so that little is learned by heart. Models that maximize a likelihood, of
-    tokens or of classes, have a shorter path and another guard: such a loss keeps falling by confidence alone when
+    tokens or of classes, have a shorter path and another guard: such a loss keeps falling through confidence alone when
     all examples are learned, which that of scores and similarities does not. Where a matrix is trained beside the
     adapter, as a new head is, the guard is milder, for the adapter has to learn what the head can read, and the first
     steps, which fit the head's offset, are no measure for the others.
@@ -215,8 +215,8 @@ class StepRule:
         group[GONE] += left
         if group[STEPS] == self.num_steps + 1:
             warnings.warn(
-                f"the optimizer makes more steps than the {self.num_steps} that the step rule was told; say the true "
-                "number, or the adapter goes further than it should",
+                f"the optimizer makes more steps than the {self.num_steps} that the step rule was given; pass the true "
+                "number, or the adapter moves further than it should",
                 stacklevel=6,
             )
         return self.path * left / group[SUM]
@@ -259,7 +259,7 @@ def _check_numbers(num_steps: int, path: float) -> None:
 def _check_single_copy(optimizer: Optimizer) -> None:
     if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
         raise ValueError(
-            f"{type(optimizer).__name__} holds a second copy of the weights, whose steps cannot be set; take an "
+            f"{type(optimizer).__name__} keeps a second copy of the weights, whose steps cannot be set; use an "
             "optimizer that is not schedule-free, such as AdamW"
         )
 

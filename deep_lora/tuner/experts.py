@@ -1,6 +1,6 @@
 """The usual names of experts and routers, where a model of transformers keeps their weights as bare parameters.
 
-PEFT rewrites such names (`w1` of Mixtral, `up_proj` of Qwen's mixtures and their like) for LoRA alone.
+PEFT rewrites such names (`w1` of Mixtral, `up_proj` of Qwen's mixtures and their like) only for LoRA.
 """
 
 from __future__ import annotations

@@ -173,8 +173,9 @@ def _check(name: str, layer: DeepLoraLayer, adapter_name: str, new: Tensors, *, 
     starts = ("deep_lora_start" in new, adapter_name in layer.deep_lora_start)
     if len(theirs) != len(core) or starts[0] != starts[1]:
         raise ValueError(
-            f"the adapters differ in {name}: {len(theirs)} cores and {'a' if starts[0] else 'no'} start are to replace "
-            f"{len(core)} cores and {'a' if starts[1] else 'no'} start; load the other under a name of its own"
+            f"the adapters differ in {name}: the new one has {len(theirs)} cores and {'a' if starts[0] else 'no'} "
+            f"start, the one in the model {len(core)} cores and {'a' if starts[1] else 'no'} start; load it under "
+            "another name"
         )
     if compiled and theirs.shape[-1] > core.shape[-1]:
         raise ValueError(

@@ -44,8 +44,8 @@ def _check_order(args: tuple, adapter_names: Sequence[str], model_type: str | No
     square = isinstance(x, Tensor) and x.ndim > 2 and x.shape[:2] == (count, count)
     if model_type in _TOKENS_FIRST and square and count > 1:
         raise ValueError(
-            f"layers of a {model_type} model see tokens before samples, and this batch has {count} of both, so it "
-            "cannot be told which sample has which adapter; call the model once for each adapter, after `set_adapter`"
+            f"layers of a {model_type} model see tokens before samples, and this batch has {count} of each, so "
+            "samples cannot be matched with adapters; call the model once for each adapter, after `set_adapter`"
         )
 
 
@@ -66,7 +66,7 @@ def _check_names(tuner: nn.Module, adapter_names: Sequence[str]) -> None:
 
 @contextmanager
 def adapter_names_injected(tuner: Any, adapter_names: Sequence[str], num_beams: Any = None) -> Iterator[None]:
-    """Hand `adapter_names` to every adapted layer and saved module for one call, in this thread alone.
+    """Hand `adapter_names` to every adapted layer and saved module for one call, only in this thread.
 
     Beam search repeats each sample `num_beams` times, everywhere but in the encoder of an encoder-decoder model.
 

@@ -28,8 +28,8 @@ def _explained(original: Callable[..., Any]) -> Callable[..., Any]:
             if not refused or PEFT_TYPE.value not in text:
                 raise
             raise ValueError(
-                f"{text} To combine a Deep LoRA adapter with LoRA adapters, write it as one of them, with the very "
-                "same update, by `deep_lora.save_as_lora(folder, model)`, and load that beside them"
+                f"{text} To combine a Deep LoRA adapter with LoRA adapters, export it with "
+                "`deep_lora.save_as_lora(folder, model)`, which keeps the update, and load the export beside them"
             ) from error
 
     return refuse

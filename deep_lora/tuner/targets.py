@@ -91,7 +91,7 @@ def _of_other_adapters(model: nn.Module, names: Iterable[str]) -> set[str]:
     if left_out:
         warnings.warn(
             f"'all-linear' leaves out {', '.join(left_out)}, which another adapter of this model trains and saves "
-            "whole; use a model of its own to adapt them",
+            "whole; use a separate model to adapt them",
             stacklevel=2,
         )
     return set(inside)
@@ -106,8 +106,9 @@ def check_apart(config: DeepLoraConfig, model: nn.Module) -> None:
     for name in adapted_layers(model):
         if whole := saved_whole(config.modules_to_save, name):
             raise ValueError(
-                f"{whole!r} is to be trained and saved whole, but another adapter of this model adapts {name!r}; leave "
-                "it out of `modules_to_save` ([] for no head), or use a model of its own for this adapter"
+                f"{whole!r} is listed to be trained and saved whole, but another adapter of this model adapts "
+                f"{name!r}; leave it out of `modules_to_save` ([] for no head), or use a separate model for this "
+                "adapter"
             )
     ends = tuple(f".{name}" for name in config.target_parameters or ())
     for outer, wrapper in _wrappers(model).items():
@@ -115,9 +116,8 @@ def check_apart(config: DeepLoraConfig, model: nn.Module) -> None:
         targets = modules + [name for name, _ in wrapper.named_parameters(outer) if f".{name}".endswith(ends)]
         if targets:
             raise ValueError(
-                f"{outer!r} is to be adapted, wholly or in part, but another adapter of this model trains rows of it, "
-                "or all of it, and saves them; leave it out (`exclude_modules`), or use a model of its own for this "
-                "adapter"
+                f"{outer!r} is targeted, wholly or in part, but another adapter of this model trains and saves it, or "
+                "rows of it; leave it out (`exclude_modules`), or use a separate model for this adapter"
             )
 
 

@@ -46,7 +46,7 @@ def part_shared_weights_(model: nn.Module) -> None:
         _part_all_(model)
         warnings.warn(
             f"merging gives {', '.join(parted)} a weight of its own: it was shared with a module that has another "
-            "update or none, and would have changed that too; all tied weights are parted and the config says "
+            "update or none, and would have changed that too; all tied weights are untied and the config says "
             "`tie_word_embeddings=False` from now on, so a model saved afterwards is larger",
             stacklevel=2,
         )

@@ -141,7 +141,7 @@ def write_update(layer: DeepLoraLayer, adapter_name: str, svd: FactorSVD) -> Non
     U, core, V = (getattr(layer, name)[adapter_name] for name in layer.adapter_layer_names)
     if U.ndim != 2 or core.shape[0] == 0:
         raise ValueError(
-            f"an update can be written to compressed adapters of matrices only, `{adapter_name}` has U of shape "
+            f"an update can only be written to a compressed adapter of a matrix, but `{adapter_name}` has U of shape "
             f"{tuple(U.shape)} and {core.shape[0]} cores"
         )
     rank = min(layer.r[adapter_name], svd.values.numel())

@@ -75,7 +75,7 @@ class Merging:
             raise ValueError(
                 f"`{name}` of a {type(base).__name__} is computed at every call, by weight or spectral normalization, "
                 "pruning or another parametrization, so a merged update would be lost; make it a parameter first "
-                "(`torch.nn.utils.parametrize.remove_parametrizations` and its like), or keep the adapter apart"
+                "(`torch.nn.utils.parametrize.remove_parametrizations` for example), or keep the adapter separate"
             )
 
     @torch.no_grad()

@@ -47,9 +47,8 @@ def saved_scales(settings: Tensor) -> tuple[float, float]:
     """
     if settings.dtype != torch.int64 or settings.shape != (4,):
         raise AdapterFileError(
-            f"`{SETTINGS}` holds {settings.dtype} of shape {tuple(settings.shape)}, needed are four whole numbers; "
-            "the file was edited or is damaged: save the adapter again, and leave whole numbers as they are where "
-            "states are averaged"
+            f"`{SETTINGS}` holds {settings.dtype} of shape {tuple(settings.shape)}, expected four integers; "
+            "the file was edited or is damaged: save the adapter again, and copy integers when you average states"
         )
     core_scale, outer_scale = struct.unpack("<2d", struct.pack("<2q", *settings[2:].tolist()))
     return core_scale, outer_scale
@@ -65,9 +64,9 @@ def check_settings(layer: Any, adapter_name: str, saved: Tensor) -> None:
     theirs = _described(saved)
     if own != theirs:
         raise AdapterFileError(
-            f"the adapter {adapter_name!r} of this model has {own}, what is loaded into it was saved with {theirs}, "
-            "and would be another update here; load it under another name, or delete the adapter first and load it "
-            "with its own configuration"
+            f"the adapter {adapter_name!r} of this model has {own}, but what is loaded into it was saved with "
+            f"{theirs}, and would give a different update here; load it under another name, or delete the adapter "
+            "first and load it with its own configuration"
         )
 
 
@@ -124,7 +123,7 @@ def _check_unmerged(layer: Any, adapter_name: str, state: dict[str, Tensor], pre
         if saved is not None and not (saved.shape == held.shape and torch.equal(saved.to(held), held)):
             raise ValueError(
                 f"the adapter {adapter_name!r} is merged, so what is loaded into it would have no effect, and "
-                "unmerging would take off what was never added; call `unmerge_adapter()` first"
+                "unmerging would subtract what was never added; call `unmerge_adapter()` first"
             )
 
 
@@ -141,7 +140,7 @@ def _check_start(layer: Any, adapter_name: str, saved: Tensor | None) -> None:
     """Raise if an earlier version, which saved no settings, has subtracted another start, but for its rounding."""
     if saved is not None and layer.differences[adapter_name]:
         raise AdapterFileError(
-            "what is loaded was saved by an earlier version, whose cores hold their start; those of the adapter "
+            "what is loaded was saved by an earlier version, whose cores include their start; those of the adapter "
             f"{adapter_name!r} of this model do not; load it under another name, or delete the adapter first and "
             "load it with its own configuration"
         )
@@ -151,7 +150,7 @@ def _check_start(layer: Any, adapter_name: str, saved: Tensor | None) -> None:
     own = layer.init_scale[adapter_name] / layer.core_scale[adapter_name] if has_start else None
     if own is None or abs(float(saved) - own) > torch.finfo(torch.bfloat16).eps * own:
         raise AdapterFileError(
-            f"what is loaded subtracts a start of {float(saved):g} from its cores, the adapter {adapter_name!r} of "
+            f"what is loaded subtracts a start of {float(saved):g} from its cores, but the adapter {adapter_name!r} of "
             f"this model {'none' if own is None else f'{own:g}'}; load it under another name, or delete the adapter "
             "first and load it with its own configuration"
         )

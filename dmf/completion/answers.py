@@ -135,7 +135,7 @@ class Answers(OneToOneFeatureMixin, TransformerMixin):
         _check_count(n)
         ids = read_ids(item, "item ids")
         if ids.ndim:
-            raise ValueError(f"item must be one id, got {item!r}; call this for each")
+            raise ValueError(f"item must be one id, got {item!r}; call this once for each item")
         number = self._axes.cols.numbers(ids, "item ids")
         if int(number) >= len(self.right_) or not self.right_[int(number)].any():
             raise ValueError(

@@ -61,7 +61,7 @@ class MatrixCompletion(Updates, BaseEstimator):
         left_, right_: l (n_out, rank) and r (n_in, rank), in the unit of the data.
         mean_, row_bias_, column_bias_, column_scale_: mean, b, c and s.
         row_ids_, column_ids_: the ids in the order of these; None where an id is the number of the row.
-        rows_, columns_: numbers of the rows and columns that have observations; `model_` holds these alone.
+        rows_, columns_: numbers of the rows and columns that have observations; `model_` holds only these.
         entries_: all entries that are known, as `dmf.ObservedEntries`; `save` writes them too.
         history_, n_iter_: errors after each epoch, and their number; relative to the columns' deviations, if those are
             scales.

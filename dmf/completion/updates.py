@@ -173,7 +173,7 @@ class Updates(Answers):
         return self.warm_start and hasattr(self, "model_")
 
     def _describe(self, attributes: dict[str, Any]) -> None:
-        """Set scikit-learn's attributes of the data to these alone."""
+        """Set scikit-learn's attributes of the data to exactly these."""
         for name in [name for name in DESCRIBING if name in vars(self)]:
             delattr(self, name)
         self.__dict__.update(attributes)

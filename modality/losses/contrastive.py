@@ -24,7 +24,7 @@ RowLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # logits (m, n), 
 def duplicate_mask(ids: Shaped[Tensor, " n"]) -> Bool[Tensor, "n n"]:
     """Tell which pairs show the same thing, `mask[i, j] = (ids[i] == ids[j])`; pass it as `positives`.
 
-    An id of -1 stands for an unknown one: such a pair is a duplicate of itself alone.
+    An id of -1 stands for an unknown one: such a pair is a duplicate only of itself.
 
     >>> duplicate_mask(torch.tensor([7, 8, 7])).int()
     tensor([[1, 0, 1],
@@ -64,7 +64,7 @@ def contrastive_loss(
         duplicates: "share" spreads the target evenly over a row's positives; "exclude" leaves the other positives out
             of the row, so that they neither attract nor repel.
         label_smoothing: share of the target spread over all columns that take part, in [0, 1).
-        direction: "x_to_y" contrasts each x with all y alone, without the 1/2 ("y_to_x" the reverse).
+        direction: "x_to_y" contrasts only each x with all y, without the 1/2 ("y_to_x" the reverse).
         negatives: rows like y's that belong to no x (hard negatives) and push every x; on all ranks or on none.
         normalize: normalize the rows first; False if they are, or for a control without normalization.
         gather: contrast with the rows of all ranks of `group`. The value is then this rank's share, scaled so that the

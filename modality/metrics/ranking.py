@@ -38,7 +38,7 @@ def search_metrics(
     - `pool`: its size, without which none of these means anything.
 
     Wrong rows with the same score as a right one come before it, so collapsed features find nothing. Scores that differ
-    by rounding alone are the same.
+    only by rounding are the same.
 
     Args:
         queries, pool: features of any norm, as tensors, arrays of NumPy or lists.
@@ -216,7 +216,7 @@ def as_ids(ids: Any, rows: Tensor) -> Int[Tensor, " n"]:
         found = ids if isinstance(ids, Tensor) else torch.from_numpy(np.array(_whole(np.asarray(ids))))
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
-            f"{len(rows)} rows need as many integer ids, got {type(ids).__name__} of something else; number them, for "
+            f"{len(rows)} rows need as many integer ids, got {type(ids).__name__} of other values; number them, for "
             "example with `numpy.unique(names, return_inverse=True)[1]`"
         ) from None
     if found.shape != (len(rows),) or found.is_floating_point() or found.dtype == torch.bool:

@@ -59,7 +59,7 @@ def test_a_weight_with_classes_that_the_data_lack_still_fits() -> None:
         (
             lambda: neural_collapse(FEATURES, list("abcd" * 10)),
             TypeError,
-            "labels must be .*, got list of something else",
+            "labels must be .*, got list of other values",
         ),
         (
             lambda: neural_collapse(FEATURES, np.array(["cat"] * 40)),

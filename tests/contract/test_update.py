@@ -232,7 +232,7 @@ def test_a_layer_exports_to_the_same_outputs_or_names_what_is_in_the_way(case: s
     base, x, model = _build(case)
     disturb_(model)
     if any(layer.export_obstacles() for layer in layers_of(model)):
-        with pytest.raises(ValueError, match="which PEFT's LoRA computes otherwise"):
+        with pytest.raises(ValueError, match="which PEFT's LoRA computes differently"):
             to_lora(model)
         return
     config, tensors = to_lora(model)

@@ -35,9 +35,9 @@ def _other_rank(file) -> None:
     [
         (
             _truncated,
-            "is not a safetensors file that can be used .*If it is truncated or corrupt, copy or download it again",
+            "is not a usable safetensors file .*If it is truncated or corrupt, copy or download it again",
         ),
-        (_corrupt, "is not a safetensors file that can be used .*the model was not changed"),
+        (_corrupt, "is not a usable safetensors file .*the model was not changed"),
         (_incomplete, "has no deep_lora_V for module .*the adapter is incomplete. Save it again"),
         (_other_rank, r"holds tensors of different ranks for module .*expected U \(out, r\), core \(n, r, r\)"),
     ],

@@ -130,7 +130,7 @@ def test_a_trained_adapter_keeps_what_it_has_learned_and_its_rounding() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64])
 def test_only_real_floating_point_types_of_sixteen_bits_and_more(dtype: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=rf"`dtype` got {dtype}; it must be float32, bfloat16"):
+    with pytest.raises(ValueError, match=rf"`dtype` must be float32, bfloat16, float16 or float64, got {dtype}"):
         cast_adapter_(adapt(bert_classifier(), **TARGETS), dtype)
 
 

@@ -109,9 +109,9 @@ def test_a_divergence_is_not_negative_and_zero_for_equal_predictions() -> None:
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path) -> None:
-    with pytest.raises(TypeError, match="so the Trainer needs a PeftModel, and has a LlamaForCausalLM"):
+    with pytest.raises(TypeError, match="so the Trainer needs a PeftModel, but it has a LlamaForCausalLM"):
         DriftCallback(trainer_of(llama(), tmp_path), TEXT)
     trainer = trainer_of(adapt(llama(), r=2, target_modules=TARGETS), tmp_path)
     for tokens in (TEXT[:, :1], TEXT[0], TEXT[:0]):
-        with pytest.raises(ValueError, match=r"the tokens must be \(blocks, length\), with at least 2"):
+        with pytest.raises(ValueError, match=r"`tokens` must have the shape \(blocks, length\), with at least 2"):
             DriftCallback(trainer, tokens)

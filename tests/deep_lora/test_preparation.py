@@ -151,7 +151,7 @@ def test_training_again_starts_over_and_leaves_the_optimizer_as_it_was(tmp_path)
 def test_what_cannot_be_prepared_is_named(tmp_path) -> None:
     trainer = trainer_of(classifier(), tmp_path)
     deep_lora.prepare(trainer)
-    with pytest.raises(ValueError, match="the trainer is prepared already; call `prepare` once, or pass a"):
+    with pytest.raises(ValueError, match="the trainer has already been prepared; call `prepare` once, or pass a"):
         deep_lora.prepare(trainer)
     plain = trainer_of(bert_classifier(), tmp_path)
     with pytest.raises(ValueError, match="the model has no trained adapter of Deep LoRA or LoRA; make one with"):

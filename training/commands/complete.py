@@ -124,7 +124,7 @@ def read_entries(arguments: CompleteArguments) -> Entries:
         UsageError: no file was passed, an entry comes twice, or as `read_columns`.
     """
     if arguments.data is None:
-        raise UsageError("no data to complete were named; pass --data with a file of rows, columns and values")
+        raise UsageError("no data to complete were given; pass --data with a file of rows, columns and values")
     refuse_unused(arguments, [arguments.data, arguments.predict])
     table, place = read_columns(arguments.data, arguments, with_values=True)
     values = table[arguments.value_column].to_numpy(dtype=float)
@@ -221,7 +221,7 @@ class Questions(NamedTuple):
 
 
 def find_entries(names: dict[str, list[str]], arguments: CompleteArguments) -> Questions:
-    """Read the entries of `--predict`; unknown names get the number after the last one, and are told.
+    """Read the entries of `--predict`; unknown names get the number after the last one, with a warning.
 
     Raises:
         UsageError: as `read_columns`.

@@ -68,7 +68,7 @@ def build_job(
     refuse_sharded_weights()
     if run.label_smoothing_factor:
         raise UsageError(
-            f"--label_smoothing_factor got {run.label_smoothing_factor}; it smooths classes, of which pairs have none: "
+            f"--label_smoothing_factor got {run.label_smoothing_factor}, but pairs have no classes to smooth; "
             "pass --label_smoothing, which spreads a part of each target over the pairs of the batch"
         )
     push, token = take_hub_options(run)

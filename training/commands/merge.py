@@ -73,7 +73,7 @@ def _require_free(output: Path, overwrite: bool, *sources: Path) -> None:
     require_writable(output)
     inside = [source for source in sources if source.resolve().is_relative_to(output.resolve())]
     if inside:
-        raise UsageError(f"--output_dir {output} holds {inside[0]}, which is read; pass another folder")
+        raise UsageError(f"--output_dir {output} holds {inside[0]}, which this command reads; pass another folder")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise UsageError(f"{output} is not empty; pass another --output_dir, or --overwrite")
 

@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> int:
     run = find_run(Path(arguments.run)) or read_run(Path(arguments.run))
     output = Path(arguments.output) if arguments.output else run.folder / PREDICTIONS
     if output.exists() and Path(arguments.data).exists() and output.samefile(arguments.data):
-        raise UsageError(f"--output {output} is the file of --data; pass another name")
+        raise UsageError(f"--output {output} is also the file of --data; pass another name")
     require_writable(output.parent, "the folder of --output")
     rows = predicted(run, arguments)
     with saving(str(output), "nothing is kept"):
@@ -214,7 +214,7 @@ def _room(run: FinishedRun, arguments: PredictArguments, config: Any) -> tuple[i
     new = run.setting("max_new_tokens", arguments.max_new_tokens) or int(min(LENGTH, places // 2))
     if new >= places:
         raise UsageError(
-            f"--max_new_tokens got {new}; the model has {places} places for text and answer together; pass fewer"
+            f"--max_new_tokens got {new}; the model has {places} positions for the text and its answer; pass fewer"
         )
     return new, length if config.is_encoder_decoder else int(min(length, places - new))
 

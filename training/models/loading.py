@@ -91,7 +91,7 @@ def _heads(auto_class: Any, config: Any, trust_remote_code: bool) -> list[str]:
 
 @contextmanager
 def without_report() -> Iterator[None]:
-    """Keep transformers from printing which weights are new, which is told elsewhere, and from drawing bars."""
+    """Keep transformers from printing which weights are new, which is reported elsewhere, and from drawing bars."""
     before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -174,7 +174,7 @@ def model_name(arguments: ModelArguments) -> str:
         UsageError: none was passed.
     """
     if not arguments.model:
-        raise UsageError("no model to fine-tune was named; pass --model with a name on the Hub or a folder")
+        raise UsageError("no model to fine-tune was given; pass --model with a name on the Hub or a folder")
     return arguments.model
 
 

@@ -92,7 +92,9 @@ def load_contrastive(source: str | Path, bases: Mapping[str, str] | None = None)
     try:
         model = kind.rebuilt(parts, settings)
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"the settings of {source} ({CONTRASTIVE_CONFIG}) make no model: {error!r}") from error
+        raise UsageError(
+            f"no model can be built from the settings of {source} ({CONTRASTIVE_CONFIG}): {error!r}"
+        ) from error
     _load_heads_(model, folder)
     return model.eval()
 
@@ -115,7 +117,7 @@ def _base_model(part: str, name: object) -> nn.Module:
         return transformers.AutoModel.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"the base model {name!r} of {part} cannot be loaded; pass bases={{{part!r}: ...}} if it lies elsewhere: "
+            f"the base model {name!r} of {part} cannot be loaded; pass bases={{{part!r}: ...}} if it is elsewhere: "
             f"{error}"
         ) from error
 

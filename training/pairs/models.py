@@ -142,7 +142,7 @@ def _widths(job: Job, towers: list[nn.Module], pooling: tuple[str, str]) -> list
             output = tower.eval()(**inputs)
             widths.append(tower_features(output, kind, output_mask(tower, inputs, output)).shape[1])  # type: ignore[arg-type]
         except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"a tower does not take the pairs ({type(tower).__name__}): {error}") from error
+            raise UsageError(f"a tower does not accept the pairs ({type(tower).__name__}): {error}") from error
         finally:
             tower.train(training)
     return widths

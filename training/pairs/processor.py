@@ -111,7 +111,7 @@ def tower_names(model: PairModelArguments, data: PairDataArguments) -> tuple[str
         return model.model, model.model
     if model.text_model is None or model.image_model is None:
         raise UsageError(
-            "no model for pairs was named; pass --model with a CLIP-like one, --text_model with --image_model, or for "
+            "no model for pairs was given; pass --model with a CLIP-like one, --text_model with --image_model, or for "
             "pairs of texts --text_model with --second_text_column"
         )
     return model.image_model, model.text_model

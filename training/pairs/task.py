@@ -183,8 +183,8 @@ def _encode(splits: Splits, processor: Any, *, columns: list[str], label: str | 
         if len(split) > 1 and not np.ptp(numbers):
             linked = f"all have the same {label!r}" if label else "they are linked by pictures and texts in common"
             raise UsageError(
-                f"the {len(split)} pairs of the {name} data show one thing ({linked}), so nothing can be contrasted; "
-                "pass other data, or --label_column with what each pair shows"
+                f"the {len(split)} pairs of the {name} data all show the same thing ({linked}), so nothing can be "
+                "contrasted; pass other data, or --label_column with what each pair shows"
             )
         encoded[name] = named.add_column(IDS, numbers)
         if name != "train":
@@ -199,8 +199,7 @@ def _require_several(splits: Splits, global_batch: int) -> None:
         if len(split) < 2:
             more = "; a larger --validation_fraction holds out more" if name == "validation" else ""
             raise UsageError(
-                f"the {name} data hold {len(split)} pair, which can be contrasted with nothing; at least 2 are needed"
-                f"{more}"
+                f"the {name} data hold {len(split)} pair, with nothing to contrast it with; at least 2 are needed{more}"
             )
     if global_batch < 2:
         raise UsageError(

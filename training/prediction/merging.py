@@ -67,7 +67,7 @@ def read_mergeable(adapter: Path, run: FinishedRun | None, model: str | None, *,
     Args:
         adapter: its folder.
         run: that wrote it, if it is known.
-        model: the base model, if it lies elsewhere by now.
+        model: the base model, if it is elsewhere by now.
         trust: run Python code that the base's repository brings along.
 
     Raises:
@@ -100,7 +100,7 @@ def _refuse_run(run: FinishedRun) -> None:
     """Raise for a run of which a merged model would lose a part."""
     if run.results["command"] == "contrastive":
         raise UsageError(
-            f"{run.folder} is a run of contrastive, whose temperature and projections lie beside the adapter and would "
+            f"{run.folder} is a run of contrastive, whose temperature and projections are beside the adapter and would "
             "be lost; load it with training.pairs.load_contrastive"
         )
     if run.setting("normalized_head"):
@@ -177,8 +177,8 @@ def merge(what: Mergeable, dtype: torch.dtype, token: str | None = None) -> Merg
     random = [name for name in base.new_modules if not any(f".{name}." in tensor for tensor in what.names)]
     if random:
         raise UsageError(
-            f"{what.base.model} has no weights for {', '.join(random)}, and the adapter does not bring them, so that "
-            "they would be random; pass the model that the adapter was trained on with --model"
+            f"{what.base.model} has no weights for {', '.join(random)}, and the adapter has none either, so "
+            "they would be random; pass --model with the model that the adapter was trained on"
         )
     model = _with_adapter(base.model, what, token).eval()
     before, change = _outputs(model), None
@@ -207,7 +207,7 @@ def _with_adapter(base: nn.Module, what: Mergeable, token: str | None) -> PeftMo
     held = get_peft_model_state_dict(model, save_embedding_layers=False)
     left = sorted(name for name in what.names if name not in held and ".base_layer." not in name)
     if left:
-        raise UsageError(f"{what.base.model} has no place for {left[0]} of the adapter; pass the right --model")
+        raise UsageError(f"{what.base.model} has no module for the adapter's {left[0]}; pass the right --model")
     return model
 
 

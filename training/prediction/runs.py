@@ -82,7 +82,7 @@ def load_trained(
 
     Args:
         run: with its results.
-        model: the base model, if it lies elsewhere by now.
+        model: the base model, if it is elsewhere by now.
         trust: run Python code that the model's repository brings along.
         token: to read private models with.
 

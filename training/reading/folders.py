@@ -47,7 +47,7 @@ def files_under(folder: Path) -> list[Path]:
 def split_files(folder: Path, files: Iterable[Path]) -> Splits:
     """Sort files into splits, if the top level of the folder is split folders or split files, and nothing else.
 
-    Otherwise all are training data. A split file is called like a split, apart from numbers and from words that all of
+    Otherwise all are training data. A split file is named like a split, apart from numbers and from words that all of
     them have: train.csv, test-00000-of-00002.parquet, or reviews_train.csv beside reviews_dev.csv.
     """
     tops: dict[str, list[Path]] = {}
@@ -72,7 +72,7 @@ def _tell_of_splits(folder: Path, said: dict[str, str | None]) -> bool:
     others = sorted(top for top, split in said.items() if not split)
     if named and others:
         warnings.warn(
-            f"all of {folder} is training data: {named[0]} is called like a split, but {others[0]} is not; if it is "
+            f"all of {folder} is training data: {named[0]} is named like a split, but {others[0]} is not; if it is "
             "one, name it with --dataset, --validation_data or --test_data",
             stacklevel=4,
         )
@@ -80,13 +80,14 @@ def _tell_of_splits(folder: Path, said: dict[str, str | None]) -> bool:
 
 
 def _tell_of_mixed(folder: Path, paths: Iterable[Path]) -> None:
-    """Warn of the first file that is trained on, although it, or a folder around it, is called like another split."""
+    """Warn of the first file that is trained on, although it, or a folder around it, is named like another split."""
     for path in paths:
         parts = path.relative_to(folder).parts
         if any(_split_and_rest(part.split(".")[0])[0] in ("test", "validation") for part in parts):
             warnings.warn(
-                f"all of {folder} is training data, also {Path(*parts)}, which is called like another split; name "
-                "splits alike but for train, validation and test at the top, or pass --validation_data or --test_data",
+                f"all of {folder} is training data, also {Path(*parts)}, which is named like another split; name "
+                "splits alike except for train, validation and test at the top, or pass --validation_data or "
+                "--test_data",
                 stacklevel=4,
             )
             return
@@ -166,10 +167,10 @@ def pictures_by_class(root: Path) -> list[tuple[Path, str]]:
     loose = [path for path in pictures if path.parent == root]
     if len(loose) == len(pictures):
         raise UsageError(
-            f"{root} holds {len(pictures)} pictures, none of them in the folder of a class; make a folder for each "
+            f"{root} holds {len(pictures)} pictures, none of them in a class folder; make a folder for each "
             "class, or a metadata.csv with the columns file_name and label"
         )
-    left_out(root, loose, "pictures", "they are in no folder of a class")
+    left_out(root, loose, "pictures", "they are in no class folder")
     held = [(path, path.relative_to(root).parts) for path in pictures if path.parent != root]
     inside = {parts[1] if len(parts) > 2 else "" for _, parts in held}
     if len(inside) > 1 and all(name.lower() in _SPLIT_OF for name in inside):

@@ -50,7 +50,9 @@ def read_table(path: Path, wanted: Sequence[Wanted], options: FileArguments) -> 
         refuse_archive(path)
         if suffix_of(path) in _WORKBOOKS:
             raise UsageError(f"{path} is a workbook of another kind; save it as .xlsx, or as csv (UTF-8)")
-        raise UsageError(f"{path} ends in {path.suffix!r}; readable are {', '.join(FORMATS)}, also packed as .gz")
+        raise UsageError(
+            f"{path} ends in {path.suffix!r}; the formats that can be read are {', '.join(FORMATS)}, also packed as .gz"
+        )
     try:
         if path.stat().st_size == 0:
             raise UsageError(f"{path} is empty; it needs a header and at least one row")
@@ -98,7 +100,7 @@ def _text(path: Path, lines: _Lines, wanted: Sequence[Wanted], options: FileArgu
     if len(wanted) > 1:
         names = ", ".join(one.name for one in wanted)
         raise UsageError(
-            f"{path} holds texts, one in each line, and nothing else, but needed are the columns {names}; write a "
+            f"{path} holds one text in each line and nothing else, but the columns {names} are needed; write a "
             "table, such as a csv, with a text and what belongs to it in each row"
         )
     texts = [line.rstrip("\r\n") for line in lines()]

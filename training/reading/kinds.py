@@ -150,7 +150,7 @@ def class_name(column: Column) -> Typed:
 
 
 def number(column: Column) -> Typed:
-    """Return finite numbers; words such as NA are nothing. Points that may separate thousands are told.
+    """Return finite numbers; words such as NA are missing values. Points that may separate thousands are reported.
 
     Raises:
         UsageError: column and line of a value that is not a finite number.

@@ -57,9 +57,11 @@ def read_source(
     if path.is_dir():
         return _read_folder(path, options, config, images)
     if path.exists():
-        raise UsageError(f"{source} is not a regular file, and a file is read more than once; save it as one first")
+        raise UsageError(
+            f"{source} is not a regular file, and the data are read more than once; save them to a file first"
+        )
     if "://" in source:
-        raise UsageError(f"{source} is an address; download the file, and pass its path")
+        raise UsageError(f"{source} is a URL; download the file, and pass its path")
     if suffix_of(path) in FORMATS or source.count("/") > 1 or source[:1] in (".", "/", "~") or source != source.strip():
         raise UsageError(f"file not found: {source}; pass the path of a file or a folder, or the name of a data set")
     return _of_library(source, partial(load_dataset, source, config))
@@ -134,8 +136,8 @@ def _read_folder(folder: Path, options: FileArguments, config: str | None, image
         if not any(suffix_of(path) == ".arrow" for path in others):  # the library would read others by its own rules
             seen = f" ({len(others)} files, such as {others[0].name})" if others else ""
             raise UsageError(
-                f"{folder} holds no file that can be read{seen}; needed are {', '.join(FORMATS)}, or images for a task "
-                "with images"
+                f"no file in {folder} can be read{seen}; pass a folder with {', '.join(FORMATS)} files, or with images "
+                "for a task with images"
             )
         return _of_library(str(folder), partial(load_dataset, str(folder), config))
     folders.left_out(folder, others, "files", f"readable are {', '.join(FORMATS)}")
@@ -257,7 +259,7 @@ def _loading(source: str) -> Iterator[None]:
             raise UsageError(f"the data set {source} cannot be loaded: {reason}") from error
         if "doesn't exist on the Hub" in str(error):
             raise UsageError(
-                f"the data set {source} cannot be loaded: there is neither such a file or folder nor such a data set "
-                f"on the Hub ({redacted(str(error))})"
+                f"the data set {source} cannot be loaded: it is neither a file or folder nor the name of a data "
+                f"set on the Hub ({redacted(str(error))})"
             ) from error
         raise loading_error(f"the data set {source}", error) from error

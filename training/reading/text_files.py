@@ -100,9 +100,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     page = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     for mark, what in _OTHERS.items():
         if start.startswith(mark) or page.startswith(mark):
-            raise UsageError(
-                f"{path} is {what} by its content, and not what its name says; rename it, or export it as csv"
-            )
+            raise UsageError(f"{path} is {what} by its content, unlike its name; rename it, or export it as csv")
     opener = next((opener for mark, opener in _PACKED.items() if start.startswith(mark)), open)
     with opener(path, "rb") as file:
         try:

@@ -76,7 +76,7 @@ def verdict(outcome: Outcome) -> str:
             return f"Level: {OURS} and {rival} have the same {outcome.metric} in all {count} pairs."
         return (
             f"{ahead} is ahead of {behind} by the very same {abs(mean):.4g} of {outcome.metric} in all {count} pairs, "
-            "so that there is no interval; more rows to test on, or more seeds, would tell how sure that is."
+            "so there is no interval; more rows to test on, or more seeds, would tell how sure that is."
         )
     if low <= 0 <= high:
         return (

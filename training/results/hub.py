@@ -90,7 +90,7 @@ def push(
                 repo_id=address.repo_id, folder_path=staged, commit_message="Adapter and results"
             )
     except HFValidationError as error:
-        raise UsageError(f"{wanted!r} cannot be the name of a repository: {redacted(str(error), token)}") from error
+        raise UsageError(f"{wanted!r} is not a valid repository name: {redacted(str(error), token)}") from error
     except OSError as error:
         raise RunError(f"the upload to {wanted} failed: {_reason(error, token)}") from error
     except Exception as error:

@@ -100,8 +100,8 @@ def label_scores(
         "accuracy": (mostly, accuracy_score(right, same(mostly))),
         "f1_micro": (common, f1_score(right, same(common), average="micro", zero_division=0)),
     }
-    told = {
+    scored = {
         metric: ([name for name, named in zip(names, answer, strict=True) if named], float(score))
         for metric, (answer, score) in constant.items()
     }
-    return LabelScores(names, precision, recall, f1, right.sum(0), told)
+    return LabelScores(names, precision, recall, f1, right.sum(0), scored)

@@ -37,9 +37,10 @@ def describe(job: Job, model: nn.Module) -> str:
     steps_per_epoch = math.ceil(len(splits["train"]) / batch)
     steps = run.max_steps if run.max_steps > 0 else math.ceil(steps_per_epoch * run.num_train_epochs)
     names = " and ".join(dict.fromkeys(job.model.names()))
+    processes = f"{run.world_size} process{'es' if run.world_size > 1 else ''}"
     lines = {
         "task": job.task.name + (f", {len(job.task.label_names)} classes" if job.task.label_names else ""),
-        "model": f"{names} ({total:,} parameters, {run.world_size} process(es), {run.device.type})",
+        "model": f"{names} ({total:,} parameters, {processes}, {run.device.type})",
         "adapter": f"{', '.join(methods) or 'none'}, {trained:,} trained parameters ({trained / total:.2%})",
         "trained whole": _whole_line(job, model),
         "data": ", ".join(f"{len(split):,} {name}" for name, split in splits.items()),

@@ -121,8 +121,8 @@ class RunArguments(TrainingArguments):
         self._require_checkpoints()
         if self.batch_eval_metrics:
             raise UsageError(
-                "--batch_eval_metrics asks for metrics batch by batch, but those of this package are of all rows "
-                "together; leave it out (--eval_accumulation_steps 1 spares the accelerator's memory)"
+                "--batch_eval_metrics asks for metrics batch by batch, but this package computes metrics over all "
+                "rows together; leave it out (--eval_accumulation_steps 1 spares the accelerator's memory)"
             )
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False

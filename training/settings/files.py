@@ -20,7 +20,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"{twice!r} comes twice; keep one of them")
+            raise ValueError(f"{twice!r} appears twice; keep one of them")
         return super().construct_mapping(node, deep)
 
 
@@ -42,7 +42,7 @@ def read_mapping(path: Path) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{twice!r} comes twice; keep one of them")
+        raise ValueError(f"{twice!r} appears twice; keep one of them")
     return dict(pairs)
 
 

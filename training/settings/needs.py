@@ -92,7 +92,7 @@ def _hub(run: Any) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise UsageError(f"{name!r} cannot be the name of a repository (--hub_model_id): {error}") from error
+        raise UsageError(f"{name!r} is not a valid repository name (--hub_model_id): {error}") from error
     if not (run.hub_token or get_token()):
         raise UsageError(
             "--push_to_hub needs an access token that may write; log in with `hf auth login`, set HF_TOKEN, or leave "

@@ -146,7 +146,7 @@ def with_config_file(words: list[str], known: set[str]) -> list[str]:
     if "--config" not in words:
         return words
     if words.count("--config") > 1:
-        raise UsageError("--config comes twice; put all settings in one file")
+        raise UsageError("--config was passed twice; put all settings in one file")
     position = words.index("--config")
     if position + 1 == len(words):
         raise UsageError("--config needs the name of a YAML or JSON file")

@@ -15,7 +15,7 @@ class Range(NamedTuple):
 
     lowest: float
     highest: float = math.inf
-    open: bool = False  # the lowest is too low
+    open: bool = False  # without `lowest` itself
 
     def holds(self, value: float) -> bool:
         """Tell whether a number is finite and lies in the range."""
@@ -23,8 +23,8 @@ class Range(NamedTuple):
             math.isfinite(value) and self.lowest <= value <= self.highest and not (self.open and value == self.lowest)
         )
 
-    def told(self) -> str:
-        """Say what is needed."""
+    def described(self) -> str:
+        """Return the range in words."""
         if self.highest < math.inf:
             return f"from {self.lowest:g} to {self.highest:.10g}"
         return f"{'above' if self.open else 'at least'} {self.lowest:g}"
@@ -40,7 +40,7 @@ RANGES = {
     "early_stopping_patience": _COUNT, "label_smoothing_factor": Range(0, 1), "lora_alpha": _COUNT,
     "neftune_noise_alpha": _NOT_NEGATIVE,
 }  # fmt: skip
-# The smaller they are, the better; transformers knows it of losses alone.
+# The smaller they are, the better; transformers assumes that only of losses.
 SMALL_IS_GOOD = frozenset(
     ("perplexity", "mse", "mae", "gap", "paired_distance", "distribution_gap", "alignment", "uniformity",
      "linear_separability")
@@ -59,7 +59,7 @@ def refuse_out_of_range(arguments: Any) -> None:
     for name, allowed in RANGES.items():
         value = getattr(arguments, name, None)
         if value is not None and not allowed.holds(value):
-            raise UsageError(f"--{name} got {value}; it must be a number {allowed.told()}")
+            raise UsageError(f"--{name} got {value}; it must be a number {allowed.described()}")
     steps = getattr(arguments, "max_steps", -1)
     if steps == 0 or steps < -1:
         raise UsageError(f"--max_steps got {steps}; it must be at least 1, or left out to train whole epochs")

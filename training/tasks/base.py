@@ -51,7 +51,7 @@ def replace_columns(
 
     Args:
         splits: the data.
-        function: with a `unit`, gives a column `CUT`, too: how much of a row --max_length leaves out, which is told.
+        function: with a `unit`, gives a column `CUT`, too: how much of a row --max_length leaves out, for a warning.
         unit: of what is left out, for that warning.
     """
     encoded = {}

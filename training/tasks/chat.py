@@ -65,8 +65,8 @@ def chat_columns(data: TextDataArguments) -> list[Wanted]:
     found = [name for name, one in FORMATS.items() if set(one.needed) <= set(names)]
     if not found:
         raise UsageError(
-            f"the columns {names} hold no conversations; needed are {_LISTED}. A list of turns in another column is "
-            "named with --text_column"
+            f"the columns {names} hold no conversations; needed are {_LISTED}. If another column has lists of "
+            "turns, name it with --text_column"
         )
     if len(found) > 1:
         raise UsageError(
@@ -234,7 +234,7 @@ def preference_of(row: dict[str, Any]) -> tuple[Turns, Turns, Turns]:
     for name, turns in (("chosen", answers[0]), ("rejected", answers[1]), ("prompt", known)):
         if any(one.keys() - {"role", "content"} for one in turns):
             place = name if name in held else "chosen"
-            raise Unfit(f"column {place!r} calls tools, or thinks, which --task dpo does not take; drop such rows")
+            raise Unfit(f"column {place!r} calls tools, or thinks, which --task dpo does not support; drop such rows")
     return known, answers[0], answers[1]
 
 

@@ -112,7 +112,7 @@ def _tell_of_single_rows(counts: dict[str, int], column: str) -> None:
     single = [name for name, number in counts.items() if number == 1]
     if single and np.median(list(counts.values())) >= _MANY:
         warnings.warn(
-            f"one row only of the train data has {single[0]!r} in the column {column!r} ({len(single)} such classes); "
+            f"only one row of the train data has {single[0]!r} in the column {column!r} ({len(single)} such classes); "
             "if it is a second header, a total or a typing error, drop or correct it",
             stacklevel=4,
         )

@@ -85,7 +85,7 @@ def multilabel(splits: Splits, data: TextDataArguments, metric_source: str = "lo
         raise UsageError("--metric_source evaluate has no metrics of several labels in a row; leave it out")
     if unknown := [name for name in chosen if name not in (*LABEL_METRICS, AUC)]:
         raise UsageError(
-            f"unknown metric {unknown[0]!r} for several labels in a row; choose of {', '.join((*LABEL_METRICS, AUC))}"
+            f"unknown metric {unknown[0]!r} for several labels in a row; choose from {', '.join((*LABEL_METRICS, AUC))}"
         )
 
     def score(prediction: EvalPrediction) -> dict[str, float]:
@@ -117,8 +117,8 @@ def _names(counts: dict[str, Counter[str]], data: TextDataArguments) -> list[str
     column = data.label_column or "label"
     names = data.label_columns or sorted(counts["train"])
     if len(names) < 2:
-        told = "--label_columns names" if data.label_columns else f"column {column!r} holds"
-        raise UsageError(f"{told} {len(names)} label ({names}); at least 2 are needed")
+        source = "--label_columns names" if data.label_columns else f"column {column!r} holds"
+        raise UsageError(f"{source} {len(names)} label ({names}); at least 2 are needed")
     tell_of_alike(names, column)
     if never := [name for name in names if not counts["train"][name]]:
         warnings.warn(

@@ -122,7 +122,7 @@ def _tag_names(counts: dict[str, Counter[str]], column: str) -> list[str]:
     single = sum(number == 1 for number in counts["train"].values())
     if len(names) > _MANY and 2 * single > len(names):
         warnings.warn(
-            f"{len(names):,} different tags stand in the column {column!r}, {single:,} of them at one word only, which "
+            f"{len(names):,} different tags in the column {column!r}, {single:,} of which occur only once, "
             "are hardly tags; if they are words, choose the right column with --label_column (in .conll files the "
             "first field of a line is the word, and the last one its tag)",
             stacklevel=3,

@@ -30,7 +30,7 @@ def is_ruled(adapter: AdapterArguments, model: nn.Module) -> bool:
     if not (ours if adapter.path_length is None else adapter.path_length):
         return False
     if not ours and not any(isinstance(config_of(part), LoraConfig) for part in adapted_parts(model).values()):
-        raise UsageError("--path_length goes with deep_lora and lora; leave it out for another method")
+        raise UsageError("--path_length works only with deep_lora and lora; leave it out for other methods")
     sharded = sharding_frameworks()
     if sharded and not (sharded == ["FSDP"] and os.environ.get("FSDP_VERSION") == "2"):
         raise UsageError(
@@ -55,7 +55,7 @@ def choose_length(run: RunArguments, rows: int) -> None:
     whole = run.max_steps if run.max_steps > 0 else math.ceil(steps * run.num_train_epochs)
     if run.warmup_steps >= whole:  # below 1 it is a share of them
         warnings.warn(
-            f"--warmup_steps {run.warmup_steps:g} are no fewer than the {whole} steps of the run, so that the learning "
+            f"--warmup_steps {run.warmup_steps:g} are no fewer than the {whole} steps of the run, so the learning "
             "rate is never reached; pass fewer, or more --max_steps",
             stacklevel=3,
         )

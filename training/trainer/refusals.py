@@ -18,8 +18,8 @@ def refuse_empty_epoch(job: Job) -> None:
     rows, batch = len(job.task.splits["train"]), job.run.train_batch_size * job.run.world_size
     if job.run.dataloader_drop_last and rows < batch:
         raise UsageError(
-            f"{rows} training samples fill no batch of {batch}, and --dataloader_drop_last leaves out the rest; pass "
-            "a smaller --per_device_train_batch_size, or leave --dataloader_drop_last out"
+            f"{rows} training samples do not fill a batch of {batch}, and --dataloader_drop_last leaves out the rest; "
+            "pass a smaller --per_device_train_batch_size, or leave --dataloader_drop_last out"
         )
 
 

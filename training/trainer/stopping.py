@@ -27,7 +27,7 @@ class BestCheckpoint(TrainerCallback):
             return
         if not state.best_global_step:
             warnings.warn(
-                f"up to step {state.global_step} the evaluations of this run were not compared, so that "
+                f"up to step {state.global_step} the evaluations of this run were not compared, so "
                 "--load_best_model_at_end chooses among later ones only",
                 stacklevel=2,
             )
@@ -37,7 +37,7 @@ class BestCheckpoint(TrainerCallback):
             state.best_model_checkpoint = str(place)
         elif state.best_model_checkpoint is None:  # Trainer forgets a folder that is not there
             raise RunError(
-                f"the best model is that of {place.name}, which is not in {args.output_dir} any more; put it back, or "
+                f"the best model is in {place.name}, which is no longer in {args.output_dir}; restore it, or "
                 "pass --overwrite to start over"
             )
 

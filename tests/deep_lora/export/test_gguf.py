@@ -106,7 +106,7 @@ def test_what_llama_cpp_does_not_load_is_refused_with_the_reason(base, tmp_path)
         convert_to_gguf(plain, None, base_model=str(tmp_path / "bert"))
     llama(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
     head = save(tmp_path / "head", "a head")
-    with pytest.raises(AdapterFileError, match="llama.cpp has no layer of its own for 'lm_head'; train without it"):
+    with pytest.raises(AdapterFileError, match="llama.cpp has no counterpart of 'lm_head'; train without it"):
         convert_to_gguf(head, tmp_path / "x.gguf", base_model=str(tmp_path / "tied"))
     assert VOCABULARY and not (tmp_path / "x.gguf").exists()
 

@@ -76,7 +76,7 @@ CASES = {
     ),
     "negative shape": (
         lambda f: with_header(f, lambda h: h | {FIRST: h[FIRST] | {"shape": [-6, -2]}}),
-        "does not describe a tensor of a known kind .*sizes must be whole numbers, not negative, and at most 8",
+        "describes no valid tensor under .*sizes must be whole numbers, not negative, and at most 8",
     ),
     "long name": (
         lambda f: with_header(f, lambda h: h | {"a" * 2000: h.pop(FIRST)}),
@@ -103,11 +103,11 @@ CASES = {
     ),
     "complex": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.complex64)}),
-        "holds complex numbers; the tensors of an adapter are real",
+        "holds complex numbers; the tensors of an adapter must be real",
     ),
     "whole numbers": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.ones(6, 2, dtype=torch.int64)}),
-        "holds whole numbers for .*; the factors of an update are real",
+        "holds whole numbers for .*; the factors of an update must be floating-point numbers",
     ),
     "not finite": (
         lambda f: with_tensors(f, **{FIRST.replace(".", "__"): torch.full((6, 2), torch.nan)}), "not finite in module"
@@ -131,7 +131,7 @@ def test_lora_files_are_checked_as_well(tmp_path) -> None:
         inspect_adapter(folder)
     with_config(folder, lora_alpha=4)
     with_tensors(folder, base_model__model__layer__0__lora_A__weight=torch.ones(3, 5))
-    with pytest.raises(AdapterFileError, match=r"needed are A \(r, in\), B \(out, r\)"):
+    with pytest.raises(AdapterFileError, match=r"expected A \(r, in\), B \(out, r\)"):
         inspect_adapter(folder)
     save_file({"other": torch.ones(1)}, folder / WEIGHTS)
     with pytest.raises(AdapterFileError, match="no adapted module was found in the file"):

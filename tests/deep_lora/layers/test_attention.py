@@ -137,7 +137,7 @@ def test_adapters_are_added_switched_and_deleted() -> None:
 
 def test_what_it_cannot_do_is_an_error() -> None:
     other = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 4, kdim=8)})
-    with pytest.raises(ValueError, match="whose keys or values have a size of their own, so it has no"):
+    with pytest.raises(ValueError, match="whose keys or values differ in width from its queries, so it has no"):
         get_peft_model(other, DeepLoraConfig(r=2, target_modules=["attention"]))
     with pytest.raises(TypeError, match="MultiheadAttention does not support mixed adapter batches, since its"):
         example("attention")[1](X, adapter_names=["default", "__base__"])

@@ -191,7 +191,7 @@ def test_a_layer_in_two_places_is_adapted_in_both_and_not_exported(targets) -> N
     model = adapt(base, r=2, **targets)
     disturb_(model)
     assert base.first["layer"] is base.second["layer"] and base.first["layer"] is not own
-    with pytest.raises(ValueError, match="with several places in the model, which PEFT's LoRA computes otherwise"):
+    with pytest.raises(ValueError, match="with several places in the model, which PEFT's LoRA computes differently"):
         to_lora(model)
     assert merged_changes(model, X) < 1e-5
     assert base.first["layer"] is base.second["layer"]

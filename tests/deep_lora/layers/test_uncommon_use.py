@@ -164,7 +164,7 @@ def test_an_adapter_made_for_inference_draws_nothing_and_is_an_identity_with_ort
 @pytest.mark.parametrize("targets", [["0"], "all-linear"])
 def test_a_lazy_layer_has_to_be_called_first(targets) -> None:
     base = nn.Sequential(nn.LazyLinear(4))
-    with pytest.raises(ValueError, match="a LazyLinear has no shape before it is called; call the model once"):
+    with pytest.raises(ValueError, match="a LazyLinear has no shape until it is called; call the model once"):
         adapt(base, r=2, target_modules=targets)
     x = torch.randn(3, 5)
     wanted = base(x)

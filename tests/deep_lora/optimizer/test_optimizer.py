@@ -182,9 +182,9 @@ def test_any_module_that_holds_adapted_layers_will_do() -> None:
 
 def test_arguments_that_do_not_go_together_are_named() -> None:
     model = adapt(bert_classifier(), r=2, target_modules=["query"])
-    with pytest.raises(ValueError, match="the number of optimizer steps is missing; say `num_steps=`"):
+    with pytest.raises(ValueError, match="the number of optimizer steps is missing; pass `num_steps=`"):
         create_optimizer(model)
     with pytest.raises(ValueError, match="`path`, `max_grad_norm` and `likelihood` belong to the step rule"):
         create_optimizer(model, lr=1e-3, max_grad_norm=1.0)
-    with pytest.raises(ValueError, match="`gamma` is a rate, and with `num_steps` no rate has an influence"):
+    with pytest.raises(ValueError, match="`gamma` scales a learning rate, which with `num_steps` does not affect"):
         create_optimizer(model, num_steps=20, gamma=0.1)

@@ -228,14 +228,14 @@ def test_bad_numbers_and_optimizers_are_refused() -> None:
 
         def eval(self) -> None: ...
 
-    with pytest.raises(ValueError, match="ScheduleFree holds a second copy of the weights, whose steps cannot be set"):
+    with pytest.raises(ValueError, match="ScheduleFree keeps a second copy of the weights, whose steps cannot be set"):
         StepRule(ScheduleFree(trained(model), lr=1e-2), model, STEPS)
     silent = get_peft_model(Mixed(), LoraConfig(r=2, lora_alpha=0, target_modules=["square"]))
     with pytest.raises(ValueError, match="has a scaling of 0, so no step moves the weight; set `lora_alpha`"):
         StepRule(AdamW(trained(silent), lr=1e-2), silent, STEPS)
     with torch.device("meta"):
         empty = get_peft_model(Mixed(), DeepLoraConfig(r=2, target_modules=["square"]))
-    with pytest.raises(ValueError, match="is on the meta device, so its norm is not known; load it before"):
+    with pytest.raises(ValueError, match="is on the meta device, so its norm is unknown; load it before"):
         StepRule(AdamW(trained(empty), lr=1e-2), empty, STEPS)
 
 
@@ -247,7 +247,7 @@ def test_runs_that_cannot_learn_are_named() -> None:
     model(x).square().mean().backward()
     for _ in range(3):
         optimizer.step()
-    with pytest.warns(UserWarning, match="more steps than the 3 that the step rule was told; say the true number"):
+    with pytest.warns(UserWarning, match="more steps than the 3 that the step rule was given; pass the true number"):
         optimizer.step()
 
 

@@ -126,7 +126,7 @@ def test_a_model_that_cannot_take_the_batch_is_an_error_that_says_what_to_do(tmp
 
 def test_an_export_of_what_holds_a_peft_model_is_an_error_that_says_what_to_give() -> None:
     tower = Tower()
-    with pytest.raises(ValueError, match=r"a Tower has no `peft_config`; give the model inside of it that has"):
+    with pytest.raises(ValueError, match=r"a Tower has no `peft_config`; pass the PEFT model inside it"):
         to_lora(tower)
     assert to_lora(tower.inner)[0].r == 1
 

@@ -140,7 +140,7 @@ def test_what_cannot_be_swapped_is_an_error_and_changes_nothing(tmp_path: Path) 
         swap(model, tmp_path / "deep")
     deep = {f"base_model.model.square.deep_lora_core.{'default'}": torch.ones(2, 4, 4)}
     with pytest.raises(
-        ValueError, match="square: 2 cores and no start are to replace .*; load the other under a name of its own"
+        ValueError, match="square: the new one has 2 cores and no start, .*; load it under another name"
     ):
         hotswap.hotswap_adapter_from_state_dict(model, deep, "default", model.peft_config["default"])
     saved(base, ids(), tmp_path / "more", r=4, target_modules=[*LINEAR, "head"])

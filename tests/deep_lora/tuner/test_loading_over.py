@@ -17,6 +17,8 @@ from deep_lora.weights.saved import SETTINGS
 from tests.deep_lora.tuner.settings_cases import OTHERS
 from tests.models import LAYER_CASES, adapt, disturb_, layers_of
 
+WAYS = ["load_adapter", "set_peft_model_state_dict", "load_state_dict"]
+
 
 def adapted(case: str, **settings) -> PeftModel:
     base, _, own = LAYER_CASES[case]
@@ -30,7 +32,17 @@ def updates(model: nn.Module) -> list[torch.Tensor]:
     return [layer.get_delta_weight("default").detach().clone() for layer in layers_of(model)]
 
 
-@pytest.mark.parametrize("way", ["load_adapter", "set_peft_model_state_dict", "load_state_dict"])
+def load_over(model, source, way: str, folder) -> None:
+    """Load the source, which is saved in the folder, over the adapter of the model."""
+    if way == "load_adapter":
+        model.load_adapter(str(folder), "default")
+    elif way == "set_peft_model_state_dict":
+        set_peft_model_state_dict(model, get_peft_model_state_dict(source))
+    else:
+        model.load_state_dict(source.state_dict(), strict=False)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("difference", OTHERS)
 @pytest.mark.parametrize("case", ["linear", "embedding", "gpt2", "conv2d", "experts"])
 @pytest.mark.filterwarnings("ignore")
@@ -40,12 +52,7 @@ def test_another_configuration_is_an_error_that_changes_nothing(case, difference
     source.save_pretrained(str(tmp_path))
     before = updates(model)
     with pytest.raises(AdapterFileError, match="'default' of this model has .*load it under another name"):
-        if way == "load_adapter":
-            model.load_adapter(str(tmp_path), "default")
-        elif way == "set_peft_model_state_dict":
-            set_peft_model_state_dict(model, get_peft_model_state_dict(source))
-        else:
-            model.load_state_dict(source.state_dict(), strict=False)
+        load_over(model, source, way, tmp_path)
     assert all(torch.equal(new, old) for new, old in zip(updates(model), before, strict=True))
     loaded = PeftModel.from_pretrained(LAYER_CASES[case][0](), str(tmp_path))
     assert all(torch.equal(new, old) for new, old in zip(updates(loaded), updates(source), strict=True))
@@ -82,10 +89,12 @@ def test_files_of_earlier_versions_and_parameters_alone_are_loaded(case, tmp_pat
     assert not [key for key in result.missing_keys if "deep_lora" in key]
     assert all(torch.equal(new, old) for new, old in zip(updates(model), updates(source), strict=True))
     model.load_state_dict({name: p.detach() for name, p in source.named_parameters()}, strict=False)
-    with pytest.raises(AdapterFileError, match="an earlier version, whose cores hold their start; those of .*'default"):
+    with pytest.raises(
+        AdapterFileError, match="an earlier version, whose cores include their start; those of .*'default"
+    ):
         set_peft_model_state_dict(adapted(case), state)
     bare = adapted(case, subtract_start=False, init_scale=0.3)
-    with pytest.raises(AdapterFileError, match="subtracts a start of .* from its cores, the adapter 'default' of"):
+    with pytest.raises(AdapterFileError, match="subtracts a start of .* from its cores, but the adapter 'default' of"):
         set_peft_model_state_dict(bare, state)
 
 
@@ -150,7 +159,7 @@ def _edited(folder, change) -> None:
     save_file(tensors, path)
 
 
-@pytest.mark.parametrize("way", ["load_adapter", "set_peft_model_state_dict", "load_state_dict"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", LAYER_CASES)
 def test_other_values_are_not_loaded_over_a_merged_adapter_and_its_own_are(case, way, tmp_path) -> None:
     source, model = adapted(case), adapted(case)
@@ -161,12 +170,7 @@ def test_other_values_are_not_loaded_over_a_merged_adapter_and_its_own_are(case,
     model.merge_adapter()
     set_peft_model_state_dict(model, get_peft_model_state_dict(model))
     with pytest.raises(ValueError, match="'default' is merged, so what is loaded into it would have no effect"):
-        if way == "load_adapter":
-            model.load_adapter(str(tmp_path), "default")
-        elif way == "set_peft_model_state_dict":
-            set_peft_model_state_dict(model, get_peft_model_state_dict(source))
-        else:
-            model.load_state_dict(source.state_dict(), strict=False)
+        load_over(model, source, way, tmp_path)
     model.unmerge_adapter()
     for layer, weight in zip(layers_of(model), weights, strict=True):
         assert torch.allclose(layer.get_base_weight(), weight, atol=1e-6)
@@ -202,7 +206,7 @@ def test_moving_averages_are_saved_and_loaded(case, whole_state, tmp_path) -> No
 def test_edited_settings_are_refused_also_by_the_conversion(change, tmp_path) -> None:
     adapted("linear").save_pretrained(str(tmp_path))
     _edited(tmp_path, change)
-    with pytest.raises(AdapterFileError, match="numbers; the file was edited.* averaged|variant number 7"):
+    with pytest.raises(AdapterFileError, match="integers; the file was edited.* average states|variant number 7"):
         adapted("linear").load_adapter(str(tmp_path), "default")
-    with pytest.raises(AdapterFileError, match="numbers; the file was edited.* averaged|variant number 7"):
+    with pytest.raises(AdapterFileError, match="integers; the file was edited.* average states|variant number 7"):
         convert_folder(tmp_path, None, assume_linear=True)

@@ -12,7 +12,7 @@ from peft import LoHaConfig, LoraConfig, PeftMixedModel, PeftModel, get_peft_mod
 from deep_lora import DeepLoraConfig, save_as_lora
 from tests.models import LINEAR, Mixed, adapt, disturb_, ids
 
-HINT = "To combine a Deep LoRA adapter with LoRA adapters, write it as one of them, with the very same update, by"
+HINT = "To combine a Deep LoRA adapter with LoRA adapters, export it with"
 
 
 def test_every_way_to_mix_them_says_how(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_what_one_adapter_saves_whole_is_not_adapted_by_another(case, tmp_path) 
     build, first, second = REFUSED[case]
     model = adapt(build(), r=2, **first)
     held = sorted(name for name, _ in model.named_parameters())
-    text = "is to be adapted, wholly or in part, but another adapter|leave it out of `modules_to_save`"
+    text = "is targeted, wholly or in part, but another adapter|leave it out of `modules_to_save`"
     with pytest.raises(ValueError, match=text):
         model.add_adapter("two", DeepLoraConfig(r=2, **second))
     assert sorted(name for name, _ in model.named_parameters()) == held

@@ -291,5 +291,5 @@ def test_text_in_a_matrix_and_columns_in_different_orders_are_refused() -> None:
 
 
 def test_items_that_are_like_several_are_asked_for_one_by_one() -> None:
-    with pytest.raises(ValueError, match=r"item must be one id, got \[1, 2\]; call this for each"):
+    with pytest.raises(ValueError, match=r"item must be one id, got \[1, 2\]; call this once for each item"):
         model().fit(ROWS, COLS, VALUES).similar_items([1, 2])

@@ -80,7 +80,7 @@ def csv(tmp_path, **columns):
         (["--eval_strategy", "steps", "--eval_steps", "1.5"], "--eval_steps must be an integer"),
         (
             ["--dataloader_drop_last", "true", "--per_device_train_batch_size", "64"],
-            "36 training samples fill no batch of 64, and --dataloader_drop_last .*pass a smaller --per_device_train",
+            "36 training samples do not fill a batch of 64, and --dataloader_drop_last .*pass a smaller --per_device",
         ),
         (["--max_length", "65"], "--max_length got 65; .* takes at most 64 tokens"),
         (
@@ -96,7 +96,7 @@ def csv(tmp_path, **columns):
             ],
             "--metric_for_best_model got 'beauty'; the metrics of this run are loss, accuracy, f1_macro",
         ),
-        (["--batch_eval_metrics", "true"], "--batch_eval_metrics .* are of all rows together; leave it out"),
+        (["--batch_eval_metrics", "true"], "--batch_eval_metrics .* over all rows together; leave it out"),
     ],
 )
 def test_bad_arguments_end_with_status_2_and_a_way_out(words, message, bert, tmp_path, finetune) -> None:
@@ -217,7 +217,7 @@ def test_models_that_cannot_be_had_are_named(reviews, finetune, tmp_path, capsys
     status, printed = finetune("./no/such/model", reviews)
     assert status == 2 and "./no/such/model cannot be loaded: there is no such folder, and no such name on" in printed
     assert main(["finetune", "--dataset", str(reviews)]) == 2
-    assert "no model to fine-tune was named; pass --model" in capsys.readouterr().err
+    assert "no model to fine-tune was given; pass --model" in capsys.readouterr().err
 
 
 def test_a_model_without_a_head_of_this_kind_is_named(t5, bert, reviews, finetune, capsys) -> None:
@@ -226,7 +226,7 @@ def test_a_model_without_a_head_of_this_kind_is_named(t5, bert, reviews, finetun
         "cannot be loaded for --task seq2seq: Bert models are not made for that; pass another one\n"
     )
     assert main(["finetune", "--model", str(bert)]) == 2
-    assert "no training data were named; pass --dataset" in capsys.readouterr().err
+    assert "no training data were given; pass --dataset" in capsys.readouterr().err
 
 
 def test_adapter_files_must_describe_a_method(bert, reviews, finetune, tmp_path) -> None:
@@ -259,7 +259,7 @@ def test_config_files_must_map_known_names(bert, reviews, finetune, tmp_path) ->
 def test_a_data_set_of_an_unknown_kind_is_refused(bert, finetune, tmp_path) -> None:
     path = tmp_path / "data.docx"
     path.write_text("x")
-    assert "ends in '.docx'; readable are .csv" in finetune(bert, path)[1]
+    assert "ends in '.docx'; the formats that can be read are .csv" in finetune(bert, path)[1]
     assert "the data set no/such-data cannot be loaded" in finetune(bert, "no/such-data")[1]
 
 

@@ -197,7 +197,7 @@ def test_a_dry_run_shows_both_kinds_of_runs_and_writes_nothing(compare, tmp_path
 
 def test_a_score_that_is_not_a_number_compares_nothing() -> None:
     with pytest.raises(
-        UsageError, match="pearsonr of the test data is not a number in a run of lora, so that nothing can be compared"
+        UsageError, match="pearsonr of the test data is not a number in a run of lora, so nothing can be compared"
     ):
         comparison._score(
             {"metrics": {"test": {"pearsonr": None}}, "settings": {"adapter": "lora"}}, "test", "pearsonr"

@@ -165,7 +165,7 @@ def test_empty_places_are_named(ratings, tmp_path, capsys) -> None:
     assert told in capsys.readouterr().err
     ratings.write_text("row,column,value\na,,1\nb,c,2\n")
     assert complete(ratings, tmp_path / "out") == 2 and "column 'column' of" in capsys.readouterr().err
-    assert main(["complete"]) == 2 and "no data to complete were named; pass --data" in capsys.readouterr().err
+    assert main(["complete"]) == 2 and "no data to complete were given; pass --data" in capsys.readouterr().err
     ratings.write_text("row,column,value\na,b,1\nb,c,NA\n")
     assert complete(ratings, tmp_path / "out") == 2
     assert "is empty in 1 of 2 rows, the first is line 3 of" in capsys.readouterr().err

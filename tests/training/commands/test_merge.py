@@ -188,13 +188,13 @@ def test_a_head_that_nobody_has_is_not_left_random(run, bert, tmp_path, capsys) 
     tensors = load_file(path)
     save_file({name: value for name, value in tensors.items() if "classifier" not in name}, path)
     assert merged(tmp_path / "adapter", "--output_dir", tmp_path / "out") == 2
-    assert "has no weights for classifier, and the adapter does not bring them" in capsys.readouterr().err
+    assert "has no weights for classifier, and the adapter has none either" in capsys.readouterr().err
     extra = "base_model.model.bert.encoder.layer.7.attention.self.query."
     known = {name: value for name, value in tensors.items() if "layer.1.attention.self.query" in name}
     more = {extra + name.rpartition(".")[2]: value.clone() for name, value in known.items()}
     save_file(tensors | more, path)
     assert merged(tmp_path / "adapter", "--output_dir", tmp_path / "out") == 2
-    assert "has no place for" in (printed := capsys.readouterr().err) and "of the adapter; pass the right" in printed
+    assert "has no module for the adapter's" in (printed := capsys.readouterr().err) and "; pass the right" in printed
 
 
 def test_a_folder_in_use_is_not_replaced(run, tmp_path, capsys) -> None:
@@ -203,6 +203,6 @@ def test_a_folder_in_use_is_not_replaced(run, tmp_path, capsys) -> None:
     assert "is not empty; pass another --output_dir, or --overwrite" in capsys.readouterr().err
     for output in (run, run.parent):
         assert merged(run, "--output_dir", output, "--overwrite") == 2
-        assert "which is read; pass another folder" in capsys.readouterr().err
+        assert "which this command reads; pass another folder" in capsys.readouterr().err
     assert (run / "results.json").is_file()
     assert merged(run, "--output_dir", tmp_path, "--overwrite") == 0 and not (tmp_path / "mine.txt").exists()

@@ -31,7 +31,7 @@ from training.reading.pictures import decode
         ),
         (
             ["--label_smoothing_factor", "0.1"],
-            "--label_smoothing_factor got 0.1; it smooths classes.* --label_smoothing,",
+            "--label_smoothing_factor got 0.1, but pairs have no classes to smooth.* --label_smoothing,",
         ),
         (["--temperature", "0"], "--temperature: a temperature must be positive"),
         (["--temperature_mode", "log"], "--temperature_mode got 'log'; choose one of: learnable, softplus, exp, fixed"),
@@ -71,7 +71,7 @@ def test_bad_arguments_end_with_status_2_and_a_way_out(words, message, clip, pic
     [
         ("image,text\n", "has no rows; at least one is needed"),
         ("image,text\nimages/0-0.png,a film\n", "1 sample cannot be split into training and validation"),
-        ("image,text\nimages/0-0.png,a film\nimages/0-1.png,a plot\n", "the train data hold 1 pair, which can be"),
+        ("image,text\nimages/0-0.png,a film\nimages/0-1.png,a plot\n", "the train data hold 1 pair, with nothing to"),
         (
             "image,text\n" + "images/no.png,a film\n" * 8,
             "8 images in column 'image' of .*bad.csv are not there, the first is .*no.png .line 2 of .*paths start at",
@@ -104,15 +104,15 @@ def test_models_that_do_not_fit_are_named(clip, bert, t5, vit, pictures, contras
     status, printed = contrastive(pictures, "--model", bert_and_images)
     assert status == 2 and "is a BertModel, not a model of images and texts" in printed
     status, printed = contrastive(pictures, "--text_model", bert)
-    assert status == 2 and "no model for pairs was named; pass --model with a CLIP-like one" in printed
+    assert status == 2 and "no model for pairs was given; pass --model with a CLIP-like one" in printed
     towers = ["--text_model", t5, "--image_model", vit]
     status, printed = contrastive(pictures, *towers)
-    assert status == 2 and "a tower does not take the pairs (" in printed, printed
+    assert status == 2 and "a tower does not accept the pairs (" in printed, printed
     frozen = ["--text_model", bert, "--image_model", vit, "--projection", "none", "--freeze_image", "--freeze_text"]
     status, printed = contrastive(pictures, *frozen)
     assert status == 2 and "everything is frozen and there is no projection to train" in printed
     assert main(["contrastive", "--model", str(clip)]) == 2
-    assert "no training data were named; pass --dataset" in capsys.readouterr().err
+    assert "no training data were given; pass --dataset" in capsys.readouterr().err
 
 
 def test_both_sides_must_be_two_columns(bert, pictures, contrastive) -> None:

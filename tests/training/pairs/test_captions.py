@@ -164,7 +164,7 @@ def test_captions_of_a_picture_stay_on_one_side(tmp_path) -> None:
     sides = [set(groups(splits[name])) for name in ("train", "validation")]
     assert len(splits["validation"]) == 4 and [len(side) for side in sides] == [6, 2] and not sides[0] & sides[1]
     path.write_text("\n".join([lines[0], *(f"{lines[1].split(',')[0]},text {n}" for n in range(6))]))
-    with pytest.raises(UsageError, match="all rows show the same, so that none can be held out; pass more"):
+    with pytest.raises(UsageError, match="all rows show the same, so none can be held out; pass more"):
         load_splits(data, pair_columns(data), groups=groups)
 
 
@@ -178,6 +178,7 @@ def test_pairs_that_all_show_the_same_have_nothing_to_contrast(tmp_path) -> None
             MethodArguments(), seed=0, batch=2,
         )  # fmt: skip
         with pytest.raises(
-            UsageError, match=f"the 3 pairs of the train data show one thing .*{told}., so nothing can be contrasted"
+            UsageError,
+            match=f"the 3 pairs of the train data all show the same thing .*{told}., so nothing can be contrasted",
         ):
             task.encode(task.splits, None)

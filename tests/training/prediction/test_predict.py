@@ -137,7 +137,7 @@ def test_prompt_and_answer_have_a_place_in_the_model(llama, finetune, predict, t
     status, printed, _ = predict(data, "--max_new_tokens", "64")
     assert (
         status == 2
-        and "--max_new_tokens got 64; the model has 64 places for text and answer together; pass fewer" in printed
+        and "--max_new_tokens got 64; the model has 64 positions for the text and its answer; pass fewer" in printed
     )
 
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_predicted_is_refused(bert, reviews, finetune, predict, t
     for words, message in told:
         status, printed, _ = predict(new, *words)
         assert status == 2 and message in printed, printed
-    assert f"--output {new} is the file of --data; pass another name" in predict(new, output=new)[1]
+    assert f"--output {new} is also the file of --data; pass another name" in predict(new, output=new)[1]
     assert main(["predict", "--run", "x", "--data", "y", "--output", "x.txt"]) == 2
     assert "--output got 'x.txt'; it must end in .csv or .jsonl" in capsys.readouterr().err
     results = tmp_path / "run" / "results.json"

@@ -95,7 +95,7 @@ ROWS: dict[str, tuple[dict, str]] = {
         {"messages": [U, A], "instruction": "a", "output": "b"},
         "hold conversations in two formats (messages and Alpaca); leave the columns of one of them out",
     ),
-    "no format": ({"question": "a", "reply": "b"}, ". A list of turns in another column is named with --text_column"),
+    "no format": ({"question": "a", "reply": "b"}, "If another column has lists of turns, name it with --text_column"),
     "an instruction that is a number": ({"instruction": 3, "output": "b"}, "holds 3 in line 1 of"),
     "no output": ({"instruction": "a", "output": None}, "column 'output'"),
     "an input that is a list": ({"instruction": "a", "input": [], "output": "b"}, "it must be a text, not a list"),

@@ -51,11 +51,11 @@ def test_names_of_splits_that_are_not_taken_for_splits_are_told(tmp_path) -> Non
     for name in ("train.csv", "test.csv", "notes.csv"):
         saved(tmp_path / name, "text,label\na,1\n")
     with pytest.warns(
-        UserWarning, match="all of .* is training data: test.csv is called like a split, but notes.csv is"
+        UserWarning, match="all of .* is training data: test.csv is named like a split, but notes.csv is"
     ):
         assert len(columns(tmp_path)["text"]) == 3
     with pytest.warns(
-        UserWarning, match="is training data: train is called like a split, but boat is not; if it is one"
+        UserWarning, match="is training data: train is named like a split, but boat is not; if it is one"
     ):
         sources(pictures(tmp_path, "train/1.png", "boat/1.png"), images=True)
 
@@ -77,7 +77,7 @@ def test_files_of_other_splits_that_are_trained_on_are_told(names, named, tmp_pa
         assert len(columns(tmp_path)["text"]) == len(names)
     told = [str(one.message) for one in caught]
     assert len(told) == bool(named)
-    assert not named or f"is training data, also {named}, which is called like another split; name " in told[0]
+    assert not named or f"is training data, also {named}, which is named like another split; name " in told[0]
 
 
 def test_locks_of_office_are_no_data(tmp_path) -> None:
@@ -118,12 +118,12 @@ def test_files_of_one_split_are_read_below_each_other_whatever_their_kind(tmp_pa
 def test_folders_without_a_file_that_can_be_read_are_refused_and_arrow_files_are_read(tmp_path) -> None:
     (tmp_path / "data").mkdir()
     for name, told in (
-        (".keep", "read; needed are .csv"),
-        ("a.md", r"read \(1 files, such as a.md\); needed are .csv"),
+        (".keep", "read; pass a folder with .csv"),
+        ("a.md", r"read \(1 files, such as a.md\); pass a folder with .csv"),
     ):
         saved(tmp_path / "data" / name, "a")
         for images in (False, True):
-            with pytest.raises(UsageError, match=f"data holds no file that can be {told}, .*, or images for a task wi"):
+            with pytest.raises(UsageError, match=f"no file in .*data can be {told}, .*, or with images for a"):
                 sources(tmp_path / "data", images=images)
     Dataset.from_dict({"text": ["007", "NA"], "label": ["x", "y"]}).save_to_disk(tmp_path / "saved")
     (tmp_path / "saved" / "data-00000-of-00001.arrow").rename(tmp_path / "data" / "data.arrow")
@@ -167,8 +167,11 @@ def test_a_path_that_is_not_there_is_named(name) -> None:
     ("name", "told"),
     [
         (" ", "the name of the data is empty; pass a file, a folder, or the name of a data set"),
-        ("/dev/null", "/dev/null is not a regular file, and a file is read more than once; save it as one first"),
-        ("https://x.org/a.csv", "https://x.org/a.csv is an address; download the file, and pass its path"),
+        (
+            "/dev/null",
+            "/dev/null is not a regular file, and the data are read more than once; save them to a file first",
+        ),
+        ("https://x.org/a.csv", "https://x.org/a.csv is a URL; download the file, and pass its path"),
     ],
 )
 def test_what_is_neither_a_file_nor_a_name_is_refused(name, told) -> None:

@@ -132,17 +132,17 @@ def test_a_folder_around_the_folders_of_classes_is_named(tmp_path) -> None:
 
 def test_pictures_without_a_class_are_told_or_refused(tmp_path) -> None:
     folder = pictures(tmp_path, "a.png", "b.png")
-    with pytest.raises(UsageError, match="holds 2 pictures, none of them in the folder of a class; make a folder for"):
+    with pytest.raises(UsageError, match="holds 2 pictures, none of them in a class folder; make a folder for"):
         sources(folder)["train"](PICTURES)
     (folder / "b.png").unlink()
-    with pytest.raises(UsageError, match="holds 1 pictures, none of them in the folder of a class"):
+    with pytest.raises(UsageError, match="holds 1 pictures, none of them in a class folder"):
         sources(folder)["train"](PICTURES)
     pictures(folder, "b.png", "x/1.png", "y/1.png")
     saved(folder / "notes.docx", "x")
     with pytest.warns(UserWarning) as told:
         assert len(sources(folder)["train"](PICTURES)) == 2
     texts = [str(one.message) for one in told]
-    assert any("2 pictures in" in one and "they are in no folder of a class" in one for one in texts)
+    assert any("2 pictures in" in one and "they are in no class folder" in one for one in texts)
     assert any("1 files in" in one and "they are not images that can be read" in one for one in texts)
 
 

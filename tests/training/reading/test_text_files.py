@@ -73,7 +73,7 @@ def test_packed_files_are_read_and_damaged_ones_refused(pack, request, tmp_path)
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("data.csv", b"PAR1....", "data.csv is a parquet file by its content, and not what its name says; rename it"),
+        ("data.csv", b"PAR1....", "data.csv is a parquet file by its content, unlike its name; rename it"),
         ("data.jsonl", b"PK\x03\x04....", "data.jsonl is a zip archive or an Office document by its content"),
         ("data.parquet", b"text,label\na,b\n", "data.parquet cannot be read as parquet: "),
         ("data.docx", b"x", ".conll, .iob, .bio, also packed as .gz"),
@@ -202,7 +202,7 @@ def test_characters_that_excel_writes_by_their_numbers_are_read(tmp_path) -> Non
         ("data.csv.zst", "data.csv.zst is an archive; unpack it"),
         ("data.xls", "data.xls is a workbook of another kind; save it as .xlsx, or as csv (UTF-8)"),
         ("data.ods", "data.ods is a workbook of another kind; save it"),
-        ("data.docx", "data.docx ends in '.docx'; readable are .csv"),
+        ("data.docx", "data.docx ends in '.docx'; the formats that can be read are .csv"),
     ],
 )
 def test_archives_and_other_workbooks_are_refused_with_a_way_out(name, told, tmp_path) -> None:
@@ -215,7 +215,7 @@ def test_archives_and_other_workbooks_are_refused_with_a_way_out(name, told, tmp
 def test_texts_in_lines_have_no_other_columns(tmp_path) -> None:
     told = refusal(saved(tmp_path / "a" / "1.txt", "one\n\ntwo\n"))
     assert told == (
-        "1.txt holds texts, one in each line, and nothing else, but needed are the columns text, label; write a table, "
+        "1.txt holds one text in each line and nothing else, but the columns text, label are needed; write a table, "
         "such as a csv, with a text and what belongs to it in each row"
     )
     assert columns(tmp_path, wanted(text=text))["text"] == ["one", "two"]

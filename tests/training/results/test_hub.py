@@ -98,7 +98,7 @@ def test_no_token_and_no_path_of_this_machine_leaves_it(hub) -> None:
         ("conflict", 1, "someone else changed the repository at the same moment; repeat the upload"),
         ("broken", 1, "the upload to me/slow failed: the Hub cannot be reached"),
         ("bad token", 1, "the access token was refused; log in with `hf auth login`"),
-        ("bad name", 2, "'me/a b' cannot be the name of a repository"),
+        ("bad name", 2, "'me/a b' is not a valid repository name"),
         ("gated", 2, "me/gated cannot be loaded"),
         ("missing", 2, "me/nothing cannot be loaded"),
     ],

@@ -37,13 +37,13 @@ def test_json_may_begin_with_a_byte_order_mark(encoding, tmp_path) -> None:
 @pytest.mark.parametrize(("name", "text"), [("a.yaml", "seed: 1\nseed: 2\n"), ("a.json", '{"seed": 1, "seed": 2}')])
 def test_an_option_that_comes_twice_is_refused(name, text, tmp_path) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(UsageError, match="cannot read the settings in .*: 'seed' comes twice; keep one of them"):
+    with pytest.raises(UsageError, match="cannot read the settings in .*: 'seed' appears twice; keep one of them"):
         read_settings(tmp_path / name)
 
 
 def test_two_settings_files_are_refused(capsys) -> None:
     assert main(["finetune", "--config", "a.yaml", "--config=b.yaml"]) == 2
-    assert "--config comes twice; put all settings in one file" in capsys.readouterr().err
+    assert "--config was passed twice; put all settings in one file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

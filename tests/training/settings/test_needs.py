@@ -26,8 +26,8 @@ from training.trainer.refusals import refuse_liger
         ({"torch_compile_backend": "x"}, "--torch_compile_backend got 'x'; choose one of: eager, aot_eager, inductor"),
         ({"torch_compile_mode": "x"}, "--torch_compile_mode got 'x'; choose one of: default, reduce-overhead, max-a"),
         ({"torch_compile": True}, r"--torch_compile on a CPU needs a C\+\+ compiler, and there is no nothing; install"),
-        ({"push_to_hub": True, "hub_model_id": "a/b/c"}, "'a/b/c' cannot be the name of a repository .--hub_model_id"),
-        ({"push_to_hub": True, "output_dir": "r/a b"}, "'a b' cannot be the name of a repository"),
+        ({"push_to_hub": True, "hub_model_id": "a/b/c"}, "'a/b/c' is not a valid repository name .--hub_model_id"),
+        ({"push_to_hub": True, "output_dir": "r/a b"}, "'a b' is not a valid repository name"),
         ({"push_to_hub": True, "hub_model_id": "me/x"}, "--push_to_hub needs an access token that may write; log in"),
     ],
 )

@@ -122,7 +122,7 @@ def test_columns_of_0_and_1_train_as_lists_do_and_predict_probabilities(bert, fi
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--metrics", "f1"], "unknown metric 'f1' for several labels in a row; choose of f1_micro"),
+        (["--metrics", "f1"], "unknown metric 'f1' for several labels in a row; choose from f1_micro"),
         (["--metric_source", "evaluate"], "--metric_source evaluate has no metrics of several labels in a row"),
         (["--label_columns", "plot"], "--label_columns names 1 label (['plot']); at least 2 are needed"),
         (["--label_column", "x", "--label_columns", "y"], "--label_column and --label_columns exclude each other"),

@@ -30,7 +30,7 @@ def test_words_that_tokenizers_drop_are_told() -> None:
 
 
 def test_words_in_the_place_of_tags_are_told() -> None:
-    with pytest.warns(UserWarning, match="30 different tags stand in the column 'tags', 28 of them at one word only"):
+    with pytest.warns(UserWarning, match="30 different tags in the column 'tags', 28 of which occur only once"):
         task([f"w{number}" for number in range(30)] + ["w0", "w1"])
 
 

@@ -25,7 +25,9 @@ def test_deep_lora_has_the_rule_lora_has_it_if_it_is_asked_for_and_others_have_n
     assert not is_ruled(AdapterArguments(), lora) and is_ruled(AdapterArguments(path_length=0.2), lora)
     other = _model(LoHaConfig(target_modules=["0"]))
     assert not is_ruled(AdapterArguments(), other)
-    with pytest.raises(UsageError, match="--path_length goes with deep_lora and lora; leave it out for another method"):
+    with pytest.raises(
+        UsageError, match="--path_length works only with deep_lora and lora; leave it out for other methods"
+    ):
         is_ruled(AdapterArguments(path_length=0.2), other)
 
 

@@ -71,7 +71,7 @@ def test_the_best_model_is_found_after_the_folder_was_moved(bert, reviews, finet
     assert all(torch.equal(value, expected[name]) for name, value in trained(moved).items())
     shutil.rmtree(moved.rename(tmp_path / "again") / f"checkpoint-{best}")
     status, printed = finetune(bert, reviews, *words, output=tmp_path / "again")
-    assert status == 1 and f"the best model is that of checkpoint-{best}, which is not in" in printed
+    assert status == 1 and f"the best model is in checkpoint-{best}, which is no longer in" in printed
 
 
 def test_each_evaluation_needs_its_checkpoint() -> None:

@@ -21,7 +21,7 @@ from training.reading.readers.rows import Fault, Record, Rows, collect, records
 from training.settings.data import FileArguments
 
 _SEPARATORS = ",;\t|"
-_FIRST_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # by which Excel is told
+_FIRST_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # read by Excel
 _Read = Callable[[str], Rows]
 
 
@@ -163,10 +163,10 @@ def _ambiguous(path: Path, record: Record) -> UsageError:
 def _source(path: Path, lines: Callable[[], Iterator[str]], options: FileArguments, wanted: Sequence[str]) -> _Source:
     """Find the separator: as passed, as the first line says, or by which the header has the wanted columns."""
     first = next(lines(), "")
-    told = _FIRST_LINE.fullmatch(first)
-    rest = (lambda: _after_first(lines)) if told else lines
-    number = 2 if told else 1
-    if separator := options.separator or (told and told.group(1)):
+    declared = _FIRST_LINE.fullmatch(first)
+    rest = (lambda: _after_first(lines)) if declared else lines
+    number = 2 if declared else 1
+    if separator := options.separator or (declared and declared.group(1)):
         return _with_spaces(_Source(rest, number, separator))
     usual = "\t" if ".tsv" in [suffix.lower() for suffix in path.suffixes] else ","
     candidates = [usual, *(one for one in _SEPARATORS if one != usual)]
