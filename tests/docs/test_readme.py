@@ -9,6 +9,8 @@ import importlib
 import io
 import re
 import statistics
+import subprocess
+import sys
 from importlib.metadata import distribution
 
 import pytest
@@ -58,6 +60,15 @@ def test_the_page_is_short_and_says_early_how_to_install() -> None:
     lines = README.splitlines()
     assert len(lines) <= 130 and len(README.split()) <= 1200
     assert "pip install" in "\n".join(lines[:25])
+
+
+def test_pypi_gets_the_page_without_links_to_files() -> None:
+    command = [sys.executable, "setup.py", "--quiet", "--long-description"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = re.findall(r"\]\(([^)]+)\)", re.sub(r"```.*?```", "", printed, flags=re.S))
+    assert targets and all(target.startswith("https://") for target in targets)
+    assert re.findall(r"```.*?```", printed, re.S) == re.findall(r"```.*?```", README, re.S)
+    assert "`dmf`: matrix completion" in printed and "\nTest score against the learning rate: " in printed
 
 
 def quickstart(**changes: str) -> dict[str, float]:
