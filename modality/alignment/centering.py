@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,9 +53,8 @@ class Centering:
         """
         return cls({name: rows.mean(0) for name, rows in checked(features).items()})
 
-    @torch.no_grad()
     def apply(self, modality: str, rows: Any) -> Float[Tensor, "n d"]:
-        """Return the aligned, normalized features of one modality, in float32 or better.
+        """Return the aligned, normalized features of one modality, in float32 or better; gradients reach the rows.
 
         Args:
             modality: one of the names of the fit.
@@ -102,7 +100,7 @@ def checked(features: Mapping[str, Any]) -> dict[str, Float[Tensor, "n d"]]:
             "an alignment is fitted to at least two modalities by name, such as {'image': x, 'text': y}, got "
             f"{list(features) if isinstance(features, Mapping) else type(features).__name__}"
         )
-    found = {name: unit_rows(checked_rows(name, rows).double()) for name, rows in features.items()}
+    found = {name: unit_rows(checked_rows(name, rows).detach().double()) for name, rows in features.items()}
     for name, rows in found.items():
         if len(rows) < 2:
             raise ValueError(f"a mean needs rows: {name!r} has {len(rows)}, and at least two are needed")

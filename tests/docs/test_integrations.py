@@ -1,4 +1,7 @@
-"""The blocks of docs/integrations.md run, on models of two layers, as far as the page says that tests run them."""
+"""The blocks of docs/integrations.md and docs/modality.md on other trainers run, on models of two layers.
+
+Those of Lightning, diffusers and open_clip were tried once, as the pages say.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentence_transformers
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
@@ -16,13 +20,15 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+import modality
 from deep_lora import DeepLoraConfig
-from tests.models import adapt, bert_classifier, ids, layers_of, llama, word_tokenizer
+from tests.models import adapt, bert_classifier, disturb_, ids, layers_of, llama, word_tokenizer
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 WORDS = "what is the capital of france paris blue name a color say hello there count to three one two".split()
 PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf8")
+OF_MODALITY = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "modality.md").read_text(encoding="utf8"), re.S)
 SIZES = {"vocab_size": len(WORDS) + 3, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 
 
@@ -91,13 +97,52 @@ def test_the_blocks_for_trl(kind: str, folder: Path, monkeypatch: pytest.MonkeyP
     assert has_moved(run("TRL", names, f"{kind}Trainer")["trainer"].model)
 
 
-def test_the_block_for_sentence_transformers(folder: Path) -> None:
+def test_the_block_that_copies_a_trained_adapter_to_the_reference_of_trl(folder: Path) -> None:
+    trl = pytest.importorskip("trl", reason="TRL needs Python 3.11")
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "set_peft_model_state" in block)
+    model = adapt(llama(), r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    disturb_(model)
+    names = {
+        "DPOTrainer": partial(trl.DPOTrainer, processing_class=word_tokenizer(WORDS)), "peft_model": model,
+        "arguments": trl.DPOConfig("runs", use_cpu=True, bf16=False), "preferences": texts_of("chosen", "rejected"),
+    }  # fmt: skip
+    exec(block, names)
+    for layer in layers_of(names["trainer"].model):
+        trained = layer.get_delta_weight("default")
+        assert trained.any() and torch.equal(layer.get_delta_weight("ref"), trained)
+
+
+@pytest.fixture
+def encoder(folder: Path) -> SentenceTransformer:
+    """A sentence encoder, saved in the folder of this name."""
     BertModel(BertConfig(**SIZES, num_attention_heads=2, max_position_embeddings=32)).save_pretrained("bert")
     word_tokenizer(WORDS).save_pretrained("bert")
     transformer = Transformer("bert")
-    SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())]).save("encoder")
+    model = SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())])
+    model.save("encoder")
+    return model
+
+
+def test_the_block_for_sentence_transformers(encoder: SentenceTransformer) -> None:
     names = run("sentence-transformers", {"encoder": "encoder", "pairs": texts_of("anchor", "positive")})
     assert has_moved(names["model"][0].model)
+
+
+def test_the_blocks_on_alignments_and_losses_for_sentence_transformers(encoder: SentenceTransformer) -> None:
+    of_clip, aligned, trained = OF_MODALITY
+    assert "open_clip" in of_clip
+    pairs = texts_of("anchor", "positive")
+    before = encoder.encode(pairs["anchor"])
+    names: dict[str, Any] = {
+        name: value for module in (modality, sentence_transformers) for name, value in vars(module).items()
+    }
+    names |= {"images": pairs["anchor"], "texts": pairs["positive"], "pairs": pairs}
+    names["args"] = sentence_transformers.SentenceTransformerTrainingArguments("runs", max_steps=2, report_to="none")
+    exec(aligned.replace('"clip-ViT-B-32"', '"encoder"'), names)
+    assert not torch.equal(torch.tensor(names["model"].encode(pairs["anchor"])), torch.tensor(before))
+    exec(trained, names)
+    middle = 0.125  # of the schedule, in the second step of two
+    assert modality.find_temperature(names["loss"]).tau() == pytest.approx(middle)
 
 
 def test_the_block_for_accelerate(folder: Path) -> None:

@@ -119,3 +119,16 @@ def test_another_file_is_refused(tmp_path) -> None:
     (tmp_path / "x").write_bytes(b"PK" + bytes(100))
     with pytest.raises(ValueError, match="is not a safetensors file"):
         load_alignment(tmp_path / "x")
+
+
+@pytest.mark.parametrize("kind", ["centering", "orthogonal", "ridge"])
+def test_gradients_reach_the_rows_it_is_applied_to_and_not_those_it_was_fitted_to(kind) -> None:
+    torch.manual_seed(0)
+    fitted = {name: torch.randn(20, 4, dtype=torch.float64, requires_grad=True) for name in ("image", "text")}
+    if kind == "centering":
+        alignment = Centering.fit(fitted)
+    else:
+        alignment = LinearAlignment.fit(fitted, "text", penalty=0.1 if kind == "ridge" else None)
+    assert not any(tensor.requires_grad for tensor in alignment.tensors().values())
+    rows = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: alignment.apply("image", x), rows)

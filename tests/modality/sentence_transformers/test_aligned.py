@@ -67,6 +67,19 @@ def test_it_lives_in_the_model_through_saving_and_loading(kind: str, base: str, 
         np.testing.assert_allclose(again[name], found[name], atol=1e-7)
 
 
+def test_a_model_with_an_alignment_can_be_trained_further(base: str) -> None:
+    model = clip(base)
+    alignment = Centering.fit(encoded(model))
+    features = model.preprocess(TEXTS)
+    plain = model[0](dict(features))["sentence_embedding"]
+    model.append(AlignedEmbeddings(alignment))
+    weight = model[0].model.text_projection.weight
+    found = torch.autograd.grad(model(dict(features))["sentence_embedding"][:, 0].sum(), weight)[0]
+    centered = torch.nn.functional.normalize(plain) - alignment.means["text"].float()
+    expected = torch.autograd.grad(torch.nn.functional.normalize(centered)[:, 0].sum(), weight)[0]
+    assert found.any() and torch.allclose(found, expected, atol=1e-5)
+
+
 def test_half_precision_leaves_the_means_as_they_are(base: str) -> None:
     module = AlignedEmbeddings(Centering.fit(encoded(clip(base))))
     before = module.alignment.means["image"].clone()
