@@ -41,10 +41,10 @@ def tied_with_embedding(model: Any) -> list[str]:
     return sorted(name for name, base in found.items() if base is not embedding)
 
 
-def _of_base(module: nn.Module) -> nn.Module:
-    while isinstance(module, DeepLoraLayer | AuxiliaryTrainingWrapper):
-        module = module.get_base_layer() if isinstance(module, DeepLoraLayer) else module.original_module
-    return module
+def _of_base(held: nn.Module) -> nn.Module:
+    while isinstance(held, DeepLoraLayer | AuxiliaryTrainingWrapper):
+        held = held.get_base_layer() if isinstance(held, DeepLoraLayer) else held.original_module
+    return held
 
 
 def saves_any(config: DeepLoraConfig, names: list[str]) -> bool:

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from deep_lora import DeepLoraConfig
-from tests.deep_lora.tuner.test_tied_whole import PAIR, SMALL, close, trained_
+from tests.deep_lora.tuner.tied import PAIR, SMALL, close, trained_
 from tests.models import VOCABULARY, adapt, ids, llama
 
 END = 1
