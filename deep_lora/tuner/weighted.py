@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import torch
+from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
-from torch import Tensor
+from torch import Tensor, nn
 
 from deep_lora.functional import start_product, two_factors
 from deep_lora.layers.base import DeepLoraLayer
@@ -47,6 +49,8 @@ class WeightedAdapters:
     ) -> None:
         """Add an adapter with the update `sum_i weights[i] dW_i`, or a pruned combination of the updates.
 
+        What one of them trains whole (`modules_to_save`, rows of embeddings) is that of the new adapter.
+
         Args:
             adapters, weights: the adapters to combine, one weight each (negative ones subtract).
             adapter_name: name of the new adapter, in float32 or better; nothing happens if it exists.
@@ -59,7 +63,8 @@ class WeightedAdapters:
 
         Raises:
             ValueError: for unknown adapters or types, different ranks where one is needed, wide adapters without an
-                `svd_rank`, shared `modules_to_save`, or a density out of range. The model is then as it was.
+                `svd_rank`, shared `modules_to_save`, rows of two adapters, or a density out of range. The model is then
+                as it was.
         """
         if adapter_name in self.peft_config:
             return
@@ -72,7 +77,7 @@ class WeightedAdapters:
         self._check_combination(adapters, kind, svd_rank, density, majority_sign_method)
         first = self.peft_config[adapters[0]]
         self.peft_config[adapter_name] = replace(
-            first, r=rank, target_modules=targets, variant="compressed", rank_pattern={}
+            first, r=rank, target_modules=targets, variant="compressed", rank_pattern={}, **self._whole(adapters)
         )
         try:
             self.inject_adapter(self.model, adapter_name)
@@ -81,10 +86,29 @@ class WeightedAdapters:
             for layer in adapted_layers(self.model, adapter_name).values():
                 present = [(name, w) for name, w in zip(adapters, weights, strict=True) if name in layer.deep_lora_U]
                 write_update(layer, adapter_name, combine(layer, present))
+            for module in self.model.modules():
+                if isinstance(module, AuxiliaryTrainingWrapper):
+                    _take_over(module, adapters, adapter_name)
         except Exception:
             self.delete_adapter(adapter_name)
             raise
         self.set_requires_grad(adapter_name, requires_grad=False)
+
+    def _whole(self, adapters: list[str]) -> dict[str, Any]:
+        """Return the fields of the configuration for what one of the adapters trains whole."""
+        configs = {name: self.peft_config[name] for name in adapters}
+        rows = [name for name, config in configs.items() if config.trainable_token_indices is not None]
+        if len(rows) > 1:
+            raise ValueError(
+                f"the adapters {' and '.join(map(repr, rows))} all train rows of embeddings, which cannot be combined; "
+                "take adapters of which one at most has `trainable_token_indices`"
+            )
+        saved = dict.fromkeys(module for config in configs.values() for module in config.modules_to_save or ())
+        return {
+            "modules_to_save": list(saved) or self.peft_config[adapters[0]].modules_to_save,
+            "trainable_token_indices": configs[rows[0]].trainable_token_indices if rows else None,
+            "ensure_weight_tying": any(config.ensure_weight_tying for config in configs.values()),
+        }
 
     def _check_combination(
         self, adapters: list[str], kind: str, svd_rank: int | None, density: float | None, majority_sign_method: str
@@ -98,6 +122,17 @@ class WeightedAdapters:
                 f"adapters of variant 'wide' have full rank, so the default rank of {kind!r} cannot hold "
                 "their sum; use combination_type='svd' with an `svd_rank`"
             )
+
+
+def _take_over(wrapper: Any, adapters: list[str], adapter_name: str) -> None:
+    """Copy what one of the adapters trains whole of a module to the new one."""
+    for part in wrapper.adapter_layer_names:
+        held = attrgetter(part)(wrapper)
+        for name in adapters if adapter_name in held else ():
+            if name in held and isinstance(held[name], nn.Module):
+                held[adapter_name].load_state_dict(held[name].state_dict())
+            elif name in held:
+                held[adapter_name].copy_(held[name])
 
 
 def _combination(method: str, density: float | None, majority_sign_method: str) -> Callable[..., FactorSVD]:

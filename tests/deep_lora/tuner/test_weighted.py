@@ -173,3 +173,41 @@ def test_other_variants_combine_into_a_compressed_adapter(variants: tuple[str, s
     model.add_weighted_adapter(["a", "b"], [1.0, 1.0], "new", combination_type="cat")
     for layer, total in zip(layers_of(model), dense, strict=True):
         assert torch.allclose(_dense(layer, "new"), total, **CLOSE)
+
+
+WHOLE = {
+    "modules": {"modules_to_save": ["head", "norm"]},
+    "rows": {"trainable_token_indices": {"embedding": [1, 5, 9]}},
+}
+
+
+@pytest.mark.parametrize("order", [["a"], ["a", "b"], ["b", "a"]])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_what_one_adapter_trains_whole_is_that_of_the_combination(kind: str, order: list[str], tmp_path) -> None:
+    targets = ["square", "tall", "wide"]
+    model = adapt(Mixed(), "a", r=2, target_modules=targets, init_weights=False, **WHOLE[kind])
+    with torch.no_grad():
+        for tensor in model.parameters():
+            if tensor.requires_grad:
+                tensor.add_(0.3 * torch.randn_like(tensor))
+    if "b" in order:
+        model.add_adapter("b", DeepLoraConfig(r=2, target_modules=targets))  # changes nothing by itself
+    with torch.no_grad():
+        wanted = model(ids())
+        model.add_weighted_adapter(order, [1.0] * len(order), "new", combination_type="cat")
+        model.set_adapter("new")
+        assert torch.allclose(model(ids()), wanted, atol=1e-5)
+        if kind == "modules":  # PEFT cannot save an adapter with rows beside one that has none
+            model.save_pretrained(tmp_path, selected_adapters=["new"])
+            model.load_adapter(tmp_path / "new", "again")
+            model.set_adapter("again")
+            assert torch.allclose(model(ids()), wanted, atol=1e-5)
+
+
+def test_rows_of_two_adapters_are_not_combined() -> None:
+    settings = {"r": 2, "target_modules": ["square"], **WHOLE["rows"]}
+    model = adapt(Mixed(), "a", **settings)
+    model.add_adapter("b", DeepLoraConfig(**settings | {"trainable_token_indices": {"embedding": [2]}}))
+    with pytest.raises(ValueError, match="'a' and 'b' all train rows of embeddings, which cannot be combined"):
+        model.add_weighted_adapter(["a", "b"], [1.0, 1.0], "new", combination_type="cat")
+    assert set(model.peft_config) == {"a", "b"}
