@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 LISTED = re.compile(r"""\[['"]|\{['"]|\((?:'[^']*'|"[^"]*"),\s*['")]|\[\s*-?\d+(?:\s+-?\d+)*\s*\]$""")
 _PRINTED = rf"""^\s*(?:{LISTED.pattern}|b'[^']*'$|b"[^"]*"$)"""
 _FAILED = r"^\s*#(REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|SPILL!|CALC!)\s*$"  # what a spreadsheet shows of a formula
-_MISREAD = "[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]|\ufffd"
+_LOST = re.compile("[\u0080-\u0084\u0086-\u009f\ufffd]")  # no text has these: the first are quotation marks in Windows
+_BESIDE_LETTERS = "\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u0401-\u040f\u0451-\u0491\u2013-\u203a\u20ac\u2116\u2122"
+_MISREAD = f"[\u00c2-\u00f4\u0412-\u0444][{_BESIDE_LETTERS}]|{_LOST.pattern}"  # as two bytes of UTF-8 look, at least
 _ROUNDED = r"^\s*[+-]?[0-9](\.[0-9]+)?[eE]\+[0-9]{2,}\s*$"  # 1.23457E+11, as no program writes a whole number
 _SHOWN = 40
 Place = Callable[[int], str]  # where a row stands
@@ -48,7 +50,7 @@ def tell_of_spoiled_cells(name: str, source: str, values: Strings, place: Place)
           "correct them there: a text that begins with = or - was taken for one")  # fmt: skip
     misread = [row for row in _rows(values, _MISREAD) if _is_misread(values[row].as_py())]
     _tell(name, source, values, place, misread, "hold characters that came out of a wrong encoding",
-          "export the data again as UTF-8")  # fmt: skip
+          "export the data again as UTF-8, or pass another --encoding, such as cp1252 for latin-1")  # fmt: skip
 
 
 def _tell(
@@ -74,27 +76,21 @@ def _rows(values: Strings, pattern: str) -> list[int]:
 
 
 def _is_misread(text: str) -> bool:
-    r"""Tell whether a text is UTF-8 that was read as Western Windows, or has lost characters.
+    r"""Tell whether a text is UTF-8 that was read as Western or Cyrillic Windows, or has lost characters.
 
     >>> [_is_misread(text) for text in ("caf\u00c3\u00a9", "caf\u00e9", "\u00c2\u00ab", "lost \ufffd")]
     [True, False, True, True]
     """
-    if "\ufffd" in text:
-        return True
+    return bool(_LOST.search(text)) or any(_is_utf_8_read_as(page, text) for page in ("cp1252", "cp1251"))
+
+
+def _is_utf_8_read_as(page: str, text: str) -> bool:
     try:
-        held = b"".join(_byte(letter) for letter in text)
+        held = text.encode(page)
         held.decode("utf-8")
     except UnicodeError:
         return False
     return not held.isascii()
-
-
-def _byte(letter: str) -> bytes:
-    """Return the byte that Windows reads as this letter; those that mean nothing there are read as Latin-1."""
-    try:
-        return letter.encode("cp1252")
-    except UnicodeEncodeError:
-        return letter.encode("latin-1")
 
 
 def _shown(text: str) -> str:

@@ -34,6 +34,9 @@ def told(path, kind: Kind, *values: str) -> list[str]:
         ("#metoo!", (), ""),
         *((one.encode().decode("cp1252"), ("text", "class", "name"), ENCODED) for one in ("it\u2019s", "café", "日")),
         ("\u201d".encode().decode("latin-1"), ("text", "class", "name"), ENCODED),
+        ("it\u2019s".encode("cp1252").decode("latin-1"), ("text", "class", "name"), ENCODED),
+        ("\u041f\u0440\u0438\u0432\u0435\u0442".encode().decode("cp1251"), ("text", "class", "name"), ENCODED),
+        *((one, (), "") for one in ("Привет…", "«Всё» – ПРИЁМ", "Тёма", "нет№1", "a\u0085b")),
         ("lost \ufffd", ("text", "class", "name"), ENCODED),
         *((one, (), "") for one in ("café", "“été” – à «", "É “x”", "ÀÉÖ €", "日本 ã€", "señor")),
         ("1.23457E+11", ("class", "name"), ROUNDED),
@@ -78,3 +81,12 @@ def test_they_are_counted_with_a_remedy(tmp_path) -> None:
         "2 of 3 entries of the column 'a' of data.jsonl are numbers that have been rounded, so that several may be "
         "one now, such as '1.2E+11' in line 2 of data.jsonl; export the column as texts"
     ]
+
+
+def test_windows_that_is_read_as_latin_1_is_told(tmp_path) -> None:
+    path = saved(tmp_path / "data.csv", "a\nit\u2019s\n".encode("cp1252"))
+    with pytest.warns(UserWarning, match="or pass another --encoding, such as cp1252 for latin-1"):
+        columns(path, wanted(a=text), encoding="latin-1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert columns(path, wanted(a=text), encoding="cp1252")["a"] == ["it\u2019s"]
