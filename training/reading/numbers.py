@@ -17,6 +17,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 _COMMAS_IN_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]*)?")
 _POINTS_IN_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+(,[0-9]*)?")
 _SPACES_IN_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}([\s'_’][0-9]{3})+([.,][0-9]*)?")
+_MINUSES = ("\u2212", "\u2013", "\u2010", "\u2011", "\uff0d", "\ufe63")
 _SIGNS = re.compile(r"[%‰$€£¥]")
 
 
@@ -51,6 +52,8 @@ def remedy(value: object, column: Iterable[object]) -> str:
     if not isinstance(value, str):
         return ""
     entry = value.strip()
+    if entry[:1] in _MINUSES and NUMBER.fullmatch(entry[1:]):
+        return f", with an ordinary minus: -5 for {entry[0]}5"
     if _COMMAS_IN_THOUSANDS.fullmatch(entry):
         others = (one.strip() for one in column if isinstance(one, str) and "," in one)
         if all(_COMMAS_IN_THOUSANDS.fullmatch(one) for one in others):

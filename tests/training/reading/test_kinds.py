@@ -170,6 +170,7 @@ def test_numbers_are_finite_and_written_with_a_point(tmp_path) -> None:
         (("1,000", "2,5"), "with a point: 0.5 for 0,5"),
         (("1.000.000",), "without separators of thousands and with a point: 1000.5 for 1.000,5"),
         (("1.000,5",), "without separators of thousands and with a point: 1000.5 for 1.000,5"),
+        (("1", "\u22124.5"), "with an ordinary minus: -5 for \u22125"),
         (("1\u00a0000",), "without separators of thousands: 1000 for 1 000"),
         (("1_000",), "without separators of thousands: 1000 for 1 000"),
         (("50%",), "without signs: 50 for 50% or $50"),
