@@ -18,8 +18,8 @@ from torch import Tensor
 from deep_lora.export.conversion import convert_folder
 from deep_lora.export.folders import AdapterFiles, read_adapter
 from deep_lora.export.gguf_bases import ARCHITECTURES, base_config
+from deep_lora.export.scales import lora_scale
 from deep_lora.export.serving import check_serving
-from deep_lora.export.spectra import lora_scale
 from deep_lora.export.target_names import plain_name
 from deep_lora.files import AdapterFileError
 from dmf.files import complete_file

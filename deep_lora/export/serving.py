@@ -18,6 +18,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
 from deep_lora.export.folders import read_config
 from deep_lora.export.gguf_bases import base_in_llama_cpp
+from deep_lora.export.scales import contradictions, other_scale
 from deep_lora.export.target_names import PREFIX, plain_name
 from deep_lora.files import AdapterFileError, Shapes, read_shapes
 
@@ -51,12 +52,13 @@ class Serving:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the files say: fields of the config, names of files, rank by module, and tensors that are not LoRA's."""
+    """What the files say: fields of the config, names of files, ranks of A and B, and tensors that are not LoRA's."""
 
     folder: Path
     config: dict[str, Any]
     files: set[str]
     ranks: dict[str, int] = field(default_factory=dict)
+    right_ranks: dict[str, int] = field(default_factory=dict)
     embeddings: set[str] = field(default_factory=set)
     others: list[str] = field(default_factory=list)
 
@@ -92,7 +94,11 @@ def check_serving(path: str | os.PathLike[str]) -> list[Serving]:
         raise AdapterFileError(
             f"{path} holds an adapter of type {facts.kind[:40]}; only LORA and DEEP_LORA can be checked"
         )
-    return [_answer(name, rule(facts), facts) for name, rule in _RULES.items()]
+    damaged = [] if facts.kind != "LORA" else contradictions(facts.config, facts.ranks, facts.right_ranks)
+    return [
+        _answer(name, damaged if damaged and name != "diffusers" else rule(facts), facts)
+        for name, rule in _RULES.items()
+    ]
 
 
 def _answer(program: str, reasons: list[str], facts: _Facts) -> Serving:
@@ -126,6 +132,8 @@ def _with_tensors(facts: _Facts, shapes: Shapes) -> _Facts:
             facts.ranks[plain_name(found[1])] = shape[0]
             if "lora_embedding" in name:
                 facts.embeddings.add(plain_name(found[1]))
+        elif len(shape) > 1:
+            facts.right_ranks[plain_name(found[1])] = shape[1]
     return facts
 
 
@@ -174,7 +182,7 @@ def _vllm(facts: _Facts) -> list[str]:
         reasons.append(f"it takes only the tensors of LoRA, not {_few(rest)}")
     if facts.highest > VLLM_RANKS[-1]:
         reasons.append(f"its ranks end at {VLLM_RANKS[-1]}, and the adapter has {facts.highest}; raise --tolerance")
-    return reasons + _variants(facts)
+    return reasons + other_scale(facts.config, facts.ranks) + _variants(facts)
 
 
 def _sglang(facts: _Facts) -> list[str]:
@@ -184,7 +192,13 @@ def _sglang(facts: _Facts) -> list[str]:
         reasons.append(f"it has no LoRA for the layers {_few(sorted(unknown))}")
     if "added_tokens.json" in facts.files:
         reasons.append("it does not take adapters with tokens of their own (added_tokens.json)")
-    return reasons + _one_rank(facts) + _left_out(facts) + _variants(facts)
+    return (
+        reasons
+        + _one_rank(facts)
+        + other_scale(facts.config, facts.ranks, rslora=False)
+        + _left_out(facts)
+        + _variants(facts)
+    )
 
 
 def _tgi(facts: _Facts) -> list[str]:
@@ -195,7 +209,7 @@ def _tgi(facts: _Facts) -> list[str]:
     layers = {kind: sum(name.endswith(f".{kind}") for name in facts.ranks) for kind in last & set(_DECODER_LAYERS)}
     if len(set(layers.values())) > 1 or facts.config.get("layers_to_transform"):
         reasons.append("it silently leaves out the updates of a kind of layer that is not adapted in every block")
-    return reasons + _one_rank(facts) + _left_out(facts) + _variants(facts)
+    return reasons + _one_rank(facts) + other_scale(facts.config, facts.ranks) + _left_out(facts) + _variants(facts)
 
 
 def _llama_cpp(facts: _Facts) -> list[str]:

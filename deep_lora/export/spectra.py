@@ -6,14 +6,13 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from deep_lora.export.base_kinds import UNKNOWN_BASE, load_meta_base
 from deep_lora.export.folders import AdapterFiles, read_adapter
+from deep_lora.export.scales import lora_scale
 from deep_lora.export.skeletons import deep_lora_skeleton
 from deep_lora.export.target_names import PREFIX
 from deep_lora.files import AdapterFileError
@@ -133,22 +132,6 @@ def _lora_factors(files: AdapterFiles) -> dict[str, tuple[Tensor, Tensor, int]]:
         scale = lora_scale(files.config, name, A.shape[0])
         found[name] = (scale * B.double().flatten(1), A.double().flatten(1).mT, A.numel() + B.numel())
     return found
-
-
-def lora_scale(config: dict[str, Any], name: str, rank: int) -> float:
-    """Return by what a LoRA adapter multiplies `B A` of a module.
-
-    Raises:
-        AdapterFileError: the config has no number for it.
-    """
-    patterns = config.get("alpha_pattern") or {}
-    try:
-        alpha = patterns.get(get_pattern_key(patterns.keys(), name), config.get("lora_alpha", rank))
-        return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
-    except Exception as error:  # a foreign config may hold anything
-        raise AdapterFileError(
-            f"lora_alpha or alpha_pattern in the config is not a number for module {name[:80]!r}"
-        ) from error
 
 
 def _report(name: str, left: Tensor, right: Tensor, parameters: int) -> ModuleReport:

@@ -30,6 +30,12 @@ CASES: dict[str, tuple[dict, set[str]]] = {
     "DoRA": ({"use_dora": True}, {"vLLM", "SGLang", "TGI", "llama.cpp"}),
     "one block alone": ({"layers_to_transform": [0]}, {"TGI"}),
     "rank 600": ({"r": 600, "lora_alpha": 600}, {"vLLM"}),
+    "a scale of its own": ({"alpha_pattern": {"layers.0.self_attn.q_proj": 16}}, {"vLLM", "SGLang", "TGI"}),
+    "a rank and thus a scale of its own": (
+        {"rank_pattern": {"layers.0.self_attn.q_proj": 2}},
+        {"vLLM", "SGLang", "TGI"},
+    ),
+    "rsLoRA": ({"use_rslora": True}, {"SGLang"}),
     "a norm": ({"modules_to_save": ["norm"]}, {"vLLM", "SGLang", "TGI", "llama.cpp"}),
 }
 ALWAYS = {"sentence-transformers": "no tokenizer", "diffusers": "does not read PEFT's folders"}

@@ -95,8 +95,12 @@ def test_what_llama_cpp_does_not_load_is_refused_with_the_reason(base, tmp_path)
     with pytest.raises(AdapterFileError, match="the configuration of the base model 'me/base' is not on this machine"):
         convert_to_gguf(plain, None)
     half, file = save(tmp_path / "half", "plain"), tmp_path / "half" / "adapter_model.safetensors"
-    save_file({name: value for name, value in load_file(file).items() if "q_proj.lora_B" not in name}, file)
-    with pytest.raises(AdapterFileError, match="lacks .*q_proj.lora_B.weight.*; llama.cpp takes only linear layers"):
+    tensors = load_file(file)
+    save_file({name: value for name, value in tensors.items() if "q_proj.lora_B" not in name}, file)
+    with pytest.raises(AdapterFileError, match="the update of .*q_proj is not complete: lora_A or lora_B is missing"):
+        convert_to_gguf(half, None, base_model=str(folder))
+    save_file({name.removesuffix(".weight"): value for name, value in tensors.items()}, file)
+    with pytest.raises(AdapterFileError, match="lacks .*q_proj.lora_A.weight.*; llama.cpp takes only linear layers"):
         convert_to_gguf(half, None, base_model=str(folder))
     bert_classifier().save_pretrained(tmp_path / "bert")
     with pytest.raises(

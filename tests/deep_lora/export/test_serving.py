@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from deep_lora import AdapterFileError, check_serving, save_as_lora
 from tests.deep_lora.export.serving_cases import ALWAYS, CASES, save, save_classifier, save_deep_lora, with_fields
@@ -43,12 +43,46 @@ def test_each_kind_of_adapter_is_refused_by_the_right_programs(case, tmp_path) -
             "TGI",
             "it silently leaves out the updates of a kind of layer that is not adapted in every",
         ),
+        ("a scale of its own", "vLLM", "it scales all updates by 1 (lora_alpha and r), and that of"),
+        (
+            "a rank and thus a scale of its own",
+            "vLLM",
+            "model.layers.0.self_attn.q_proj needs 2; export again with one",
+        ),
+        ("rsLoRA", "SGLang", "it scales all updates by 1 (lora_alpha and r), and that of"),
         ("rank 600", "vLLM", "its ranks end at 512, and the adapter has 600; raise --tolerance"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_the_reason_says_what_and_what_to_do(case, program, text, tmp_path) -> None:
     assert text in reasons(save(tmp_path, case))[program]
+
+
+@pytest.mark.parametrize(
+    ("fields", "lost", "text"),
+    [
+        (
+            {"r": 16},
+            None,
+            "q_proj the rank 16, and its tensors have 4; correct adapter_config.json, or save the adapter",
+        ),
+        ({"r": "4"}, None, "the config gives model.layers.0.self_attn.q_proj the rank '4', and its tensors have 4"),
+        ({"r": 0}, None, "the config gives model.layers.0.self_attn.q_proj the rank 0, and its tensors have 4"),
+        ({"rank_pattern": {"v_proj": 2}}, None, "v_proj the rank 2, and its tensors have 4"),
+        ({}, "lora_B", "the update of model.layers.0.self_attn.q_proj is not complete: lora_A or lora_B is missing"),
+        ({}, "lora_A", "the update of model.layers.0.self_attn.q_proj is not complete: lora_A or lora_B is missing"),
+    ],
+)
+def test_an_adapter_whose_files_contradict_each_other_is_loaded_by_nobody(fields, lost, text, tmp_path) -> None:
+    """PEFT fails on another rank, and without one of two tensors it goes on with an update of zero."""
+    save(tmp_path, "plain")
+    with_fields(tmp_path, **fields)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    gone = next((name for name in sorted(tensors) if lost and lost in name), None)
+    save_file({name: tensor for name, tensor in tensors.items() if name != gone}, path)
+    found = reasons(tmp_path)
+    assert all(text in found[name] for name in found if name != "diffusers"), found
 
 
 def test_vllm_takes_an_encoder_with_a_head_and_programs_that_only_generate_do_not(tmp_path) -> None:
