@@ -167,17 +167,14 @@ def test_a_path_that_is_not_there_is_named(name) -> None:
     ("name", "told"),
     [
         (" ", "the name of the data is empty; pass a file, a folder, or the name of a data set"),
-        (
-            "/dev/null",
-            "/dev/null is not a regular file, and the data are read more than once; save them to a file first",
-        ),
+        ("/dev/null", "{} is not a regular file, and the data are read more than once; save them to a file first"),
         ("https://x.org/a.csv", "https://x.org/a.csv is a URL; download the file, and pass its path"),
     ],
 )
 def test_what_is_neither_a_file_nor_a_name_is_refused(name, told) -> None:
     with pytest.raises(UsageError) as caught:
         read_source(name, FileArguments())
-    assert str(caught.value) == told
+    assert str(caught.value) == told.format(name)
 
 
 def test_metadata_says_what_pictures_show_and_counts_those_it_does_not_name(tmp_path) -> None:
