@@ -32,6 +32,7 @@ BENCHMARKS = {
     "completion_recovery": ("studies.completion_recovery", "measure_table"),
     "modality_gap": ("studies.modality_gap.comparison", "measure"),
     "compare_command": ("studies.compare_command", "measure"),
+    "plain_rates": ("studies.plain_rates", "measure"),
     "chat_run": ("studies.chat_run", "measure"),
     "mixed_pool": ("studies.mixed_pool", "measure"),
     "few_shot": ("few_shot.campaign", "measure"),

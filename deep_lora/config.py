@@ -21,9 +21,10 @@ from deep_lora.trainable import hub_options, trainable_subfolder
 PEFT_TYPE = claim_peft_type("deep_lora")
 PAPER_INIT_SCALE, SUBTRACTED_INIT_SCALE = 1e-3, 0.3
 VARIANTS = ("compressed", "narrow", "wide")
-FORMAT_VERSION = 3  # of the saved parameters; raised when their meaning changes
-SCALED_FORMAT = 2  # from here on the factors are stored smaller (`deep_lora.weights.start.stored_scale`)
-DIFFERENCES_FORMAT = 3  # and cores as differences from their start (`deep_lora.weights.start.stores_differences`)
+FORMAT_VERSION = 4  # of the saved parameters; raised when their meaning changes
+DIFFERENCES_FORMAT = (
+    3  # from here on cores are stored as differences from their start (`deep_lora.weights.start.stores_differences`)
+)
 
 
 @dataclass

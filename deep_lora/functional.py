@@ -18,7 +18,7 @@ LARGEST_RATE_SCALE = 80.0
 # At the default start compressed adapters store U, V and cores smaller by this; kappa makes up for it in the cores,
 # `Update.outer_scale` in U and V. A step of Adam then moves the update far enough at LoRA's usual rates. A power of
 # two, so that nothing is rounded.
-STORED_SCALE = 4.0
+STORED_SCALE = 8.0
 
 
 def auto_core_scale(rank: int, init_scale: float) -> float:

@@ -20,6 +20,7 @@ from benchmarks.pages import (
     measured_tables,
     method_figures,
     mixed_pool,
+    plain_rates,
     readme_tables,
     recommenders,
 )
@@ -30,6 +31,7 @@ DOCS = ROOT / "docs"
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "README.md": readme_tables.TABLES,
     FOLDER / "README.md": {**benchmark_tables.TABLES, **measured_tables.TABLES},
+    DOCS / "migration.md": plain_rates.TABLES,
     DOCS / "dmf.md": recommenders.TABLES,
     DOCS / "modality.md": mixed_pool.TABLES,
     DOCS / "chat.md": command_line.CHAT,

@@ -5,23 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deep_lora.config import DIFFERENCES_FORMAT, SCALED_FORMAT, DeepLoraConfig
+from deep_lora.config import DIFFERENCES_FORMAT, DeepLoraConfig
 from deep_lora.functional import LARGEST_RATE_SCALE, STORED_SCALE
 from dmf.functional import identity_chain, orthogonal
+
+EARLIER_SCALES = {1: 1.0, 2: 4.0, 3: 4.0}  # by the format in which an adapter was saved
 
 
 def stored_scale(config: DeepLoraConfig) -> float:
     """Return by how much the stored factors are smaller than those of the update.
 
-    Not at all, where kappa was chosen, where the start is so small that kappa leaves its plateau, or in an adapter that
-    was saved before.
+    Not at all, where kappa was chosen, or where the start is so small that kappa leaves its plateau; by less in an
+    adapter of an earlier format.
 
     >>> stored_scale(DeepLoraConfig()), stored_scale(DeepLoraConfig.paper())
-    (4.0, 1.0)
+    (8.0, 1.0)
     """
     large = config.variant == "compressed" and 0.5 / config.init_scale**2 < LARGEST_RATE_SCALE
-    scaled = large and config.core_scale == "auto" and config.deep_lora_version >= SCALED_FORMAT
-    return STORED_SCALE if scaled else 1.0
+    scaled = large and config.core_scale == "auto"
+    return EARLIER_SCALES.get(config.deep_lora_version, STORED_SCALE) if scaled else 1.0
 
 
 def stores_differences(config: DeepLoraConfig) -> bool:

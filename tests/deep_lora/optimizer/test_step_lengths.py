@@ -23,10 +23,11 @@ from torch.optim.lr_scheduler import (
 from transformers.optimization import Adafactor as OtherAdafactor
 from transformers.optimization import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from deep_lora.config import FORMAT_VERSION
 from deep_lora.optimizer.lengths import CAP
 from deep_lora.optimizer.schedules import schedule_sum, share_left
 from deep_lora.optimizer.steps import StepRule
-from tests.deep_lora.optimizer.ruled import MODELS, MOST, PATH, SHORT, STEPS, norms, run, seeded, trained
+from tests.deep_lora.optimizer.ruled import MODELS, MOST, PATH, SHORT, STEPS, mixed, norms, run, seeded, trained
 from tests.models import bases_of, cores_of, layers_of
 
 
@@ -51,6 +52,21 @@ def test_the_rate_has_no_influence_from_1e_5_to_10(kind: str) -> None:
     for other in results[1:]:
         for expected, found in zip(results[0], other, strict=True):
             assert torch.allclose(expected, found, rtol=0, atol=0.02 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("make", [AdamW, SGD])
+@pytest.mark.parametrize("settings", [{}, {"depth": 5}, {"r": 5}], ids=str)
+def test_how_small_the_factors_are_stored_has_no_influence(make: type[Optimizer], settings: dict[str, Any]) -> None:
+    """Stored scales are for optimizers without the rule; earlier formats had others."""
+    ends, scales = [], set()
+    for version in (3, FORMAT_VERSION):
+        torch.manual_seed(0)
+        model, x = mixed(deep_lora_version=version, **settings)
+        scales |= {layer.outer_scale["default"] for layer in layers_of(model)}
+        ends.append(run(model, x, make=lambda p, lr: make(p, lr=lr, weight_decay=0.0))[1][-1])
+    assert len(scales) == 2
+    for expected, found in zip(*ends, strict=True):
+        assert torch.allclose(expected, found, rtol=0, atol=1e-3 * expected.abs().max().item())
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
