@@ -17,7 +17,7 @@ from dmf.functional import chain_product
 LARGEST_RATE_SCALE = 80.0
 # At the default start compressed adapters store U, V and cores smaller by this; kappa makes up for it in the cores,
 # `Update.outer_scale` in U and V. A step of Adam then moves the update far enough at LoRA's usual rates. A power of
-# two, so that nothing is rounded.
+# two, so that nothing is rounded. Chosen by docs/migration.md, "Rate and rank".
 STORED_SCALE = 8.0
 
 

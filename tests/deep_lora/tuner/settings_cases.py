@@ -11,6 +11,7 @@ OTHERS = {
     "scale": ({"core_scale": 1.0}, {}),
     "first format": ({"deep_lora_version": 1}, {}),
     "second format": ({"deep_lora_version": 2}, {}),
+    "third format": ({"deep_lora_version": 3}, {}),
     "scale of U and V alone": ({"core_scale": STORED_SCALE * auto_core_scale(2, 0.3)}, {}),
     "scale by a hair": ({"core_scale": 1.0 + 2**-30}, {"core_scale": 1.0}),
     "variant": ({"variant": "narrow", "depth": 5}, {}),

@@ -71,7 +71,7 @@ def test_adapters_of_other_scales_are_swapped_too(other: dict[str, float], tmp_p
     close(output(model, ids()), wanted)
 
 
-@pytest.mark.parametrize(("here", "there"), [(3, 2), (2, 3), (3, 1)])
+@pytest.mark.parametrize(("here", "there"), [(4, 3), (3, 4), (4, 2), (2, 4), (4, 1)])
 @pytest.mark.parametrize("name", ["linear", "experts"])
 def test_adapters_of_earlier_formats_are_swapped_too(name: str, here: int, there: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
