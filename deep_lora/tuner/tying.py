@@ -20,6 +20,8 @@ _WRAPPINGS = re.compile(r"(\.token_adapter)?\.base_layer|\.original_module")
 def tied_with_embedding(model: Any) -> list[str]:
     """Return the names, in the base model, of all other modules with the weight of the input embedding.
 
+    None, if the configuration says `tie_word_embeddings=False`.
+
     PEFT goes by `_tied_weights_keys`, which BART's classifier does not have, and which tie Marian's own embedding to
     one that nothing calls.
 
@@ -28,6 +30,8 @@ def tied_with_embedding(model: Any) -> list[str]:
     >>> tied_with_embedding(LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True)))
     ['lm_head']
     """
+    if getattr(getattr(model, "config", None), "tie_word_embeddings", None) is False:
+        return []
     try:
         embedding = _of_base(model.get_input_embeddings())
     except (AttributeError, NotImplementedError):  # it is not of transformers, or transformers does not know

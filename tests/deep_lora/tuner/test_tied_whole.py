@@ -136,3 +136,12 @@ def test_an_adapter_that_is_injected_without_a_model_of_peft_is_tied_too() -> No
     model = inject_adapter_in_model(config, base)
     assert close(outputs(model), outputs(built("BART")))
     assert len({module.weight for module in copies_of(model)}) == 1
+
+
+@pytest.mark.parametrize("saved", ["embed_tokens", "lm_head"])
+def test_nothing_is_tied_where_the_configuration_says_so(saved: str) -> None:
+    base = built("Llama")
+    base.config.tie_word_embeddings = False
+    with pytest.warns(UserWarning, match="no tied modules were found in the model"):
+        model = adapt(base, r=2, modules_to_save=[saved], ensure_weight_tying=True)
+    assert len(copies_of(model)) == 1
