@@ -149,7 +149,7 @@ def test_the_interval_is_students_of_the_paired_differences() -> None:
             [0.5, 0.6],
             [0.25, 0.35],
             False,
-            "by the very same 0.25 of score in all 2 pairs, so that there is",
+            "by the very same 0.25 of score in all 2 pairs, so there is",
         ),
     ],
 )

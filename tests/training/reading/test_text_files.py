@@ -88,7 +88,7 @@ def test_packed_files_are_read_and_damaged_ones_refused(pack, request, tmp_path)
             "data.csv is packed by zstd by its content",
         ),
         ("data.csv", b"ARROW1\0\0...", "data.csv is an Arrow or Feather file by its content"),
-        ("data.json", b"<!doctype html>\n", "data.json is a web page by its content, and not what its name says"),
+        ("data.json", b"<!doctype html>\n", "data.json is a web page by its content, unlike its name"),
         ("data.csv", b"\xef\xbb\xbf\n<HTML lang", "data.csv is a web page by its content"),
         ("data.csv", b"", "data.csv is empty; it needs a header and at least one row"),
         ("data.csv", b"text,label\n", "the data set data.csv has no rows; at least one is needed"),

@@ -37,7 +37,7 @@ def test_a_short_run_has_ten_logs(settings: dict, expected: float, tmp_path) -> 
 
 
 def test_a_warmup_that_never_ends_is_told(tmp_path) -> None:
-    with pytest.warns(UserWarning, match="--warmup_steps 5 are no fewer than the 5 steps of the run, so that the lear"):
+    with pytest.warns(UserWarning, match="--warmup_steps 5 are no fewer than the 5 steps of the run, so the lear"):
         choose_length(RunArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=5, warmup_steps=5), 64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
