@@ -46,10 +46,10 @@ class AdaptedModule(nn.Module, DeepLoraLayer):
     ) -> None:
         super().__init__()
         DeepLoraLayer.__init__(self, base_layer, **kwargs)
-        if 0 in (self.in_features, self.out_features):
+        if self.in_features == 0:
             raise ValueError(
-                f"a {type(self.get_base_layer()).__name__} of {self.in_features} inputs and {self.out_features} "
-                "outputs has an empty weight, in which there is nothing to adapt; leave it out (`exclude_modules`)"
+                f"a {type(self.get_base_layer()).__name__} of 0 inputs and {self.out_features} outputs has an empty "
+                "weight, in which there is nothing to adapt; leave it out (`exclude_modules`)"
             )
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, depth, config, tied_layer=tied_layer)

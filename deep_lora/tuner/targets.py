@@ -11,6 +11,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner, _get_in_out_features, _maybe_include_all_linear_layers
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
+from torch.nn.parameter import is_lazy
 from transformers import PreTrainedModel
 
 from deep_lora.config import DeepLoraConfig
@@ -53,8 +54,12 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
         parent, _, last = name.rpartition(".")
         config.target_modules = [last]  # the last name alone, for which PEFT looks at the index of the layer
         in_layer = bool(parent) or config.layers_to_transform in (None, [])
-        empty = 0 in _get_in_out_features(model.get_submodule(name))
-        if in_layer and not empty and is_target(config, name) and not is_raw_weight(model, last):
+        if (
+            in_layer
+            and not _has_no_inputs(model.get_submodule(name))
+            and is_target(config, name)
+            and not is_raw_weight(model, last)
+        ):
             found.add(name)
     found -= _owners(model, config.target_parameters or ())
     found -= _of_other_adapters(model, found)
@@ -72,6 +77,11 @@ def linear_targets(config: DeepLoraConfig, model: nn.Module) -> set[str]:
             "modules to adapt, or fewer in `exclude_modules`, `modules_to_save` and `layers_to_transform`"
         )
     return found
+
+
+def _has_no_inputs(layer: Any) -> bool:
+    """Tell whether the weight of a layer is empty, and not only unknown as long as it has not been called."""
+    return _get_in_out_features(layer)[0] == 0 and not is_lazy(layer.weight)
 
 
 def _owners(model: nn.Module, parameters: Iterable[str]) -> set[str]:

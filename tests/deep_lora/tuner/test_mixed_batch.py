@@ -44,7 +44,7 @@ def tokens(samples: int, length: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", TOKENS_FIRST)
 def test_as_many_tokens_as_samples_are_refused_where_tokens_come_first(name) -> None:
     model = two_adapters(TOKENS_FIRST[name](), "all-linear")
-    with pytest.raises(ValueError, match=f"layers of a {name.lower()} model see tokens before samples, .* 8 of both"):
+    with pytest.raises(ValueError, match=f"layers of a {name.lower()} model see tokens before samples, .* 8 of each"):
         model(tokens(8, 8), adapter_names=NAMES)
     with pytest.raises(ValueError, match="but got 4 and (8|12) respectively. Give one name for each sample; if"):
         model(tokens(4, 12 if name != "LED" else 8), adapter_names=NAMES[:4])

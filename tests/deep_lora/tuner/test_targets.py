@@ -73,10 +73,10 @@ def test_layers_whose_weights_are_read_without_a_call_are_left_out() -> None:
     assert {name.rpartition(".")[2] for name in adapted(adapt(mamba(), r=2))} == {"in_proj", "x_proj", "dt_proj"}
 
 
-def test_empty_layers_are_left_out() -> None:
+def test_layers_without_inputs_are_left_out() -> None:
     base = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 4), nn.Linear(4, 4))
     model = adapt(base, r=2, init_weights=False)
-    assert list(adapted_layers(model.base_model.model)) == ["2"]
+    assert list(adapted_layers(model.base_model.model)) == ["0", "2"]
 
 
 def test_bare_parameters_can_be_adapted_alone_or_with_all_linear_layers() -> None:
