@@ -87,8 +87,12 @@ def readable(split: Dataset, column: str, name: str, skip: bool | None) -> Datas
     """
     looks = list(_looks(split, column, name))
     bad = {row: look.complaint for row, look in enumerate(looks) if look.complaint}
-    _tell_of_dark(split, column, name, [row for row, look in enumerate(looks) if look.dark])
-    _tell_of_several(split, column, name, [row for row, look in enumerate(looks) if look.several])
+    dark = [row for row, look in enumerate(looks) if look.dark]
+    remedy = "if they hold numbers of fewer bits, such as 12, scale them to the whole range, or save them with 8 bits"
+    _tell(split, column, name, dark, "have 16 bits and are nearly black", remedy)
+    several = [row for row, look in enumerate(looks) if look.several]
+    remedy = "save those as files of their own, if they are meant"
+    _tell(split, column, name, several, "are followed by others in their file, which are not read", remedy)
     if not bad:
         return split
     names = [str(stored["path"]) for stored in split.select(list(bad)[:_LISTED])[column]]
@@ -103,24 +107,12 @@ def readable(split: Dataset, column: str, name: str, skip: bool | None) -> Datas
     return split.select([row for row in range(len(split)) if row not in bad])
 
 
-def _tell_of_dark(split: Dataset, column: str, name: str, dark: list[int]) -> None:
-    """Warn of 16-bit pictures that are all but black: mostly they hold 10 or 12 bits, and nothing says so."""
-    if dark:
+def _tell(split: Dataset, column: str, name: str, rows: list[int], what: str, remedy: str) -> None:
+    """Warn of pictures that can be read, but hardly as they were meant."""
+    if rows:
         warnings.warn(
-            f"{len(dark)} of {len(split)} pictures of the {name} data have 16 bits and are nearly black, the first is "
-            f"{split[dark[0]][column]['path']}; if they hold numbers of fewer bits, such as 12, scale them to the "
-            "whole range, or save them with 8 bits",
-            stacklevel=3,
-        )
-
-
-def _tell_of_several(split: Dataset, column: str, name: str, several: list[int]) -> None:
-    """Warn of animations and of files with pages, of which only the first picture is read."""
-    if several:
-        warnings.warn(
-            f"{len(several)} of {len(split)} files of the {name} data hold several pictures, of which the first one is "
-            f"read, as in {split[several[0]][column]['path']}; save the others as files of their own, if they are "
-            "meant",
+            f"{len(rows)} of {len(split)} pictures of the {name} data {what}, the first is "
+            f"{split[rows[0]][column]['path']}; {remedy}",
             stacklevel=3,
         )
 

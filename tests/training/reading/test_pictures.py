@@ -90,8 +90,8 @@ def test_further_pictures_in_a_file_are_told(suffix, tmp_path, recwarn) -> None:
     data = Dataset.from_dict({"image": paths}).cast_column("image", Stored(decode=False))
     assert readable(data, "image", "train", False) is data
     assert [str(one.message) for one in recwarn] == [
-        f"1 of 2 files of the train data hold several pictures, of which the first one is read, as in {paths[1]}; save "
-        "the others as files of their own, if they are meant"
+        "1 of 2 pictures of the train data are followed by others in their file, which are not read, the first is "
+        f"{paths[1]}; save those as files of their own, if they are meant"
     ] * (suffix != "mpo")
     whole = (tmp_path / f"3.{suffix}").read_bytes()
     for length in range(len(whole) // 3, len(whole), 5):
